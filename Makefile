@@ -1,0 +1,57 @@
+# The two commands of the README are `make demo` and `make test`.
+# Each makes the environment when it is missing or older than what it was made from.
+#
+#   make test PYTEST_ARGS="-m 'not slow'"     the quick part only
+#   make demo DEMO_ARGS="--out my-report"     options of `visdiff demo`
+#   make install VENV=/somewhere/else         an environment in another place
+#
+# constraints.txt is `pip freeze --exclude-editable` of a working environment, local version
+# labels (+cpu, +cu126) removed, so that the same file serves every build of torch.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Only training and the rendered benchmarks and tests need the art; see NOTICE for its licences.
+ART := @iconify-json/noto@1.2.9 @iconify-json/twemoji@1.2.5 @iconify-json/fluent-emoji-flat@1.2.6
+
+.PHONY: install demo test lint art format clean
+
+install: $(STAMP)
+
+# The stamp is written last: an interrupted installation is taken up again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "visdiff needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/visdiff demo $(DEMO_ARGS)
+
+# One thread a worker: two workers that each use every core are slower than one.
+test: $(STAMP)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+art:
+	npm install --silent --no-save --no-package-lock --prefix .art $(ART)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find visdiff editing tests -name __pycache__ -type d -prune -exec rm -rf {} +
