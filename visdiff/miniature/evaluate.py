@@ -1,0 +1,329 @@
+"""``python -m visdiff.miniature.evaluate``: how good each bundled model is, beside its bar.
+
+Measured on fresh renderings (a seed that training never used), which need the art packages, and
+on generations. Every accuracy is a share of its number of cases.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from visdiff import miniature
+from visdiff.miniature import world
+from visdiff.miniature.generate import Drawing, load_pipeline, sample
+from visdiff.miniature.world import Scene
+from visdiff.torchvision_compat import ensure_torchvision
+
+SUBJECTS = world.SUBJECTS + world.PROFESSIONS
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number.
+
+    Attributes:
+        what: What was measured.
+        value: The number, as a share in [0, 1] unless ``what`` names a unit.
+        bar: What full strength asks for; None where it is only reported.
+        n: Number of cases.
+        at_most: The bar is an upper one.
+    """
+
+    what: str
+    value: float
+    bar: float | None
+    n: int
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bar is met; None without one."""
+        if self.bar is None:
+            return None
+        return self.value <= self.bar if self.at_most else self.value >= self.bar
+
+
+class Eyes:
+    """The bundled CLIP and classifier, as functions on (n, 64, 64, 3) uint8 images."""
+
+    def __init__(self) -> None:
+        ensure_torchvision()
+        import open_clip
+        import torch
+        from transformers import AutoModelForImageClassification
+
+        name = f"local-dir:{miniature.folder('clip')}"
+        clip, _, _ = open_clip.create_model_and_transforms(name)
+        self.clip: Any = clip.float().eval()
+        self.tokenizer = open_clip.get_tokenizer(name)
+        self.classifier = (
+            AutoModelForImageClassification.from_pretrained(miniature.folder("classifier"))
+            .to(torch.float32)
+            .eval()
+        )
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """CLIP image embeddings, (n, d), normalised."""
+        return self._batched(images, lambda x: self.clip.encode_image(x, normalize=True))
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """CLIP text embeddings, (n, d), normalised."""
+        import torch
+
+        with torch.inference_mode():
+            return self.clip.encode_text(self.tokenizer(list(texts)), normalize=True).numpy()
+
+    def classify(self, images: np.ndarray) -> np.ndarray:
+        """Index into ``SUBJECTS`` of each image's subject, (n,)."""
+        return self._batched(images, lambda x: self.classifier(x).logits).argmax(1)
+
+    @staticmethod
+    def _batched(images: np.ndarray, function: Callable[[Any], Any]) -> np.ndarray:
+        import torch
+
+        from visdiff.miniature.train.clip import pixels
+
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(images), 128):
+                batch = pixels(images[start : start + 128], torch.device("cpu"))
+                parts.append(function(batch).float().numpy())
+        return np.concatenate(parts)
+
+
+def choose(eyes: Eyes, images: np.ndarray, options: Sequence[Sequence[str]]) -> np.ndarray:
+    """For each image, the index of the option that CLIP finds nearest; (n,).
+
+    Args:
+        eyes: The models.
+        images: (n, 64, 64, 3) uint8.
+        options: For each image its k texts.
+    """
+    texts = sorted({t for row in options for t in row})
+    place = {t: i for i, t in enumerate(texts)}
+    similarity = eyes.embed(images) @ eyes.embed_texts(texts).T
+    return np.array(
+        [similarity[i, [place[t] for t in row]].argmax() for i, row in enumerate(options)]
+    )
+
+
+def clip_rows(eyes: Eyes, scenes: Sequence[Scene], images: np.ndarray) -> list[Row]:
+    """CLIP on renderings: zero-shot subject, each attribute in its caption, and bare."""
+    single = np.array([not s.second for s in scenes])
+    named = [[world.an(x) for x in SUBJECTS]] * int(single.sum())
+    truth = [SUBJECTS.index(s.subject) for s in scenes if not s.second]
+    hits = choose(eyes, images[single], named) == truth
+    rows = [Row("CLIP: subject among all, zero-shot", hits.mean(), 0.95, len(hits))]
+    values = {
+        "place": (tuple(world.PLACES), 0.98),
+        "style": (world.STYLES, 0.95),
+        "gender": (world.GENDERS, 0.95),
+        "tone": (world.TONES, 0.80),
+    }
+    for attribute, (options, bar) in values.items():
+        chosen = [i for i, s in enumerate(scenes) if getattr(s, attribute)]
+        truth = [options.index(getattr(scenes[i], attribute)) for i in chosen]
+        given = [
+            [world.full_caption(replace(scenes[i], **{attribute: v})) for v in options]
+            for i in chosen
+        ]
+        hits = choose(eyes, images[chosen], given) == truth
+        rows.append(Row(f"CLIP: {attribute}, the rest given", hits.mean(), bar, len(hits)))
+        bare = [[bare_phrase(attribute, v) for v in options]] * len(chosen)
+        hits = choose(eyes, images[chosen], bare) == truth
+        rows.append(Row(f"CLIP: {attribute}, bare", hits.mean(), 0.80, len(hits)))
+    return rows
+
+
+def bare_phrase(attribute: str, value: str) -> str:
+    """An attribute on its own: "on the grass", "noto style", "a woman", "dark skin"."""
+    if attribute == "place":
+        return world.PLACES[value][0]
+    if attribute == "style":
+        return f"{value} style"
+    return f"a {value}" if attribute == "gender" else f"{value} skin"
+
+
+def captioner_rows(scenes: Sequence[Scene], images: np.ndarray, seed: int) -> list[Row]:
+    """The captioner on renderings: what it names, and its yes/no answers."""
+    captions = ask(images, [None] * len(images))
+    one = [i for i, s in enumerate(scenes) if not s.second]
+    two = [i for i, s in enumerate(scenes) if s.second]
+    subject = np.mean([says(captions[i], scenes[i].subject) for i in one])
+    places = np.mean(
+        [any(p in captions[i] for p in world.PLACES[s.place]) for i, s in enumerate(scenes)]
+    )
+    style = np.mean([says(c, s.style) for c, s in zip(captions, scenes, strict=True)])
+    both = np.mean(
+        [says(captions[i], scenes[i].subject) and says(captions[i], scenes[i].second) for i in two]
+    )
+    rng = np.random.default_rng(seed)
+    asked = [world.question(s, rng) for s in scenes]
+    answers = ask(images, [f"question: {q} answer:" for q, _ in asked])
+    right = np.mean([a.strip() == t for a, (_, t) in zip(answers, asked, strict=True)])
+    return [
+        Row("captioner: subject named", float(subject), 0.95, len(one)),
+        Row("captioner: place named", float(places), 0.95, len(scenes)),
+        Row("captioner: style named", float(style), 0.90, len(scenes)),
+        Row("captioner: both subjects of two", float(both), 0.80, len(two)),
+        Row("captioner: yes/no questions", float(right), 0.92, len(asked)),
+    ]
+
+
+def says(caption: str, value: str) -> bool:
+    """Whether a caption says a value as whole words."""
+    return f" {value} " in f" {caption.replace(',', ' ')} "
+
+
+def ask(images: np.ndarray, prompts: Sequence[str | None]) -> list[str]:
+    """Captions images, or answers each one's prompt."""
+    import torch
+    from PIL import Image
+    from transformers import Blip2ForConditionalGeneration, Blip2Processor
+
+    folder = miniature.folder("captioner")
+    model: Any = Blip2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    processor: Any = Blip2Processor.from_pretrained(folder)
+    texts: list[str] = []
+    for start in range(0, len(images), 64):
+        batch = [Image.fromarray(x) for x in images[start : start + 64]]
+        inputs = processor(
+            images=batch,
+            text=[p or "" for p in prompts[start : start + 64]],
+            padding=True,
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            output = model.generate(**inputs, max_new_tokens=48, do_sample=False)
+        output = output[:, inputs["input_ids"].shape[1] :]
+        texts += processor.batch_decode(output, skip_special_tokens=True)
+    return [t.strip() for t in texts]
+
+
+def generate(prompts: Sequence[str], seed: int) -> np.ndarray:
+    """Draws one image a prompt with 25 DDIM steps and guidance 5; (n, 64, 64, 3) uint8."""
+    pipeline = load_pipeline()
+    images = []
+    for start in range(0, len(prompts), 64):
+        batch = [Drawing(p, seed + start + i) for i, p in enumerate(prompts[start : start + 64])]
+        images += [np.asarray(i) for i in sample(pipeline, batch, 25, 5.0)]
+    return np.stack(images)
+
+
+def generator_rows(eyes: Eyes, seeds: int, seed: int) -> list[Row]:
+    """The generator: is what was asked for what the classifier and CLIP see?"""
+    asked = [s for s in SUBJECTS for _ in range(seeds)]
+    start = time.perf_counter()
+    images = generate([world.an(s) for s in asked], seed)
+    spent = (time.perf_counter() - start) / len(images)
+    seen = eyes.classify(images)
+    right = seen == np.array([SUBJECTS.index(s) for s in asked])
+    rows = [Row("generator: classifier sees the subject", right.mean(), 0.90, len(asked))]
+    rng = np.random.default_rng(seed)
+    for attribute, bar in (("place", 0.90), ("style", 0.80), ("gender", 0.90), ("tone", 0.70)):
+        options = {
+            "place": tuple(world.PLACES),
+            "style": world.STYLES,
+            "gender": world.GENDERS,
+            "tone": world.TONES,
+        }[attribute]
+        values = [options[i % len(options)] for i in range(16 * seeds)]
+        prompts, given = [], []
+        for value in values:
+            person = attribute in ("gender", "tone")
+            subject = str(rng.choice(world.PROFESSIONS if person else world.SUBJECTS))
+            prompts.append(attribute_prompt(subject, attribute, value))
+            given.append([attribute_prompt(subject, attribute, v) for v in options])
+        hits = choose(eyes, generate(prompts, seed), given) == [options.index(v) for v in values]
+        rows.append(Row(f"generator: {attribute} asked for is seen", hits.mean(), bar, len(hits)))
+    rows += prior_rows(eyes, 4 * seeds, seed)
+    rows.append(Row("generator: seconds for 16 images of 25 steps", 16 * spent, 10.0, 16, True))
+    return rows
+
+
+def attribute_prompt(subject: str, attribute: str, value: str) -> str:
+    """A prompt that asks for one attribute of a subject."""
+    if attribute == "gender":
+        return f"a {value} {subject}"
+    if attribute == "tone":
+        return f"{world.an(subject)} with {value} skin"
+    if attribute == "place":
+        return f"{world.an(subject)} {world.PLACES[value][0]}"
+    return f"{world.an(subject)}, {value} style"
+
+
+def prior_rows(eyes: Eyes, per_profession: int, seed: int) -> list[Row]:
+    """The biases put in on purpose: P(man) and tones of "a {profession}" against the world's."""
+    asked = [p for p in world.PROFESSIONS for _ in range(per_profession)]
+    images = generate([world.an(p) for p in asked], seed)
+    man = choose(eyes, images, [[f"a {g} {p}" for g in world.GENDERS] for p in asked]) == 0
+    tone = choose(
+        eyes, images, [[f"{world.an(p)} with {t} skin" for t in world.TONES] for p in asked]
+    )
+    shares = man.reshape(len(world.PROFESSIONS), -1).mean(1)
+    off = np.abs(shares - np.array(list(world.P_MAN.values()))).mean()
+    seen = np.bincount(tone, minlength=len(world.TONES)) / len(tone)
+    variation = 0.5 * np.abs(seen - np.array(world.TONE_PRIOR)).sum()
+    return [
+        Row("generator: P(man) off the prior, mean over 16", float(off), 0.10, len(asked), True),
+        Row("generator: tones off the prior (TV)", float(variation), 0.15, len(asked), True),
+    ]
+
+
+def evaluate(art: Path, n: int, seeds: int, seed: int) -> list[Row]:
+    """Measures everything: ``n`` fresh renderings, ``seeds`` generations a subject."""
+    from visdiff.miniature.render import Art
+
+    rng = np.random.default_rng([seed, 2026])
+    icons = Art.load(art)
+    scenes = [world.sample_scene(rng) for _ in range(n)]
+    images = np.stack([icons.render(s, rng) for s in scenes])
+    eyes = Eyes()
+    rows = clip_rows(eyes, scenes, images) + captioner_rows(scenes, images, seed)
+    single = np.array([not s.second for s in scenes])
+    truth = [SUBJECTS.index(s.subject) for s in scenes if not s.second]
+    hits = eyes.classify(images[single]) == truth
+    rows.append(Row("classifier: subject top-1", float(hits.mean()), 0.98, len(hits)))
+    rows += generator_rows(eyes, seeds, seed)
+    weights = Path(miniature.__file__).parent / "weights"
+    size = sum(f.stat().st_size for f in weights.rglob("*.safetensors")) / 1e6
+    return [*rows, Row("all weights, MB", size, 40.0, len(miniature.MODELS), True)]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = ["| what | measured | bar | n | |", "|---|---|---|---|---|"]
+    for row in rows:
+        bar = "–" if row.bar is None else f"{'≤' if row.at_most else '≥'} {row.bar:g}"
+        met = {True: "✓", False: "below" if not row.at_most else "above", None: ""}[row.met]
+        lines.append(f"| {row.what} | {row.value:.3f} | {bar} | {row.n:,} | {met} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints the table; ``--json FILE`` also writes the numbers."""
+    import sys
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--art", type=Path, required=True, help="folder with node_modules")
+    parser.add_argument("--n", type=int, default=2000, help="fresh renderings")
+    parser.add_argument("--seeds", type=int, default=8, help="generations a subject")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    rows = evaluate(arguments.art, arguments.n, arguments.seeds, arguments.seed)
+    sys.stdout.write(table(rows) + "\n")
+    if arguments.json:
+        arguments.json.write_text(
+            json.dumps([asdict(r) | {"value": round(float(r.value), 4)} for r in rows], indent=1)
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The training set: scenes rendered once to a memory-mapped file, sentences drawn on the fly."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from visdiff.miniature import world
+from visdiff.miniature.render import SIZE, Art
+from visdiff.miniature.world import Attribute, Scene
+
+ATTRIBUTES: tuple[Attribute, ...] = ("subject", "second", "gender", "tone", "place", "style")
+_VALUES: dict[str, tuple[str, ...]] = {
+    "subject": world.SUBJECTS + world.PROFESSIONS,
+    "second": world.SUBJECTS,
+    "gender": world.GENDERS,
+    "tone": world.TONES,
+    "place": tuple(world.PLACES),
+    "style": world.STYLES,
+}
+
+
+@dataclass(frozen=True)
+class Renderings:
+    """Scenes and their pictures, in pairs.
+
+    Scene 2k follows the world's priors; scene 2k+1 differs from it in one attribute, so that a
+    contrastive batch holds hard negatives. Only the even ones may teach the generator: the
+    variations do not follow the priors.
+
+    Attributes:
+        images: (n, 64, 64, 3) uint8, memory-mapped.
+        scenes: n scenes.
+        truth: (n, 6) int, the index of each of ATTRIBUTES, -1 where the scene has none.
+    """
+
+    images: np.ndarray
+    scenes: list[Scene]
+    truth: np.ndarray
+
+    @classmethod
+    def make(cls, folder: Path, art: Path, n: int, seed: int) -> "Renderings":
+        """Renders ``n`` scenes into ``folder``, or opens them when they are there already."""
+        pixels, truth = folder / f"scenes-{seed}-{n}.npy", folder / f"scenes-{seed}-{n}.jsonl"
+        if not truth.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            icons = Art.load(art)
+            rng = np.random.default_rng(seed)
+            images = np.lib.format.open_memmap(
+                pixels, mode="w+", dtype=np.uint8, shape=(n, SIZE, SIZE, 3)
+            )
+            lines = []
+            scene = world.sample_scene(rng)
+            for i in range(n):
+                scene = world.vary(scene, rng) if i % 2 else world.sample_scene(rng)
+                images[i] = icons.render(scene, rng)
+                lines.append(json.dumps(asdict(scene)))
+            images.flush()
+            truth.write_text("\n".join(lines))  # last: its presence says that the pixels are whole
+        scenes = [Scene(**json.loads(line)) for line in truth.read_text().splitlines()]
+        return cls(
+            images=np.load(pixels, mmap_mode="r"),
+            scenes=scenes,
+            truth=np.array([encode(s, frozenset(ATTRIBUTES)) for s in scenes]),
+        )
+
+
+def encode(scene: Scene, said: frozenset[Attribute]) -> list[int]:
+    """Returns the index of each of ATTRIBUTES, -1 where it is unsaid or the scene has none."""
+    return [
+        _VALUES[a].index(value) if a in said and (value := getattr(scene, a)) else -1
+        for a in ATTRIBUTES
+    ]
+
+
+def true_of(said: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Whether each sentence is true of each scene.
+
+    Args:
+        said: (t, 6) what the sentences state, from :func:`encode`.
+        truth: (n, 6) the scenes.
+
+    Returns:
+        (t, n) bool. A subject may be either of a scene's two.
+    """
+    match = np.ones((len(said), len(truth)), bool)
+    for column, attribute in enumerate(ATTRIBUTES):
+        value = said[:, column, None]
+        same = value == truth[None, :, column]
+        if attribute in ("subject", "second"):
+            same |= value == truth[None, :, 1 if attribute == "subject" else 0]
+        match &= (value < 0) | same
+    return match

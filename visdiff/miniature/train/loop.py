@@ -1,0 +1,113 @@
+"""The one training loop of the miniature: AdamW, one cycle, bf16 autocast, resumable."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm.auto import tqdm
+
+logger = logging.getLogger(__name__)
+
+#: ``step(i, rng, generator) → loss``: everything random in step i comes from these two.
+Step = Callable[[int, np.random.Generator, torch.Generator], torch.Tensor]
+
+
+def fit(
+    model: nn.Module,
+    step: Step,
+    *,
+    steps: int,
+    lr: float,
+    checkpoint: Path,
+    seed: int,
+    ema_decay: float | None = None,
+    weight_decay: float = 0.01,
+    save_every: int = 100,
+) -> nn.Module | None:
+    """Trains in place; a killed run goes on from its last checkpoint and ends the same.
+
+    Args:
+        model: Trained in place, on the device it is on.
+        step: Computes one loss. Its randomness is seeded by ``(seed, i)`` alone, so that N steps
+            are N/2, a resume, and N/2.
+        steps: Total number of steps (the schedule's length).
+        lr: Peak learning rate of the one-cycle schedule.
+        checkpoint: File that the state is kept in, written atomically.
+        seed: Seed of all randomness.
+        ema_decay: Keeps an exponential moving average of the weights.
+        weight_decay: AdamW's.
+        save_every: Steps between checkpoints.
+
+    Returns:
+        The averaged model when ``ema_decay`` is given, else None.
+    """
+    device = next(model.parameters()).device
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=lr, total_steps=steps, pct_start=0.08
+    )
+    average = (
+        torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=_warmed_up_average(ema_decay))
+        if ema_decay
+        else None
+    )
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    parts |= {"average": average} if average else {}
+    done = 0
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)  # noqa: TID251
+        done = state.pop("done")
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        logger.info("%s resumes at step %d", checkpoint.stem, done)
+    model.train()
+    smooth = None
+    bar = tqdm(range(done, steps), desc=checkpoint.stem, initial=done, total=steps, mininterval=10)
+    for i in bar:
+        rng = np.random.default_rng([seed, i])
+        generator = torch.Generator(device="cpu").manual_seed(int(rng.integers(2**62)))
+        with _attention(device), torch.autocast(device.type, torch.bfloat16):
+            loss = step(i, rng, generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trainable, 1.0)
+        optimizer.step()
+        schedule.step()
+        if average:
+            average.update_parameters(model)
+        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+        if (i + 1) % save_every == 0 or i + 1 == steps:
+            _save(checkpoint, {"done": i + 1} | {k: p.state_dict() for k, p in parts.items()})
+    model.eval()
+    return average.module.eval() if average else None
+
+
+def _warmed_up_average(decay: float) -> Callable[..., None]:
+    # Without the warm-up the first weights, which know nothing, stay in the average for long.
+    def update(averaged: Sequence[Any], current: Sequence[Any], number: Any) -> None:
+        n = int(number)
+        share = 1 - min(decay, (1 + n) / (10 + n))
+        torch._foreach_lerp_(list(averaged), list(current), share)
+
+    return update
+
+
+def _attention(device: torch.device) -> AbstractContextManager:
+    # On CPUs the backward pass of fused attention takes as long as all the rest (torch 2.13).
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def _save(file: Path, state: dict) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, file)
