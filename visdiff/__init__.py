@@ -1,0 +1,73 @@
+"""Say in sentences, with statistics, how one set of images differs from another.
+
+    >>> import visdiff
+    >>> report = visdiff.compare("photos/before", "photos/after")  # doctest: +SKIP
+    >>> print(report.verdict)  # doctest: +SKIP
+
+The public names below are resolved on first use (PEP 562), so that ``import visdiff`` costs
+milliseconds: nothing heavy, not even numpy, is loaded before it is needed.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from visdiff.compare import compare
+    from visdiff.config import Config
+    from visdiff.imageset import ImageSet
+    from visdiff.results import Difference, DifferenceReport, Hypothesis
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "Difference",
+    "DifferenceReport",
+    "Hypothesis",
+    "ImageSet",
+    "__version__",
+    "compare",
+]
+
+_HOME = {
+    "Config": "visdiff.config",
+    "Difference": "visdiff.results",
+    "DifferenceReport": "visdiff.results",
+    "Hypothesis": "visdiff.results",
+    "ImageSet": "visdiff.imageset",
+    "compare": "visdiff.compare",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module a public name lives in and keep the name for the next time."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names too, resolved or not."""
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """The type of this package's module object.
+
+    ``compare`` is both a function, public, and the submodule it is written in. Importing a
+    submodule binds it in its package, which would hide the function from whoever imports the
+    package after, say, the command line did. Such a binding is refused; ``from visdiff.compare
+    import …`` and ``sys.modules`` still reach the submodule.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _HOME and isinstance(value, ModuleType):
+            return
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

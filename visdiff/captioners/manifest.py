@@ -1,0 +1,53 @@
+"""Captions that the user already has: a column of the manifest."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from visdiff.cache import Cache
+from visdiff.engine import Applied
+from visdiff.errors import InputError
+from visdiff.imageset import ImageSet
+
+
+class ManifestCaptioner:
+    """Reads captions from a column of the image set's frame; computes and caches nothing.
+
+    Args:
+        column: Name of the column.
+        **_: The other fields of a captioner's configuration (model, prompt, device, …), which mean
+            nothing here.
+    """
+
+    name = "manifest"
+
+    def __init__(self, column: str = "caption", **_: Any) -> None:
+        self.column = column
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The column's name: the captions themselves travel with the set."""
+        return {"backend": self.name, "column": self.column}
+
+    def captions(self, images: ImageSet, cache: Cache, progress: bool = False) -> Applied:
+        """Return the column's texts, stripped; missing and empty ones are failures.
+
+        Raises:
+            InputError: The set has no such column.
+        """
+        columns = list(images.frame.columns)
+        if self.column not in columns:
+            raise InputError(
+                f"expected a column {self.column!r} with captions in {images.name!r}, got the "
+                "columns "
+                f"{', '.join(map(str, columns))}; add it to the manifest or choose another "
+                "captioner"
+            )
+        applied = Applied([None] * len(images))
+        for index, value in enumerate(images.frame[self.column].tolist()):
+            # A missing value is None, or a NaN, which alone differs from itself.
+            text = "" if value is None or value != value else str(value).strip()
+            if text and text != "<NA>":
+                applied.values[index] = text
+            else:
+                applied.failures[index] = f"no caption in column {self.column!r}"
+        return applied

@@ -1,0 +1,279 @@
+"""The ``visdiff`` command. Data goes to stdout, progress to stderr.
+
+Exit status: 0 done, 2 the user's mistake (one sentence says what), 3 finished in part.
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from visdiff.errors import InputError, VisdiffError
+
+app = typer.Typer(
+    help="Say in sentences, with statistics, how one set of images differs from another.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+cache_app = typer.Typer(help="Look after the cache of captions, embeddings and images.")
+app.add_typer(cache_app, name="cache", no_args_is_help=True)
+
+CacheMode = Literal["rw", "ro", "refresh", "off", "replay"]
+Where = Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+CacheOption = Annotated[
+    CacheMode,
+    typer.Option(
+        "--cache", help="Read and write, read only, compute again, do without, fail on a miss."
+    ),
+]
+
+
+def main() -> None:
+    """Runs the command line; the user's mistakes end in one sentence and status 2."""
+    logging.getLogger("visdiff").addHandler(logging.StreamHandler())
+    try:
+        app()
+    except VisdiffError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): nobody is left to tell.
+        sys.stderr.close()
+        raise SystemExit(0) from None
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="Set A: folder, glob or manifest.")],
+    b: Annotated[str, typer.Argument(help="Set B.")],
+    where_a: Where = None,
+    where_b: Where = None,
+    preset: Annotated[str | None, typer.Option(help="miniature, laptop or a .toml file.")] = None,
+    captioner: str | None = None,
+    proposer: str | None = None,
+    ranker: str | None = None,
+    paired_by: Annotated[
+        str | None, typer.Option(metavar="COLUMNS", help="Such as prompt,seed.")
+    ] = None,
+    rounds: Annotated[str | None, typer.Option(help="A number, or auto.")] = None,
+    seed: int | None = None,
+    null: Annotated[int | None, typer.Option(help="Shuffled runs beside the real one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
+    as_json: Json = False,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")] = None,
+    cache: CacheOption = "rw",
+    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+) -> None:
+    """Say how image set A differs from image set B."""
+    from visdiff.cache import Cache
+    from visdiff.compare import compare as run
+    from visdiff.config import Config
+    from visdiff.plan import plan
+
+    if config is not None and preset is not None:
+        raise InputError("Expected --config or --preset, got both; name the preset in the file.")
+    settings = Config.read(config) if config else Config.of(preset or "laptop")
+    settings = settings.changed(
+        captioner=captioner,
+        proposer=proposer,
+        ranker=ranker,
+        paired_by=tuple(c.strip() for c in paired_by.split(",")) if paired_by else None,
+        rounds=int(rounds) if rounds and rounds.isdecimal() else rounds,
+        seed=seed,
+        null_repeats=null,
+    ).with_set(_pairs(set_, "--set"))
+    filter_a, filter_b = _pairs(where_a, "--where-a"), _pairs(where_b, "--where-b")
+    if out is not None:
+        _writable(out)
+    costs = plan(a, b, settings, filter_a, filter_b)
+    if dry_run:
+        typer.echo(costs.to_json() if as_json else costs.sentence())
+        return
+    typer.echo(costs.sentence(), err=True)
+    with Cache(mode=cache) as store:
+        report = run(a, b, config=settings, where_a=filter_a, where_b=filter_b, cache=store)
+    _deliver(report, out, as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for images and report.")] = Path("visdiff-demo"),
+    seed: int = 0,
+    as_json: Json = False,
+    cache: CacheOption = "rw",
+) -> None:
+    """Draw two sets with the bundled models, compare them, write the report: offline."""
+    from visdiff import demo as show
+    from visdiff.cache import Cache
+
+    _writable(out)
+    with Cache(mode=cache) as store:
+        report = show.demo(out, store, seed=seed)
+    if as_json:
+        typer.echo(report.to_json(indent=2))
+        return
+    _print_table(report)
+    for what, yes in show.found(report).items():
+        typer.echo(f"planted: {what}: {'found' if yes else 'NOT found'}")
+    for difference in report.confirmed:
+        if not show.names_planted(difference):
+            typer.echo(f"confirmed, though not planted: {difference.text}")
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Print what is installed and which presets can run here."""
+    import json
+    from dataclasses import asdict
+
+    from visdiff.doctor import diagnose
+
+    diagnosis = diagnose()
+    if as_json:
+        typer.echo(json.dumps(asdict(diagnosis), indent=2))
+        return
+    for name, value in {**diagnosis.machine, **diagnosis.packages}.items():
+        typer.echo(f"{name:16} {value}")
+    typer.echo(f"{'torchvision':16} {diagnosis.torchvision}")
+    typer.echo(f"{'cache':16} {diagnosis.cache}")
+    for check in diagnosis.presets:
+        state = "usable" if check.usable else f"not usable: {check.reason}"
+        typer.echo(f"{'preset':8}{check.name:9} {state}")
+
+
+@cache_app.command("stats")
+def cache_stats() -> None:
+    """Print what the cache holds."""
+    from visdiff.cache import Cache
+
+    with Cache(mode="ro") as store:
+        for name, value in store.stats().items():
+            typer.echo(f"{name}: {value}")
+
+
+@cache_app.command("prune")
+def cache_prune(
+    max_mb: Annotated[float | None, typer.Option(help="Drop the oldest beyond this size.")] = None,
+    older_than_days: float | None = None,
+) -> None:
+    """Drop entries by size or age."""
+    from visdiff.cache import Cache
+
+    if max_mb is None and older_than_days is None:
+        raise InputError("Expected --max-mb or --older-than-days, got neither; say what to drop.")
+    with Cache() as store:
+        limit = None if max_mb is None else int(max_mb * 1e6)
+        typer.echo(f"{store.prune(limit, older_than_days)} entries dropped")
+
+
+@cache_app.command("verify")
+def cache_verify() -> None:
+    """Check every entry; names the damaged ones and ends with status 3 when there are any."""
+    from visdiff.cache import Cache
+
+    with Cache(mode="ro") as store:
+        damaged = store.verify()
+    for key in damaged:
+        typer.echo(key)
+    typer.echo(f"{len(damaged)} damaged entries", err=True)
+    if damaged:
+        raise typer.Exit(3)
+
+
+@cache_app.command("export")
+def cache_export(path: Path) -> None:
+    """Write the entries as JSON lines."""
+    from visdiff.cache import Cache
+
+    with Cache(mode="ro") as store:
+        typer.echo(f"{store.export(path)} entries written to {path}")
+
+
+def _deliver(report, out: Path | None, as_json: bool) -> None:
+    if out is not None:
+        report.save(out)
+    if as_json:
+        typer.echo(report.to_json(indent=2))
+    else:
+        _print_table(report)
+        for warning in report.warnings:
+            typer.echo(f"warning: {warning}", err=True)
+    if out is not None:
+        typer.echo(f"report: {out / 'report.html'}", err=as_json)
+    unreadable = report.set_a.n_unreadable + report.set_b.n_unreadable
+    if unreadable or any(d.n_unscored for d in report.differences):
+        raise typer.Exit(3)
+
+
+def _print_table(report) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    names = {"A": report.set_a.name, "B": report.set_b.name}
+    console.print(Text(report.verdict, style="bold"))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("", "difference", "more true of", "AUROC", "interval", "q"):
+        table.add_column(column, justify="right" if column in ("AUROC", "q") else "left")
+    for d in report.differences:
+        cells = (
+            "✓" if d.confirmed else "",
+            d.text,
+            names[d.direction],
+            f"{d.auroc:.2f}",
+            f"{d.ci_low:.2f}–{d.ci_high:.2f}",
+            f"{d.q_value:.1g}",
+        )
+        # Text, not markup: a hypothesis may hold square brackets.
+        table.add_row(*(Text(c, style="" if d.confirmed else "dim") for c in cells))
+    if report.differences:
+        console.print(table)
+    elif report.minimum_detectable_auroc is not None:
+        console.print(
+            f"The smallest AUROC that this many images could have shown: "
+            f"{report.minimum_detectable_auroc:.2f}"
+        )
+    if report.null is not None:
+        console.print(
+            f"With shuffled sets, {report.null.with_any_confirmed} of {report.null.repeats} runs "
+            "confirmed anything."
+        )
+
+
+def _pairs(assignments: list[str] | None, option: str) -> dict[str, str]:
+    pairs = {}
+    for text in assignments or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"Expected {option} name=value, got {text!r}.")
+        pairs[name.strip()] = value
+    return pairs
+
+
+def _writable(folder: Path) -> None:
+    # Before anything is computed: a report that cannot be written is found out first.
+    import tempfile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"Expected a folder to write the report to, got {folder}: {error.strerror}; "
+            "choose another with --out."
+        ) from error
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"visdiff: {message}", err=True)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

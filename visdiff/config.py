@@ -1,0 +1,280 @@
+"""Everything a comparison can be told, validated: presets, TOML in and out, single settings.
+
+A preset is a TOML file of this schema; ``Config.of("miniature").changed(seed=3)`` is a run. The
+configuration is written into every report, so that a report says how to make it again.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from visdiff.errors import InputError
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CaptionerConfig(_Frozen):
+    """Which captioner, and its settings; a backend ignores what means nothing to it."""
+
+    backend: str = "blip"
+    model: str | None = None
+    revision: str | None = None
+    prompt: str | None = None
+    max_new_tokens: int = Field(default=40, ge=1)
+    num_beams: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    workers: int = Field(default=2, ge=1)
+    column: str = Field(default="caption", description="Where `manifest` finds captions.")
+
+
+class ProposerConfig(_Frozen):
+    """Which proposer, and its settings."""
+
+    backend: str = "ngrams"
+    max_hypotheses: int = Field(default=20, ge=1, description="Most hypotheses per direction.")
+    min_z: float = Field(default=1.96, ge=0, description="Least log-odds z-score of a phrase.")
+    max_words: int = Field(default=4, ge=1)
+    min_count: int = Field(default=2, ge=1)
+    prior: float = Field(default=10.0, gt=0)
+
+
+class RankerConfig(_Frozen):
+    """Which ranker, and its settings."""
+
+    backend: str = "clip"
+    model: str = "ViT-B-32"
+    pretrained: str | None = None
+    template: str = "{}"
+    batch_size: int = Field(default=32, ge=1)
+    workers: int = Field(default=2, ge=1)
+
+
+class StatisticsConfig(_Frozen):
+    """Thresholds of the statistics (`visdiff.stats`)."""
+
+    discovery_fraction: float = Field(default=0.5, gt=0, lt=1)
+    min_scored: int = Field(default=20, ge=2, description="Fewer a side: nothing is confirmed.")
+    alpha: float = Field(default=0.05, gt=0, lt=1, description="Confirmed needs q ≤ alpha …")
+    min_auroc: float = Field(default=0.55, ge=0.5, lt=1, description="… and at least this AUROC.")
+    redundant: float = Field(default=0.9, gt=0, le=1, description="Spearman of synonyms.")
+    level: float = Field(default=0.95, gt=0, lt=1, description="Of the intervals.")
+    permutations: int = Field(default=10_000, ge=100, description="Sign flips of paired tests.")
+    resamples: int = Field(default=2_000, ge=100, description="Bootstrap of paired intervals.")
+
+
+class Config(_Frozen):
+    """A whole comparison.
+
+    Attributes:
+        preset: Name of the preset it started from.
+        captioner: Says what each image of the discovery half shows.
+        proposer: Turns two sets of captions into hypotheses.
+        ranker: Scores every hypothesis on every image of the other half.
+        statistics: Thresholds.
+        rounds: Rounds of proposals, or "auto": until the sentences explain the sets.
+        paired_by: Columns whose values pair an image of A with one of B; () when unpaired.
+        null_repeats: Runs with shuffled membership, to see how often one "finds" something.
+        seed: Seed of everything random.
+        device: "auto", "cpu", "cuda" or "mps".
+    """
+
+    preset: str = "laptop"
+    captioner: CaptionerConfig = CaptionerConfig()
+    proposer: ProposerConfig = ProposerConfig()
+    ranker: RankerConfig = RankerConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
+    rounds: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    paired_by: tuple[str, ...] = ()
+    null_repeats: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    @classmethod
+    def of(cls, preset: str) -> Self:
+        """Returns a preset by name, or the configuration in a ``.toml`` file.
+
+        Raises:
+            InputError: No such preset (with a suggestion), or a file that does not fit.
+        """
+        if preset.endswith(".toml"):
+            return cls.read(preset)
+        if preset not in preset_names():
+            raise InputError(_no_preset(preset, ""))
+        text = (resources.files("visdiff") / "presets" / f"{preset}.toml").read_text("utf-8")
+        return cls.parse(text, source=f"preset {preset}")
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Reads a TOML file; what it leaves out comes from the preset it names."""
+        try:
+            text = Path(path).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"The configuration {path} cannot be read: {error}.") from error
+        return cls.parse(text, source=str(path))
+
+    @classmethod
+    def parse(cls, text: str, source: str = "configuration") -> Self:
+        """Parses TOML of this schema.
+
+        Raises:
+            InputError: It is not TOML, or a field is unknown or has a wrong value.
+        """
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"Expected TOML in {source}, got a syntax error: {error}.") from error
+        preset = data.get("preset", cls.model_fields["preset"].default)
+        if isinstance(preset, str) and source != f"preset {preset}":
+            if preset not in preset_names():
+                raise InputError(_no_preset(preset, f" in {source}"))
+            return cls.of(preset).updated(data, source)
+        return cls._validated(data, source)
+
+    def changed(self, **settings: Any) -> Self:
+        """Returns a copy with settings changed; ``None`` leaves one as it is.
+
+        Args:
+            **settings: Fields by name. A role may be given as the name of a backend
+                (``ranker="captions-lexical"``), a nested field with two underscores
+                (``statistics__alpha=0.01``).
+        """
+        update: dict[str, Any] = {}
+        for name, value in settings.items():
+            if value is None:
+                continue
+            _assign(update, name.split("__"), value)
+        return self.updated(update, "the given settings")
+
+    def with_set(self, assignments: Mapping[str, str]) -> Self:
+        """Applies ``a.b=c`` assignments from a command line; values are read as TOML values."""
+        update: dict[str, Any] = {}
+        for path, text in assignments.items():
+            try:
+                value = tomllib.loads(f"value = {text}")["value"]
+            except tomllib.TOMLDecodeError:
+                value = text  # a bare word is a string
+            _assign(update, path.split("."), value)
+        return self.updated(update, "--set")
+
+    def updated(self, update: Mapping[str, Any], source: str) -> Self:
+        """Returns a copy with a nested mapping laid over it, validated.
+
+        A role that gets another backend starts from that backend's own defaults: the model of one
+        is not the model of another.
+        """
+        data = _merged(self.model_dump(), update)
+        return self._validated(data, source)
+
+    def to_toml(self) -> str:
+        """The configuration as TOML that :meth:`parse` reads back."""
+        top, tables = [], []
+        for name, value in self.model_dump().items():
+            if isinstance(value, dict):
+                tables.append(f"\n[{name}]")
+                tables += [_assignment(k, v) for k, v in value.items() if v is not None]
+            else:
+                top.append(_assignment(name, value))
+        return "\n".join(top + tables) + "\n"
+
+    @classmethod
+    def _validated(cls, data: Mapping[str, Any], source: str) -> Self:
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            errors = error.errors()
+            first = errors[0]
+            field = _field(cls, first["loc"])
+            if first["type"] == "extra_forbidden":
+                names = _fields_beside(cls, first["loc"])
+                near = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
+                hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
+                message = f"Unknown setting {field!r} in {source}. {hint}"
+            else:
+                # A setting of several types has one complaint of each.
+                about = [e for e in errors if _field(cls, e["loc"]) == field]
+                wants = " or ".join(dict.fromkeys(_wanted(e["msg"]) for e in about))
+                message = f"Expected {field} in {source} to be {wants}, got {first['input']!r}."
+            raise InputError(message) from None
+
+
+def preset_names() -> list[str]:
+    """The presets that come with visdiff."""
+    folder = resources.files("visdiff") / "presets"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith("toml"))
+
+
+def _no_preset(preset: str, where: str) -> str:
+    names = preset_names()
+    near = difflib.get_close_matches(preset.lower(), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"Expected a preset ({', '.join(names)}) or a .toml file{where}, got {preset!r}.{hint}"
+
+
+def _merged(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in update.items():
+        current = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(current, Mapping):
+            backend = current.get("backend")
+            kept = {} if value.get("backend", backend) != backend else current
+            merged[key] = _merged(kept, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _assign(update: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    """Puts a value at a nested place; the name of a backend stands for a role's whole table."""
+    if len(keys) == 1 and keys[0] in ("captioner", "proposer", "ranker") and isinstance(value, str):
+        keys = (*keys, "backend")
+    for key in keys[:-1]:
+        update = update.setdefault(key, {})
+        if not isinstance(update, dict):
+            raise InputError(f"Expected one value for {key!r}, got a value and settings inside it.")
+    update[keys[-1]] = value
+
+
+def _field(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    # pydantic also names the alternative of a union that failed ("constrained-int").
+    known = []
+    for key in location:
+        if known and known[-1] in model.model_fields:
+            annotation = model.model_fields[known[-1]].annotation
+            if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+                break
+            model = annotation
+        known.append(str(key))
+    return ".".join(known)
+
+
+def _wanted(message: str) -> str:
+    return message.removeprefix("Input should be ").partition(", unable to parse")[0]
+
+
+def _fields_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for key in location[:-1]:
+        annotation = model.model_fields[str(key)].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return list(model.model_fields)
+
+
+def _assignment(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"{name} = {str(value).lower()}"
+    if isinstance(value, str):
+        # JSON escapes what TOML wants escaped, all but DEL.
+        escaped = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return f"{name} = {escaped}"
+    if isinstance(value, list | tuple):
+        inner = ", ".join(_assignment("", v).removeprefix(" = ") for v in value)
+        return f"{name} = [{inner}]"
+    return f"{name} = {value}"

@@ -1,0 +1,91 @@
+"""What is installed here, and which presets can run."""
+
+import os
+import platform
+from dataclasses import dataclass
+
+from visdiff.config import Config, preset_names
+from visdiff.errors import VisdiffError
+from visdiff.imageset import ImageSet
+from visdiff.provenance import versions
+
+
+@dataclass(frozen=True)
+class PresetCheck:
+    """Whether a preset can run on this machine as it is.
+
+    Attributes:
+        name: The preset.
+        usable: Whether all its weights load without a network.
+        reason: What is missing and how to get it; "" when usable.
+    """
+
+    name: str
+    usable: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What ``visdiff doctor`` prints.
+
+    Attributes:
+        machine: Python, platform, device, cores.
+        packages: Package → version.
+        torchvision: How torchvision is imported here.
+        cache: Folder and size of the cache.
+        presets: One check a preset.
+    """
+
+    machine: dict[str, str]
+    packages: dict[str, str]
+    torchvision: str
+    cache: str
+    presets: list[PresetCheck]
+
+
+def diagnose() -> Diagnosis:
+    """Looks at the installation; loads the models of each preset from disk, fetches nothing."""
+    from visdiff.cache import Cache
+    from visdiff.engine import resolve_device
+    from visdiff.torchvision_compat import ensure_torchvision
+
+    declared = ensure_torchvision()
+    with Cache() as cache:
+        stats = cache.stats()
+    return Diagnosis(
+        machine={
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": resolve_device("auto"),
+            "cores": str(os.cpu_count()),
+        },
+        packages=versions(),
+        torchvision=(
+            "compiled operators do not fit this torch; schemas declared, all but detection works"
+            if declared
+            else "imports as it is"
+        ),
+        cache=", ".join(f"{k} {v}" for k, v in stats.items()),
+        presets=[check_preset(name) for name in preset_names()],
+    )
+
+
+def check_preset(name: str) -> PresetCheck:
+    """Puts one blank image through a preset's models, from this machine's disk alone."""
+    from PIL import Image
+
+    from visdiff.cache import Cache
+    from visdiff.compare import Backends
+    from visdiff.encoders.hub import hub_offline
+    from visdiff.results import Hypothesis
+
+    blank = ImageSet.open([Image.new("RGB", (64, 64), "white")])
+    try:
+        backends = Backends.of(Config.of(name))
+        with Cache(mode="off") as nothing, hub_offline():
+            backends.ranker.score([Hypothesis("a dog", "A", "doctor")], blank, None, nothing, False)
+            backends.captioner.captions(blank, nothing, False)
+    except VisdiffError as error:
+        return PresetCheck(name, False, str(error))
+    return PresetCheck(name, True, "")

@@ -1,0 +1,260 @@
+"""CLIP-like models through open_clip.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021),
+arXiv:2103.00020; Cherti et al. (2022), arXiv:2212.07143.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from visdiff import miniature
+from visdiff.encoders.hub import load_weights
+from visdiff.engine import Refused, resolve_device
+from visdiff.errors import InputError, MissingBackendError, VisdiffError
+from visdiff.hashing import weights_digest
+from visdiff.torchvision_compat import ensure_torchvision
+
+_LOCAL = "local-dir:"
+_TEXTS_AT_ONCE = 64
+
+
+class _Loaded(NamedTuple):
+    model: Any
+    preprocess: Any
+    tokenizer: Any
+    device: str
+
+
+class OpenClipEncoder:
+    """Unit vectors of images and texts in one space; an `visdiff.engine.ImageModel`.
+
+    Args:
+        model: An architecture of open_clip ("ViT-B-32"), a hub model ("hf-hub:owner/name"), a local
+            folder ("local-dir:/path" or a path that holds ``open_clip_config.json``,
+            ``open_clip_model.safetensors`` and, with ``hf_tokenizer_name`` in the config's
+            ``text_cfg``, a tokenizer), or "miniature", the bundled one.
+        pretrained: Tag of the weights ("laion2b_s34b_b79k"), or the path of a weights file. Needed
+            for an architecture, and only for one.
+        device: "auto", "cpu", "cuda", "cuda:<index>" or "mps". float32 everywhere.
+        **_: Fields of the configuration that mean nothing here.
+    """
+
+    name = "open_clip"
+    kind = "embedding"
+
+    def __init__(
+        self,
+        model: str = "ViT-B-32",
+        pretrained: str | None = "laion2b_s34b_b79k",
+        device: str = "auto",
+        **_: Any,
+    ) -> None:
+        self.model = model
+        self.pretrained = pretrained
+        self.device = device
+        self._lock = threading.Lock()
+        self._ready: _Loaded | None = None
+        self._identity: Mapping[str, Any] | None = None
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Backend and weights: a folder's content, or the tag and open_clip's version.
+
+        Raises:
+            InputError: The folder does not exist, or an architecture was given without weights.
+        """
+        if self._identity is None:
+            self._identity = self._identify()
+        return self._identity
+
+    def _identify(self) -> dict[str, Any]:
+        folder = self._folder()
+        if folder is not None:
+            return {"backend": self.name, "weights": weights_digest(folder)}
+        identity: dict[str, Any] = {
+            "backend": self.name,
+            "model": self.model,
+            "open_clip": metadata.version("open_clip_torch"),
+        }
+        if self.model.startswith("hf-hub:"):
+            return identity
+        if not self.pretrained:
+            raise InputError(
+                f"expected the tag of pretrained weights for open_clip model {self.model!r}, got "
+                "none; "
+                "untrained weights rank nothing"
+            )
+        file = Path(self.pretrained).expanduser()
+        if file.is_file():
+            return {**identity, "weights": weights_digest(file)}
+        return {**identity, "pretrained": self.pretrained}
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens a text may have, the model's start and end tokens included."""
+        return int(self._load().tokenizer.context_length)
+
+    def prepare(self, image: Image.Image) -> torch.Tensor:
+        """Return the pixels the network reads, float32, shape (3, height, width)."""
+        return self._load().preprocess(image)
+
+    def __call__(self, batch: list[torch.Tensor]) -> list[np.ndarray | Refused]:
+        """Return a float32 unit vector, shape (d,), for each prepared image."""
+        loaded = self._load()
+        with torch.inference_mode():
+            features = loaded.model.encode_image(torch.stack(batch).to(loaded.device))
+            vectors = _unit(features)
+        return [
+            row if np.isfinite(row).all() else Refused("the embedding is not finite")
+            for row in vectors
+        ]
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode texts as they are, without a template.
+
+        Args:
+            texts: n of them; none is truncated.
+
+        Returns:
+            float32 unit vectors, shape (n, d).
+
+        Raises:
+            InputError: A text has more tokens than the model reads; the message holds it.
+        """
+        loaded = self._load()
+        for text in texts:
+            self.check_text(text)
+        rows = [np.zeros((0, self._dimension(loaded)), np.float32)]
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            tokens = loaded.tokenizer(list(texts[start : start + _TEXTS_AT_ONCE]))
+            with torch.inference_mode():
+                rows.append(_unit(loaded.model.encode_text(tokens.to(loaded.device))))
+        return np.concatenate(rows)
+
+    def check_text(self, text: str) -> None:
+        """Raise InputError when a text has more tokens than the model reads."""
+        tokenizer = self._load().tokenizer
+        limit, used = int(tokenizer.context_length), _token_count(tokenizer, text)
+        if used > limit:
+            raise InputError(
+                f"expected a text of at most {limit} tokens for {self.model!r}, got {used}: "
+                f"{text!r}; "
+                "shorten it (texts are never truncated)"
+            )
+
+    def _dimension(self, loaded: _Loaded) -> int:
+        tokens = loaded.tokenizer([""])
+        with torch.inference_mode():
+            return int(loaded.model.encode_text(tokens.to(loaded.device)).shape[-1])
+
+    def _folder(self) -> Path | None:
+        if self.model == "miniature":
+            return miniature.folder("clip")
+        local = self.model.startswith(_LOCAL)
+        path = Path(self.model.removeprefix(_LOCAL)).expanduser()
+        if path.is_dir():
+            if not (path / "open_clip_config.json").is_file():
+                raise InputError(
+                    f"expected open_clip_config.json and open_clip_model.safetensors in {path}, "
+                    "got a "
+                    "folder without open_clip_config.json"
+                )
+            return path
+        if local or path.is_absolute():
+            raise InputError(
+                f"expected a folder with open_clip_config.json, got {path}, which is none"
+            )
+        return None
+
+    def _load(self) -> _Loaded:
+        with self._lock:
+            if self._ready is None:
+                _ = self.identity  # a mistake in the arguments is said before anything is loaded
+                folder = self._folder()
+                if folder is not None:
+                    try:
+                        self._ready = self._build(f"{_LOCAL}{folder}", None)
+                    except VisdiffError:
+                        raise
+                    except (OSError, ValueError, KeyError, RuntimeError) as error:
+                        raise MissingBackendError(
+                            f"the open_clip model in {folder} cannot be loaded: "
+                            f"{type(error).__name__}: {error}"
+                        ) from error
+                else:
+                    self._check_names()
+                    self._ready = load_weights(
+                        lambda: self._build(self.model, self.pretrained),
+                        f"open_clip model {self.model} ({self.pretrained or 'from the hub'})",
+                    )
+            return self._ready
+
+    def _check_names(self) -> None:
+        """Tell a name that open_clip does not know from weights that are not here."""
+        if self.model.startswith("hf-hub:") or not self.pretrained:
+            return
+        import difflib
+
+        open_clip = _import_open_clip()
+        if self.model not in open_clip.list_models():
+            near = difflib.get_close_matches(self.model, open_clip.list_models(), n=3)
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            raise InputError(f"expected a model that open_clip knows, got {self.model!r}{hint}")
+        tags = open_clip.list_pretrained_tags_by_model(self.model)
+        known = self.pretrained.lower().replace("-", "_") in tags
+        if not known and not Path(self.pretrained).expanduser().is_file():
+            raise InputError(
+                f"expected a weights tag of open_clip model {self.model!r} ({', '.join(tags)}) or "
+                "a "
+                f"file, got {self.pretrained!r}"
+            )
+
+    def _build(self, name: str, pretrained: str | None) -> _Loaded:
+        open_clip = _import_open_clip()
+        device = resolve_device(self.device)
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            name,
+            None if name.startswith(("hf-hub:", _LOCAL)) else pretrained,
+            precision="fp32",
+            device=device,
+            # Without this, weights that are not found are random, with a log line.
+            require_pretrained=True,
+        )
+        return _Loaded(model.eval(), preprocess, open_clip.get_tokenizer(name), device)
+
+
+def _import_open_clip() -> Any:
+    try:
+        ensure_torchvision()
+        import open_clip
+    except ImportError as error:
+        raise MissingBackendError(
+            f"the CLIP encoder needs open_clip, which cannot be imported ({error}); "
+            "pip install open_clip_torch"
+        ) from error
+    return open_clip
+
+
+def _unit(features: torch.Tensor) -> np.ndarray:
+    """Normalise rows to length 1, in float32."""
+    return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
+
+
+def _token_count(tokenizer: Any, text: str) -> int:
+    """Count a text's tokens as open_clip's tokenizers see them before they truncate."""
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is None:
+        # open_clip's own byte pair encoding, between a start and an end token.
+        return len(tokenizer.encode(text)) + 2
+    clean = getattr(tokenizer, "clean_fn", None)
+    clean_text = clean(text) if clean else text
+    if getattr(tokenizer, "tokenizer_mode", "") == "clips":
+        return len(inner(clean_text, add_special_tokens=False)["input_ids"]) + 3
+    return len(inner(clean_text)["input_ids"])

@@ -1,0 +1,180 @@
+"""From a matrix of scores to differences and rejected candidates: the statistics, in order.
+
+Pure: arrays and records in, records out. The steps are the design's: a one-sided test and an
+interval for every candidate, one false discovery rate over all of them, thresholds, synonyms.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from visdiff import stats
+from visdiff.config import StatisticsConfig
+from visdiff.results import Difference, Hypothesis, Rejected
+
+#: Unconfirmed candidates below this uncorrected p-value are still shown, marked as unconfirmed.
+_WORTH_SHOWING = 0.05
+_EVIDENCE = 6
+
+
+@dataclass(frozen=True)
+class Tests:
+    """One row a candidate, everything oriented toward the set it is claimed to be truer of.
+
+    Attributes:
+        auroc: (h,) P(claimed set scores higher), ties half.
+        interval: (h, 2) its confidence interval.
+        p_value: (h,) one-sided.
+        q_value: (h,) Benjamini–Hochberg over all rows.
+        confirmed: (h,) bool.
+    """
+
+    auroc: np.ndarray
+    interval: np.ndarray
+    p_value: np.ndarray
+    q_value: np.ndarray
+    confirmed: np.ndarray
+
+
+def test(
+    hypotheses: Sequence[Hypothesis],
+    scores: np.ndarray,
+    is_a: np.ndarray,
+    settings: StatisticsConfig,
+    rng: np.random.Generator,
+    *,
+    groups: np.ndarray | None = None,
+    may_confirm: bool = True,
+) -> Tests:
+    """Tests every candidate in its claimed direction.
+
+    Args:
+        hypotheses: h candidates, discarded ones included: the correction is over all.
+        scores: (h, n) scores, NaN where unscored.
+        is_a: (n,) bool.
+        settings: Thresholds.
+        rng: For permutations and bootstrap.
+        groups: (n / 2,) the prompt of each pair when image i of A (in order) belongs to image i
+            of B; None when unpaired.
+        may_confirm: False when proposing and testing used the same images.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    sign = np.array([1.0 if h.direction == "A" else -1.0 for h in hypotheses])
+    oriented = scores * sign[:, None]
+    auroc = stats.auroc(oriented, is_a)
+    if groups is None:
+        interval = stats.delong_interval(oriented, is_a, settings.level)
+        p_value = stats.mann_whitney(oriented, is_a)
+    else:
+        of_a, of_b = oriented[:, is_a], oriented[:, ~is_a]
+        p_value = stats.sign_flip(of_a - of_b, rng, settings.permutations)
+        interval = stats.paired_interval(
+            of_a, of_b, groups, rng, settings.level, settings.resamples
+        )
+    q_value = stats.benjamini_hochberg(p_value)
+    with np.errstate(invalid="ignore"):
+        confirmed = (q_value <= settings.alpha) & (auroc >= settings.min_auroc) & may_confirm
+    return Tests(auroc, interval, p_value, q_value, confirmed)
+
+
+def sort_out(
+    hypotheses: Sequence[Hypothesis],
+    scores: np.ndarray,
+    is_a: np.ndarray,
+    ids: Sequence[str],
+    tests: Tests,
+    settings: StatisticsConfig,
+) -> tuple[tuple[Difference, ...], tuple[Rejected, ...]]:
+    """Folds synonyms together and parts what is reported from what is rejected.
+
+    Args:
+        hypotheses: h candidates.
+        scores: (h, n) scores, as given to :func:`test`.
+        is_a: (n,) bool.
+        ids: n image ids.
+        tests: What :func:`test` returned.
+        settings: Thresholds.
+
+    Returns:
+        Differences, confirmed ones first, then by AUROC; and the rejected, best first.
+    """
+    shown = tests.confirmed | ((tests.p_value < _WORTH_SHOWING) & (tests.auroc > 0.5))
+    order = _best_first(tests)
+    differences, rejected = [], []
+    for direction in ("A", "B"):
+        same = [i for i in order if hypotheses[i].direction == direction and shown[i]]
+        texts = [h.text for h in hypotheses]
+        for members in stats.redundant(scores, texts, same, settings.redundant):
+            differences.append(
+                _difference(members, hypotheses, scores, is_a, np.asarray(ids), tests)
+            )
+    differences.sort(key=lambda d: (not d.confirmed, -d.auroc, d.text))
+    for i in order:
+        if not shown[i]:
+            h = hypotheses[i]
+            reason = _reason(tests, i, settings)
+            values = (tests.auroc[i], tests.p_value[i], tests.q_value[i])
+            rejected.append(Rejected(h.text, h.direction, reason, *map(_number, values)))
+    return tuple(differences), tuple(rejected)
+
+
+def _best_first(tests: Tests) -> list[int]:
+    auroc = np.nan_to_num(tests.auroc, nan=-1.0)
+    keys = zip(~tests.confirmed, -auroc, range(len(auroc)), strict=True)
+    return [i for *_, i in sorted(keys)]
+
+
+def _difference(
+    members: Sequence[int],
+    hypotheses: Sequence[Hypothesis],
+    scores: np.ndarray,
+    is_a: np.ndarray,
+    ids: np.ndarray,
+    tests: Tests,
+) -> Difference:
+    best = members[0]
+    row = np.asarray(scores[best], dtype=np.float64)
+    known = ~np.isnan(row)
+    h = hypotheses[best]
+    # The most telling: of the set that it is claimed of the highest, of the other the lowest.
+    telling = {}
+    for side, members_of_side in (("A", is_a), ("B", ~is_a)):
+        chosen = np.flatnonzero(members_of_side & known)
+        ranked = chosen[np.argsort(row[chosen], kind="stable")]
+        ranked = ranked[::-1] if side == h.direction else ranked
+        telling[side] = tuple(ids[ranked[:_EVIDENCE]].tolist())
+    return Difference(
+        text=h.text,
+        direction=h.direction,
+        auroc=float(tests.auroc[best]),
+        ci_low=float(tests.interval[best, 0]),
+        ci_high=float(tests.interval[best, 1]),
+        p_value=float(tests.p_value[best]),
+        q_value=float(tests.q_value[best]),
+        confirmed=bool(tests.confirmed[best]),
+        mean_a=float(row[is_a & known].mean()),
+        mean_b=float(row[~is_a & known].mean()),
+        n_a=int((is_a & known).sum()),
+        n_b=int((~is_a & known).sum()),
+        n_unscored=int((~known).sum()),
+        synonyms=tuple(hypotheses[i].text for i in members[1:]),
+        evidence_a=telling["A"],
+        evidence_b=telling["B"],
+        proposer=h.proposer,
+        round=h.round,
+    )
+
+
+def _reason(tests: Tests, i: int, settings: StatisticsConfig) -> str:
+    if np.isnan(tests.auroc[i]):
+        return "no image could be scored on it"
+    if tests.auroc[i] <= 0.5:
+        return "the scores go the other way"
+    if tests.auroc[i] < settings.min_auroc:
+        return f"AUROC {tests.auroc[i]:.2f} is below {settings.min_auroc:g}"
+    return f"not significant: q = {tests.q_value[i]:.2g} is above {settings.alpha:g}"
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,212 @@
+"""Tables of images: reading a manifest file without bending its values, and filtering its rows.
+
+Group names are often digits, versions or codes ("007", "1.10", "NA"). A reader that guesses types
+turns them into other values, and a filter written in YAML or TOML, where 7 is a number, then finds
+nothing. So text becomes numbers here only where nothing is lost, and a filter compares text first
+and numbers second.
+"""
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from visdiff.errors import InputError
+
+SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".parquet", ".tsv"})
+"""File names (lower case) that are manifests."""
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
+_FLOAT = re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_SHOWN = 12
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV, TSV, Parquet or JSONL file (UTF-8), one row an image.
+
+    In CSV and TSV an empty cell is missing, and nothing else is ("NA" and "None" are text); a
+    column becomes integer or float only when every cell reads so and no two different texts become
+    one number ("007" and "1.10" beside "1.1" stay text).
+
+    Raises:
+        InputError: The file does not exist, is empty or cannot be parsed.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            return pd.read_parquet(path)
+        if suffix in (".jsonl", ".ndjson"):
+            return _read_jsonl(path)
+        frame = pd.read_csv(
+            path,
+            sep="\t" if suffix == ".tsv" else ",",
+            dtype=str,
+            keep_default_na=False,
+            na_values=[""],
+            encoding="utf-8-sig",
+        )
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(
+            f"expected a manifest at {path}, got no file there: check the path."
+        ) from error
+    except pd.errors.EmptyDataError as error:
+        raise InputError(
+            f"expected a manifest with a header and rows in {path}, got an empty file: "
+            f"write at least a column `path` and one row."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"expected UTF-8 text in {path}, got other bytes: save it as UTF-8."
+        ) from error
+    # ParserError and pyarrow's errors are ValueError; a directory or a forbidden file is OSError.
+    except (ValueError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"expected a {suffix.lstrip('.')} table in {path}, got one that cannot be read "
+            f"({reason}): repair or export it again."
+        ) from error
+    return pd.DataFrame({name: _typed(column) for name, column in frame.items()})
+
+
+def select(frame: pd.DataFrame, where: Mapping[str, Any], label: str) -> np.ndarray:
+    """Find the rows that match every condition.
+
+    Args:
+        frame: A table.
+        where: Wanted value by column; a list means any of them, None a missing cell. Values match
+            as text (7 and "7", True and "true"), and where no text does, as numbers (7 and "007").
+        label: How to name the table in an error.
+
+    Returns:
+        Positions of the rows, ascending.
+
+    Raises:
+        InputError: A column is unknown, or no row is left; the text lists what there is.
+    """
+    rows = np.arange(len(frame))
+    for column, wanted in where.items():
+        check_columns(frame, [column], label)
+        cells = frame[column].iloc[rows].tolist()
+        rows = rows[_matches(cells, wanted)]
+        if not rows.size:
+            values = list(dict.fromkeys(map(text, cells)))
+            close = difflib.get_close_matches(text(wanted), values, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise InputError(
+                f"expected rows with {column} = {wanted!r} in {label}, got none{hint}: "
+                f"use one of {listed(values)}."
+            )
+    return rows
+
+
+def check_columns(frame: pd.DataFrame, columns: list[str], label: str) -> None:
+    """Raise InputError, naming the columns there are, when one is missing."""
+    known = [str(column) for column in frame.columns]
+    for column in columns:
+        if column not in known:
+            close = difflib.get_close_matches(str(column), known, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise InputError(
+                f"expected a column {column!r} in {label}, got none{hint}: "
+                f"its columns are {listed(known)}."
+            )
+
+
+def text(value: Any) -> str:
+    """Write a cell so that equal values of different types are equal: 1, 1.0 and "1" are "1".
+
+    A missing cell is the empty text.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None or value is pd.NA or value is pd.NaT:
+        return ""
+    if pd.api.types.is_float(value):
+        number = float(value)
+        if math.isnan(number):
+            return ""
+        return str(int(number)) if number.is_integer() else repr(number)
+    return str(value)
+
+
+def _matches(cells: list[Any], wanted: Any) -> np.ndarray:
+    if isinstance(wanted, (list, tuple, set, frozenset)):
+        keep = np.zeros(len(cells), dtype=bool)
+        for item in wanted:
+            keep |= _matches(cells, item)
+        return keep
+    texts = [text(cell) for cell in cells]
+    # None is a missing cell, whose text is empty.
+    wanted = text(wanted)
+    exact = np.array([cell == wanted for cell in texts], dtype=bool)
+    if exact.any():
+        return exact
+    if wanted.casefold() in ("true", "false"):
+        return np.array([cell.casefold() == wanted.casefold() for cell in texts], dtype=bool)
+    number = _number(wanted)
+    if number is None:
+        return exact
+    return np.array([_number(cell) == number for cell in texts], dtype=bool)
+
+
+def _number(value: str) -> float | None:
+    return float(value) if _FLOAT.fullmatch(value) else None
+
+
+def _typed(column: pd.Series) -> pd.Series:
+    """Turn a column of text into numbers where that loses nothing."""
+    values = column.dropna()
+    if values.empty:
+        return column
+    distinct = values.unique().tolist()
+    if all(_INTEGER.fullmatch(value) for value in distinct):
+        numbers = column.map(int, na_action="ignore")
+        return numbers.astype("int64" if len(values) == len(column) else "Int64")
+    if not all(_FLOAT.fullmatch(value) for value in distinct):
+        return column
+    # A leading zero marks a code, not a number ("007.5").
+    code = any(re.match(r"-?0[0-9]", value) for value in distinct)
+    if code or len({float(value) for value in distinct}) < len(distinct):
+        return column
+    return column.map(float, na_action="ignore").astype("float64")
+
+
+def _read_jsonl(path: Path) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"expected one JSON object a line in {path}, got line {number} that does not "
+                    f"parse ({error.msg}): repair that line."
+                ) from error
+            if not isinstance(row, dict):
+                raise InputError(
+                    f"expected one JSON object a line in {path}, got {type(row).__name__} in line "
+                    f'{number}: write it as {{"path": …}}.'
+                )
+            rows.append(row)
+    if not rows:
+        raise InputError(
+            f"expected rows in {path}, got an empty file: write one JSON object a line."
+        )
+    return pd.DataFrame(rows)
+
+
+def listed(values: list[str]) -> str:
+    """Write a list for an error, cut after a dozen."""
+    shown = ", ".join(repr(value) for value in values[:_SHOWN])
+    more = len(values) - _SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,0 +1,136 @@
+"""Names of backends, resolved to code on first use.
+
+A role ("captioner", "ranker", …) maps short names to ``"module:Object"`` strings. Nothing is
+imported until `load` is called, so that an installation without, say, open_clip can use everything
+else. Other distributions add names through the entry-point group ``visdiff.<role>s``; a file of
+one's own is reached by writing its ``"module:Object"`` where a name is expected.
+"""
+
+import difflib
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from visdiff.errors import InputError, MissingBackendError
+
+_BUILT_IN: dict[str, dict[str, str]] = {
+    "captioner": {
+        "blip": "visdiff.captioners.blip:BlipCaptioner",
+        "blip2": "visdiff.captioners.blip:Blip2Captioner",
+        "manifest": "visdiff.captioners.manifest:ManifestCaptioner",
+    },
+    "encoder": {
+        "open_clip": "visdiff.encoders.open_clip:OpenClipEncoder",
+    },
+    "judge": {},
+    "llm": {},
+    "proposer": {
+        "ngrams": "visdiff.proposers.ngrams:NgramProposer",
+    },
+    "ranker": {
+        "captions-lexical": "visdiff.rankers.captions_lexical:CaptionsLexicalRanker",
+        "clip": "visdiff.rankers.clip:ClipRanker",
+    },
+    "renderer": {
+        "folder": "visdiff.report.folder:write_folder",
+        "html": "visdiff.report.html:render_html",
+        "markdown": "visdiff.report.markdown:render_markdown",
+    },
+}
+
+
+def names(role: str) -> list[str]:
+    """List the names that `load` accepts for a role, built in or installed, sorted.
+
+    Raises:
+        InputError: The role is unknown.
+    """
+    return sorted({*_table(role), *(point.name for point in _installed(role))})
+
+
+def load(role: str, name: str) -> Any:
+    """Import the object that a name stands for.
+
+    Args:
+        role: "captioner", "encoder", "judge", "llm", "proposer", "ranker" or "renderer".
+        name: A name from `names`, or ``"module:Object"``.
+
+    Returns:
+        The class or function; the caller makes the instance.
+
+    Raises:
+        InputError: The role or the name is unknown, two distributions claim the name, or
+            ``"module:Object"`` has no such object.
+        MissingBackendError: A library that the backend needs is not installed.
+    """
+    if ":" in name:
+        _table(role)
+        return _resolve(role, name)
+    claims = [point.value for point in _installed(role) if point.name == name]
+    if name in _table(role):
+        claims.insert(0, _table(role)[name])
+    # The same distribution can be found twice on a path; only different targets are a conflict.
+    claims = list(dict.fromkeys(claims))
+    if len(claims) > 1:
+        raise InputError(
+            f"expected one {role} named {name!r}, got {len(claims)} ({', '.join(claims)}): "
+            f"uninstall all but one of the distributions that define it, or write the one you mean "
+            f"in full."
+        )
+    if not claims:
+        known = names(role)
+        raise InputError(
+            f"expected the name of a {role}, got {name!r}{_did_you_mean(name, known)}: use one of "
+            f'{", ".join(known) or "none (no backend is installed)"}, or "module:Object".'
+        )
+    return _resolve(role, claims[0])
+
+
+def _table(role: str) -> dict[str, str]:
+    if role not in _BUILT_IN:
+        raise InputError(
+            f"expected a role, got {role!r}{_did_you_mean(role, list(_BUILT_IN))}: "
+            f"use one of {', '.join(_BUILT_IN)}."
+        )
+    return _BUILT_IN[role]
+
+
+def _installed(role: str) -> list[EntryPoint]:
+    return list(entry_points(group=f"visdiff.{role}s"))
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name.lower(), known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _resolve(role: str, target: str) -> Any:
+    module_name, _, path = target.partition(":")
+    if not module_name or not path:
+        raise InputError(
+            f'expected "module:Object" for a {role}, got {target!r}: write for example '
+            f'"my_package.my_module:MyClass".'
+        )
+    try:
+        value: Any = import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if module_name == missing or module_name.startswith(missing + "."):
+            raise InputError(
+                f"expected an importable module for the {role} {target!r}, but there is no module "
+                f"{missing!r}: check the spelling, or install the distribution that has it."
+            ) from error
+        raise MissingBackendError(
+            f"the {role} {target!r} needs the library {missing!r}, which is not installed: "
+            f"install it with `pip install {missing.partition('.')[0]}`."
+        ) from error
+    for part in path.split("."):
+        try:
+            value = getattr(value, part)
+        except AttributeError as error:
+            known = [item for item in vars(value) if not item.startswith("_")]
+            raise InputError(
+                f"expected {path!r} in module {module_name!r} for a {role}, but there is none"
+                f"{_did_you_mean(path, known)}: check the spelling."
+            ) from error
+    return value

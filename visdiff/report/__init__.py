@@ -1,0 +1,1 @@
+"""Renders a `DifferenceReport`: one dict collected, then HTML, Markdown or a folder."""

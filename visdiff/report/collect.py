@@ -1,0 +1,383 @@
+"""A `DifferenceReport` as one plain dict that every renderer reads.
+
+All words and all decisions about what to say are here; the renderers only lay them out and escape
+them. Nothing in the dict is escaped: hypotheses, captions, names, ids and paths are text that
+users and models wrote.
+"""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from visdiff.report import figures
+from visdiff.results import Difference, DifferenceReport, Rejected, SetCard
+
+MAX_EVIDENCE = 6
+"""Images shown per difference and set; more do not tell more."""
+
+PIXELATED_UP_TO = 96
+"""Thumbnails of at most this many pixels are scaled up with hard edges: drawings stay crisp."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+
+
+def collect(report: DifferenceReport, figures_too: bool = True) -> dict[str, Any]:
+    """Everything that a rendering shows, as dicts, lists, strings and numbers.
+
+    Args:
+        report: The report.
+        figures_too: Also compute histograms and encode thumbnails; False is cheap.
+
+    Returns:
+        A dict with ``verdict``, ``state`` ("found", "none" or "double-dipped"), ``summary``,
+        ``sets``, ``differences``, ``separability``, ``null``, ``preflight``, ``rejected``,
+        ``warnings``, ``config`` and ``provenance``. Missing numbers and NaN are None.
+    """
+    confirmed = sum(d.confirmed for d in report.differences)
+    candidates = sum(1 + len(d.synonyms) for d in report.differences) + len(report.rejected)
+    state = "double-dipped" if report.double_dipped else "found" if confirmed else "none"
+    scored = _scored_rows(report) if figures_too else None
+    return {
+        "schema_version": report.schema_version,
+        "verdict": _sentence_case(report.verdict),
+        "state": state,
+        "confirmed": confirmed,
+        "candidates": candidates,
+        "summary": _summary(report, state, confirmed, candidates),
+        "names": {"A": report.set_a.name, "B": report.set_b.name},
+        "sets": {"A": _set_card(report.set_a), "B": _set_card(report.set_b)},
+        "paired_by": list(report.paired_by),
+        "differences": [
+            _difference(report, d, number, scored) for number, d in enumerate(report.differences, 1)
+        ],
+        "separability": _separability(report, confirmed),
+        "minimum_detectable_auroc": finite(report.minimum_detectable_auroc),
+        "null": _null(report),
+        "preflight": _preflight(report),
+        "rejected": [_rejected(report, r) for r in report.rejected],
+        "warnings": list(report.warnings),
+        "config": flatten(report.config),
+        "provenance": _provenance(report),
+        "created": report.provenance.created,
+    }
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None when it is missing, NaN or infinite."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def auroc_text(value: float | None) -> str:
+    """An AUROC to two decimals, "–" when missing."""
+    number = finite(value)
+    return "–" if number is None else f"{number:.2f}"
+
+
+def p_text(value: float | None) -> str:
+    """A p- or q-value as one reads it: "< 0.001", "0.004", "0.21"; "–" when missing."""
+    number = finite(value)
+    if number is None:
+        return "–"
+    if number < 0.001:
+        return "< 0.001"
+    return f"{number:.3f}" if number < 0.1 else f"{number:.2f}"
+
+
+def mean_text(value: float | None) -> str:
+    """A score to three significant digits, "–" when missing."""
+    number = finite(value)
+    return "–" if number is None else f"{number:#.3g}".rstrip(".").replace("-", "−")
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, text) pairs, in order."""
+    rows: list[tuple[str, str]] = []
+    for name, item in value.items():
+        dotted = f"{prefix}{name}"
+        if isinstance(item, Mapping):
+            rows.extend(flatten(item, f"{dotted}."))
+        elif isinstance(item, list | tuple):
+            rows.append((dotted, ", ".join(str(i) for i in item) or "–"))
+        else:
+            rows.append((dotted, "–" if item is None else str(item)))
+    return rows
+
+
+def _sentence_case(text: str) -> str:
+    text = text.strip()
+    return text[:1].upper() + text[1:]
+
+
+def _count(n: int, one: str, many: str | None = None) -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def _summary(report: DifferenceReport, state: str, confirmed: int, candidates: int) -> list[str]:
+    """The sentences under the headline."""
+    a, b = report.set_a, report.set_b
+    images = f"{_count(a.n_scored, 'image')} of {a.name} and {b.n_scored:,} of {b.name}"
+    floor = finite(report.minimum_detectable_auroc)
+    pairs = f", paired by {', '.join(report.paired_by)}" if report.paired_by else ""
+    if state == "double-dipped":
+        return [
+            "There were too few images to keep two halves apart: the same images were used to "
+            "propose these sentences and to test them, so the numbers flatter the sentences and "
+            "nothing is confirmed.",
+            f"Scored on {images}{pairs}. More images would allow a real test.",
+        ]
+    held_out = f"Every number is computed on {images} that proposed nothing{pairs}."
+    if state == "found":
+        return [
+            f"Out of {_count(candidates, 'candidate sentence')}, {confirmed} held up. {held_out}"
+        ]
+    sentences = [f"Out of {_count(candidates, 'candidate sentence')}, none held up. {held_out}"]
+    if floor is not None:
+        sentences.append(
+            f"That many images would have detected a difference of AUROC {floor:.2f} or more with "
+            "power 0.8; smaller differences cannot be ruled out."
+        )
+    return sentences
+
+
+def _set_card(card: SetCard) -> dict[str, Any]:
+    return {
+        "name": card.name,
+        "source": card.source,
+        "where": [f"{k} = {v}" for k, v in card.where.items()],
+        "n": card.n,
+        "n_discovery": card.n_discovery,
+        "n_scored": card.n_scored,
+        "n_unreadable": card.n_unreadable,
+    }
+
+
+def _difference(
+    report: DifferenceReport, d: Difference, number: int, scored: Any | None
+) -> dict[str, Any]:
+    names = {"A": report.set_a.name, "B": report.set_b.name}
+    return {
+        "number": number,
+        "text": d.text,
+        "direction": d.direction,
+        "of": names[d.direction],
+        "confirmed": d.confirmed,
+        "auroc": finite(d.auroc),
+        "ci_low": finite(d.ci_low),
+        "ci_high": finite(d.ci_high),
+        "p_value": finite(d.p_value),
+        "q_value": finite(d.q_value),
+        "mean_a": finite(d.mean_a),
+        "mean_b": finite(d.mean_b),
+        "n_a": d.n_a,
+        "n_b": d.n_b,
+        "n_unscored": d.n_unscored,
+        "synonyms": list(d.synonyms),
+        "proposer": d.proposer,
+        "round": d.round,
+        "forest": figures.forest_row(d.auroc, d.ci_low, d.ci_high, d.direction),
+        "histogram": _histogram(scored, d.text) if scored is not None else None,
+        "evidence": {
+            "A": _evidence(report, "A", d.evidence_a) if scored is not None else [],
+            "B": _evidence(report, "B", d.evidence_b) if scored is not None else [],
+        },
+    }
+
+
+class _Scores:
+    """Columns of the score frame by hypothesis, on the images that numbers were computed on."""
+
+    def __init__(self, report: DifferenceReport) -> None:
+        frame = report.scores
+        if frame is not None and "half" in frame and not report.double_dipped:
+            frame = frame[frame["half"] != "discovery"]
+        self.frame = frame
+
+    def sides(self, text: str) -> tuple[Any, Any] | None:
+        """The scores of A's and of B's images, or None when the sentence has no column."""
+        if self.frame is None or text not in self.frame or text in ("set", "id", "half"):
+            return None
+        column = self.frame[text]
+        return column[self.frame["set"] == "A"], column[self.frame["set"] == "B"]
+
+
+def _scored_rows(report: DifferenceReport) -> _Scores:
+    return _Scores(report)
+
+
+def _histogram(scored: _Scores, text: str) -> dict[str, Any] | None:
+    sides = scored.sides(text)
+    return figures.histogram(*sides) if sides else None
+
+
+def _evidence(report: DifferenceReport, side: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+    shown = []
+    for image_id in ids[:MAX_EVIDENCE]:
+        key = f"{side}/{image_id}"
+        data = report.thumbnails.get(key)
+        src, small = _data_uri(data) if data else (None, False)
+        shown.append(
+            {
+                "id": image_id,
+                "caption": report.captions.get(key) or "",
+                "src": src,
+                "pixelated": small,
+            }
+        )
+    return shown
+
+
+def _data_uri(data: bytes) -> tuple[str | None, bool]:
+    """The image as a data URI, and whether it is small; None for bytes that are no PNG or JPEG."""
+    if data.startswith(_PNG):
+        kind = "png"
+        small = max(int.from_bytes(data[16:20]), int.from_bytes(data[20:24])) <= PIXELATED_UP_TO
+    elif data.startswith(_JPEG):
+        kind, small = "jpeg", False
+    else:
+        return None, False
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}", small
+
+
+def _rejected(report: DifferenceReport, r: Rejected) -> dict[str, Any]:
+    return {
+        "text": r.text,
+        "direction": r.direction,
+        "of": report.set_a.name if r.direction == "A" else report.set_b.name,
+        "reason": r.reason,
+        "auroc": finite(r.auroc),
+        "p_value": finite(r.p_value),
+        "q_value": finite(r.q_value),
+    }
+
+
+def _separability(report: DifferenceReport, confirmed: int) -> dict[str, Any]:
+    images = finite(report.separability.images)
+    sentences = finite(report.separability.sentences)
+    return {
+        "images": images,
+        "sentences": sentences,
+        "gap": report.separability.gap,
+        "explanation": _explanation(images, sentences, confirmed),
+    }
+
+
+def _explanation(images: float | None, sentences: float | None, confirmed: int) -> str:
+    """Explained separability in plain language."""
+    if images is None:
+        return (
+            "How different the sets are as a whole was not measured: it needs image features and "
+            "enough images a side for cross-validation."
+        )
+    if images < 0.6:
+        degree = "hardly different"
+    elif images < 0.75:
+        degree = "somewhat different"
+    elif images < 0.9:
+        degree = "clearly different"
+    else:
+        degree = "very different"
+    first = (
+        f"The sets are {degree}: a probe on the image features tells them apart with AUROC "
+        f"{images:.2f}"
+    )
+    if not confirmed or sentences is None:
+        if images < 0.6:
+            return f"{first}, where 0.5 is chance. There is little to explain."
+        return (
+            f"{first}, where 0.5 is chance. No confirmed sentence explains any of it: the sets "
+            "differ in something that no tested sentence puts into words."
+        )
+    if images < 0.6:
+        return f"{first}; the confirmed sentences alone reach {sentences:.2f}. 0.5 is chance."
+    share = (sentences - 0.5) / (images - 0.5)
+    if share >= 0.9:
+        amount = "practically all of it"
+    elif share >= 0.6:
+        amount = "most of it"
+    elif share >= 0.25:
+        amount = "part of it"
+    else:
+        amount = "little of it"
+    rest = (
+        ""
+        if share >= 0.9
+        else " The rest is a difference that no confirmed sentence puts into words."
+    )
+    return (
+        f"{first}. The confirmed sentences alone reach {sentences:.2f}, so they explain {amount} "
+        f"(0.5 is chance).{rest}"
+    )
+
+
+def _null(report: DifferenceReport) -> dict[str, Any] | None:
+    null = report.null
+    if null is None:
+        return None
+    times = _count(null.repeats, "time")
+    if null.with_any_confirmed:
+        found = f"{null.with_any_confirmed:,} of these runs confirmed something"
+    else:
+        found = "none of these runs confirmed anything"
+    return {
+        "repeats": null.repeats,
+        "with_any_confirmed": null.with_any_confirmed,
+        "confirmed_per_repeat": list(null.confirmed_per_repeat),
+        "sentence": f"With the images dealt to the two sets at random, {times}: {found}.",
+    }
+
+
+def _preflight(report: DifferenceReport) -> dict[str, Any]:
+    """The pre-flight findings as lines, and the confounds as rows; tolerant of missing keys."""
+    found = report.preflight
+    a, b = report.set_a.name, report.set_b.name
+    lines: list[str] = []
+    cross: list[list[str]] = list(found.get("cross_duplicates") or ())
+    if cross:
+        shared = len({pair[0] for pair in cross})
+        are = "is" if shared == 1 else "are"
+        lines.append(f"{_count(shared, 'image')} of {a} {are} also in {b}, byte for byte.")
+    for key, name in (("duplicates_within_a", a), ("duplicates_within_b", b)):
+        if found.get(key):
+            lines.append(f"{_count(int(found[key]), 'duplicate')} within {name}.")
+    unreadable: list[dict[str, str]] = []
+    for key, name in (("unreadable_a", a), ("unreadable_b", b)):
+        entries = [tuple(entry) for entry in found.get(key) or ()]
+        if entries:
+            lines.append(f"{_count(len(entries), 'unreadable image')} in {name}.")
+        unreadable += [
+            {"set": name, "id": str(entry[0]), "reason": str(entry[-1])} for entry in entries
+        ]
+    confounds = [
+        {
+            "name": str(c.get("name", "")),
+            "auroc": finite(c.get("auroc")),
+            "mean_a": finite(c.get("mean_a")),
+            "mean_b": finite(c.get("mean_b")),
+            "q_value": finite(c.get("q_value")),
+            "flagged": bool(c.get("flagged")),
+            "sentence": str(c.get("sentence") or ""),
+        }
+        for c in found.get("confounds") or ()
+    ]
+    return {
+        "ran": bool(found),
+        "lines": lines,
+        "unreadable": unreadable,
+        "cross_duplicates": [" = ".join(str(i) for i in pair) for pair in cross],
+        "confounds": sorted(confounds, key=lambda c: not c["flagged"]),
+        "flagged": sum(c["flagged"] for c in confounds),
+    }
+
+
+def _provenance(report: DifferenceReport) -> list[tuple[str, str]]:
+    p = report.provenance
+    rows = [("created", p.created or "–"), ("seed", str(p.seed)), ("device", p.device)]
+    rows += flatten(p.models, "models.")
+    rows += flatten(p.prompts, "prompts.")
+    rows += [(f"seconds.{stage}", f"{seconds:.1f}") for stage, seconds in p.seconds.items()]
+    rows += [(f"tokens.{kind}", f"{n:,}") for kind, n in p.tokens.items()]
+    rows.append(("cache", f"{p.cache_hits:,} hits, {p.cache_misses:,} misses"))
+    rows += flatten(p.versions, "versions.")
+    return rows

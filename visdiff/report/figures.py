@@ -1,0 +1,107 @@
+"""Geometry of the report's figures: numbers in, positions in percent out.
+
+The pictures themselves are a few lines of SVG in the page's template. Positions are percentages, so
+that a figure is as wide as the phone or the screen it is shown on while its text and its dots keep
+their size, and colours are CSS variables, so that one figure is right in dark mode and in print.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+FEWEST_BINS, MOST_BINS = 10, 32
+
+
+def signed_position(auroc: float | None, direction: str) -> float | None:
+    """Where an oriented AUROC lies on the two-sided axis, in percent.
+
+    The axis reads 1.0 (truer of A) at the left edge, 0.5 in the middle and 1.0 (truer of B) at the
+    right edge: the set that is named first is on the left.
+
+    Args:
+        auroc: Oriented AUROC in [0, 1], or None.
+        direction: "A" or "B".
+
+    Returns:
+        A position in [0, 100], or None when there is no number.
+    """
+    if auroc is None or not math.isfinite(auroc):
+        return None
+    value = min(max(auroc, 0.0), 1.0)
+    return round(100 * (1 - value if direction == "A" else value), 2)
+
+
+def forest_row(
+    auroc: float | None, low: float | None, high: float | None, direction: str
+) -> dict[str, float | None]:
+    """A row of the forest plot: dot ``x``, interval ``left`` and ``right``, in percent."""
+    ends = [signed_position(end, direction) for end in (low, high)]
+    known = sorted(end for end in ends if end is not None)
+    both = len(known) == 2
+    return {
+        "x": signed_position(auroc, direction),
+        "left": known[0] if both else None,
+        "right": known[1] if both else None,
+    }
+
+
+def histogram(
+    scores_a: ArrayLike, scores_b: ArrayLike, bins: int | None = None
+) -> dict[str, Any] | None:
+    """Two histograms on one axis, to be drawn back to back.
+
+    Each set is divided by its own size, so that sets of different sizes can be compared, and both
+    are scaled by the tallest bar of the two.
+
+    Args:
+        scores_a: Scores of A's images, any shape; NaN and infinities are left out.
+        scores_b: Scores of B's images.
+        bins: Number of bins over the joint range; by default twice the square root of the smaller
+            set's size, within reason.
+
+    Returns:
+        None when a set has no score; otherwise ``low`` and ``high`` (ends of the axis), ``a`` and
+        ``b`` (lists of {x, width, height}, in percent), ``mean_a`` and ``mean_b`` (positions of the
+        means, in percent).
+    """
+    a, b = (_finite(s) for s in (scores_a, scores_b))
+    if not a.size or not b.size:
+        return None
+    if bins is None:
+        bins = int(np.clip(round(2 * math.sqrt(min(a.size, b.size))), FEWEST_BINS, MOST_BINS))
+    low = float(min(a.min(), b.min()))
+    high = float(max(a.max(), b.max()))
+    if high - low <= 1e-9 * max(1.0, abs(low)):  # all scores equal: one bar in the middle
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, bins + 1)
+    shares = [np.histogram(s, edges)[0] / s.size for s in (a, b)]
+    tallest = max(float(s.max()) for s in shares)
+    return {
+        "low": low,
+        "high": high,
+        "a": _bars(shares[0] / tallest, bins),
+        "b": _bars(shares[1] / tallest, bins),
+        "mean_a": round(100 * (float(a.mean()) - low) / (high - low), 2),
+        "mean_b": round(100 * (float(b.mean()) - low) / (high - low), 2),
+    }
+
+
+def _finite(scores: ArrayLike) -> np.ndarray:
+    values = np.asarray(scores, dtype=np.float64).ravel()
+    return values[np.isfinite(values)]
+
+
+def _bars(shares: Sequence[float] | np.ndarray, bins: int) -> list[dict[str, float]]:
+    width = 100 / bins
+    return [
+        {
+            "x": round(i * width, 3),
+            "width": round(0.86 * width, 3),
+            "height": round(100 * float(s), 2),
+        }
+        for i, s in enumerate(shares)
+        if s > 0
+    ]

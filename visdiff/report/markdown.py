@@ -1,0 +1,150 @@
+"""The report as Markdown: for a pull request, a chat, a terminal or a language model."""
+
+import html
+import re
+from collections.abc import Iterable
+
+from visdiff.report.collect import auroc_text, collect, mean_text, p_text
+from visdiff.results import DifferenceReport
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]#|~!$])")
+
+
+def escape(text: str) -> str:
+    """User text as Markdown that shows exactly that text, on one line, also in a table cell.
+
+    HTML characters become entities (Markdown renders them as themselves, and passes raw tags
+    through), Markdown's own are escaped with a backslash, and line breaks become spaces.
+    """
+    one_line = " ".join(str(text).split())
+    return _SPECIAL.sub(r"\\\1", html.escape(one_line, quote=False))
+
+
+def render_markdown(report: DifferenceReport) -> str:
+    """The report as GitHub-flavoured Markdown, without images.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Text ending in a newline.
+    """
+    data = collect(report, figures_too=False)
+    parts = [f"# {escape(data['verdict'])}"]
+    parts += [escape(sentence) for sentence in data["summary"]]
+    parts += [f"> **Note.** {escape(warning)}" for warning in data["warnings"]]
+    parts += _differences(data)
+    parts += _separability(data)
+    if data["null"]:
+        parts += ["## Shuffled runs", escape(data["null"]["sentence"])]
+    parts += _preflight(data)
+    parts += _rejected(data)
+    parts += _sets(data)
+    parts += ["## Provenance", _table(("what", "value"), data["provenance"])]
+    if data["config"]:
+        parts += ["## Configuration", _table(("setting", "value"), data["config"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]], numbers_from: int = 99) -> str:
+    header = list(header)
+    rule = [" ---: " if i >= numbers_from else " --- " for i in range(len(header))]
+    lines = [" | ".join(header), "|".join(rule).strip()]
+    lines += [" | ".join(escape(cell) for cell in row) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _interval(d: dict) -> str:
+    if d["ci_low"] is None or d["ci_high"] is None:
+        return "–"
+    return f"{auroc_text(d['ci_low'])} to {auroc_text(d['ci_high'])}"
+
+
+def _differences(data: dict) -> list[str]:
+    if not data["differences"]:
+        return []
+    rows = [
+        (
+            str(d["number"]),
+            d["text"],
+            d["of"],
+            "yes" if d["confirmed"] else "not confirmed",
+            auroc_text(d["auroc"]),
+            _interval(d),
+            p_text(d["q_value"]),
+            mean_text(d["mean_a"]),
+            mean_text(d["mean_b"]),
+        )
+        for d in data["differences"]
+    ]
+    header = (
+        "#",
+        "difference",
+        "more true of",
+        "confirmed",
+        "AUROC",
+        "interval",
+        "q",
+        "mean A",
+        "mean B",
+    )
+    parts = ["## Differences", _table(header, rows, numbers_from=4)]
+    also = [
+        f"- {d['number']}. also: {'; '.join(escape(s) for s in d['synonyms'])}"
+        for d in data["differences"]
+        if d["synonyms"]
+    ]
+    if also:
+        parts += ["Other sentences that say the same:", "\n".join(also)]
+    return parts
+
+
+def _separability(data: dict) -> list[str]:
+    s = data["separability"]
+    parts = ["## How much is explained"]
+    if s["images"] is not None:
+        rows = [
+            ("how different the sets are (image features)", auroc_text(s["images"])),
+            ("how much the confirmed sentences explain", auroc_text(s["sentences"])),
+        ]
+        parts.append(_table(("cross-validated probe", "AUROC"), rows, numbers_from=1))
+    return [*parts, escape(s["explanation"])]
+
+
+def _preflight(data: dict) -> list[str]:
+    found = data["preflight"]
+    if not found["ran"]:
+        return []
+    lines = list(found["lines"])
+    lines += [c["sentence"] or c["name"] for c in found["confounds"] if c["flagged"]]
+    body = "\n".join(f"- {escape(line)}" for line in lines) or "Nothing found."
+    return ["## Pre-flight", body]
+
+
+def _rejected(data: dict) -> list[str]:
+    if not data["rejected"]:
+        return []
+    rows = [
+        (r["text"], r["of"], r["reason"], auroc_text(r["auroc"]), p_text(r["q_value"]))
+        for r in data["rejected"]
+    ]
+    header = ("candidate", "claimed for", "reason", "AUROC", "q")
+    return ["## Left out", _table(header, rows, numbers_from=3)]
+
+
+def _sets(data: dict) -> list[str]:
+    rows = [
+        (
+            side,
+            card["name"],
+            card["source"],
+            ", ".join(card["where"]) or "–",
+            f"{card['n']:,}",
+            f"{card['n_discovery']:,}",
+            f"{card['n_scored']:,}",
+            f"{card['n_unreadable']:,}",
+        )
+        for side, card in data["sets"].items()
+    ]
+    header = ("set", "name", "source", "where", "images", "proposed from", "scored", "unreadable")
+    return ["## Sets", _table(header, rows, numbers_from=4)]

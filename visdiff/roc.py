@@ -1,0 +1,262 @@
+"""The area under the ROC curve of scores that should tell two sets apart, and its intervals.
+
+A matrix of scores has one row a hypothesis and one column an image; NaN is a score that is missing.
+Users of the package find these functions in `visdiff.stats`.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+# Elements that one step works on at a time: 8 MiB of float64, a few of which are alive at once.
+BLOCK = 2**20
+# The bootstrap visits its block out of order, so its block has to fit the processor's cache.
+_BOOTSTRAP_BLOCK = 2**17
+# Sums of the same numbers in another order differ by less than this part of their absolute sum.
+ROUNDING = 1e-10
+
+
+def auroc(scores: ArrayLike, is_a: ArrayLike) -> Floats:
+    """Return the area under the ROC curve of each hypothesis, P(A > B) + P(A = B) / 2.
+
+    This is the Mann–Whitney statistic over its maximum (Hanley and McNeil 1982, "The meaning and
+    use of the area under a receiver operating characteristic curve"), from midranks, so that ties
+    are exact.
+
+    Args:
+        scores: (h, n) real numbers; NaN is left out.
+        is_a: (n,) booleans, True for the images of set A.
+
+    Returns:
+        (h,) float64 in [0, 1]; above 0.5 when set A scores higher. NaN where a set has no score.
+
+    Raises:
+        ValueError: The shapes do not fit, or `is_a` is not boolean.
+    """
+    scores, is_a = checked(scores, is_a)
+    areas = np.full(len(scores), np.nan)
+    for rows in blocks(*scores.shape):
+        areas[rows] = _areas(scores[rows], is_a)
+    return areas
+
+
+def delong_interval(scores: ArrayLike, is_a: ArrayLike, level: float = 0.95) -> Floats:
+    """Return a confidence interval for the AUROC of each hypothesis, images being independent.
+
+    The variance is that of DeLong, DeLong and Clarke-Pearson 1988 ("Comparing the areas under two
+    or more correlated receiver operating characteristic curves") through midranks (Sun and Xu 2014,
+    "Fast implementation of DeLong's algorithm"); the interval is symmetric on the logit scale, and
+    so stays within [0, 1].
+
+    Where that variance is zero (perfect separation, constant scores) or cannot be estimated (one
+    score in a set), the scores are read as m = min(n_a, n_b) independent comparisons of one image
+    of A with one of B, and the interval is that of Clopper and Pearson 1934 for AUROC · m
+    successes. At perfect separation it is [(alpha / 2) ** (1 / m), 1], an exact bound: an AUROC of
+    t separates m disjoint pairs with probability at most t ** m. No interval has zero width.
+
+    Args:
+        scores: (h, n) real numbers; NaN is left out.
+        is_a: (n,) booleans, True for the images of set A.
+        level: Confidence level, between 0 and 1.
+
+    Returns:
+        (h, 2) float64, lower and upper bound. NaN where a set has no score.
+
+    Raises:
+        ValueError: The shapes do not fit, `is_a` is not boolean, or `level` is out of range.
+    """
+    scores, is_a = checked(scores, is_a)
+    check_level(level)
+    z = stats.norm.isf((1 - level) / 2)
+    bounds = np.full((len(scores), 2), np.nan)
+    for rows in blocks(*scores.shape):
+        block = scores[rows]
+        area = _areas(block, is_a)
+        variance, n_a, n_b = _delong_variance(block, is_a)
+        # Also true of areas that are NaN.
+        flat = ~((area > 0) & (area < 1) & (variance > 1e-30))
+        with np.errstate(all="ignore"):
+            half = z * np.sqrt(variance) / (area * (1 - area))
+            logit = np.log(area / (1 - area))
+        middle = _expit(np.stack([logit - half, logit + half], axis=1))
+        clopper = _clopper_pearson(area, np.minimum(n_a, n_b), level)
+        bounds[rows] = np.where(flat[:, None], clopper, middle)
+    return bounds
+
+
+def paired_interval(
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    groups: ArrayLike,
+    rng: np.random.Generator,
+    level: float = 0.95,
+    n_resamples: int = 2000,
+) -> Floats:
+    """Return a confidence interval for the AUROC of each hypothesis, only groups being independent.
+
+    A bootstrap that draws whole groups, so that what the images of one prompt share (both sets, all
+    seeds) stays together (Davison and Hinkley 1997, "Bootstrap Methods and their Application",
+    section 3.8). The bounds are expanded percentiles, which make up for few groups (Hesterberg
+    2015, "What teachers should know about the bootstrap"). All hypotheses share the resamples.
+    Where they leave no spread (perfect separation, one group), the bound of `delong_interval` is
+    given, for as many independent comparisons as there are disjoint pairs of groups.
+
+    Args:
+        scores_a: (h, p) scores of the pairs' images in A; NaN is left out.
+        scores_b: (h, p) scores of the same pairs' images in B.
+        groups: (p,) label of each pair's group (its prompt); anything that `numpy.unique` takes.
+        rng: Draws the groups.
+        level: Confidence level, between 0 and 1.
+        n_resamples: How many resamples to draw, 1 or more.
+
+    Returns:
+        (h, 2) float64, lower and upper bound of the AUROC as `auroc` has it for the pooled scores.
+        NaN where a set has no score.
+
+    Raises:
+        ValueError: The shapes do not fit, or `level` or `n_resamples` is out of range.
+    """
+    scores_a, scores_b = matrix("scores_a", scores_a), matrix("scores_b", scores_b)
+    labels, group = np.unique(np.asarray(groups), return_inverse=True)
+    if scores_a.shape != scores_b.shape or group.shape != scores_a.shape[1:]:
+        raise ValueError(
+            "expected scores_a and scores_b of one shape (h, p) and groups of shape (p,), got "
+            f"{scores_a.shape}, {scores_b.shape} and {group.shape}"
+        )
+    check_level(level)
+    if n_resamples < 1:
+        raise ValueError(f"expected n_resamples of 1 or more, got {n_resamples}")
+    is_a = np.repeat([True, False], scores_a.shape[1])
+    area = auroc(np.hstack([scores_a, scores_b]), is_a)
+    n_groups = len(labels)
+    bounds = _clopper_pearson(area, np.full(len(area), max(n_groups // 2, 1)), level)
+    known = np.isfinite(area)
+    if n_groups < 2 or not known.any():
+        return bounds
+
+    resampled = np.empty((len(area), n_resamples))
+    probabilities = np.full(n_groups, 1 / n_groups)
+    step = max(1, _BOOTSTRAP_BLOCK // len(group))
+    for start in range(0, n_resamples, step):
+        size = min(step, n_resamples - start)
+        times = rng.multinomial(n_groups, probabilities, size=size).astype(np.float64)
+        weights = np.ascontiguousarray(times.T[group])
+        for row, (a, b) in enumerate(zip(scores_a, scores_b, strict=True)):
+            resampled[row, start : start + size] = _weighted_areas(a, b, weights)
+
+    tail = stats.norm.sf(
+        math.sqrt(n_groups / (n_groups - 1)) * stats.t.isf((1 - level) / 2, n_groups - 1)
+    )
+    percentiles = np.full_like(bounds, np.nan)
+    # A resample may hold no score of a set where a hypothesis has scores in few groups only.
+    percentiles[known] = np.nanquantile(resampled[known], [tail, 1 - tail], axis=1).T
+    spread = percentiles[:, 1] - percentiles[:, 0] > ROUNDING
+    return np.where(spread[:, None], percentiles, bounds)
+
+
+def matrix(name: str, values: ArrayLike) -> Floats:
+    """Return a caller's matrix as float64, or raise ValueError.
+
+    float64 whatever comes in: scipy would compute the tests of float32 scores in float32.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2:
+        raise ValueError(f"expected {name} with 2 dimensions, got shape {array.shape}")
+    return array
+
+
+def checked(scores: ArrayLike, is_a: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return a caller's scores as float64 and membership as booleans, or raise ValueError."""
+    scores, members = matrix("scores", scores), np.asarray(is_a)
+    if members.dtype != np.bool_ or members.shape != scores.shape[1:]:
+        raise ValueError(
+            f"expected is_a as {scores.shape[1]} booleans, one an image, got {members.dtype} of "
+            f"shape {members.shape}"
+        )
+    return scores, members
+
+
+def check_level(level: float) -> None:
+    """Raise ValueError for a confidence level that is none."""
+    if not 0 < level < 1:
+        raise ValueError(f"expected a confidence level between 0 and 1, got {level}")
+
+
+def blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
+    """Yield slices of rows small enough to work on at once."""
+    step = max(1, BLOCK // max(1, n_columns))
+    for start in range(0, n_rows, step):
+        yield slice(start, start + step)
+
+
+def _ranks(scores: Floats) -> Floats:
+    """Return the midranks within each row; NaN has none and counts for none."""
+    if scores.size == 0:
+        return scores
+    return stats.rankdata(scores, axis=1, nan_policy="omit")
+
+
+def _areas(scores: Floats, is_a: NDArray[np.bool_]) -> Floats:
+    known = ~np.isnan(scores)
+    n_a, n_b = known[:, is_a].sum(axis=1), known[:, ~is_a].sum(axis=1)
+    u = np.nansum(_ranks(scores)[:, is_a], axis=1) - n_a * (n_a + 1) / 2
+    comparisons = (n_a * n_b).astype(np.float64)
+    return np.divide(u, comparisons, out=np.full(len(scores), np.nan), where=comparisons > 0)
+
+
+def _delong_variance(
+    scores: Floats, is_a: NDArray[np.bool_]
+) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+    """Return the variance of each row's AUROC (NaN if not estimable) and the numbers of scores."""
+    ranks = _ranks(scores)
+    total = np.zeros(len(scores))
+    counts = []
+    for members in (is_a, ~is_a):
+        # How many scores of the other set lie below each score of this one, ties by half.
+        below = ranks[:, members] - _ranks(scores[:, members])
+        n = (~np.isnan(below)).sum(axis=1)
+        n_other = (~np.isnan(scores[:, ~members])).sum(axis=1)
+        with np.errstate(all="ignore"):
+            placements = below / n_other[:, None]
+            mean = np.nansum(placements, axis=1) / n
+            squares = np.nansum((placements - mean[:, None]) ** 2, axis=1)
+            total += squares / (n - 1) / n
+        counts.append(n)
+    return np.where(np.minimum(*counts) > 1, total, np.nan), counts[0], counts[1]
+
+
+def _clopper_pearson(area: Floats, trials: NDArray[np.int64], level: float) -> Floats:
+    """Return the exact binomial bounds for `area * trials` successes, whole or not."""
+    tail = (1 - level) / 2
+    trials = np.maximum(trials, 1)
+    with np.errstate(all="ignore"):
+        low = stats.beta.ppf(tail, area * trials, (1 - area) * trials + 1)
+        high = stats.beta.isf(tail, area * trials + 1, (1 - area) * trials)
+    low, high = np.where(area <= 0, 0.0, low), np.where(area >= 1, 1.0, high)
+    return np.stack([low, high], axis=1)
+
+
+def _expit(values: Floats) -> Floats:
+    # tanh does not overflow where exp would.
+    return 0.5 * (1 + np.tanh(0.5 * values))
+
+
+def _weighted_areas(a: Floats, b: Floats, weights: Floats) -> Floats:
+    """Return the AUROC of scores `a` over `b` (p,), one a column of the pairs' weights (p, r)."""
+    known_a, known_b = np.flatnonzero(~np.isnan(a)), np.flatnonzero(~np.isnan(b))
+    ascending = known_b[np.argsort(b[known_b])]
+    lower = np.zeros((len(ascending) + 1, weights.shape[1]))
+    np.cumsum(weights[ascending], axis=0, out=lower[1:])
+    below = np.searchsorted(b[ascending], a[known_a], side="left")
+    not_above = np.searchsorted(b[ascending], a[known_a], side="right")
+    wins = lower[below]
+    if (below != not_above).any():
+        wins = (wins + lower[not_above]) / 2
+    weights_a = weights[known_a]
+    with np.errstate(all="ignore"):
+        return np.einsum("ir,ir->r", weights_a, wins) / (weights_a.sum(axis=0) * lower[-1])
