@@ -1,0 +1,71 @@
+"""Tests see no network, no home, no key: only this checkout and a temporary folder."""
+
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+# Before anything heavy is imported, since libraries read these once. One thread a process: under
+# xdist the workers share the cores, and small models do not gain from more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    TRANSFORMERS_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+    MPLBACKEND="Agg",
+    NO_COLOR="1",
+    COLUMNS="120",
+)
+for _name in tuple(os.environ):
+    # Keys and endpoints of whoever runs the tests, and what would force colour into output.
+    if _name.startswith(("OPENAI_", "VISDIFF_")) or _name in {
+        "FORCE_COLOR",
+        "HF_HUB_CACHE",
+        "HF_TOKEN",
+        "TRANSFORMERS_CACHE",
+    }:
+        del os.environ[_name]
+
+# The same examples on every run: a test that fails can be run again.
+hypothesis.settings.register_profile("visdiff", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("visdiff")
+
+_HOME = pytest.StashKey[Path]()
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the session, in each worker, its own cache and an empty model hub."""
+    home = Path(tempfile.mkdtemp(prefix="visdiff-tests-"))
+    config.stash[_HOME] = home
+    os.environ["VISDIFF_CACHE_DIR"] = str(home / "cache")
+    os.environ["HF_HOME"] = str(home / "hub")
+    os.environ["MPLCONFIGDIR"] = str(home / "matplotlib")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove what `pytest_configure` made."""
+    home = config.stash.get(_HOME, None)
+    if home is not None:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a connection to anything but this machine a failure, said at once."""
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        remote = isinstance(address, tuple) and not str(address[0]).startswith(_LOOPBACK)
+        if self.family in (socket.AF_INET, socket.AF_INET6) and remote:
+            raise OSError(f"tests have no network: connection to {address!r} refused")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)

@@ -1,0 +1,189 @@
+"""One suite for every captioner, on real classes with tiny weights, and what each does alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+from tiny import folder_of_pictures, save_blip, save_blip2, save_open_clip
+
+from visdiff.cache import Cache
+from visdiff.captioners.blip import Blip2Captioner, BlipCaptioner
+from visdiff.captioners.manifest import ManifestCaptioner
+from visdiff.errors import InputError, MissingBackendError
+from visdiff.imageset import ImageSet
+
+PROMPT = "ab c"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("weights")
+    return {"blip2": save_blip2(root / "blip2"), "blip": save_blip(root / "blip")}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    folder = folder_of_pictures(tmp_path_factory.mktemp("pictures"), 9)
+    (folder / "bad.png").write_text("no image")
+    names = sorted(path.name for path in folder.iterdir())
+    captions = [f"caption of {name}" for name in names]
+    captions[names.index("bad.png")] = ""
+    pd.DataFrame({"path": names, "caption": captions}).to_csv(folder / "m.csv", index=False)
+    return ImageSet.open(folder / "m.csv")
+
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(params=["blip2", "blip", "manifest"])
+def make(request: pytest.FixtureRequest, weights: dict[str, Path]) -> Make:
+    if request.param == "manifest":
+        return lambda **options: ManifestCaptioner(**options)
+    cls = {"blip2": Blip2Captioner, "blip": BlipCaptioner}[request.param]
+    common = {"prompt": PROMPT, "max_new_tokens": 16, "device": "cpu"}
+    return lambda **options: cls(**{"model": str(weights[request.param]), **common, **options})
+
+
+def test_captions_do_not_depend_on_the_batch(make: Make, images: ImageSet) -> None:
+    results = [
+        make(batch_size=size).captions(images, Cache(mode="off"), False) for size in (1, 3, 8)
+    ]
+    assert results[0] == results[1] == results[2]
+    said = [value for value in results[0].values if value is not None]
+    assert len(set(said)) > 2  # the picture matters
+    assert all(isinstance(value, str) and value == value.strip() != "" for value in said)
+
+
+def test_captions_do_not_depend_on_the_order(make: Make, images: ImageSet) -> None:
+    turned = images.subset(list(reversed(range(len(images)))))
+    straight = make(batch_size=4).captions(images, Cache(mode="off"), False)
+    back = make(batch_size=4).captions(turned, Cache(mode="off"), False)
+    assert straight.values == back.values[::-1]
+
+
+def test_failures_are_told_and_not_cached(make: Make, images: ImageSet, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    first = make().captions(images, cache, False)
+    bad = images.ids.index("bad.png")
+    assert first.values[bad] is None
+    assert first.failures[bad]
+    assert set(first.failures) == {i for i, value in enumerate(first.values) if value is None}
+    assert make().captions(images, cache, False) == first
+
+
+def test_identity_is_the_setting_not_the_machine(make: Make) -> None:
+    assert make().identity == make(batch_size=2, device="auto").identity
+
+
+@pytest.mark.parametrize("name", ["blip2", "blip"])
+def test_cached_run_loads_nothing(
+    name: str, weights: dict[str, Path], images: ImageSet, tmp_path: Path
+) -> None:
+    cls = {"blip2": Blip2Captioner, "blip": BlipCaptioner}[name]
+
+    def captioner(**more: Any) -> Any:
+        return cls(str(weights[name]), prompt=PROMPT, max_new_tokens=16, device="cpu", **more)
+
+    cache = Cache(tmp_path)
+    first = captioner().captions(images, cache)
+    good = images.subset([i for i, value in enumerate(first.values) if value is not None])
+    second = captioner()
+    again = second.captions(good, cache)
+    assert second._ready is None
+    assert again.values == [value for value in first.values if value is not None]
+    other = captioner(num_beams=2)
+    assert other.identity != second.identity
+
+
+@pytest.mark.parametrize("name", ["blip2", "blip"])
+def test_beams_do_not_depend_on_the_batch(
+    name: str, weights: dict[str, Path], images: ImageSet
+) -> None:
+    cls = {"blip2": Blip2Captioner, "blip": BlipCaptioner}[name]
+    options: dict[str, Any] = {"max_new_tokens": 6, "num_beams": 2, "device": "cpu"}
+    one, many = (
+        cls(str(weights[name]), batch_size=size, **options).captions(images, Cache(mode="off"))
+        for size in (1, 5)
+    )
+    assert one == many
+
+
+def test_the_prompt_matters_and_is_not_repeated(weights: dict[str, Path], images: ImageSet) -> None:
+    for name, cls in (("blip2", Blip2Captioner), ("blip", BlipCaptioner)):
+        with_prompt, without = (
+            cls(str(weights[name]), prompt=prompt, max_new_tokens=16, device="cpu").captions(
+                images, Cache(mode="off")
+            )
+            for prompt in (PROMPT, None)
+        )
+        assert with_prompt.values != without.values
+        assert not any(value.startswith(PROMPT) for value in with_prompt.values if value)
+
+
+def test_a_caption_without_end_is_no_caption(weights: dict[str, Path], images: ImageSet) -> None:
+    applied = BlipCaptioner(str(weights["blip"]), max_new_tokens=1, device="cpu").captions(
+        images, Cache(mode="off")
+    )
+    reasons = set(applied.failures.values())
+    assert "no end within max_new_tokens=1; raise it" in reasons
+    assert all(value is None for value in applied.values)
+
+
+def test_an_empty_caption_is_a_failure(tmp_path: Path, images: ImageSet) -> None:
+    silent = save_blip(tmp_path / "silent", end_bias=1000.0)
+    cache = Cache(tmp_path / "cache")
+    applied = BlipCaptioner(str(silent), device="cpu").captions(images, cache)
+    good = [i for i, name in enumerate(images.ids) if name != "bad.png"]
+    assert {applied.failures[i] for i in good} == {"empty caption"}
+    assert cache.stats()["entries"] == 0
+
+
+def test_mistakes_are_told(weights: dict[str, Path], tmp_path: Path, images: ImageSet) -> None:
+    off = Cache(mode="off")
+    with pytest.raises(InputError, match="is no folder"):
+        BlipCaptioner(str(tmp_path / "nowhere")).captions(images, off)
+    with pytest.raises(InputError, match="blip-2"):
+        Blip2Captioner(str(weights["blip"]), device="cpu").captions(images, off)
+    with pytest.raises(InputError, match="at least 1"):
+        BlipCaptioner(max_new_tokens=0)
+    clip = save_open_clip(tmp_path / "clip")
+    with pytest.raises(MissingBackendError, match="save_pretrained"):
+        BlipCaptioner(str(clip), device="cpu").captions(images, off)
+
+
+def test_weights_that_are_not_here_say_what_to_do(images: ImageSet) -> None:
+    with pytest.raises(MissingBackendError) as caught:
+        BlipCaptioner(device="cpu").captions(images, Cache(mode="off"))
+    said = str(caught.value)
+    assert "Salesforce/blip-image-captioning-base" in said
+    assert "--preset miniature" in said
+    assert "network" in said
+
+
+def test_the_default_revision_is_pinned() -> None:
+    assert len(str(BlipCaptioner().identity["revision"])) == 40
+
+
+def test_manifest_missing_values_are_unscored(tmp_path: Path) -> None:
+    folder_of_pictures(tmp_path, 4)
+    rows = {"path": [f"{i:03d}.png" for i in range(4)], "said": ["a dog ", None, "  ", "7"]}
+    pd.DataFrame(rows).to_csv(tmp_path / "m.csv", index=False)
+    images = ImageSet.open(tmp_path / "m.csv")
+    applied = ManifestCaptioner("said").captions(images, Cache(mode="off"))
+    assert applied.values == ["a dog", None, None, "7"]
+    assert set(applied.failures) == {1, 2}
+    with pytest.raises(InputError, match=r"'caption'.*said"):
+        ManifestCaptioner().captions(images, Cache(mode="off"))
+
+
+def test_the_model_of_another_image_size_still_reads_every_picture(
+    weights: dict[str, Path],
+) -> None:
+    odd = [Image.new("RGB", size, "red") for size in ((1, 1), (500, 3), (33, 64))]
+    applied = Blip2Captioner(str(weights["blip2"]), device="cpu", max_new_tokens=30).captions(
+        ImageSet.open(odd), Cache(mode="off")
+    )
+    assert not any("prepared" in reason for reason in applied.failures.values())

@@ -1,0 +1,451 @@
+"""The whole comparison, without models: manifests, captions, words, colours."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pandas as pd
+import pytest
+from fakes import CHANNELS, picture, said, write_set
+from PIL import Image
+
+import visdiff
+from visdiff.cache import Cache
+from visdiff.compare import NO_DIFFERENCE, shuffled
+from visdiff.errors import CacheMissError, InputError
+from visdiff.imageset import ImageSet
+from visdiff.results import DifferenceReport
+
+WORDS: dict[str, Any] = {
+    "captioner": "manifest",
+    "ranker": "captions-lexical",
+    "progress": False,
+}
+COLOURS: dict[str, Any] = {
+    "captioner": "fakes:ColourCaptioner",
+    "ranker": "fakes:ColourRanker",
+    "progress": False,
+}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Cache]:
+    with Cache(tmp_path / "cache") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two manifests: the same people, mostly by a wall in A and mostly on the grass in B."""
+    folder = tmp_path_factory.mktemp("planted")
+    return (
+        write_set(folder / "A", said(80, 1, place="by a brick wall", share=0.9), seed=1),
+        write_set(folder / "B", said(80, 2, place="on the grass", share=0.9), seed=2),
+    )
+
+
+def facts(report: DifferenceReport) -> dict[str, Any]:
+    """What a report says, without when and how long and what the cache held."""
+    told = json.loads(report.to_json())
+    for name in ("seconds", "created", "cache_hits", "cache_misses"):
+        del told["provenance"][name]
+    return told
+
+
+def colours(n: int, reds: int, seed: int) -> list[Image.Image]:
+    rng = np.random.default_rng(seed)
+    return [picture("red" if i < reds else "blue", rng) for i in range(n)]
+
+
+def test_a_planted_difference_is_found_in_both_directions(
+    planted: tuple[Path, Path], cache: Cache, tmp_path: Path
+) -> None:
+    report = visdiff.compare(*planted, **WORDS, cache=cache)
+    found = {d.direction: (d.text, *d.synonyms) for d in reversed(report.confirmed)}
+    assert any("brick wall" in text for text in found["A"])
+    assert any("grass" in text for text in found["B"])
+    # Professions are the same in both sets.
+    for d in report.confirmed:
+        assert not {"cook", "nurse", "sailor", "judge", "clown"} & set(d.text.split())
+        assert d.ci_low > 0.5
+    assert "confirmed" in report.verdict
+    assert "brick wall" in report.verdict
+    assert "grass" in report.verdict
+    assert not report.double_dipped
+    for card in (report.set_a, report.set_b):
+        assert card.n == 80
+        assert card.n_discovery + card.n_scored == 80
+    assert report.config["ranker"]["backend"] == "captions-lexical"
+    assert report.separability.sentences is not None
+    assert report.separability.sentences > 0.8
+
+    saved = report.save(tmp_path / "report")
+    assert {f.name for f in saved.iterdir()} == {
+        "report.html",
+        "report.json",
+        "report.md",
+        "differences.csv",
+        "scores.parquet",
+    }
+    back = DifferenceReport.from_json((saved / "report.json").read_text("utf-8"))
+    assert back == report
+    scores = pd.read_parquet(saved / "scores.parquet")
+    assert len(scores) == report.set_a.n_scored + report.set_b.n_scored
+    assert report.differences[0].text in scores.columns
+
+
+def test_the_numbers_come_from_the_half_that_did_not_propose(
+    planted: tuple[Path, Path], cache: Cache
+) -> None:
+    report = visdiff.compare(*planted, **WORDS, cache=cache)
+    proposing, scored = set(report.captions), report.scores
+    assert scored is not None
+    testing = {f"{side}/{name}" for side, name in zip(scored["set"], scored["id"], strict=True)}
+    assert not proposing & testing
+    assert len(proposing | testing) == 160
+    for d in report.differences:
+        assert {f"A/{i}" for i in d.evidence_a} | {f"B/{i}" for i in d.evidence_b} <= testing
+        assert {f"A/{i}" for i in d.evidence_a} <= set(report.thumbnails)
+
+
+def test_swapping_the_sets_gives_the_mirrored_report(
+    planted: tuple[Path, Path], cache: Cache
+) -> None:
+    there = visdiff.compare(*planted, **WORDS, cache=cache)
+    back = visdiff.compare(*reversed(planted), **WORDS, cache=cache)
+    other = {"A": "B", "B": "A"}
+
+    def numbers(report: DifferenceReport, mirrored: bool) -> dict[tuple[str, str], Any]:
+        return {
+            (d.text, other[d.direction] if mirrored else d.direction): (
+                d.confirmed,
+                set(d.synonyms),
+                *np.round([d.auroc, d.ci_low, d.ci_high, d.p_value, d.q_value], 9),
+                *np.round([d.mean_b, d.mean_a] if mirrored else [d.mean_a, d.mean_b], 9),
+                (d.n_b, d.n_a) if mirrored else (d.n_a, d.n_b),
+            )
+            for d in report.differences
+        }
+
+    assert numbers(there, mirrored=False) == numbers(back, mirrored=True)
+    assert {(r.text, r.direction) for r in there.rejected} == {
+        (r.text, other[r.direction]) for r in back.rejected
+    }
+    assert there.minimum_detectable_auroc == pytest.approx(back.minimum_detectable_auroc)
+
+
+def test_the_same_seed_gives_the_same_report(planted: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = {**WORDS, "null_repeats": 3, "seed": 5}
+    runs = []
+    for name in ("one", "two"):
+        with Cache(tmp_path / name) as cache:
+            runs.append(facts(visdiff.compare(*planted, **settings, cache=cache)))
+    assert runs[0] == runs[1]
+
+
+def test_sets_that_do_not_differ(tmp_path: Path, cache: Cache) -> None:
+    a = write_set(tmp_path / "a", said(60, 3, place="by a wall", share=0.5), seed=1)
+    b = write_set(tmp_path / "b", said(60, 4, place="by a wall", share=0.5), seed=2)
+    report = visdiff.compare(a, b, **WORDS, cache=cache)
+    assert report.verdict == NO_DIFFERENCE == "no difference found"
+    assert not report.confirmed
+    assert report.minimum_detectable_auroc is not None
+    assert 0.5 < report.minimum_detectable_auroc < 0.9
+    assert report.separability.sentences is None
+    assert "no difference found" in report.to_html().casefold()
+
+
+def test_a_set_against_itself(planted: tuple[Path, Path], cache: Cache) -> None:
+    report = visdiff.compare(planted[0], planted[0], **WORDS, cache=cache)
+    assert report.verdict == NO_DIFFERENCE
+    assert report.minimum_detectable_auroc is not None
+    assert any("80 images of A are in B as well" in w for w in report.warnings)
+
+
+def test_too_few_images_confirm_nothing_and_say_so(tmp_path: Path, cache: Cache) -> None:
+    a = write_set(tmp_path / "a", said(12, 1, place="by a wall"), seed=1)
+    b = write_set(tmp_path / "b", said(12, 2, place="on the grass"), seed=2)
+    report = visdiff.compare(a, b, **WORDS, cache=cache)
+    assert report.double_dipped
+    assert report.differences
+    assert not report.confirmed
+    assert "too few images" in report.verdict
+    assert report.scores is not None
+    assert set(report.scores["half"]) == {"both"}
+
+
+def test_one_image_is_no_set(tmp_path: Path, cache: Cache) -> None:
+    a = write_set(tmp_path / "a", ["a cook"], seed=1)
+    b = write_set(tmp_path / "b", ["a nurse"] * 30, seed=2)
+    with pytest.raises(InputError, match="at least 2 readable images in set A"):
+        visdiff.compare(a, b, **WORDS, cache=cache)
+    with pytest.raises(InputError, match="at least 2 readable images in set B"):
+        visdiff.compare(b, a, **WORDS, cache=cache)
+
+
+def test_pictures_are_compared_by_what_a_ranker_sees(cache: Cache) -> None:
+    report = visdiff.compare(colours(60, 45, 1), colours(60, 15, 2), **COLOURS, cache=cache)
+    found = {d.direction: d.text for d in report.confirmed}
+    assert "red" in found["A"]
+    assert "blue" in found["B"]
+    # The ranker has features: how different the sets are is known, and that all is explained.
+    assert report.separability.images is not None
+    assert report.separability.images > 0.6
+    assert report.separability.gap is not None
+    assert report.separability.gap < 0.1
+
+
+def test_the_batch_size_changes_nothing(tmp_path: Path) -> None:
+    sets = colours(60, 45, 1), colours(60, 15, 2)
+    told = []
+    for size in (1, 7, 64):
+        with Cache(tmp_path / str(size)) as cache:
+            report = visdiff.compare(
+                *sets,
+                **COLOURS,
+                cache=cache,
+                captioner__batch_size=size,
+                ranker__batch_size=size,
+            )
+        found = facts(report)
+        del found["config"]
+        told.append(found)
+    assert told[0] == told[1] == told[2]
+
+
+def test_original_visdiff_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Written by the original: paths from the folder that the program ran in, a group a row.
+    data = tmp_path / "data" / "images"
+    wall = write_set(data / "wall", said(60, 1, place="by a wall"), seed=1)
+    lawn = write_set(data / "lawn", said(60, 2, place="on the grass"), seed=2)
+    tables = []
+    for group, path in (("007", wall), ("1.10", lawn)):
+        table = pd.read_csv(path)
+        table["path"] = f"./data/images/{path.parent.name}/" + table["path"]
+        tables.append(table.assign(group_name=group))
+    manifest = tmp_path / "data" / "all.csv"
+    pd.concat(tables).to_csv(manifest, index=False)
+    monkeypatch.chdir(tmp_path)
+    report = visdiff.compare(
+        manifest,
+        manifest,
+        where_a={"group_name": "007"},
+        where_b={"group_name": "1.10"},
+        **WORDS,
+    )
+    assert {d.direction for d in report.confirmed} == {"A", "B"}
+    assert (report.set_a.n, report.set_b.n) == (60, 60)
+    assert report.set_a.where == {"group_name": "007"}
+    assert (report.set_a.name, report.set_b.name) == ("007", "1.10")
+    with pytest.raises(InputError, match=r"group_name.*'008'.*007"):
+        visdiff.compare(manifest, manifest, where_a={"group_name": "008"}, **WORDS)
+
+
+def test_paired_sets(tmp_path: Path, cache: Cache) -> None:
+    prompts = [f"prompt {i // 4}" for i in range(80)]
+    seeds = [i % 4 for i in range(80)]
+    before = write_set(
+        tmp_path / "before", said(80, 1, place="by a wall"), seed=1, prompt=prompts, seed_=seeds
+    )
+    after = write_set(
+        tmp_path / "after",
+        said(80, 1, place="on the grass", share=0.8, other="by a wall")[:77],
+        seed=2,
+        prompt=prompts[:77],
+        seed_=seeds[:77],
+    )
+    report = visdiff.compare(before, after, **WORDS, cache=cache, paired_by=("prompt", "seed_"))
+    assert report.paired_by == ("prompt", "seed_")
+    assert {d.direction for d in report.confirmed} == {"A", "B"}
+    assert report.set_a.n_scored == report.set_b.n_scored
+    assert any("3 images without a partner" in w for w in report.warnings)
+    with pytest.raises(InputError, match=r"each \(prompt\) once in before"):
+        visdiff.compare(before, after, **WORDS, cache=cache, paired_by=("prompt",))
+    with pytest.raises(InputError, match="add step to the manifest"):
+        visdiff.compare(before, after, **WORDS, cache=cache, paired_by=("prompt", "step"))
+
+
+def test_shuffled_runs_find_next_to_nothing(planted: tuple[Path, Path], cache: Cache) -> None:
+    report = visdiff.compare(*planted, **WORDS, cache=cache, null_repeats=20)
+    assert report.confirmed
+    assert report.null is not None
+    assert report.null.repeats == len(report.null.confirmed_per_repeat) == 20
+    assert report.null.with_any_confirmed == sum(n > 0 for n in report.null.confirmed_per_repeat)
+    # 5 % of 20 is 1; four or more happen once in sixty times when that is so.
+    assert report.null.with_any_confirmed <= 4
+    # The shuffled runs beside it do not change the real one.
+    alone = visdiff.compare(*planted, **WORDS, cache=cache)
+    assert alone.differences == report.differences
+
+
+def test_shuffled_keeps_the_counts() -> None:
+    rng = np.random.default_rng(0)
+    is_a = np.arange(50) < 20
+    seen = set()
+    for _ in range(20):
+        new, order = shuffled(is_a, rng, paired=False)
+        assert new.sum() == 20
+        assert sorted(order) == list(range(50))
+        assert new[order[:20]].all()
+        assert not new[order[20:]].any()
+        seen.add(new.tobytes())
+    assert len(seen) > 15
+
+
+def test_shuffled_pairs_swap_within_pairs_only() -> None:
+    rng = np.random.default_rng(0)
+    is_a = np.arange(40) < 20
+    swaps = np.zeros(20)
+    for _ in range(200):
+        new, order = shuffled(is_a, rng, paired=True)
+        assert new.sum() == 20
+        # Position i of A and of B are still the two of pair i, one in each set.
+        assert (new[:20] != new[20:]).all()
+        assert (order[:20] % 20 == np.arange(20)).all()
+        assert (order[20:] % 20 == np.arange(20)).all()
+        assert new[order[:20]].all()
+        swaps += ~new[:20]
+    # Each pair is a fair coin: 100 of 200, give or take four standard deviations.
+    assert (np.abs(swaps - 100) < 29).all()
+
+
+def layered(n: int, seed: int, loud: str, quiet: str) -> list[str]:
+    """Half the captions tell one thing, the others another that is rarer by far."""
+    rng = np.random.default_rng(seed)
+    return [
+        f"a cook {loud}" if rng.random() < 0.5 else f"a nurse {quiet if rng.random() < 0.7 else ''}"
+        for _ in range(n)
+    ]
+
+
+def test_more_rounds_keep_what_was_found(tmp_path: Path, cache: Cache) -> None:
+    a = write_set(tmp_path / "a", layered(120, 1, "by a brick wall", "with a hat"), seed=1)
+    b = write_set(tmp_path / "b", layered(120, 2, "on the grass", "with a cane"), seed=2)
+    settings = {**WORDS, "cache": cache, "proposer__max_hypotheses": 1}
+    once = visdiff.compare(a, b, **settings)
+    twice = visdiff.compare(a, b, **settings, rounds=2)
+
+    def texts(report: DifferenceReport) -> set[str]:
+        kept = {t for d in report.differences for t in (d.text, *d.synonyms)}
+        return kept | {r.text for r in report.rejected}
+
+    assert texts(once) < texts(twice)
+    assert {d.round for d in twice.differences} == {1, 2}
+    # No hypothesis is proposed, and so corrected for, twice.
+    every = [(d.text, d.direction) for d in twice.differences]
+    every += [(r.text, r.direction) for r in twice.rejected]
+    assert len(every) == len(set(every))
+
+
+def test_rounds_until_the_sentences_explain_the_images(cache: Cache) -> None:
+    sets = colours(60, 55, 1), colours(60, 5, 2)
+    report = visdiff.compare(*sets, **COLOURS, cache=cache, rounds="auto")
+    assert report.confirmed
+    # One round explains these sets, so that there is no second.
+    assert {d.round for d in report.differences} == {1}
+
+
+def test_rounds_auto_without_image_features(planted: tuple[Path, Path], cache: Cache) -> None:
+    report = visdiff.compare(*planted, **WORDS, cache=cache, rounds="auto")
+    assert {d.direction for d in report.confirmed} == {"A", "B"}
+
+
+def test_damaged_files_are_skipped_counted_and_named(tmp_path: Path, cache: Cache) -> None:
+    a = write_set(tmp_path / "a", said(80, 1, place="by a wall"), seed=1)
+    b = write_set(tmp_path / "b", said(80, 2, place="on the grass"), seed=2)
+    whole = (a.parent / "003.png").read_bytes()
+    (a.parent / "003.png").write_bytes(whole[: len(whole) // 2])
+    (a.parent / "005.png").write_bytes(b"not an image at all")
+    (b.parent / "007.png").unlink()
+    report = visdiff.compare(a, b, **WORDS, cache=cache)
+    assert (report.set_a.n_unreadable, report.set_b.n_unreadable) == (2, 1)
+    assert (report.set_a.n, report.set_b.n) == (80, 80)
+    text = " ".join(report.warnings)
+    for name in ("003.png", "005.png", "007.png"):
+        assert name in text
+    assert report.scores is not None
+    assert not {"003.png", "005.png"} & set(report.scores.query("set == 'A'")["id"])
+    assert {d.direction for d in report.confirmed} == {"A", "B"}
+    assert all(d.n_unscored == 0 for d in report.differences)
+
+
+def test_html_in_captions_comes_out_as_text(tmp_path: Path, cache: Cache) -> None:
+    evil = "<script>alert(1)</script>"
+    a = write_set(tmp_path / "a", said(60, 1, place=f"with {evil} & co"), seed=1)
+    b = write_set(tmp_path / "b", said(60, 2, place="on the <b>grass</b>"), seed=2)
+    saved = visdiff.compare(a, b, **WORDS, cache=cache, name_a=evil).save(tmp_path / "out")
+    page = (saved / "report.html").read_text("utf-8")
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+    assert "<b>grass" not in page
+
+
+@pytest.mark.parametrize("role", ["captioner", "ranker"])
+def test_a_killed_run_resumes_and_gives_the_identical_report(tmp_path: Path, role: str) -> None:
+    sets = colours(60, 45, 1), colours(60, 15, 2)
+    deadly = fakes.DeadlyCaptioner if role == "captioner" else fakes.DeadlyRanker
+    settings = {
+        "captioner": "fakes:DeadlyCaptioner",
+        "ranker": "fakes:DeadlyRanker",
+        "ranker__batch_size": 8,
+        "progress": False,
+    }
+    with Cache(tmp_path / "whole") as cache:
+        fakes.DeadlyCaptioner.computed = fakes.DeadlyRanker.computed = 0
+        whole = visdiff.compare(*sets, **settings, cache=cache)
+        total = deadly.computed
+    assert total > 24
+    fakes.DeadlyCaptioner.computed = fakes.DeadlyRanker.computed = 0
+    try:
+        deadly.dies_at = 20
+        with pytest.raises(fakes.Killed), Cache(tmp_path / "cut") as cache:
+            visdiff.compare(*sets, **settings, cache=cache)
+    finally:
+        deadly.dies_at = None
+    # Whole batches of 8: two went through.
+    done = deadly.computed
+    assert done == 16
+    deadly.computed = 0
+    with Cache(tmp_path / "cut") as cache:
+        resumed = visdiff.compare(*sets, **settings, cache=cache)
+    assert deadly.computed == total - done
+    assert facts(resumed) == facts(whole)
+    # A third time, nothing is computed.
+    deadly.computed = 0
+    with Cache(tmp_path / "cut", mode="replay") as cache:
+        again = visdiff.compare(*sets, **settings, cache=cache)
+        assert cache.misses == 0
+    assert deadly.computed == 0
+    assert facts(again) == facts(whole)
+
+
+def test_replay_raises_on_a_miss(tmp_path: Path) -> None:
+    sets = colours(60, 45, 1), colours(60, 15, 2)
+    with (
+        Cache(tmp_path / "empty", mode="replay") as cache,
+        pytest.raises(CacheMissError, match="fake-caption"),
+    ):
+        visdiff.compare(*sets, **COLOURS, cache=cache)
+
+
+def test_names_and_sources_of_image_sets(planted: tuple[Path, Path], cache: Cache) -> None:
+    a = ImageSet.open(planted[0], name="before")
+    report = visdiff.compare(a, planted[1], name_b="after", **WORDS, cache=cache)
+    assert (report.set_a.name, report.set_b.name) == ("before", "after")
+    assert "before shows more" in report.verdict
+
+
+def test_a_ranker_of_words_needs_words(cache: Cache) -> None:
+    with pytest.raises(InputError, match="column 'caption'"):
+        visdiff.compare(colours(30, 10, 1), colours(30, 10, 2), **WORDS, cache=cache)
+
+
+def test_channels_are_what_the_fakes_say() -> None:
+    # The tests above rely on it: a picture of a colour is one to the captioner.
+    captioner = fakes.ColourCaptioner()
+    for channel in CHANNELS:
+        seen = captioner.prepare(picture(channel, np.random.default_rng(0)))
+        assert captioner.values([seen]) == [f"a {channel} square"]

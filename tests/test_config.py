@@ -1,0 +1,172 @@
+"""Configurations: what a run can be told, and how it is told that it was told nonsense."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from visdiff.config import CaptionerConfig, Config, RankerConfig, preset_names
+from visdiff.errors import InputError
+
+# What a person may write: no lone surrogates, which no file can hold.
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_loads_and_says_its_name(name: str) -> None:
+    config = Config.of(name)
+    assert config.preset == name
+    assert config.captioner.model is not None
+
+
+def test_the_presets_of_this_release() -> None:
+    assert {"miniature", "laptop"} <= set(preset_names())
+    assert Config.of("miniature").ranker.model == "miniature"
+    # A preset must mean the same weights next year.
+    assert len(Config.of("laptop").captioner.revision or "") == 40
+
+
+def test_nothing_said_is_the_laptop() -> None:
+    assert Config.parse("seed = 3") == Config.of("laptop").changed(seed=3)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_toml_round_trip_of_presets(name: str) -> None:
+    config = Config.of(name)
+    assert Config.parse(config.to_toml()) == config
+
+
+@settings(max_examples=12)
+@given(
+    prompt=TEXT.filter(bool),
+    columns=st.lists(TEXT, max_size=3),
+    rounds=st.one_of(st.just("auto"), st.integers(1, 9)),
+    alpha=st.floats(1e-6, 0.99),
+    backend=st.sampled_from(["blip", "blip2", "manifest", "mine:Captioner"]),
+)
+def test_toml_round_trip(
+    prompt: str, columns: list[str], rounds: int | str, alpha: float, backend: str
+) -> None:
+    # Another backend than the preset's must not come back with the preset's model and revision.
+    config = Config.of("laptop").changed(
+        captioner=backend,
+        captioner__prompt=prompt,
+        paired_by=tuple(columns),
+        rounds=rounds,
+        statistics__alpha=alpha,
+    )
+    assert Config.parse(config.to_toml()) == config
+    tomllib.loads(config.to_toml())
+
+
+def test_a_file_builds_on_the_preset_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('preset = "miniature"\nseed = 7\n[statistics]\nalpha = 0.01\n')
+    config = Config.of(str(path))
+    expected = Config.of("miniature").changed(seed=7, statistics__alpha=0.01)
+    assert config == expected
+    assert config.ranker.model == "miniature"
+    assert Config.read(path) == config
+
+
+def test_another_backend_starts_from_its_own_defaults() -> None:
+    laptop = Config.of("laptop")
+    assert laptop.captioner.model is not None
+    for changed in (
+        laptop.changed(captioner="blip2"),
+        laptop.with_set({"captioner": "blip2"}),
+        laptop.with_set({"captioner.backend": "blip2"}),
+        Config.parse('preset = "laptop"\n[captioner]\nbackend = "blip2"'),
+    ):
+        assert changed.captioner == CaptionerConfig(backend="blip2")
+
+
+def test_the_same_backend_keeps_its_settings() -> None:
+    laptop = Config.of("laptop")
+    assert laptop.changed(captioner=laptop.captioner.backend) == laptop
+
+
+@pytest.mark.parametrize("backend_first", [True, False])
+def test_backend_and_its_settings_together(backend_first: bool) -> None:
+    settings = {"captioner": "manifest", "captioner__column": "text"}
+    names = list(settings) if backend_first else list(reversed(settings))
+    config = Config.of("laptop").changed(**{name: settings[name] for name in names})
+    assert config.captioner == CaptionerConfig(backend="manifest", column="text")
+
+
+def test_changed_is_a_copy_and_none_changes_nothing() -> None:
+    config = Config.of("laptop")
+    assert config.changed(seed=None, captioner=None, paired_by=None) == config
+    assert config.changed(seed=5).seed == 5
+    assert config.seed == 0
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3
+
+
+def test_set_reads_toml_values() -> None:
+    config = Config.of("laptop").with_set(
+        {
+            "statistics.alpha": "0.01",
+            "proposer.max_hypotheses": "7",
+            "rounds": "auto",
+            "device": '"cpu"',
+            "paired_by": '["prompt", "seed"]',
+            "captioner.prompt": "a photo of",
+            "ranker": "captions-lexical",
+        }
+    )
+    assert config.statistics.alpha == 0.01
+    assert config.proposer.max_hypotheses == 7
+    assert config.rounds == "auto"
+    assert config.device == "cpu"
+    assert config.paired_by == ("prompt", "seed")
+    assert config.captioner.prompt == "a photo of"
+    assert config.ranker == RankerConfig(backend="captions-lexical")
+
+
+def test_unknown_preset_with_a_suggestion() -> None:
+    with pytest.raises(InputError, match=r"got 'minature'\. Did you mean 'miniature'") as caught:
+        Config.of("minature")
+    assert "laptop, miniature" in str(caught.value)
+    with pytest.raises(InputError, match=r"in run.toml, got 'Laptpo'. Did you mean 'laptop'"):
+        Config.parse('preset = "Laptpo"', source="run.toml")
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        ({"sede": "1"}, "Unknown setting 'sede' in --set. Did you mean 'seed'"),
+        ({"ranker.modle": "x"}, "Unknown setting 'ranker.modle' in --set. Did you mean 'model'"),
+        ({"statistics.zzz": "1"}, "Unknown setting 'statistics.zzz' .* Known: .*alpha"),
+        ({"statistics.alpha": "2"}, "Expected statistics.alpha in --set to be less than 1, got 2"),
+        ({"seed": "many"}, "Expected seed in --set to be a valid integer, got 'many'"),
+        ({"seed.x": "1"}, "Expected seed in --set to be a valid integer"),
+        ({"device": "gpu"}, "Expected device .* 'cuda' or 'mps', got 'gpu'"),
+        ({"rounds": "0"}, "Expected rounds .* greater than or equal to 1 or 'auto', got 0"),
+        ({"rounds": "lots"}, "Expected rounds .* a valid integer or 'auto', got 'lots'"),
+        ({"seed": "1", "seed.x": "1"}, "got a value and settings inside it"),
+    ],
+)
+def test_wrong_settings_are_one_clear_sentence(update: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        Config.of("laptop").with_set(update)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_setting_in_python() -> None:
+    with pytest.raises(InputError, match="Did you mean 'null_repeats'"):
+        Config.of("laptop").changed(null_repeat=3)
+
+
+def test_a_file_that_does_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"missing\.toml cannot be read"):
+        Config.of(str(tmp_path / "missing.toml"))
+    broken = tmp_path / "broken.toml"
+    broken.write_text("seed = ")
+    with pytest.raises(InputError, match=r"Expected TOML in .*broken\.toml"):
+        Config.of(str(broken))
+    broken.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"broken\.toml cannot be read"):
+        Config.of(str(broken))

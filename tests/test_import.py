@@ -1,0 +1,64 @@
+"""`import visdiff` is cheap, and its public names are what they say."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+import visdiff
+
+HEAVY = ("torch", "numpy", "pandas", "transformers", "open_clip", "PIL", "pydantic", "matplotlib")
+
+TIMED_IMPORT = f"""
+import json, sys, time
+start = time.perf_counter()
+import visdiff
+seconds = time.perf_counter() - start
+print(json.dumps([seconds, [name for name in {HEAVY!r} if name in sys.modules]]))
+"""
+
+
+def python(code: str) -> str:
+    """Run code in a new interpreter and return what it printed."""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_import_is_fast_and_loads_nothing_heavy() -> None:
+    runs = [json.loads(python(TIMED_IMPORT)) for _ in range(5)]
+    assert [loaded for _, loaded in runs] == [[]] * 5
+    assert min(seconds for seconds, _ in runs) < 0.2
+
+
+@pytest.mark.parametrize("name", visdiff.__all__)
+def test_every_public_name_resolves(name: str) -> None:
+    assert getattr(visdiff, name) is not None
+    assert name in dir(visdiff)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'comapre'"):
+        _ = visdiff.comapre
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["import visdiff.compare", "from visdiff.compare import compare", "visdiff.compare", "pass"],
+)
+def test_compare_is_the_function_whatever_was_imported_before(first: str) -> None:
+    # Importing a submodule binds it in its package: unguarded, the module would hide the function.
+    code = f"import visdiff\n{first}\nprint(type(visdiff.compare).__name__)"
+    assert python(code).strip() == "function"
+
+
+def test_both_packages_are_marked_as_typed() -> None:
+    for package in ("visdiff", "editing"):
+        spec = find_spec(package)
+        assert spec is not None
+        assert spec.submodule_search_locations is not None
+        (folder,) = spec.submodule_search_locations
+        with open(f"{folder}/py.typed", encoding="utf-8"):
+            pass

@@ -1,0 +1,221 @@
+"""The n-gram proposer finds what was planted, in the right direction, in readable phrases."""
+
+import math
+
+import numpy as np
+import pytest
+
+from visdiff.errors import InputError
+from visdiff.proposers.ngrams import NgramProposer, log_odds_z
+from visdiff.results import Hypothesis
+from visdiff.words import ARTICLES
+
+SUBJECTS = ["dog", "cat", "sailboat", "firefighter", "rocket", "apple", "church", "guitar"]
+PLACES = ["on the grass", "in the snow", "in front of a brick wall", "at sunset", "on the sand"]
+
+
+def caption(rng: np.random.Generator, place: str | None = None, subject: str | None = None) -> str:
+    thing = subject or str(rng.choice(SUBJECTS))
+    where = place or str(rng.choice(PLACES))
+    return str(
+        rng.choice(
+            [f"a {thing} {where}", f"A photo of a {thing} {where}.", f"there is a {thing} {where}"]
+        )
+    )
+
+
+def texts(found: list[Hypothesis], direction: str) -> list[str]:
+    return [h.text for h in found if h.direction == direction]
+
+
+def propose(a: list[str], b: list[str], **options: float) -> list[Hypothesis]:
+    return NgramProposer(**options).propose(a, b, rng=np.random.default_rng(0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_planted_place_comes_first(place: str) -> None:
+    rng = np.random.default_rng(1)
+    a = [caption(rng, place) for _ in range(60)]
+    b = [caption(rng) for _ in range(60)]
+    assert texts(propose(a, b), "A")[0] == place
+    assert texts(propose(b, a), "B")[0] == place
+
+
+def test_a_planted_subject_comes_first_with_its_article() -> None:
+    rng = np.random.default_rng(2)
+    a = [caption(rng, subject="penguin" if i % 2 else None) for i in range(60)]
+    b = [caption(rng) for _ in range(60)]
+    found = propose(a, b)
+    assert texts(found, "A")[0] == "a penguin"
+    assert "a penguin" not in texts(found, "B")
+
+
+def test_both_directions_in_one_pass() -> None:
+    found = propose(["a red car on a road"] * 9, ["a blue boat at sea"] * 9)
+    assert texts(found, "A")[0] == "a red car on a road"
+    assert texts(found, "B")[0] == "a blue boat at sea"
+    assert {h.proposer for h in found} == {"ngrams"}
+
+
+def test_swapping_the_sets_swaps_the_directions() -> None:
+    rng = np.random.default_rng(3)
+    a, b = ([caption(rng, p if i % 2 else None) for i in range(40)] for p in PLACES[:2])
+    there, back = propose(a, b), propose(b, a)
+    assert texts(there, "A") == texts(back, "B")
+    assert texts(there, "B") == texts(back, "A")
+
+
+def test_order_and_repetition_change_nothing() -> None:
+    rng = np.random.default_rng(4)
+    a = [caption(rng, PLACES[0] if i % 2 else None) for i in range(50)]
+    b = [caption(rng) for _ in range(50)]
+    first = propose(a, b)
+    assert first
+    for seed in range(3):
+        shuffle = np.random.default_rng(seed)
+        assert propose(list(shuffle.permutation(a)), list(shuffle.permutation(b))) == first
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ([], []),
+        (["a dog"], []),
+        ([], ["a dog"]),
+        ([""], ["a dog"]),
+        (["a dog on the grass"] * 8, ["a dog on the grass"] * 8),
+        (["of the", "in a", "the"], ["is it", "the a", "."]),
+        (["one thing"], ["another matter"]),
+    ],
+)
+def test_nothing_to_say(a: list[str], b: list[str]) -> None:
+    assert propose(a, b) == []
+
+
+def test_without_a_difference_there_are_few_candidates() -> None:
+    counts = []
+    strong = 0
+    for seed in range(20):
+        rng = np.random.default_rng(100 + seed)
+        a, b = ([caption(rng) for _ in range(60)] for _ in range(2))
+        counts.append(len(propose(a, b)))
+        strong += len(propose(a, b, min_z=3.5))
+    assert np.mean(counts) < 10
+    assert strong <= 2
+
+
+def test_at_most_so_many_a_direction() -> None:
+    a = [f"a{i} thing{i}" for i in range(50) for _ in range(6)]
+    b = [f"b{i} matter{i}" for i in range(50) for _ in range(6)]
+    found = propose(a, b, max_hypotheses=7, min_z=0.5)
+    assert len(texts(found, "A")) == len(texts(found, "B")) == 7
+
+
+def test_phrases_read_as_concepts() -> None:
+    rng = np.random.default_rng(5)
+    a = [caption(rng, "in front of a brick wall") + " next to a hammer" for _ in range(80)]
+    b = [caption(rng, "on the grass") for _ in range(80)]
+    bad_ends = ARTICLES | {"of", "in", "on", "front", "to", "next", "is", "there", "and"}
+    for hypothesis in propose(a, b, min_z=0.5):
+        words = hypothesis.text.lower().split()
+        assert words[-1] not in bad_ends, hypothesis.text
+        assert words[0] not in {"of", "and", "is", "there", "front", "to"}, hypothesis.text
+
+
+def test_the_longer_phrase_explains_its_parts() -> None:
+    rng = np.random.default_rng(6)
+    a = [caption(rng, "in front of a brick wall") for _ in range(40)]
+    b = [caption(rng, "on the grass") for _ in range(40)]
+    found = propose(a, b)
+    assert "in front of a brick wall" in texts(found, "A")
+    for part in ("brick", "a brick", "wall", "brick wall", "a brick wall", "front"):
+        assert part not in texts(found, "A")
+    assert "on the grass" in texts(found, "B")
+    assert "grass" not in texts(found, "B")
+
+
+def test_the_shorter_phrase_stays_when_its_company_varies() -> None:
+    things = ["red", "painted", "crumbling", "mossy", "old", "huge", "sunlit", "wet"]
+    a = [f"a {w} brick wall behind a {s}" for w in things for s in SUBJECTS]
+    b = [f"a {w} meadow behind a {s}" for w in things for s in SUBJECTS]
+    found = texts(propose(a, b), "A")
+    assert found[0] == "brick wall"
+    assert not any("mossy" in text for text in found)
+
+
+def test_a_longer_phrase_that_tells_more_stays_beside_its_part() -> None:
+    a = ["a brick wall"] * 30 + ["a wooden wall"] * 30 + ["a field"] * 40
+    b = ["a wooden wall"] * 20 + ["a field"] * 80
+    assert texts(propose(a, b), "A")[:2] == ["wall", "a brick wall"]
+    assert "a wooden wall" not in texts(propose(a, b), "A")  # no more than a wall is
+
+
+def test_near_duplicates_are_one() -> None:
+    a = ["a dog on the grass", "dogs on the grass"] * 20
+    b = ["a cat in the snow"] * 40
+    found = texts(propose(a, b), "A")
+    assert len(found) == len({text.replace("dogs", "dog").removeprefix("a ") for text in found})
+    a = ["a brown dog on the green grass"] * 30
+    assert texts(propose(a, ["a cat"] * 30), "A") == ["a brown dog", "on the green grass"]
+
+
+def test_adjectives_lose_their_article() -> None:
+    a = [f"a striped {s}" for s in SUBJECTS for _ in range(4)]
+    b = [f"a plain {s}" for s in SUBJECTS for _ in range(4)]
+    found = propose(a, b)
+    assert texts(found, "A")[0] == "striped"
+    assert texts(found, "B")[0] == "plain"
+
+
+def test_text_passes_through_untouched() -> None:
+    a = ["a <b>bold</b> sign & <script>alert(1)</script>"] * 10
+    found = " ".join(texts(propose(a, ["a dog"] * 10), "A"))
+    assert "<b>bold</b>" in found
+    assert "<script>alert(1)</script>" in found
+    assert "&lt;" not in found
+
+
+def test_names_keep_their_capitals() -> None:
+    a = ["A view of Paris in NASA style"] * 10
+    found = " ".join(texts(propose(a, ["a dog"] * 10), "A"))
+    assert "Paris" in found
+    assert "NASA" in found
+    assert "A view" not in found
+
+
+def test_round_is_written() -> None:
+    found = NgramProposer().propose(
+        ["a red car"] * 9, ["a dog"] * 9, rng=np.random.default_rng(0), round=3
+    )
+    assert {h.round for h in found} == {3}
+
+
+def test_nothing_crosses_a_sentence() -> None:
+    a = ["a dog. Grass everywhere", "a dog, snow"] * 9
+    for hypothesis in propose(a, ["a cat"] * 9):
+        assert "dog grass" not in hypothesis.text.lower()
+        assert "dog snow" not in hypothesis.text.lower()
+
+
+def test_log_odds_by_hand() -> None:
+    # 8 of 10 against 2 of 10, a prior of 10 captions of which half have it: 13 : 7 against 7 : 13.
+    expected = 2 * math.log(13 / 7) / math.sqrt(2 / 13 + 2 / 7)
+    assert log_odds_z(8, 10, 2, 10, 10.0) == pytest.approx(expected)
+    assert log_odds_z(2, 10, 8, 10, 10.0) == pytest.approx(-expected)
+
+
+def test_log_odds_edges() -> None:
+    assert log_odds_z(5, 10, 5, 10, 10.0) == 0
+    assert log_odds_z(0, 10, 0, 10, 10.0) == 0
+    assert log_odds_z(10, 10, 10, 10, 10.0) == 0
+    assert log_odds_z(0, 0, 5, 10, 10.0) == 0
+    assert math.isfinite(log_odds_z(10, 10, 0, 10, 1e-3))
+    assert log_odds_z(40, 100, 20, 100, 10.0) > log_odds_z(4, 10, 2, 10, 10.0) > 0
+
+
+@pytest.mark.parametrize(
+    "bad", [{"max_hypotheses": 0}, {"max_words": 0}, {"min_count": 0}, {"min_z": -1}, {"prior": 0}]
+)
+def test_parameters_are_checked(bad: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="expected max_hypotheses"):
+        NgramProposer(**bad)  # type: ignore[arg-type]

@@ -1,0 +1,252 @@
+"""One suite for every ranker, and what each scores."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import folder_of_pictures, pictures, save_open_clip
+
+from visdiff.cache import Cache
+from visdiff.errors import InputError
+from visdiff.imageset import ImageSet
+from visdiff.rankers.captions_lexical import CaptionsLexicalRanker
+from visdiff.rankers.clip import ClipRanker
+from visdiff.results import Hypothesis
+from visdiff.words import base_forms
+
+TEXTS = ["a dog", "sand dunes", "<b>bold</b> & {braces}", "red car"]
+
+
+def hypotheses(*texts: str) -> list[Hypothesis]:
+    return [Hypothesis(text, "A", "test") for text in texts]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_open_clip(tmp_path_factory.mktemp("weights") / "clip")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    return ImageSet.open(folder_of_pictures(tmp_path_factory.mktemp("set"), 9))
+
+
+CAPTIONS = [
+    "a dog on the grass",
+    "two dogs near a red car",
+    None,
+    "sand dunes in the desert",
+    "a car",
+    "a red dog in a car",
+    "nothing to see",
+    "  ",
+    "a sandy dune",
+]
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture(params=["clip", "captions-lexical"])
+def make(request: pytest.FixtureRequest, clip: Path) -> Make:
+    if request.param == "clip":
+        return lambda **more: ClipRanker(
+            **{"model": str(clip), "pretrained": None, "device": "cpu", **more}
+        )
+    return lambda **more: CaptionsLexicalRanker(**more)
+
+
+def test_scores_do_not_depend_on_the_batch(make: Make, images: ImageSet) -> None:
+    scores = [
+        make(batch_size=size).score(hypotheses(*TEXTS), images, CAPTIONS, Cache(mode="off"), False)
+        for size in (1, 3, 8)
+    ]
+    assert scores[0].shape == (len(TEXTS), len(images))
+    assert scores[0].dtype == np.float32
+    for other in scores[1:]:
+        np.testing.assert_allclose(scores[0], other, atol=1e-6)
+    assert np.isfinite(scores[0]).any(axis=1).all()
+
+
+def test_scores_do_not_depend_on_the_order(make: Make, images: ImageSet) -> None:
+    order = np.random.default_rng(0).permutation(len(images))
+    straight = make().score(hypotheses(*TEXTS), images, CAPTIONS, Cache(mode="off"))
+    mixed = make().score(
+        hypotheses(*TEXTS),
+        images.subset(order),
+        [CAPTIONS[i] for i in order],
+        Cache(mode="off"),
+    )
+    np.testing.assert_allclose(straight[:, order], mixed, atol=1e-6)
+
+
+def test_nothing_gives_empty_arrays(make: Make, images: ImageSet) -> None:
+    off = Cache(mode="off")
+    assert make().score([], images, CAPTIONS, off).shape == (0, 9)
+    none = images.subset([])
+    assert make().score(hypotheses("a"), none, [], off).shape == (1, 0)
+
+
+def test_identity_is_the_setting_not_the_machine(make: Make) -> None:
+    assert make().identity == make(batch_size=3, device="auto").identity
+
+
+def test_clip_scores_are_cosines(clip: Path, images: ImageSet) -> None:
+    ranker = ClipRanker(str(clip), None, device="cpu")
+    scores = ranker.score(hypotheses(*TEXTS), images, None, Cache(mode="off"))
+    texts = ranker.encoder.encode_texts(TEXTS)
+    features = ranker.features(images, Cache(mode="off"))
+    assert features.shape == (9, 16)
+    np.testing.assert_allclose(scores, texts @ features.T, atol=1e-6)
+    assert np.abs(scores).max() <= 1 + 1e-6
+
+
+def test_clip_second_run_computes_nothing(clip: Path, images: ImageSet, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    first = ClipRanker(str(clip), None, device="cpu").score(hypotheses(*TEXTS), images, None, cache)
+    again = ClipRanker(str(clip), None, device="cpu", batch_size=2)
+    np.testing.assert_array_equal(again.score(hypotheses(*TEXTS), images, None, cache), first)
+    assert again.encoder._ready is None  # not even loaded
+
+
+def test_clip_template_changes_text_not_images(
+    clip: Path, images: ImageSet, tmp_path: Path
+) -> None:
+    cache = Cache(tmp_path)
+    bare = ClipRanker(str(clip), None, device="cpu")
+    scores = bare.score(hypotheses("dog"), images, None, cache)
+    framed = ClipRanker(str(clip), None, device="cpu", template="a photo of {}")
+    entries = cache.stats()["entries"]
+    other = framed.score(hypotheses("dog"), images, None, cache)
+    assert cache.stats()["entries"] == entries + 1
+    assert not np.allclose(scores, other)
+    np.testing.assert_array_equal(
+        other, bare.score(hypotheses("a photo of dog"), images, None, cache)
+    )
+    with pytest.raises(InputError, match=r"one \{\}"):
+        ClipRanker(template="a photo")
+
+
+def test_clip_unreadable_images_are_nan(clip: Path, tmp_path: Path) -> None:
+    folder = folder_of_pictures(tmp_path / "set", 4)
+    (folder / "002.png").write_text("no image")
+    images = ImageSet.open(folder)
+    ranker = ClipRanker(str(clip), None, device="cpu")
+    scores = ranker.score(hypotheses("a dog", "a cat"), images, None, Cache(mode="off"))
+    assert np.isnan(scores).tolist() == [[False, False, True, False]] * 2
+    assert np.isnan(ranker.features(images, Cache(mode="off"))).any(axis=1).tolist() == [
+        False,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_clip_with_no_readable_image(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no image")
+    images = ImageSet.open(tmp_path)
+    ranker = ClipRanker(str(clip), None, device="cpu")
+    assert np.isnan(ranker.score(hypotheses("x"), images, None, Cache(mode="off"))).all()
+    assert ranker.features(images, Cache(mode="off")).shape == (1, 16)
+
+
+def test_clip_too_long_a_hypothesis_is_unscored_and_told(
+    clip: Path, images: ImageSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = "a very long hypothesis about nothing much"
+    scores = ClipRanker(str(clip), None, device="cpu").score(
+        hypotheses("a dog", long), images, None, Cache(mode="off")
+    )
+    assert np.isnan(scores).any(axis=1).tolist() == [False, True]
+    assert long in caplog.text
+
+
+def test_clip_equal_images_tie_exactly(clip: Path) -> None:
+    # Ties matter to rank statistics: the same picture must get the same score everywhere.
+    one = pictures(1)[0]
+    images = ImageSet.open([one, *pictures(6, seed=3), one.copy()])
+    scores = ClipRanker(str(clip), None, device="cpu").score(
+        hypotheses(*TEXTS), images, None, Cache(mode="off")
+    )
+    np.testing.assert_array_equal(scores[:, 0], scores[:, -1])
+
+
+def lexical(text: str, caption: str) -> float:
+    images = ImageSet.open(pictures(1))
+    return float(CaptionsLexicalRanker().score(hypotheses(text), images, [caption])[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("text", "caption", "expected"),
+    [
+        ("a dog", "two dogs on the grass", 1),
+        ("dogs", "a dog", 1),
+        ("running dog", "a dog runs", 0.75),
+        ("a man running", "the man runs", 1),
+        ("baked potatoes", "someone baking a potato", 1),
+        ("people", "a person", 1),
+        ("women in hats", "a woman in a hat", 1),
+        ("red car", "a red car", 1),
+        ("red car", "a car next to a red dog", 0.75),
+        ("red car", "a blue car", 0.5),
+        ("red car", "a blue boat", 0),
+        ("a dog on the grass", "dog on grass", 1),
+        ("sand dunes", "sand dunes in the desert", 1),
+        ("sand dunes", "sdunes", 0),
+        ("grand piano", "a grand piano", 1),
+        ("husband and wife", "a husband and his wife", 1),
+        ("husband and wife", "a husbwife", 0),
+        ("a cap", "a superhero in a cape", 0),
+        ("a car", "someone caring for a cat", 0),
+        ("a ring", "a string", 0),
+        ("king", "a kite", 0),
+        ("a bus", "two buses", 1),
+        ("a glass", "glasses", 1),
+        ("eyes", "yes", 0),
+        ("no people", "a street with people", 0.5),
+        ("DOG!", "A Dog.", 1),
+        ("of the", "out of the box", 1),
+        ("striped shirt", "a shirt with stripes", 0.75),
+        ("T-shirt", "a man in a t-shirt", 1),
+    ],
+)
+def test_lexical_scores(text: str, caption: str, expected: float) -> None:
+    assert lexical(text, caption) == expected
+
+
+def test_lexical_unscored() -> None:
+    images = ImageSet.open(pictures(3))
+    scores = CaptionsLexicalRanker().score(hypotheses("dog", "!?"), images, [None, " ", "a dog"])
+    np.testing.assert_array_equal(scores, [[np.nan, np.nan, 1], [np.nan] * 3])
+    for wrong in (None, ["a dog"]):
+        with pytest.raises(InputError, match="3 images"):
+            CaptionsLexicalRanker().score(hypotheses("dog"), images, wrong)
+
+
+@pytest.mark.parametrize(
+    ("word", "base"),
+    [
+        ("cities", "city"),
+        ("leaves", "leaf"),
+        ("knives", "knife"),
+        ("boxes", "box"),
+        ("benches", "bench"),
+        ("horses", "horse"),
+        ("sitting", "sit"),
+        ("falling", "fall"),
+        ("riding", "ride"),
+        ("carried", "carry"),
+        ("standing", "stand"),
+        ("firemen", "fireman"),
+        ("dressed", "dress"),
+        ("opened", "open"),
+    ],
+)
+def test_inflections_fold(word: str, base: str) -> None:
+    assert base in base_forms(word)
+
+
+@pytest.mark.parametrize("word", ["grass", "bus", "red", "bed", "king", "tennis", "seed", "is"])
+def test_what_is_no_inflection_stays(word: str) -> None:
+    assert base_forms(word) == {word}

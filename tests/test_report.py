@@ -1,0 +1,722 @@
+"""The renderings: content facts, never whole pages."""
+
+import base64
+import dataclasses
+import html.parser
+import io
+import json
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageDraw
+
+from visdiff.errors import InputError
+from visdiff.report import figures
+from visdiff.report.collect import auroc_text, collect, mean_text, p_text
+from visdiff.report.folder import write_folder
+from visdiff.report.html import FRAGMENT_ROWS, render_fragment, render_html
+from visdiff.report.markdown import escape, render_markdown
+from visdiff.results import (
+    Difference,
+    DifferenceReport,
+    NullRun,
+    Provenance,
+    Rejected,
+    Separability,
+    SetCard,
+)
+
+EVIL = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "'><svg onload=alert(1)>",
+    "{{ 7*7 }} | `x` | <b>bold</b> & ]](javascript:alert(1))",
+]
+
+BRIGHTER = "Brightness alone separates the sets (AUROC 0.97): day drawings are brighter."
+
+
+def drawing(shape: str, colour: str, background: str, rng: np.random.Generator) -> bytes:
+    """A 64 px drawing of one shape, as PNG bytes."""
+    image = Image.new("RGB", (64, 64), background)
+    draw = ImageDraw.Draw(image)
+    x, y, r = rng.integers(22, 42), rng.integers(22, 42), rng.integers(10, 20)
+    box = [int(x - r), int(y - r), int(x + r), int(y + r)]
+    if shape == "circle":
+        draw.ellipse(box, fill=colour, outline="black", width=2)
+    elif shape == "square":
+        draw.rectangle(box, fill=colour, outline="black", width=2)
+    else:
+        draw.polygon(
+            [(int(x), box[1]), (box[0], box[3]), (box[2], box[3])], fill=colour, outline="black"
+        )
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+# text, direction, AUROC, low, high, q, confirmed, synonyms
+FOUND = [
+    (
+        "a red shape on a dark background",
+        "A",
+        0.94,
+        0.90,
+        0.97,
+        2e-14,
+        True,
+        ("dark night scenes", "shapes in red"),
+    ),
+    ("a circle", "B", 0.86, 0.80, 0.91, 3e-9, True, ()),
+    (
+        "two shapes that overlap, one partly hidden behind the other",
+        "A",
+        0.74,
+        0.66,
+        0.81,
+        0.0004,
+        True,
+        ("overlap",),
+    ),
+    ("a thick outline", "B", 0.64, 0.55, 0.72, 0.031, True, ()),
+    ("a grainy texture", "A", 0.58, 0.48, 0.67, 0.19, False, ()),
+    ("a shape in the upper left corner", "B", 0.55, 0.46, 0.64, 0.41, False, ("top left",)),
+]
+
+
+def fake_report(**changes: Any) -> DifferenceReport:
+    """A report such as `visdiff.compare` returns, with drawings, scores and captions."""
+    rng = np.random.default_rng(0)
+    a, b = [f"night/{i:03d}.png" for i in range(70)], [f"day/{i:03d}.png" for i in range(68)]
+    thumbnails, captions = {}, {}
+    for i in range(12):
+        thumbnails[f"A/{a[i]}"] = drawing("square" if i % 2 else "triangle", "#d33", "#223", rng)
+        thumbnails[f"B/{b[i]}"] = drawing("circle", "#38c" if i % 3 else "#e9b", "#f3efe2", rng)
+        captions[f"A/{a[i]}"] = (
+            "a red square on a dark background" if i % 2 else "a red triangle at night"
+        )
+        captions[f"B/{b[i]}"] = (
+            "a blue circle on a pale ground" if i % 3 else "a pink circle with a thick outline"
+        )
+    columns: dict[str, Any] = {
+        "set": ["A"] * 70 + ["B"] * 68 + ["A", "B"],
+        "id": [*a, *b, "night/old.png", "day/old.png"],
+        "half": ["scoring"] * 138 + ["discovery"] * 2,
+    }
+    differences = []
+    for k, (text, direction, auroc, low, high, q, confirmed, synonyms) in enumerate(FOUND):
+        shift = 0.03 * (auroc - 0.5) * 4 * (1 if direction == "A" else -1)
+        scores = rng.normal(0.24, 0.03, 140) + shift * (np.array(columns["set"]) == "A")
+        scores[-2:] = 99.0  # discovery images: must not reach a figure
+        columns[text] = scores.astype(np.float32)
+        differences.append(
+            Difference(
+                text,
+                direction,
+                auroc,
+                low,
+                high,
+                q / 7,
+                q,
+                confirmed,
+                float(scores[:70].mean()),
+                float(scores[70:138].mean()),
+                70,
+                68,
+                2 if k == 1 else 0,
+                synonyms,
+                tuple(a[(k + j) % 12] for j in range(6)),
+                tuple(b[(k + j) % 12] for j in range(6)),
+                "ngrams",
+            )
+        )
+    values: dict[str, Any] = {
+        "verdict": "4 confirmed differences",
+        "differences": tuple(differences),
+        "rejected": (
+            Rejected("a blue shape", "B", "AUROC 0.53 is below 0.55", 0.53, 0.28, 0.44),
+            Rejected("a photograph of a dog", "A", "no image could be scored"),
+        ),
+        "separability": Separability(0.98, 0.91),
+        "set_a": SetCard("night drawings", "data/night", 140, 70, 70, 1, {"group_name": "night"}),
+        "set_b": SetCard("day drawings", "data/day", 138, 70, 68),
+        "minimum_detectable_auroc": 0.62,
+        "preflight": {
+            "duplicates_within_a": 2,
+            "duplicates_within_b": 0,
+            "cross_duplicates": [("night/007.png", "day/112.png")],
+            "unreadable_a": [("night/013.png", "truncated file")],
+            "unreadable_b": [],
+            "confounds": [
+                {
+                    "name": "aspect",
+                    "auroc": 0.5,
+                    "mean_a": 1.0,
+                    "mean_b": 1.0,
+                    "p_value": 1.0,
+                    "q_value": 1.0,
+                    "flagged": False,
+                    "sentence": "",
+                },
+                {
+                    "name": "brightness",
+                    "auroc": 0.03,
+                    "mean_a": 41.2,
+                    "mean_b": 228.9,
+                    "p_value": 1e-20,
+                    "q_value": 1e-19,
+                    "flagged": True,
+                    "sentence": BRIGHTER,
+                },
+            ],
+        },
+        "null": NullRun(20, 1, (0,) * 19 + (2,)),
+        "config": {
+            "preset": "miniature",
+            "rank": {"model": "miniature", "min_auroc": 0.55},
+            "seed": 0,
+        },
+        "provenance": Provenance(
+            versions={"visdiff": "0.1.0", "torch": "2.13.0"},
+            models={"ranker": {"id": "miniature/clip", "weights": "sha256:1f3a"}},
+            prompts={"describe-v1": "9c1d"},
+            seed=0,
+            device="cpu",
+            seconds={"caption": 41.3, "rank": 3.2},
+            tokens={"prompt": 0},
+            cache_hits=138,
+            cache_misses=140,
+            created="2026-11-21T09:30:00+00:00",
+        ),
+        "warnings": (
+            "Brightness alone separates the sets (AUROC 0.97): day drawings are brighter.",
+        ),
+        "scores": pd.DataFrame(columns),
+        "thumbnails": thumbnails,
+        "captions": captions,
+    }
+    return DifferenceReport(**{**values, **changes})
+
+
+def nothing_found() -> DifferenceReport:
+    report = fake_report()
+    weak = tuple(dataclasses.replace(d, confirmed=False) for d in report.differences[4:])
+    return dataclasses.replace(
+        report,
+        verdict="no difference found",
+        differences=weak,
+        separability=Separability(0.54, None),
+        warnings=(),
+    )
+
+
+def double_dipped() -> DifferenceReport:
+    report = fake_report()
+    return dataclasses.replace(
+        report,
+        verdict="too few images to confirm anything",
+        differences=tuple(dataclasses.replace(d, confirmed=False) for d in report.differences),
+        double_dipped=True,
+    )
+
+
+class Page(html.parser.HTMLParser):
+    """Tags, attributes and text of a page, and whether every element is closed in order."""
+
+    VOID = frozenset({"meta", "img", "link", "br", "input"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+@pytest.fixture(scope="module")
+def report() -> DifferenceReport:
+    return fake_report()
+
+
+@pytest.fixture(scope="module")
+def page(report) -> Page:
+    return Page(render_html(report))
+
+
+# The page
+
+
+def test_page_is_well_formed(report, page):
+    assert render_html(report).startswith("<!doctype html>")
+    assert page.open == []
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    targets = [str(a["href"])[1:] for a in page.all("a")]
+    assert targets
+    assert set(targets) <= set(ids)
+
+
+def test_page_says_everything_in_order(page):
+    words = page.words
+    facts = [
+        "4 confirmed differences",
+        "12 candidate sentences, 4 held up",
+        "70 images of night drawings and 68 of day drawings",
+        "At a glance",
+        "Confirmed differences",
+        "a red shape on a dark background",
+        "more true of night drawings",
+        "0.94",
+        "0.90–0.97",
+        "< 0.001",
+        "Most telling of night drawings",
+        "dark night scenes",
+        "Not confirmed",
+        "a grainy texture",
+        "not confirmed",
+        "0.19",
+        "How much is explained",
+        "0.98",
+        "0.91",
+        "they explain most of it",
+        "1 / 20",
+        "Pre-flight",
+        "also in day drawings, byte for byte",
+        "Brightness alone",
+        "truncated file",
+        "The sets",
+        "data/night",
+        "group_name = night",
+        "Candidates left out (2)",
+        "AUROC 0.53 is below 0.55",
+        "Provenance",
+        "miniature/clip",
+        "Configuration",
+        "rank.min_auroc",
+    ]
+    position = 0
+    for fact in facts:
+        found = words.find(fact, position)
+        assert found >= 0, f"{fact!r} is missing, or comes too early"
+        position = found
+    for text, *_ in FOUND:
+        assert text in words
+
+
+def test_page_asks_nothing_of_the_network(report, page):
+    text = render_html(report)
+    for tag, attributes in page.tags:
+        assert tag not in {"script", "link", "iframe", "object", "embed", "base"}
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in {"src", "href", "srcset", "xlink:href"}:
+                assert str(value).startswith(("data:image/", "#"))
+    assert "@import" not in text
+    assert "url(" not in text
+    policy = next(a["content"] for a in page.all("meta") if "http-equiv" in a)
+    assert "default-src 'none'" in str(policy)
+
+
+def test_thumbnails_are_the_images_given(report, page):
+    images = page.all("img")
+    assert len(images) == 6 * 6 * 2  # differences, images a set, sets
+    first = report.differences[0]
+    data = base64.b64decode(str(images[0]["src"]).removeprefix("data:image/png;base64,"))
+    assert data == report.thumbnails[f"A/{first.evidence_a[0]}"]
+    assert images[0]["alt"] == report.captions[f"A/{first.evidence_a[0]}"]
+    assert images[0]["class"] == "pixelated"
+
+
+def test_large_thumbnails_are_smoothed():
+    buffer = io.BytesIO()
+    Image.new("RGB", (200, 150)).save(buffer, "PNG")
+    report = fake_report()
+    key = f"A/{report.differences[0].evidence_a[0]}"
+    page = Page(render_html(dataclasses.replace(report, thumbnails={key: buffer.getvalue()})))
+    assert len(page.all("img")) >= 1
+    assert all(image.get("class") is None for image in page.all("img"))
+
+
+def test_confirmed_are_filled_and_the_others_hollow_and_marked(page):
+    classes = [a.get("class") for a in page.all("circle")]
+    assert classes == ["filled"] * 4 + ["hollow"] * 2
+    assert len(page.all("article")) == 4
+    marked = [a for a in page.all("details") if a.get("class") == "card unconfirmed"]
+    assert len(marked) == 2
+    assert page.words.count("not confirmed") >= 2
+
+
+def test_unconfirmed_cards_open_when_there_is_nothing_else():
+    page = Page(render_html(nothing_found()))
+    assert not page.all("article")
+    assert all("open" in a for a in page.all("details") if a.get("class") == "card unconfirmed")
+
+
+def test_no_difference_found_says_what_could_have_been_found():
+    for text in (
+        render_html(nothing_found()),
+        render_markdown(nothing_found()),
+        render_fragment(nothing_found()),
+    ):
+        words = " ".join(text.split())
+        assert "No difference found" in words
+        assert "AUROC 0.62 or more" in words
+        assert "70 images of night drawings and 68 of day drawings" in words
+        assert "filled" not in [a.get("class") for a in Page(text).all("circle")]
+
+
+def test_no_difference_at_all():
+    report = dataclasses.replace(
+        nothing_found(), differences=(), rejected=(), null=None, preflight={}, config={}
+    )
+    words = Page(render_html(report)).words
+    assert "No difference found" in words
+    assert "At a glance" not in words
+    assert "Pre-flight" not in words
+    assert "hardly different" in words
+
+
+def test_sets_that_differ_without_a_sentence_for_it():
+    report = dataclasses.replace(nothing_found(), separability=Separability(0.97, None))
+    assert "no tested sentence puts into words" in Page(render_html(report)).words
+
+
+def test_double_dipping_is_said_plainly():
+    for text in (
+        render_html(double_dipped()),
+        render_markdown(double_dipped()),
+        render_fragment(double_dipped()),
+    ):
+        words = " ".join(text.split())
+        assert "the same images were used to propose these sentences and to test them" in words
+        assert "nothing is confirmed" in words
+        assert "that proposed nothing" not in words
+
+
+def test_missing_numbers_and_missing_extras():
+    nan = math.nan
+    d = Difference(
+        "odd", "A", nan, nan, nan, nan, nan, False, nan, nan, 0, 0, 9, evidence_a=("gone.png",)
+    )
+    report = fake_report(
+        differences=(d,),
+        scores=None,
+        thumbnails={},
+        captions={},
+        separability=Separability(nan, None),
+    )
+    page = Page(render_html(report))
+    assert not re.search(r"\bnan\b", page.words, re.IGNORECASE)
+    assert not page.all("circle")
+    assert "gone.png" in page.words
+    assert "was not measured" in page.words
+    assert "–" in render_markdown(report)
+    assert not re.search(r"\bnan\b", render_markdown(report), re.IGNORECASE)
+
+
+# Hostile text
+
+
+def hostile(evil: str) -> DifferenceReport:
+    """A report with the same text in every place that a user or a model can write to."""
+    png = drawing("circle", "red", "white", np.random.default_rng(0))
+    d = dataclasses.replace(
+        fake_report().differences[0],
+        text=evil,
+        synonyms=(evil,),
+        evidence_a=(evil, "no thumbnail" + evil),
+        evidence_b=(evil,),
+        proposer=evil,
+    )
+    card = SetCard(evil, evil, 9, 4, 5, 1, {evil: evil})
+    return fake_report(
+        verdict=evil,
+        differences=(d, dataclasses.replace(d, confirmed=False)),
+        rejected=(Rejected(evil, "A", evil),),
+        set_a=card,
+        set_b=card,
+        paired_by=(evil,),
+        warnings=(evil,),
+        preflight={
+            "unreadable_a": [(evil, evil)],
+            "cross_duplicates": [(evil, evil)],
+            "confounds": [{"name": evil, "auroc": 0.9, "flagged": True, "sentence": evil}],
+        },
+        config={evil: {evil: [evil]}},
+        provenance=Provenance(
+            {evil: evil},
+            {evil: {evil: evil}},
+            {evil: evil},
+            0,
+            evil,
+            {evil: 1},
+            {evil: 1},
+            created=evil,
+        ),
+        scores=pd.DataFrame(
+            {"set": ["A", "B"], "id": [evil, evil], "half": ["scoring"] * 2, evil: [0.1, 0.2]}
+        ),
+        thumbnails={f"A/{evil}": png, f"B/{evil}": png},
+        captions={f"A/{evil}": evil, f"B/{evil}": evil},
+    )
+
+
+@pytest.mark.parametrize("evil", EVIL)
+@pytest.mark.parametrize("render", [render_html, render_fragment, lambda r: r._repr_html_()])
+def test_user_text_is_only_ever_text_in_html(evil, render):
+    plain, attacked = Page(render(hostile("harmless"))), Page(render(hostile(evil)))
+    # The same elements with the same attributes, whatever the text says.
+    assert [(tag, sorted(a)) for tag, a in attacked.tags] == [
+        (tag, sorted(a)) for tag, a in plain.tags
+    ]
+    assert attacked.open == []
+    assert evil in attacked.text
+
+
+@pytest.mark.parametrize(
+    "evil", [*EVIL, "two\nlines\r\n\n# heading", "| a | b |\n|---|---|", "[x](http://e)", "~~~"]
+)
+def test_user_text_is_only_ever_text_in_markdown(evil):
+    plain, attacked = render_markdown(hostile("harmless")), render_markdown(hostile(evil))
+    assert not re.search(r"<\s*/?\s*[a-zA-Z!]", attacked)
+    # As many lines, headings and table cells as with harmless text.
+    assert len(attacked.splitlines()) == len(plain.splitlines())
+    cells = [len(re.findall(r"(?<!\\)\|", line)) for line in attacked.splitlines()]
+    assert cells == [len(re.findall(r"(?<!\\)\|", line)) for line in plain.splitlines()]
+    assert re.sub(r"\s+", " ", escape(evil)).strip() in attacked
+
+
+def test_markdown_escapes_and_nothing_is_lost():
+    assert escape("a|b") == "a\\|b"
+    assert escape("a\\|b") == "a\\\\\\|b"
+    assert escape("<b>&amp;") == "&lt;b&gt;&amp;amp;"
+    assert escape(" a\n b ") == "a b"
+
+
+# The other doors
+
+
+def test_fragment_is_small_and_has_no_page(report):
+    text = render_fragment(report)
+    assert "<html" not in text
+    assert "<style" not in text
+    assert "<img" not in text
+    assert "4 confirmed differences" in text
+    assert "a red shape on a dark background" in text
+    assert Page(text).open == []
+    assert len(text) < 8_000
+    assert not [a for _, a in Page(text).tags if "id" in a or "class" in a]
+
+
+def test_fragment_of_many_differences_stays_short(report):
+    many = dataclasses.replace(report, differences=report.differences * 10)
+    assert len(Page(render_fragment(many)).all("tr")) == FRAGMENT_ROWS + 1
+    assert f"and {60 - FRAGMENT_ROWS} more" in render_fragment(many)
+
+
+def test_fragment_never_looks_at_images_or_scores(report):
+    class Untouchable(dict):
+        def get(self, *_):
+            raise AssertionError("a notebook cell must not pay for thumbnails")
+
+    assert render_fragment(dataclasses.replace(report, thumbnails=Untouchable(), scores=None))
+
+
+def test_markdown_has_a_row_for_every_difference(report):
+    text = render_markdown(report)
+    assert text.startswith("# 4 confirmed differences\n")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    for number, (sentence, *_) in enumerate(FOUND, 1):
+        row = next(r for r in rows if r.startswith(f"| {number} |"))
+        assert sentence in row
+        assert ("not confirmed" in row) == (number > 4)
+    assert "also: dark night scenes; shapes in red" in text
+    assert "AUROC 0.53 is below 0.55" in text
+
+
+def test_doors_of_the_report(report, tmp_path):
+    assert report.to_html() == render_html(report)
+    assert report.to_markdown() == render_markdown(report)
+    assert report._repr_html_() == render_fragment(report)
+    assert report.save(tmp_path / "deep" / "er") == tmp_path / "deep" / "er"
+    assert (tmp_path / "deep" / "er" / "report.html").exists()
+
+
+def test_folder_holds_the_same_report_five_times(report, tmp_path):
+    folder = write_folder(report, tmp_path)
+    names = {"report.html", "report.json", "report.md", "differences.csv", "scores.parquet"}
+    assert {p.name for p in folder.iterdir()} == names
+    assert DifferenceReport.from_json((folder / "report.json").read_text("utf-8")) == report
+    table = pd.read_csv(folder / "differences.csv")
+    assert list(table["text"]) == [d.text for d in report.differences]
+    assert table.loc[0, "auroc"] == report.differences[0].auroc
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "scores.parquet"), report.scores)
+
+
+def test_folder_is_replaced_and_leaves_nothing_stale(report, tmp_path):
+    write_folder(report, tmp_path)
+    (tmp_path / "mine.txt").write_text("kept")
+    write_folder(dataclasses.replace(report, verdict="other", scores=None), tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text("utf-8"))["verdict"] == "other"
+    assert not (tmp_path / "scores.parquet").exists()  # it belonged to the report before
+    assert (tmp_path / "mine.txt").read_text() == "kept"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_folder_keeps_the_old_report_when_writing_fails(report, tmp_path, monkeypatch):
+    write_folder(report, tmp_path)
+    before = (tmp_path / "report.json").read_bytes()
+
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fails)
+    with pytest.raises(InputError, match="No space left"):
+        write_folder(dataclasses.replace(report, verdict="other"), tmp_path)
+    assert (tmp_path / "report.json").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_folder_that_cannot_be_written_is_the_users_mistake(report, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for directory in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match="folder that can be written to"):
+            write_folder(report, directory)
+
+
+def test_folder_takes_file_names_that_are_not_utf8(report, tmp_path):
+    name = "caf\udce9.png"
+    d = dataclasses.replace(report.differences[0], evidence_a=(name,))
+    scores = pd.DataFrame(
+        {"set": ["A", "B"], "id": [name, "b"], "half": "scoring", d.text: [0.5, 0.1]}, dtype=object
+    )
+    odd = dataclasses.replace(report, differences=(d,), scores=scores)
+    write_folder(odd, tmp_path)
+    assert DifferenceReport.from_json((tmp_path / "report.json").read_text("utf-8")) == odd
+    assert "caf" in pd.read_parquet(tmp_path / "scores.parquet").loc[0, "id"]
+
+
+# Geometry
+
+
+def test_forest_axis_has_a_on_the_left_and_is_mirrored():
+    assert figures.signed_position(1.0, "A") == 0
+    assert figures.signed_position(1.0, "B") == 100
+    assert figures.signed_position(0.5, "A") == figures.signed_position(0.5, "B") == 50
+    assert figures.signed_position(0.8, "A") == pytest.approx(100 - 80)
+    assert figures.signed_position(math.nan, "A") is None
+
+
+@pytest.mark.parametrize("direction", ["A", "B"])
+def test_forest_interval_surrounds_its_dot(direction):
+    row = figures.forest_row(0.58, 0.48, 0.67, direction)
+    left, x, right = (row[k] or math.nan for k in ("left", "x", "right"))
+    assert left < x < right
+    assert left < 50 < right  # the interval crosses 0.5 and the middle line alike
+    assert figures.forest_row(0.6, None, 0.7, direction)["left"] is None
+
+
+def test_histogram_counts_every_score_once():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=300), rng.normal(2, 1, 41)
+    h = figures.histogram(a, np.append(b, [np.nan, np.inf]))
+    assert h is not None
+    assert (h["low"], h["high"]) == (min(a.min(), b.min()), max(a.max(), b.max()))
+    share = [sum(bar["height"] for bar in h[side]) for side in "ab"]
+    assert share[0] == pytest.approx(share[1], rel=0.01)  # each set sums to one, whatever its size
+    assert max(bar["height"] for side in "ab" for bar in h[side]) == 100
+    assert h["mean_a"] < h["mean_b"]
+
+
+@pytest.mark.parametrize("scores", [([], [1.0]), ([np.nan], [1.0])])
+def test_histogram_needs_both_sets(scores):
+    assert figures.histogram(*scores) is None
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3e6])
+def test_histogram_of_equal_scores(value):
+    h = figures.histogram([value] * 3, [value] * 5)
+    assert h is not None
+    assert (len(h["a"]), len(h["b"])) == (1, 1)
+    assert h["mean_a"] == h["mean_b"] == pytest.approx(50)
+
+
+def test_histograms_leave_the_discovery_half_out(report):
+    for d in collect(report)["differences"]:
+        assert d["histogram"]["high"] < 1  # the discovery images score 99
+    both = report.scores.assign(half="both")
+    assert (
+        collect(dataclasses.replace(report, scores=both))["differences"][0]["histogram"]["high"]
+        == 99
+    )
+
+
+# Words
+
+
+def test_numbers_read_well():
+    assert [p_text(p) for p in (0.0, 0.0009, 0.0312, 0.412, None, math.nan)] == [
+        "< 0.001",
+        "< 0.001",
+        "0.031",
+        "0.41",
+        "–",
+        "–",
+    ]
+    assert [auroc_text(v) for v in (0.906, 1.0, None)] == ["0.91", "1.00", "–"]
+    assert [mean_text(v) for v in (-0.123456, 0.24, 228.9)] == ["−0.123", "0.240", "229"]
+    assert mean_text(math.inf) == "–"
+
+
+def test_collected_dict_is_plain(report):
+    assert json.loads(json.dumps(collect(report), allow_nan=False))
+
+
+@pytest.mark.parametrize(
+    ("images", "sentences", "said"),
+    [
+        (0.98, 0.97, "practically all of it"),
+        (0.98, 0.85, "most of it"),
+        (0.98, 0.70, "part of it"),
+        (0.98, 0.52, "little of it"),
+        (0.55, 0.60, "hardly different"),
+        (0.80, 0.75, "clearly different"),
+        (0.65, 0.63, "somewhat different"),
+    ],
+)
+def test_separability_in_words(report, images, sentences, said):
+    changed = dataclasses.replace(report, separability=Separability(images, sentences))
+    assert said in collect(changed)["separability"]["explanation"]
+
+
+def test_nothing_shuffled_was_confirmed(report):
+    changed = dataclasses.replace(report, null=NullRun(10, 0, (0,) * 10))
+    assert "none of these runs confirmed anything" in collect(changed)["null"]["sentence"]

@@ -1,0 +1,251 @@
+"""The records: what they promise to whoever stores, reads or prints them."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from visdiff.errors import InputError
+from visdiff.results import (
+    Difference,
+    DifferenceReport,
+    Hypothesis,
+    NullRun,
+    Provenance,
+    Rejected,
+    Separability,
+    SetCard,
+)
+
+
+def a_difference(**changes) -> Difference:
+    values = {
+        "text": "a red circle",
+        "direction": "A",
+        "auroc": 0.8712345678901234,
+        "ci_low": 0.81,
+        "ci_high": 0.92,
+        "p_value": 1e-12,
+        "q_value": 3e-11,
+        "confirmed": True,
+        "mean_a": 0.31,
+        "mean_b": 0.27,
+        "n_a": 70,
+        "n_b": 68,
+        "n_unscored": 2,
+        "synonyms": ("red circles", "circles in red"),
+        "evidence_a": ("a/1.png", "a/2.png"),
+        "evidence_b": ("b/1.png",),
+        "proposer": "ngrams",
+        "round": 2,
+    }
+    return Difference(**{**values, **changes})
+
+
+def a_report(**changes) -> DifferenceReport:
+    values = {
+        "verdict": "1 confirmed difference",
+        "differences": (a_difference(), a_difference(text="noise", direction="B", confirmed=False)),
+        "rejected": (
+            Rejected("blue", "B", "AUROC below 0.55", 0.52, 0.3, 0.4),
+            Rejected("x", "A", "unscored"),
+        ),
+        "separability": Separability(0.97, 0.9),
+        "set_a": SetCard("reds", "data/reds", 140, 70, 70, 1, {"group": "reds"}),
+        "set_b": SetCard("blues", "data/blues", 138, 70, 68),
+        "minimum_detectable_auroc": 0.62,
+        "paired_by": ("prompt", "seed"),
+        "preflight": {"duplicates_within_a": 1, "confounds": [{"name": "width", "auroc": 0.5}]},
+        "null": NullRun(20, 1, (0, 2, 0)),
+        "config": {"rank": {"model": "ViT-B-32", "threshold": 0.55}, "seed": 0},
+        "provenance": Provenance(
+            {"visdiff": "0.1.0"},
+            {"ranker": {"id": "m"}},
+            {"p": "h"},
+            3,
+            "cpu",
+            {"rank": 1.5},
+            {"prompt": 9},
+            4,
+            5,
+            "2026-11-21",
+        ),
+        "warnings": ("ünïcode and a\nnewline",),
+    }
+    return DifferenceReport(**{**values, **changes})
+
+
+def test_json_round_trip_is_exact():
+    report = a_report()
+    again = DifferenceReport.from_json(report.to_json())
+    assert again == report
+    assert again.to_json() == report.to_json()
+    assert isinstance(again.differences[0].synonyms, tuple)
+    assert isinstance(again.null, NullRun)
+
+
+def test_json_round_trip_of_an_empty_report():
+    report = a_report(
+        differences=(), rejected=(), null=None, separability=Separability(), paired_by=()
+    )
+    assert DifferenceReport.from_json(report.to_json(indent=2)) == report
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_lacks_become_null_and_come_back_as_nan(value):
+    report = a_report(
+        differences=(a_difference(mean_a=value),),
+        config={"x": value},
+        minimum_detectable_auroc=value,
+    )
+    text = report.to_json()
+    data = json.loads(text, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
+    assert data["differences"][0]["mean_a"] is None
+    assert data["config"]["x"] is None
+    again = DifferenceReport.from_json(text)
+    assert math.isnan(again.differences[0].mean_a)  # a number is required here …
+    assert again.minimum_detectable_auroc is None  # … and optional here
+    assert again.to_json() == text
+
+
+def test_json_has_the_documented_fields():
+    data = json.loads(a_report().to_json())
+    assert data["schema_version"] == 1
+    assert data["verdict"] == "1 confirmed difference"
+    first = data["differences"][0]
+    names = {
+        "text",
+        "direction",
+        "auroc",
+        "ci_low",
+        "ci_high",
+        "p_value",
+        "q_value",
+        "confirmed",
+        "synonyms",
+    }
+    assert names <= first.keys()
+    assert first["auroc"] == 0.8712345678901234
+    assert first["synonyms"] == ["red circles", "circles in red"]
+    assert not {"scores", "thumbnails", "captions"} & data.keys()
+
+
+def test_values_that_are_not_json_are_made_so_on_the_way_in():
+    report = a_report(
+        config={
+            "path": Path("a/b"),
+            "n": np.int64(3),
+            "x": np.float32(0.5),
+            "t": (1, 2),
+            "v": np.arange(2),
+        }
+    )
+    assert report.config == {"path": "a/b", "n": 3, "x": 0.5, "t": [1, 2], "v": [0, 1]}
+    assert DifferenceReport.from_json(report.to_json()) == report
+
+
+def test_numpy_numbers_in_records_serialise():
+    d = a_difference(
+        auroc=np.float64(0.75), ci_low=np.float32(0.5), n_a=np.int64(7), confirmed=np.bool_(True)
+    )
+    first = json.loads(a_report(differences=(d,)).to_json())["differences"][0]
+    assert (first["auroc"], first["ci_low"], first["n_a"], first["confirmed"]) == (
+        0.75,
+        0.5,
+        7,
+        True,
+    )
+
+
+def test_file_names_that_are_not_utf8_survive():
+    report = a_report(differences=(a_difference(evidence_a=("bad\udcff.png",)),))
+    text = report.to_json()
+    assert DifferenceReport.from_json(text.encode("utf-8")) == report
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("not json", "not JSON"),
+        ("[]", "schema_version"),
+        ('{"verdict": "x"}', "schema_version"),
+        ('{"schema_version": 99}', "schema_version 1"),
+        ('{"schema_version": 1}', "complete"),
+        ('{"schema_version": 1, "differences": {}}', "list"),
+        ('{"schema_version": 1, "set_a": 3}', "object"),
+    ],
+)
+def test_what_is_no_report_is_refused_with_a_sentence(text, said):
+    with pytest.raises(InputError, match=said):
+        DifferenceReport.from_json(text)
+
+
+def test_fields_of_a_later_version_are_ignored():
+    data = json.loads(a_report().to_json())
+    data["later"] = 1
+    data["differences"][0]["later"] = 1
+    assert DifferenceReport.from_json(json.dumps(data)) == a_report()
+
+
+def test_frame_has_one_row_a_difference():
+    frame = a_report().to_frame()
+    assert list(frame["text"]) == ["a red circle", "noise"]
+    assert list(frame["confirmed"]) == [True, False]
+    assert list(frame.columns) == [f.name for f in dataclasses.fields(Difference)]
+    assert frame.loc[0, "synonyms"] == ["red circles", "circles in red"]
+    empty = a_report(differences=()).to_frame()
+    assert len(empty) == 0
+    assert "auroc" in empty
+
+
+def test_bulky_fields_do_not_take_part_in_comparison_or_repr():
+    plain = a_report()
+    heavy = a_report(
+        scores=pd.DataFrame({"set": ["A"], "id": ["1"]}),
+        thumbnails={"A/1": b"png"},
+        captions={"A/1": "c"},
+    )
+    assert plain == heavy
+    assert "thumbnails" not in repr(heavy)
+
+
+def test_records_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        a_report().verdict = "other"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("direction", ["C", "a", ""])
+def test_a_direction_names_a_set(direction):
+    with pytest.raises(InputError, match="direction"):
+        Hypothesis("x", direction, "p")
+    with pytest.raises(InputError, match="direction"):
+        a_difference(direction=direction)
+
+
+def test_confirmed_keeps_the_order():
+    report = a_report(
+        differences=tuple(
+            a_difference(text=t, confirmed=c) for t, c in [("a", True), ("b", True), ("c", False)]
+        )
+    )
+    assert [d.text for d in report.confirmed] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("images", "sentences", "gap"),
+    [(0.9, 0.7, 0.2), (None, 0.7, None), (0.9, None, None), (math.nan, 0.5, None)],
+)
+def test_gap(images, sentences, gap):
+    assert Separability(images, sentences).gap == (None if gap is None else pytest.approx(gap))
+
+
+def test_results_load_no_heavy_library():
+    heavy = {"numpy", "pandas", "torch", "jinja2"}
+    code = f"import sys, visdiff.results; sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
