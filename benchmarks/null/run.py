@@ -1,0 +1,115 @@
+"""Null pairs: how often is something confirmed between two sets of the same kind?
+
+Both sets of a pair are drawn from one distribution of scenes, so every confirmed difference is
+false. Beside our count stands what the original's procedure would have claimed: hypotheses
+proposed and tested on the same images, each with Welch's t-test at 0.05, no correction.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import ttest_ind
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from worldsets import append, done, render_set
+
+from visdiff import stats
+from visdiff.cache import Cache
+from visdiff.compare import Backends, compare
+from visdiff.config import Config
+from visdiff.imageset import ImageSet
+from visdiff.miniature import world
+from visdiff.miniature.render import Art
+from visdiff.proposers.ngrams import NgramProposer
+
+PAIRS, SIZE, SEED = 60, 60, 11
+HERE = Path(__file__).parent
+
+
+def scenes(kind: int, rng: np.random.Generator) -> list[world.Scene]:
+    """One set of a pair. Kinds differ in what they hold fixed, as real prompt lists do."""
+    places, styles = list(world.PLACES), world.STYLES
+    fixed = [
+        {},
+        {"place": places[kind % len(places)]},
+        {"style": styles[kind % len(styles)]},
+        {"subject": world.PROFESSIONS[kind % len(world.PROFESSIONS)], "second": ""},
+        {"subject": world.SUBJECTS[kind % len(world.SUBJECTS)], "second": ""},
+    ][kind % 5]
+    return [world.sample_scene(rng, **fixed) for _ in range(SIZE)]
+
+
+def original_claims(a: Path, b: Path, cache: Cache) -> int:
+    """How many hypotheses VisDiff's procedure would call significant on this pair."""
+    config = Config.of("miniature")
+    backends = Backends.of(config)
+    set_a, set_b = ImageSet.open(a), ImageSet.open(b)
+    captions = backends.captions(set_a, set_b, cache, False).values
+    said = [[c for c in part if c] for part in (captions[:SIZE], captions[SIZE:])]
+    # The original's proposer always answers: three rounds of ten, whatever the captions say.
+    eager = NgramProposer(max_hypotheses=15, min_z=0.0)
+    hypotheses = eager.propose(*said, rng=np.random.default_rng(0), round=1)
+    if not hypotheses:
+        return 0
+    scores = backends.score(hypotheses, set_a, set_b, None, cache, False)
+    is_a = np.arange(2 * SIZE) < SIZE
+    sign = np.array([1 if h.direction == "A" else -1 for h in hypotheses])
+    _, p = ttest_ind(scores[:, is_a], scores[:, ~is_a], axis=1, equal_var=False)
+    toward = sign * (scores[:, is_a].mean(1) - scores[:, ~is_a].mean(1)) > 0
+    return int(((p < 0.05) & toward).sum())
+
+
+def main() -> None:
+    """Runs what is not done yet and writes ``results.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--art", type=Path, required=True, help="folder with node_modules")
+    parser.add_argument("--work", type=Path, default=Path("runs/null"))
+    parser.add_argument("--quick", action="store_true", help="6 pairs, no results.json")
+    arguments = parser.parse_args()
+    pairs = 6 if arguments.quick else PAIRS
+    cases_file = arguments.work / "cases.jsonl"
+    finished = {case["pair"]: case for case in done(cases_file)}
+    art = Art.load(arguments.art)
+    with Cache() as cache:
+        for pair in range(pairs):
+            if pair in finished:
+                continue
+            rng = np.random.default_rng([SEED, pair])
+            a, b = (
+                render_set(arguments.work / f"{pair:02d}{side}", scenes(pair, rng), art, rng)
+                for side in "ab"
+            )
+            report = compare(a, b, preset="miniature", cache=cache, progress=False, seed=pair)
+            case = {
+                "pair": pair,
+                "confirmed": [d.text for d in report.confirmed],
+                "tested": len(report.rejected)
+                + sum(1 + len(d.synonyms) for d in report.differences),
+                "original_claims": original_claims(a, b, cache),
+            }
+            finished[pair] = case
+            append(cases_file, case)
+            sys.stderr.write(f"pair {pair}: {case}\n")
+    cases = [finished[p] for p in range(pairs)]
+    hit = sum(bool(c["confirmed"]) for c in cases)
+    claimed = sum(c["original_claims"] > 0 for c in cases)
+    results = {
+        "pairs": pairs,
+        "images_a_side": SIZE,
+        "pairs_with_any_confirmed": hit,
+        "wilson_95": [round(x, 3) for x in stats.wilson(hit, pairs)],
+        "pairs_with_any_claim_by_the_originals_procedure": claimed,
+        "claims_by_the_originals_procedure": sum(c["original_claims"] for c in cases),
+        "hypotheses_tested": sum(c["tested"] for c in cases),
+    }
+    text = json.dumps(results, indent=2)
+    if not arguments.quick:
+        (HERE / "results.json").write_text(text + "\n")
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
