@@ -81,11 +81,17 @@ def check_preset(name: str) -> PresetCheck:
     from visdiff.results import Hypothesis
 
     blank = ImageSet.open([Image.new("RGB", (64, 64), "white")])
-    try:
-        backends = Backends.of(Config.of(name))
-        with Cache(mode="off") as nothing, hub_offline():
-            backends.ranker.score([Hypothesis("a dog", "A", "doctor")], blank, None, nothing, False)
-            backends.captioner.captions(blank, nothing, False)
-    except VisdiffError as error:
-        return PresetCheck(name, False, str(error))
-    return PresetCheck(name, True, "")
+    backends = Backends.of(Config.of(name))
+    missing = []
+    with Cache(mode="off") as nothing, hub_offline():
+        for use in (
+            lambda: backends.captioner.captions(blank, nothing, False),
+            lambda: backends.ranker.score(
+                [Hypothesis("a dog", "A", "doctor")], blank, ["a dog"], nothing, False
+            ),
+        ):
+            try:
+                use()
+            except VisdiffError as error:
+                missing.append(str(error))
+    return PresetCheck(name, not missing, "; ".join(missing))

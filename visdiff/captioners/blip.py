@@ -11,6 +11,7 @@ Li et al., "BLIP" (2022), arXiv:2201.12086; Li et al., "BLIP-2" (2023), arXiv:23
 import logging
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -41,7 +42,7 @@ class _Loaded(NamedTuple):
     commit: str | None
 
 
-class _BlipFamily:
+class _BlipFamily(ABC):
     """What BLIP and BLIP-2 share: loading, batching, and care of the text that comes out."""
 
     name: ClassVar[str]
@@ -163,21 +164,25 @@ class _BlipFamily:
 
     # What differs between the two.
 
+    @abstractmethod
     def _decoder(self, model: Any) -> Any:
-        raise NotImplementedError
+        """Return the part that writes."""
 
+    @abstractmethod
     def _prompt_ids(self, loaded: _Loaded) -> list[int]:
-        raise NotImplementedError
+        """Return the tokens that stand before the caption."""
 
+    @abstractmethod
     def _given(self, prompt: list[int]) -> int:
         """Return how many of the prompt's tokens the output begins with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _ends(self, loaded: _Loaded) -> list[int]:
-        raise NotImplementedError
+        """Return the tokens that end a caption."""
 
+    @abstractmethod
     def _stops(self, ends: list[int], pad: int) -> dict[str, Any]:
-        raise NotImplementedError
+        """Return what ``generate`` has to be told of ends and padding."""
 
     # Loading.
 

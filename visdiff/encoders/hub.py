@@ -7,6 +7,7 @@ that the hub answers.
 
 import logging
 import os
+import textwrap
 import threading
 import urllib.error
 import urllib.request
@@ -63,9 +64,10 @@ def _load(load: Callable[[], T], what: str) -> T:
         # Libraries raise half a dozen types for "not on disk"; what to do next is the same for all.
         offline = error
     if not _wanted():
-        raise MissingBackendError(
-            _message(what, "not on disk, and the hub is switched off (HF_HUB_OFFLINE)", offline)
-        ) from offline
+        # Who asks what is on disk (`visdiff doctor`) has switched the hub off, not the user.
+        by_user = not _blocks or _before
+        off = ", and the hub is switched off (HF_HUB_OFFLINE)" if by_user else ""
+        raise MissingBackendError(_message(what, f"not on disk{off}", offline)) from offline
     if not _answers(endpoint()):
         raise MissingBackendError(
             _message(what, f"not on disk, and {endpoint()} does not answer", offline)
@@ -134,9 +136,11 @@ def _answers(url: str) -> bool:
 
 
 def _message(what: str, reason: str, error: Exception) -> str:
-    detail = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    # Libraries add advice of their own after the first sentence; what to do is said below.
+    first = " ".join(str(error).split()).partition(". ")[0]
+    detail = textwrap.shorten(f"{type(error).__name__}: {first}", 200, placeholder=" …")
     return (
         f"the weights of {what} cannot be loaded: {reason} ({detail}). Run once with network "
-        "access to "
-        "download them, or give a local folder; `--preset miniature` runs offline, on drawings only"
+        "access to download them, or give a local folder; `--preset miniature` runs offline, on "
+        "drawings only"
     )

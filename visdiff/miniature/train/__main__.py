@@ -13,7 +13,14 @@ import torch
 from visdiff.torchvision_compat import ensure_torchvision
 
 #: Model → training steps, in the order of their dependencies.
-STEPS = {"vae": 1400, "classifier": 2500, "clip": 6000, "captioner": 1800, "diffusion": 5000}
+STEPS = {
+    "vae": 1400,
+    "classifier": 2500,
+    "clip": 6000,
+    "clip-image": 5000,
+    "captioner": 6000,
+    "diffusion": 9500,
+}
 
 
 def main() -> None:
@@ -50,6 +57,8 @@ def _train(name: str, data, arguments: argparse.Namespace) -> None:
         vae.train(data, out / "diffusion", work, **common)
     elif name == "clip":
         clip.train(data, out / "clip", work, **common)
+    elif name == "clip-image":
+        clip.train_image_tower(data, out / "clip", work, **common)
     elif name == "classifier":
         classifier.train(data, out / "classifier", work, **common)
     elif name == "captioner":

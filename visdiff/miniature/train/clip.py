@@ -76,23 +76,18 @@ def train(
     """Trains CLIP on pairs of scenes that differ in one attribute and writes it to ``folder``."""
     model, tokenizer = build(folder, seed)
     model.to(device)
-    pairs = len(data.scenes) // 2
-
     heads = AttributeHeads()
     towers = torch.nn.ModuleDict({"clip": model, "heads": heads}).to(device)
 
     def step(i: int, rng: np.random.Generator, generator: torch.Generator) -> torch.Tensor:
-        first = 2 * rng.choice(pairs, 64, replace=False)
-        index = np.sort(np.concatenate([first, first + 1]))
-        texts, said = zip(*(_sentence(data.scenes[j], rng) for j in index), strict=True)
-        stated = np.array([encode(data.scenes[j], s) for j, s in zip(index, said, strict=True)])
-        positive = torch.from_numpy(true_of(stated, data.truth[index])).to(device)
+        index, texts, stated = _pairs_and_sentences(data, rng)
         images = _jitter(pixels(data.images[index], device), rng)
         image = model.visual(images)
         if i < steps // 2:
             # See first, then speak: contrast with unlearnt sentences holds the image tower back.
             return heads.loss(image, data.truth[index])
-        text = encode_text(model, tokenizer(list(texts)).to(device))
+        text = encode_text(model, tokenizer(texts).to(device))
+        positive = torch.from_numpy(true_of(stated, data.truth[index])).to(device)
         return (
             contrastive_loss(image, text, positive, model.logit_scale)
             + heads.loss(image, data.truth[index])
@@ -100,12 +95,48 @@ def train(
         )
 
     fit(towers, step, steps=steps, lr=2e-3, checkpoint=work / "clip.pt", seed=seed)
+    _save(model, folder)
+    return model
+
+
+def train_image_tower(
+    data: Renderings, folder: Path, work: Path, *, steps: int, seed: int, device: torch.device
+) -> torch.nn.Module:
+    """Trains the image tower of the CLIP in ``folder`` further, the text tower locked.
+
+    Locked-image tuning the other way round (LiT, Zhai et al., CVPR 2022). The generator reads with
+    the text tower, so it may be trained while this goes on.
+    """
+    import open_clip
+
+    model = load(folder).to(device).requires_grad_(False)
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    visual = model.visual.requires_grad_(True)
+    torch.manual_seed(seed)
+    heads = AttributeHeads()
+    parts = torch.nn.ModuleDict({"visual": visual, "heads": heads}).to(device)
+
+    def step(i: int, rng: np.random.Generator, generator: torch.Generator) -> torch.Tensor:
+        index, texts, stated = _pairs_and_sentences(data, rng)
+        image = visual(_jitter(pixels(data.images[index], device), rng))
+        with torch.no_grad():
+            text = encode_text(model, tokenizer(texts).to(device))
+        positive = torch.from_numpy(true_of(stated, data.truth[index])).to(device)
+        return contrastive_loss(image, text, positive, model.logit_scale) + heads.loss(
+            image, data.truth[index]
+        )
+
+    fit(parts, step, steps=steps, lr=1e-3, checkpoint=work / "clip-image.pt", seed=seed)
+    _save(model, folder)
+    return model
+
+
+def _save(model: torch.nn.Module, folder: Path) -> None:
     weights = {
         k: (v.half() if v.is_floating_point() else v).detach().cpu().contiguous()
         for k, v in model.state_dict().items()
     }
     save_file(weights, folder / "open_clip_model.safetensors")
-    return model
 
 
 class AttributeHeads(torch.nn.Module):
@@ -170,6 +201,21 @@ def contrastive_loss(
     others = positive & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     logits = logits.masked_fill(others, float("-inf"))
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def _pairs_and_sentences(
+    data: Renderings, rng: np.random.Generator
+) -> tuple[np.ndarray, list[str], np.ndarray]:
+    """Draws 64 pairs of scenes that differ in one attribute and a sentence about each scene.
+
+    Returns:
+        Indices (128,), sentences, and (128, 6) what the sentences state.
+    """
+    first = 2 * rng.choice(len(data.scenes) // 2, 64, replace=False)
+    index = np.sort(np.concatenate([first, first + 1]))
+    texts, said = zip(*(_sentence(data.scenes[j], rng) for j in index), strict=True)
+    stated = [encode(data.scenes[j], s) for j, s in zip(index, said, strict=True)]
+    return index, list(texts), np.array(stated)
 
 
 def _sentence(scene: world.Scene, rng: np.random.Generator) -> tuple[str, frozenset]:
