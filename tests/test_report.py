@@ -331,6 +331,17 @@ def test_page_says_everything_in_order(page):
         assert text in words
 
 
+def test_what_the_preflight_found_is_told_once():
+    found = dict(fake_report().preflight)
+    found["warnings"] = [BRIGHTER]
+    report = fake_report(preflight=found, warnings=(BRIGHTER, "3 images were left out."))
+    assert render_markdown(report).count(BRIGHTER) == 1
+    assert "3 images were left out." in render_markdown(report)
+    # And nothing is pointed to where nothing is told.
+    found["warnings"] = []
+    assert "pre-flight section tells" not in render_markdown(fake_report(preflight=found))
+
+
 def test_page_asks_nothing_of_the_network(report, page):
     text = render_html(report)
     for tag, attributes in page.tags:

@@ -57,7 +57,7 @@ def collect(report: DifferenceReport, figures_too: bool = True) -> dict[str, Any
         "null": _null(report),
         "preflight": _preflight(report),
         "rejected": [_rejected(report, r) for r in report.rejected],
-        "warnings": list(report.warnings),
+        "warnings": _warnings(report),
         "config": flatten(report.config),
         "provenance": _provenance(report),
         "created": report.provenance.created,
@@ -326,6 +326,16 @@ def _null(report: DifferenceReport) -> dict[str, Any] | None:
         "confirmed_per_repeat": list(null.confirmed_per_repeat),
         "sentence": f"With the images dealt to the two sets at random, {times}: {found}.",
     }
+
+
+def _warnings(report: DifferenceReport) -> list[str]:
+    """The warnings that have no section of their own, and a pointer to those that have one."""
+    told_below = [str(w) for w in (report.preflight or {}).get("warnings") or ()]
+    warnings = [w for w in report.warnings if w not in told_below]
+    if told_below:
+        things = "one thing" if len(told_below) == 1 else f"{len(told_below)} things"
+        warnings.append(f"The pre-flight section tells {things} about the files to know first.")
+    return warnings
 
 
 def _preflight(report: DifferenceReport) -> dict[str, Any]:
