@@ -1,13 +1,16 @@
 """Sets of rendered scenes for the offline benchmarks, made once into a folder."""
 
+import argparse
 import csv
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from visdiff.miniature.render import Art
 from visdiff.miniature.world import Scene
@@ -31,15 +34,39 @@ def render_set(folder: Path, scenes: Sequence[Scene], art: Art, rng: np.random.G
     return manifest
 
 
-def done(results: Path) -> list[dict]:
-    """The cases that a killed run finished, from its JSON lines."""
-    if not results.is_file():
-        return []
-    return [json.loads(line) for line in results.read_text().splitlines()]
+def resumed(cases: Path, pairs: int, run: Callable[[int], dict]) -> list[dict]:
+    """Runs pairs 0 … pairs - 1, leaving out those that a killed run finished.
+
+    Args:
+        cases: JSON lines, one a finished pair; a new one is added as soon as it is there.
+        pairs: How many.
+        run: Pair number → its case.
+
+    Returns:
+        The cases in the order of their pairs.
+    """
+    cases.parent.mkdir(parents=True, exist_ok=True)
+    lines = cases.read_text().splitlines() if cases.is_file() else []
+    finished = {case["pair"]: case for case in map(json.loads, lines)}
+    for pair in tqdm([p for p in range(pairs) if p not in finished], unit="pair"):
+        finished[pair] = {"pair": pair, **run(pair)}
+        with cases.open("a") as file:
+            file.write(json.dumps(finished[pair]) + "\n")
+    return [finished[pair] for pair in range(pairs)]
 
 
-def append(results: Path, case: dict) -> None:
-    """Adds one finished case."""
-    results.parent.mkdir(parents=True, exist_ok=True)
-    with results.open("a") as file:
-        file.write(json.dumps(case) + "\n")
+def arguments(name: str, description: str | None) -> argparse.Namespace:
+    """Parses what the benchmarks of rendered pairs have in common."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--art", type=Path, required=True, help="folder with node_modules")
+    parser.add_argument("--work", type=Path, default=Path("runs") / name)
+    parser.add_argument("--quick", action="store_true", help="a tenth of it, no results.json")
+    return parser.parse_args()
+
+
+def deliver(results: dict, folder: Path, quick: bool) -> None:
+    """Prints the results; a whole run is also kept as the folder's ``results.json``."""
+    text = json.dumps(results, indent=2) + "\n"
+    if not quick:
+        (folder / "results.json").write_text(text)
+    sys.stdout.write(text)

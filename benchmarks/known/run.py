@@ -6,8 +6,6 @@ difference (or one of its synonyms) is right when it contains the words that nam
 of the set it is said to be truer of, and no words that name another value of that attribute.
 """
 
-import argparse
-import json
 import re
 import sys
 from pathlib import Path
@@ -15,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from worldsets import append, done, render_set
+from worldsets import arguments, deliver, render_set, resumed
 
 from visdiff import stats
 from visdiff.cache import Cache
@@ -25,7 +23,6 @@ from visdiff.miniature.render import Art
 from visdiff.results import Difference
 
 PAIRS, SIZE, SEED = 40, 60, 12
-HERE = Path(__file__).parent
 
 #: Words that name a value; a place also by its noun alone.
 PLACE_WORDS = {
@@ -86,47 +83,35 @@ def scenes(attribute: str, value: str, rng: np.random.Generator) -> list[world.S
     return [world.sample_scene(rng, **{field: value}) for _ in range(SIZE)]
 
 
+def case(pair: int, work: Path, art: Art, cache: Cache) -> dict:
+    """Renders one pair, compares it and judges the first five confirmed differences."""
+    rng = np.random.default_rng([SEED, pair])
+    attribute, values = plant(pair, rng)
+    a, b = (
+        render_set(work / f"{pair:02d}{s}", scenes(attribute, values[s], rng), art, rng)
+        for s in "AB"
+    )
+    report = compare(a, b, preset="miniature", cache=cache, progress=False, seed=pair)
+    judged = [right(d, attribute, values) for d in report.confirmed]
+    return {
+        "attribute": attribute,
+        **values,
+        "first": bool(judged[:1] and judged[0]),
+        "among_five": any(judged[:5]),
+        "confirmed": [f"{d.direction}: {d.text} ({d.auroc:.2f})" for d in report.confirmed[:5]],
+    }
+
+
 def main() -> None:
     """Runs what is not done yet and writes ``results.json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--art", type=Path, required=True, help="folder with node_modules")
-    parser.add_argument("--work", type=Path, default=Path("runs/known"))
-    parser.add_argument("--quick", action="store_true", help="4 pairs, no results.json")
-    arguments = parser.parse_args()
-    pairs = 4 if arguments.quick else PAIRS
-    cases_file = arguments.work / "cases.jsonl"
-    finished = {case["pair"]: case for case in done(cases_file)}
-    art = Art.load(arguments.art)
+    given = arguments("known", __doc__)
+    pairs = PAIRS // 10 if given.quick else PAIRS
+    art = Art.load(given.art)
     with Cache() as cache:
-        for pair in range(pairs):
-            if pair in finished:
-                continue
-            rng = np.random.default_rng([SEED, pair])
-            attribute, values = plant(pair, rng)
-            a, b = (
-                render_set(
-                    arguments.work / f"{pair:02d}{side}", scenes(attribute, values[side], rng),
-                    art, rng,
-                )
-                for side in "AB"
-            )  # fmt: skip
-            report = compare(a, b, preset="miniature", cache=cache, progress=False, seed=pair)
-            confirmed = report.confirmed
-            judged = [right(d, attribute, values) for d in confirmed]
-            case = {
-                "pair": pair,
-                "attribute": attribute,
-                "A": values["A"],
-                "B": values["B"],
-                "first": bool(judged[:1] and judged[0]),
-                "among_five": any(judged[:5]),
-                "confirmed": [f"{d.direction}: {d.text} ({d.auroc:.2f})" for d in confirmed[:5]],
-            }
-            finished[pair] = case
-            append(cases_file, case)
-            sys.stderr.write(f"pair {pair}: {case}\n")
-    cases = [finished[p] for p in range(pairs)]
-    results: dict = {"pairs": pairs, "images_a_side": SIZE}
+        cases = resumed(
+            given.work / "cases.jsonl", pairs, lambda pair: case(pair, given.work, art, cache)
+        )
+    results: dict = {"pairs": pairs, "images_a_side": SIZE, "seed": SEED}
     for name in ("first", "among_five"):
         k = sum(c[name] for c in cases)
         results[name] = k
@@ -135,10 +120,7 @@ def main() -> None:
         own = [c for c in cases if c["attribute"] == attribute]
         results[attribute] = {n: sum(c[n] for c in own) for n in ("first", "among_five")}
         results[attribute]["pairs"] = len(own)
-    text = json.dumps(results, indent=2)
-    if not arguments.quick:
-        (HERE / "results.json").write_text(text + "\n")
-    sys.stdout.write(text + "\n")
+    deliver(results, Path(__file__).parent, given.quick)
 
 
 if __name__ == "__main__":

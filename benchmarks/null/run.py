@@ -5,8 +5,6 @@ false. Beside our count stands what the original's procedure would have claimed:
 proposed and tested on the same images, each with Welch's t-test at 0.05, no correction.
 """
 
-import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import numpy as np
 from scipy.stats import ttest_ind
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from worldsets import append, done, render_set
+from worldsets import arguments, deliver, render_set, resumed
 
 from visdiff import stats
 from visdiff.cache import Cache
@@ -26,7 +24,6 @@ from visdiff.miniature.render import Art
 from visdiff.proposers.ngrams import NgramProposer
 
 PAIRS, SIZE, SEED = 60, 60, 11
-HERE = Path(__file__).parent
 
 
 def scenes(kind: int, rng: np.random.Generator) -> list[world.Scene]:
@@ -62,53 +59,41 @@ def original_claims(a: Path, b: Path, cache: Cache) -> int:
     return int(((p < 0.05) & toward).sum())
 
 
+def case(pair: int, work: Path, art: Art, cache: Cache) -> dict:
+    """Renders one pair and counts what each procedure claims."""
+    rng = np.random.default_rng([SEED, pair])
+    a, b = (render_set(work / f"{pair:02d}{s}", scenes(pair, rng), art, rng) for s in "ab")
+    report = compare(a, b, preset="miniature", cache=cache, progress=False, seed=pair)
+    return {
+        "confirmed": [d.text for d in report.confirmed],
+        "tested": len(report.rejected) + sum(1 + len(d.synonyms) for d in report.differences),
+        "original_claims": original_claims(a, b, cache),
+    }
+
+
 def main() -> None:
     """Runs what is not done yet and writes ``results.json``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--art", type=Path, required=True, help="folder with node_modules")
-    parser.add_argument("--work", type=Path, default=Path("runs/null"))
-    parser.add_argument("--quick", action="store_true", help="6 pairs, no results.json")
-    arguments = parser.parse_args()
-    pairs = 6 if arguments.quick else PAIRS
-    cases_file = arguments.work / "cases.jsonl"
-    finished = {case["pair"]: case for case in done(cases_file)}
-    art = Art.load(arguments.art)
+    given = arguments("null", __doc__)
+    pairs = PAIRS // 10 if given.quick else PAIRS
+    art = Art.load(given.art)
     with Cache() as cache:
-        for pair in range(pairs):
-            if pair in finished:
-                continue
-            rng = np.random.default_rng([SEED, pair])
-            a, b = (
-                render_set(arguments.work / f"{pair:02d}{side}", scenes(pair, rng), art, rng)
-                for side in "ab"
-            )
-            report = compare(a, b, preset="miniature", cache=cache, progress=False, seed=pair)
-            case = {
-                "pair": pair,
-                "confirmed": [d.text for d in report.confirmed],
-                "tested": len(report.rejected)
-                + sum(1 + len(d.synonyms) for d in report.differences),
-                "original_claims": original_claims(a, b, cache),
-            }
-            finished[pair] = case
-            append(cases_file, case)
-            sys.stderr.write(f"pair {pair}: {case}\n")
-    cases = [finished[p] for p in range(pairs)]
+        cases = resumed(
+            given.work / "cases.jsonl", pairs, lambda pair: case(pair, given.work, art, cache)
+        )
     hit = sum(bool(c["confirmed"]) for c in cases)
-    claimed = sum(c["original_claims"] > 0 for c in cases)
     results = {
         "pairs": pairs,
         "images_a_side": SIZE,
+        "seed": SEED,
         "pairs_with_any_confirmed": hit,
         "wilson_95": [round(x, 3) for x in stats.wilson(hit, pairs)],
-        "pairs_with_any_claim_by_the_originals_procedure": claimed,
+        "pairs_with_any_claim_by_the_originals_procedure": sum(
+            c["original_claims"] > 0 for c in cases
+        ),
         "claims_by_the_originals_procedure": sum(c["original_claims"] for c in cases),
         "hypotheses_tested": sum(c["tested"] for c in cases),
     }
-    text = json.dumps(results, indent=2)
-    if not arguments.quick:
-        (HERE / "results.json").write_text(text + "\n")
-    sys.stdout.write(text + "\n")
+    deliver(results, Path(__file__).parent, given.quick)
 
 
 if __name__ == "__main__":
