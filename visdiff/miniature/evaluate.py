@@ -83,6 +83,10 @@ class Eyes:
         """Index into ``SUBJECTS`` of each image's subject, (n,)."""
         return self._batched(images, lambda x: self.classifier(x).logits).argmax(1)
 
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """The classifier's pooled features, (n, 128)."""
+        return self._batched(images, lambda x: self.classifier.resnet(x).pooler_output.flatten(1))
+
     @staticmethod
     def _batched(images: np.ndarray, function: Callable[[Any], Any]) -> np.ndarray:
         import torch
@@ -247,6 +251,54 @@ def generator_rows(eyes: Eyes, seeds: int, seed: int) -> list[Row]:
     return rows
 
 
+def kid_rows(eyes: Eyes, scenes: Sequence[Scene], images: np.ndarray, n: int) -> list[Row]:
+    """KID (Bińkowski et al., ICLR 2018) to renderings, on the classifier's features.
+
+    Args:
+        eyes: The models.
+        scenes: At least 2n of them; the first n are described to the generator in full.
+        images: Their renderings: the first n go through the VAE, the next n are what both are
+            compared with.
+        n: Images a side.
+    """
+    from torch import from_numpy
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    real = from_numpy(eyes.features(images[n : 2 * n]))
+    rows = []
+    for name, drawn in (
+        ("generations", generate([world.full_caption(s) for s in scenes[:n]], seed=0)),
+        ("VAE reconstructions", reconstruct(images[:n])),
+    ):
+        kid = kid_features_to_metric(
+            from_numpy(eyes.features(drawn)),
+            real,
+            kid_subsets=50,
+            kid_subset_size=n // 2,
+            rng_seed=0,
+            verbose=False,
+        )["kernel_inception_distance_mean"]
+        rows.append(Row(f"generator: KID of {name}, × 1000", 1000 * kid, None, n))
+    return rows
+
+
+def reconstruct(images: np.ndarray) -> np.ndarray:
+    """Puts (n, 64, 64, 3) uint8 images through the VAE and back."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    from visdiff.miniature.train.clip import pixels
+
+    vae: Any = AutoencoderKL.from_pretrained(miniature.folder("diffusion") / "vae").float().eval()
+    parts = []
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        for start in range(0, len(images), 128):
+            batch = pixels(images[start : start + 128], torch.device("cpu"))
+            decoded = vae.decode(vae.encode(batch).latent_dist.mean).sample.float()
+            parts.append(((decoded + 1) * 127.5).clamp(0, 255).round().byte().numpy())
+    return np.concatenate(parts).transpose(0, 2, 3, 1)
+
+
 def attribute_prompt(subject: str, attribute: str, value: str) -> str:
     """A prompt that asks for one attribute of a subject."""
     if attribute == "gender":
@@ -291,6 +343,7 @@ def evaluate(art: Path, n: int, seeds: int, seed: int) -> list[Row]:
     hits = eyes.classify(images[single]) == truth
     rows.append(Row("classifier: subject top-1", float(hits.mean()), 0.98, len(hits)))
     rows += generator_rows(eyes, seeds, seed)
+    rows += kid_rows(eyes, scenes, images, min(n // 2, 64 * seeds))
     weights = Path(miniature.__file__).parent / "weights"
     size = sum(f.stat().st_size for f in weights.rglob("*.safetensors")) / 1e6
     return [*rows, Row("all weights, MB", size, 40.0, len(miniature.MODELS), True)]

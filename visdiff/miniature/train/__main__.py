@@ -20,6 +20,7 @@ STEPS = {
     "clip-image": 5000,
     "captioner": 6000,
     "diffusion": 9500,
+    "vae-decoder": 3000,
 }
 
 
@@ -66,10 +67,12 @@ def _train(name: str, data, arguments: argparse.Namespace) -> None:
             data, out / "captioner", work, classifier.load(out / "classifier"), **common
         )
     else:
-        autoencoder = vae.load(out / "diffusion")
-        latents = vae.cached_latents(autoencoder, data, work / "latents.pt", device)
-        encoder = clip.text_encoder(clip.load(out / "clip"), out / "clip")
-        diffusion.train(data, latents, encoder, out / "clip", out / "diffusion", work, **common)
+        latents = vae.cached_latents(vae.load(out / "diffusion"), data, work / "latents.pt", device)
+        if name == "vae-decoder":
+            vae.train_decoder(data, latents, out / "diffusion", work, **common)
+        else:
+            encoder = clip.text_encoder(clip.load(out / "clip"), out / "clip")
+            diffusion.train(data, latents, encoder, out / "clip", out / "diffusion", work, **common)
 
 
 if __name__ == "__main__":
