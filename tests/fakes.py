@@ -4,8 +4,12 @@ They look at colours: a caption names the strongest channel of an image, a score
 mean. What was really computed (not taken from the cache) is counted.
 """
 
+import io
+import itertools
+import json
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +21,11 @@ from PIL import Image
 from visdiff.cache import Cache
 from visdiff.engine import Applied, apply
 from visdiff.imageset import ImageSet
+from visdiff.llm import Failure, Picture, Request
+from visdiff.llm.scripted import ScriptedChat
+from visdiff.proposers import Evidence, Proposals
+from visdiff.proposers.ngrams import NgramProposer
+from visdiff.rankers.captions_lexical import CaptionsLexicalRanker
 from visdiff.results import Hypothesis
 
 CHANNELS = ("red", "green", "blue")
@@ -128,6 +137,80 @@ class SlowCaptioner(ColourCaptioner):
     def values(self, batch: list[np.ndarray]) -> list[str]:
         time.sleep(float(os.environ.get("FAKES_SLEEP", "0")))
         return super().values(batch)
+
+
+class ColourChat(ScriptedChat):
+    """Answers the questions of proposers and rankers by the colours that it reads or sees.
+
+    It proposes the channels that Group A has more of, in the sloppy way of a chat model, and says
+    yes when a caption or an image has the channel that a phrase names.
+
+    Attributes:
+        asked: Questions so far; tests set it to 0.
+        fails: What every question gets in place of an answer, when it is set.
+    """
+
+    asked: ClassVar[int] = 0
+    fails: ClassVar[Failure | None] = None
+
+    def __init__(self, vision: bool = True, **_: Any) -> None:
+        super().__init__(self.reply, vision, "colours")
+
+    def reply(self, request: Request) -> str | Failure:
+        type(self).asked += 1
+        if (failure := type(self).fails) is not None:
+            return failure
+        parts = request.messages[-1].parts
+        texts = [part for part in parts if isinstance(part, str)]
+        if request.choices:
+            phrase = next(x for t in texts for x in t.splitlines() if x.startswith("Phrase: "))
+            told = [x for t in texts for x in t.splitlines() if x.startswith("Caption: ")]
+            told += [_seen(part) for part in parts if isinstance(part, Picture)]
+            return "yes" if any(c in phrase and c in told[0] for c in CHANNELS) else "no"
+        counts = {"A": Counter[str](), "B": Counter[str]()}
+        for line in (x for text in texts for x in text.splitlines()):
+            for group, count in counts.items():
+                if line.startswith(f"Group {group}: "):
+                    count.update(c for c in CHANNELS if c in line)
+        for label, part in itertools.pairwise(parts):
+            if isinstance(part, Picture) and isinstance(label, str):
+                counts[label.split(",")[0].removeprefix("Group ")][_seen(part)] += 1
+        more = [c for c in CHANNELS if counts["A"][c] > counts["B"][c]]
+        return json.dumps({"hypotheses": ["Here you are:", *(f"* **a {c} square**" for c in more)]})
+
+
+class WatchfulProposer(NgramProposer):
+    """Sees to it that the captions that it reads are those of the images beside them."""
+
+    def propose(
+        self, evidence: Evidence, *, rng: np.random.Generator | None = None, round: int = 1
+    ) -> Proposals:
+        for images, captions in (
+            (evidence.images_a, evidence.captions_a),
+            (evidence.images_b, evidence.captions_b),
+        ):
+            assert captions == images.frame["caption"].tolist()
+        return super().propose(evidence, rng=rng, round=round)
+
+
+class WatchfulRanker(CaptionsLexicalRanker):
+    """Likewise."""
+
+    def score(
+        self,
+        hypotheses: Sequence[Hypothesis],
+        images: ImageSet,
+        captions: Sequence[str | None] | None,
+        cache: Cache | None = None,
+        progress: bool = False,
+    ) -> np.ndarray:
+        assert captions == images.frame["caption"].tolist()
+        return super().score(hypotheses, images, captions, cache, progress)
+
+
+def _seen(part: Picture) -> str:
+    with Image.open(io.BytesIO(part.data)) as image:
+        return CHANNELS[int(np.asarray(image, np.float32).mean(axis=(0, 1)).argmax())]
 
 
 def _log(name: str, count: int) -> None:

@@ -13,11 +13,18 @@ from fakes import CHANNELS, picture, said, write_set
 from PIL import Image
 
 import visdiff
+from visdiff.backends import Backends
 from visdiff.cache import Cache
-from visdiff.compare import NO_DIFFERENCE, shuffled
-from visdiff.errors import CacheMissError, InputError
+from visdiff.compare import NO_DIFFERENCE
+from visdiff.errors import CacheMissError, InputError, VisdiffError
+from visdiff.halves import Halves
 from visdiff.imageset import ImageSet
-from visdiff.results import DifferenceReport
+from visdiff.llm import Failure
+from visdiff.null import mixed_up, shuffled
+from visdiff.plan import plan
+from visdiff.proposers import Evidence, Proposals
+from visdiff.results import DifferenceReport, Hypothesis
+from visdiff.rounds import propose
 
 WORDS: dict[str, Any] = {
     "captioner": "manifest",
@@ -436,6 +443,277 @@ def test_names_and_sources_of_image_sets(planted: tuple[Path, Path], cache: Cach
     report = visdiff.compare(a, planted[1], name_b="after", **WORDS, cache=cache)
     assert (report.set_a.name, report.set_b.name) == ("before", "after")
     assert "before shows more" in report.verdict
+
+
+CHAT: dict[str, Any] = {**COLOURS, "llm": "fakes:ColourChat", "proposer": "captions-llm"}
+
+
+@pytest.fixture(autouse=True)
+def fresh_counters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fakes.ColourChat, "asked", 0)
+    monkeypatch.setattr(fakes.ColourCaptioner, "computed", 0)
+
+
+@pytest.mark.parametrize(
+    "proposer",
+    [
+        {"backend": "captions-llm"},
+        {"backend": "images-vlm", "layout": "images"},
+        {"backend": "manual", "hypotheses": ("A: a red square", "B: a blue square", "green")},
+    ],
+    ids=lambda proposer: proposer["backend"],
+)
+def test_every_kind_of_proposer_finds_the_colours(proposer: dict[str, Any], cache: Cache) -> None:
+    sets = colours(60, 45, 1), colours(60, 15, 2)
+    report = visdiff.compare(*sets, **{**CHAT, "proposer": proposer}, cache=cache)
+    found = {d.direction: d.text for d in report.confirmed}
+    assert "red" in found["A"]
+    assert "blue" in found["B"]
+    # Whoever does not read captions has none made.
+    assert bool(report.captions) == (proposer["backend"] == "captions-llm")
+    assert bool(fakes.ColourCaptioner.computed) == (proposer["backend"] == "captions-llm")
+    assert ("captioner" in report.provenance.models) == (proposer["backend"] == "captions-llm")
+    assert report.provenance.models["proposer"]["proposer"] == proposer["backend"]
+
+
+def test_what_the_chat_model_wrote_besides_is_counted_and_told(cache: Cache) -> None:
+    sets = colours(60, 45, 1), colours(60, 15, 2)
+    report = visdiff.compare(*sets, **CHAT, cache=cache)
+    assert any("2 lines of replies were no hypotheses" in w for w in report.warnings)
+    assert not any(":" in d.text or "*" in d.text for d in report.differences)
+    assert report.provenance.tokens["calls"] == 2
+    assert "captions-llm@1" in report.provenance.prompts
+    # A second run pays for nothing and says the same.
+    fakes.ColourChat.asked = 0
+    again = visdiff.compare(*sets, **CHAT, cache=cache)
+    assert fakes.ColourChat.asked == 0
+    assert again.differences == report.differences
+    assert again.provenance.tokens == {"calls": 0, "cached": 2, "prompt": 0, "completion": 0}
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_shuffled_runs_and_rounds_of_a_proposer_that_looks_at_images(
+    rounds: int, cache: Cache
+) -> None:
+    report = visdiff.compare(
+        *(colours(60, 45, 1), colours(60, 15, 2)),
+        **{**CHAT, "proposer": "images-vlm", "proposer__layout": "images"},
+        cache=cache,
+        rounds=rounds,
+        null_repeats=4,
+    )
+    assert {d.direction for d in report.confirmed} == {"A", "B"}
+    assert report.null is not None
+    assert report.null.with_any_confirmed <= 1
+    # Questions of the shuffled runs are about other images: each run asks its own.
+    assert fakes.ColourChat.asked >= 5 * 2
+
+
+def test_ranking_by_a_chat_model(cache: Cache) -> None:
+    sets = colours(50, 45, 1), colours(50, 5, 2)
+    for ranker in ("captions-llm", "vqa"):
+        settings = {**CHAT, "proposer": {"backend": "manual", "hypotheses": ("red", "blue")}}
+        report = visdiff.compare(*sets, **{**settings, "ranker": ranker}, cache=cache)
+        assert {(d.text, d.direction) for d in report.confirmed} == {("red", "A"), ("blue", "B")}
+        assert report.differences[0].n_unscored == 0
+
+
+def test_an_outage_is_no_finding(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = colours(60, 45, 1), colours(60, 15, 2)
+    monkeypatch.setattr(fakes.ColourChat, "fails", Failure("timed out", "timeout"))
+    with pytest.raises(VisdiffError, match=r"no answer \(timed out\).*run again"):
+        visdiff.compare(*sets, **CHAT, cache=cache)
+    settings = {**CHAT, "proposer": {"backend": "manual", "hypotheses": ("A: red",)}}
+    report = visdiff.compare(*sets, **{**settings, "ranker": "vqa"}, cache=cache)
+    assert not report.confirmed
+    assert report.rejected[0].reason == "no image could be scored on it"
+    n = report.set_a.n_scored + report.set_b.n_scored
+    assert f"{n} of {n} scores are missing; they count nowhere." in report.warnings
+    # It was not kept: the next run asks again, and gets its answer.
+    monkeypatch.setattr(fakes.ColourChat, "fails", None)
+    assert visdiff.compare(*sets, **CHAT, cache=cache).confirmed
+    again = visdiff.compare(*sets, **{**settings, "ranker": "vqa"}, cache=cache)
+    assert again.confirmed
+
+
+def test_a_spent_budget_keeps_what_there_is(cache: Cache) -> None:
+    sets = colours(60, 45, 1), colours(60, 15, 2)
+    settings = {**CHAT, "proposer": {"backend": "manual", "hypotheses": ("A: red",)}}
+    report = visdiff.compare(*sets, **{**settings, "ranker": "vqa"}, cache=cache, llm__max_calls=30)
+    assert fakes.ColourChat.asked == 30
+    assert any("budget is spent" in w for w in report.warnings)
+    every = [*report.differences, *report.rejected]
+    assert len(every) == 1
+    # The second run has the first thirty from the cache, and affords the others.
+    again = visdiff.compare(*sets, **{**settings, "ranker": "vqa"}, cache=cache, llm__max_calls=99)
+    assert again.confirmed
+    assert again.differences[0].n_unscored == 0
+    assert fakes.ColourChat.asked == again.set_a.n_scored + again.set_b.n_scored
+
+
+def test_what_cannot_work_is_said_before_anything_is_computed(cache: Cache) -> None:
+    sets = colours(60, 45, 1), colours(60, 15, 2)
+    for settings, message in (
+        ({"proposer": "paired-captions-llm"}, "expected paired sets.*--paired-by"),
+        ({"proposer": "images-vlm", "llm__vision": False}, "a chat model that sees.*images-vlm"),
+        ({"ranker": "vqa", "llm__vision": False}, "a chat model that sees.*vqa"),
+        ({"proposer": "manual"}, "got none; give proposer.hypotheses"),
+        ({"proposer": "concepts"}, "ranker has none to share"),
+        ({"llm": "openai"}, "name of a model"),
+        ({"llm__max_cost": 1.0}, "a price for the model"),
+        ({"llm__prompt_price": 1.0}, "got one of them"),
+    ):
+        with pytest.raises(InputError, match=message):
+            visdiff.compare(*sets, **{**CHAT, **settings}, cache=cache)
+    assert fakes.ColourCaptioner.computed == fakes.ColourChat.asked == 0
+
+
+def test_paired_sets_told_of_in_pairs(tmp_path: Path, cache: Cache) -> None:
+    prompts = [f"prompt {i}" for i in range(80)]
+    sets = [
+        write_set(
+            tmp_path / name, [f"a {colour} wall"] * 80, seed=seed, prompt=prompts,
+            colours=[colour] * 80,
+        )
+        for seed, (name, colour) in enumerate((("before", "red"), ("after", "blue")))
+    ]  # fmt: skip
+    settings = {**CHAT, "captioner": "manifest", "proposer": "paired-captions-llm"}
+    report = visdiff.compare(*sets, **settings, cache=cache, paired_by=("prompt",), rounds=2)
+    assert {(d.text, d.direction) for d in report.confirmed} == {
+        ("a red square", "A"),
+        ("a blue square", "B"),
+    }
+
+
+def test_the_plan_counts_what_will_be_asked() -> None:
+    sets = colours(60, 45, 1), colours(60, 15, 2)
+    config = visdiff.Config.of("miniature").changed(
+        **{k: v for k, v in CHAT.items() if k != "progress"}
+    )
+
+    def planned(**settings: Any) -> Any:
+        return plan(*sets, config.changed(**settings))
+
+    usual = planned()
+    assert (usual.paid_calls, usual.hypotheses) == (2, 20)
+    assert usual.captions == 120 - usual.scored
+    assert planned(rounds=3, null_repeats=2).paid_calls == 2 * 3 * 3
+    looks = planned(proposer="images-vlm")
+    assert (looks.captions, looks.paid_calls) == (0, 2)
+    assert planned(ranker="vqa", ranker__model="llm").paid_calls == 2 + 20 * usual.scored
+    assert planned(ranker="captions-llm").captions == 120
+    assert planned(ranker="vqa", llm__max_calls=7).paid_calls == 7
+    own = planned(proposer={"backend": "manual", "hypotheses": ["A: x", "y"]})
+    assert (own.hypotheses, own.captions, own.paid_calls) == (4, 0, 0)
+    assert visdiff.Config.of("laptop").llm.model is None
+    assert planned(proposer="ngrams").paid_calls == 0
+    # A price makes it dollars; what there may be spent bounds it.
+    priced = {"llm__prompt_price": 10.0, "llm__completion_price": 30.0}
+    assert usual.cost is None
+    cost = planned(**priced).cost
+    assert 0.01 < cost < 0.1
+    assert planned(**priced, rounds=3).cost == pytest.approx(3 * cost)
+    assert planned(**priced, ranker="vqa", ranker__model="llm").cost > 10
+    assert planned(**priced, ranker="vqa", ranker__model="llm", llm__max_cost=2.0).cost == 2
+    assert "about US$ 0.0" in planned(**priced).sentence()
+
+
+def test_joined_sets(tmp_path: Path) -> None:
+    a = ImageSet.open(write_set(tmp_path / "a", ["a dog"] * 3, seed=1, mood=["x"] * 3))
+    b = ImageSet.open(write_set(tmp_path / "b", ["a cat"] * 2, seed=2))
+    known = [a.digest(0), b.digest(1)]
+    both = a.joined(b)
+    assert both.ids == ("000.png", "001.png", "002.png", "000.png#2", "001.png#2")
+    assert [both.digest(0), both.digest(4)] == known
+    assert both.digest(3) == b.digest(0) != a.digest(0)
+    np.testing.assert_array_equal(np.asarray(both.image(4)), np.asarray(b.image(1)))
+    assert both.frame["caption"].tolist() == ["a dog"] * 3 + ["a cat"] * 2
+    assert both.frame["id"].tolist() == list(both.ids)
+    # Nothing of the two has changed, and a third can follow.
+    assert (len(a), len(b)) == (3, 2)
+    assert both.joined(a).ids[-1] == "002.png#2"
+    assert len(set(both.joined(both).ids)) == 10
+    assert both.subset([4, 0]).digest(0) == known[1]
+    # Pictures without a file are told apart by their ids alone.
+    c, d = (ImageSet.open(colours(2, 1, seed)) for seed in (1, 2))
+    known = [s.digest(i) for s in (c, d) for i in range(2)]
+    assert len(set(known)) == 4
+    assert [c.joined(d).digest(i) for i in range(4)] == known
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("n", [80, 24])
+def test_captions_stay_with_their_images(
+    tmp_path: Path, cache: Cache, paired: bool, n: int
+) -> None:
+    # Through both halves (24 images are too few for two), rounds, and shuffled runs.
+    sets = [
+        write_set(
+            tmp_path / name,
+            said(n, seed, place="by a brick wall", share=share),
+            seed=seed,
+            prompt=[f"p{i}" for i in range(n)],
+        )
+        for seed, (name, share) in enumerate((("a", 0.8), ("b", 0.3)))
+    ]
+    report = visdiff.compare(
+        *sets,
+        **{**WORDS, "proposer": "fakes:WatchfulProposer", "ranker": "fakes:WatchfulRanker"},
+        cache=cache,
+        rounds=2,
+        null_repeats=2,
+        paired_by=("prompt",) if paired else (),
+    )
+    assert report.double_dipped == (n == 24)
+    assert report.differences
+
+
+def test_a_pair_stays_whole_while_one_of_the_two_is_unexplained(
+    monkeypatch: pytest.MonkeyPatch, cache: Cache
+) -> None:
+    a, b = (ImageSet.open(colours(6, 3, seed), name=str(seed)) for seed in (1, 2))
+    config = visdiff.Config.of("miniature").changed(
+        captioner="fakes:ColourCaptioner",
+        ranker="fakes:ColourRanker",
+        proposer="images-vlm",
+        llm="fakes:ColourChat",
+        paired_by=("prompt",),
+        rounds=2,
+    )
+    backends = Backends.of(config)
+    seen: list[Evidence] = []
+
+    def propose_once(evidence: Evidence, *, rng: Any, round: int) -> Proposals:
+        seen.append(evidence)
+        return Proposals((Hypothesis(f"red {round}", "A", "test", round),))
+
+    monkeypatch.setattr(backends.proposer, "propose", propose_once)
+    left = np.array([True, False, False, False, False, False] + [False, False, True] + [False] * 3)
+    monkeypatch.setattr("visdiff.stats.unexplained", lambda *_: left)
+    found = propose(backends, a, b, None, config, np.random.default_rng(0), cache, False)
+    assert [h.round for h in found.hypotheses] == [1, 2]
+    assert (len(seen[0].images_a), len(seen[0].images_b)) == (6, 6)
+    assert seen[1].images_a.ids == (a.ids[0], a.ids[2])
+    assert seen[1].images_b.ids == (b.ids[0], b.ids[2])
+    assert seen[1].paired
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_mixed_halves_hold_the_same_images(paired: bool) -> None:
+    a, b = (ImageSet.open(colours(n, 3, seed), name=str(seed)) for seed, n in ((1, 9), (2, 9)))
+    c, d = (ImageSet.open(colours(n, 3, seed), name=str(seed)) for seed, n in ((3, 7), (4, 7)))
+    halves = Halves(a, b, c, d, double_dipped=False)
+    mixed, discovery, scoring = mixed_up(halves, np.random.default_rng(0), paired=paired)
+    for (first, second), (new_first, new_second), order in (
+        ((a, b), (mixed.discovery_a, mixed.discovery_b), discovery),
+        ((c, d), (mixed.scoring_a, mixed.scoring_b), scoring),
+    ):
+        before = [s.digest(i) for s in (first, second) for i in range(len(s))]
+        after = [s.digest(i) for s in (new_first, new_second) for i in range(len(s))]
+        assert after == [before[i] for i in order]
+        assert sorted(after) == sorted(before)
+        assert after != before
+        assert len(new_first) == len(first)
 
 
 def test_a_ranker_of_words_needs_words(cache: Cache) -> None:

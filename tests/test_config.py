@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visdiff.config import CaptionerConfig, Config, RankerConfig, preset_names
+from visdiff.config import CaptionerConfig, Config, LlmConfig, RankerConfig, preset_names
 from visdiff.errors import InputError
 
 # What a person may write: no lone surrogates, which no file can hold.
@@ -124,6 +124,50 @@ def test_set_reads_toml_values() -> None:
     assert config.paired_by == ("prompt", "seed")
     assert config.captioner.prompt == "a photo of"
     assert config.ranker == RankerConfig(backend="captions-lexical")
+
+
+def test_the_chat_model_is_a_table_like_the_others() -> None:
+    config = Config.of("laptop").with_set(
+        {
+            "llm": "mine:Chat",
+            "llm.model": "qwen",
+            "llm.base_url": "http://localhost:8000/v1",
+            "llm.max_cost": "1.5",
+            "llm.max_calls": "100",
+            "llm.temperature": "0",
+            "proposer": "captions-llm",
+            "proposer.goal": "find bias",
+            "proposer.leave_out": '["weather", "people"]',
+            "proposer.hypotheses": '["A: a \\"dog\\"", "B: {x} # y"]',
+        }
+    )
+    assert (config.llm.backend, config.llm.model) == ("mine:Chat", "qwen")
+    assert config.llm.temperature == 0.0
+    assert config.proposer.leave_out == ("weather", "people")
+    assert config.proposer.hypotheses == ('A: a "dog"', "B: {x} # y")
+    assert Config.parse(config.to_toml()) == config
+    # Another backend starts from its own defaults, and a key is no setting.
+    assert config.changed(llm="openai").llm == LlmConfig(backend="openai")
+    for key in ("api_key", "key", "token"):
+        with pytest.raises(InputError, match="Unknown setting"):
+            config.with_set({f"llm.{key}": "sk-1"})
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        ({"llm.max_calls": "-1"}, r"llm\.max_calls .* greater than or equal to 0, got -1"),
+        ({"llm.max_cost": "-1"}, r"llm\.max_cost .* greater than or equal to 0, got -1"),
+        ({"llm.concurrency": "0"}, r"llm\.concurrency .* greater than or equal to 1, got 0"),
+        ({"llm.timeout": "0"}, r"llm\.timeout .* greater than 0, got 0"),
+        ({"proposer.ask": "0"}, r"proposer\.ask .* greater than or equal to 1, got 0"),
+        ({"proposer.layout": "heap"}, r"proposer\.layout .* 'grid' or 'images', got 'heap'"),
+        ({"proposer.hypotheses": '"a dog"'}, r"proposer\.hypotheses .* tuple, got 'a dog'"),
+    ],
+)
+def test_wrong_settings_of_those_that_ask(update: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Config.of("laptop").with_set(update)
 
 
 def test_unknown_preset_with_a_suggestion() -> None:

@@ -29,7 +29,7 @@ def texts(found: list[Hypothesis], direction: str) -> list[str]:
 
 
 def propose(a: list[str], b: list[str], **options: float) -> list[Hypothesis]:
-    return NgramProposer(**options).propose(a, b, rng=np.random.default_rng(0))  # type: ignore[arg-type]
+    return NgramProposer(**options).from_captions(a, b)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -184,9 +184,7 @@ def test_names_keep_their_capitals() -> None:
 
 
 def test_round_is_written() -> None:
-    found = NgramProposer().propose(
-        ["a red car"] * 9, ["a dog"] * 9, rng=np.random.default_rng(0), round=3
-    )
+    found = NgramProposer().from_captions(["a red car"] * 9, ["a dog"] * 9, round=3)
     assert {h.round for h in found} == {3}
 
 

@@ -6,11 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import folder_of_pictures, pictures, save_open_clip
+from tiny import folder_of_pictures, pictures, save_blip2, save_open_clip
 
+from visdiff import registry
 from visdiff.cache import Cache
+from visdiff.config import RankerConfig
 from visdiff.errors import InputError
+from visdiff.hashing import digest_bytes
 from visdiff.imageset import ImageSet
+from visdiff.llm import Request
+from visdiff.llm.scripted import ScriptedChat
 from visdiff.rankers.captions_lexical import CaptionsLexicalRanker
 from visdiff.rankers.clip import ClipRanker
 from visdiff.results import Hypothesis
@@ -26,6 +31,11 @@ def hypotheses(*texts: str) -> list[Hypothesis]:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_open_clip(tmp_path_factory.mktemp("weights") / "clip")
+
+
+@pytest.fixture(scope="module")
+def blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_blip2(tmp_path_factory.mktemp("weights") / "blip2")
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +58,30 @@ CAPTIONS = [
 Make = Callable[..., Any]
 
 
-@pytest.fixture(params=["clip", "captions-lexical"])
-def make(request: pytest.FixtureRequest, clip: Path) -> Make:
-    if request.param == "clip":
-        return lambda **more: ClipRanker(
-            **{"model": str(clip), "pretrained": None, "device": "cpu", **more}
-        )
-    return lambda **more: CaptionsLexicalRanker(**more)
+def coin(request: Request) -> str:
+    """Answer yes or no, by what is asked."""
+    return ("yes", "no")[int(digest_bytes(repr(request.messages).encode())[:2], 16) % 2]
+
+
+@pytest.fixture(params=["clip", "captions-lexical", "captions-llm", "vqa", "vqa of a chat model"])
+def make(request: pytest.FixtureRequest, clip: Path, blip2: Path) -> Make:
+    """Make a ranker as a configuration does: with every field, most of which it ignores."""
+    name = request.param.split()[0]
+    own: dict[str, Any] = {"clip": {"model": str(clip)}, "vqa": {"model": str(blip2)}}.get(
+        request.param, {"model": "llm"}
+    )
+
+    def made(**more: Any) -> Any:
+        settings = RankerConfig().model_dump(exclude={"backend", "model"})
+        llm = ScriptedChat(coin)
+        given = {"device": "cpu", "llm": lambda: llm, "captioner": None, **settings, **own, **more}
+        return registry.load("ranker", name)(**given)
+
+    return made
+
+
+def test_every_ranker_is_in_this_suite() -> None:
+    assert set(registry.names("ranker")) == {"captions-lexical", "captions-llm", "clip", "vqa"}
 
 
 def test_scores_do_not_depend_on_the_batch(make: Make, images: ImageSet) -> None:
@@ -90,6 +117,28 @@ def test_nothing_gives_empty_arrays(make: Make, images: ImageSet) -> None:
 
 def test_identity_is_the_setting_not_the_machine(make: Make) -> None:
     assert make().identity == make(batch_size=3, device="auto").identity
+
+
+def test_a_second_run_scores_the_same_from_the_cache(
+    make: Make, images: ImageSet, tmp_path: Path
+) -> None:
+    with Cache(tmp_path) as cache:
+        first = make().score(hypotheses(*TEXTS), images, CAPTIONS, cache)
+        again = make()
+        llm = getattr(again, "llm", None) or getattr(getattr(again, "_answers", None), "llm", None)
+        np.testing.assert_array_equal(
+            again.score(hypotheses(*TEXTS), images, CAPTIONS, cache), first
+        )
+        assert llm is None or not llm.requests
+        # What is new is asked; in the other order, each still has its own.
+        more = again.score(hypotheses("new", *reversed(TEXTS)), images, CAPTIONS, cache)
+        np.testing.assert_array_equal(more[1:], first[::-1])
+
+
+def test_a_text_in_both_directions_has_one_score(make: Make, images: ImageSet) -> None:
+    both = [Hypothesis("a dog", "A", "test"), Hypothesis("a dog", "B", "test")]
+    scores = make().score(both, images, CAPTIONS, Cache(mode="off"))
+    np.testing.assert_array_equal(scores[0], scores[1])
 
 
 def test_clip_scores_are_cosines(clip: Path, images: ImageSet) -> None:

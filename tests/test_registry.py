@@ -68,7 +68,7 @@ def test_unknown_role_says_which_ones_there_are() -> None:
 
 def test_entry_points_add_names(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, ("visdiff.judges", "mine", "json:dumps"))
-    assert registry.names("judge") == ["mine"]
+    assert "mine" in registry.names("judge")
     assert registry.load("judge", "mine") is json.dumps
 
 

@@ -7,12 +7,13 @@ redundancy, the explained separability and the abstaining (design, "statisticall
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from visdiff import registry, stats
+from visdiff import stats
+from visdiff.backends import Backends
 from visdiff.cache import Cache
 from visdiff.config import Config
 from visdiff.engine import Applied
@@ -20,26 +21,16 @@ from visdiff.errors import InputError
 from visdiff.findings import sort_out, test
 from visdiff.halves import Halves, align, cut, open_both
 from visdiff.imageset import ImageSet
+from visdiff.null import null_run
 from visdiff.preflight import preflight
 from visdiff.provenance import Stopwatch, provenance
-from visdiff.results import (
-    Difference,
-    DifferenceReport,
-    Hypothesis,
-    NullRun,
-    Separability,
-    SetCard,
-)
+from visdiff.results import Difference, DifferenceReport, Hypothesis, Separability, SetCard
+from visdiff.rounds import propose
 from visdiff.thumbnails import score_table, thumbnails
 
 logger = logging.getLogger(__name__)
 
 NO_DIFFERENCE = "no difference found"
-
-#: With ``rounds="auto"``: at most this many, and another only when the image features tell the
-#: discovery halves apart better than the sentences do by more than this AUROC.
-_MAX_ROUNDS = 3
-_LARGE_GAP = 0.05
 
 
 def compare(
@@ -94,7 +85,7 @@ def _compare(
 ) -> DifferenceReport:
     watch = Stopwatch()
     rng = np.random.default_rng(config.seed)
-    backends = Backends.of(config)
+    backends = Backends.of(config, cache)
     opened, warnings = (set_a, set_b), list[str]()
     _check_sizes(set_a, set_b)
 
@@ -115,18 +106,34 @@ def _compare(
         paired_by=config.paired_by,
     )
 
-    with watch("captions"):
-        found = backends.captions(halves.discovery_a, halves.discovery_b, cache, progress)
-        warnings += _failed("could not be captioned", found)
-    captions: list[str | None] = found.values
+    # Of the discovery half only when somebody reads it: the proposer, or the ranker between rounds.
+    reads = backends.ranker.needs_captions
+    captions: list[str | None] | None = None
+    if backends.proposer.needs_captions or (reads and config.rounds != 1):
+        with watch("captions"):
+            found = backends.captions(halves.discovery_a, halves.discovery_b, cache, progress)
+            warnings += _failed("could not be captioned", found)
+            captions = found.values
     with watch("propose"):
-        hypotheses = propose(backends, halves, captions, config, rng, cache, progress)
+        proposed = propose(
+            backends, halves.discovery_a, halves.discovery_b, captions, config, rng, cache, progress
+        )
+        warnings += proposed.warnings()
+        hypotheses = proposed.hypotheses
 
     with watch("rank"):
-        said = backends.captions_to_rank(halves, captions, cache, progress)
+        said: list[str | None] | None = None
+        if reads and halves.double_dipped and captions is not None:
+            said = captions
+        elif reads:
+            found = backends.captions(halves.scoring_a, halves.scoring_b, cache, progress)
+            warnings += [w for w in _failed("could not be captioned", found) if w not in warnings]
+            said = found.values
         scores = backends.score(
             hypotheses, halves.scoring_a, halves.scoring_b, said, cache, progress
         )
+        if missing := int(np.isnan(scores).sum()):
+            warnings.append(f"{missing} of {scores.size} scores are missing; they count nowhere.")
         features = backends.features(halves.scoring_a, halves.scoring_b, cache, progress)
     with watch("statistics"):
         is_a = halves.scoring_is_a
@@ -150,7 +157,12 @@ def _compare(
     null = None
     if config.null_repeats:
         with watch("null"):
-            null = null_run(backends, halves, captions, config, cache, progress)
+            null, told = null_run(backends, halves, captions, said, config, cache)
+            warnings += [f"In the shuffled runs: {w}" for w in told]
+    if backends.ledger.spent:
+        warnings.append("The budget is spent: not every question was asked (llm.max_calls, …).")
+    captioned = captions is not None or said is not None
+    made = provenance(config, backends.identities(captioned=captioned), watch.seconds, cache)
 
     return DifferenceReport(
         verdict=verdict(differences, opened[0].name, opened[1].name, halves.double_dipped),
@@ -165,133 +177,16 @@ def _compare(
         preflight=checks.to_dict(),
         null=null,
         config=config.model_dump(mode="json"),
-        provenance=provenance(config, backends.identities(), watch.seconds, cache),
+        provenance=replace(
+            made,
+            prompts={**made.prompts, **backends.prompts()},
+            tokens=backends.tokens(),
+        ),
         warnings=tuple(warnings),
         scores=score_table(hypotheses, scores, halves),
         thumbnails=thumbnails(differences, halves),
         captions=_by_key(halves, captions),
     )
-
-
-@dataclass(frozen=True)
-class Backends:
-    """The models of a run, and their use on both sets at once (A's images first)."""
-
-    captioner: Any
-    proposer: Any
-    ranker: Any
-
-    @classmethod
-    def of(cls, config: Config) -> "Backends":
-        """Makes the backends that a configuration names; no weights are loaded yet."""
-        made = {}
-        for role in ("captioner", "proposer", "ranker"):
-            settings = getattr(config, role).model_dump()
-            backend = registry.load(role, settings.pop("backend"))
-            made[role] = backend(device=config.device, **settings)
-        return cls(**made)
-
-    def captions(self, a: ImageSet, b: ImageSet, cache: Cache, progress: bool) -> Applied:
-        """Captions both sets: values of length n_a + n_b, None where there is none."""
-        of_a = self.captioner.captions(a, cache, progress)
-        of_b = self.captioner.captions(b, cache, progress)
-        failures = of_a.failures | {len(a) + i: r for i, r in of_b.failures.items()}
-        return Applied([*of_a.values, *of_b.values], failures)
-
-    def captions_to_rank(
-        self, halves: Halves, captions: list[str | None], cache: Cache, progress: bool
-    ) -> list[str | None] | None:
-        """The scored images' captions, when the ranker reads captions."""
-        if not self.ranker.needs_captions:
-            return None
-        if halves.double_dipped:
-            return captions
-        return self.captions(halves.scoring_a, halves.scoring_b, cache, progress).values
-
-    def score(
-        self,
-        hypotheses: Sequence[Hypothesis],
-        a: ImageSet,
-        b: ImageSet,
-        captions: Sequence[str | None] | None,
-        cache: Cache,
-        progress: bool,
-    ) -> np.ndarray:
-        """Scores every hypothesis on every image: (h, n_a + n_b) float32, NaN = unscored."""
-        of_a = captions[: len(a)] if captions is not None else None
-        of_b = captions[len(a) :] if captions is not None else None
-        return np.concatenate(
-            [
-                self.ranker.score(hypotheses, a, of_a, cache, progress),
-                self.ranker.score(hypotheses, b, of_b, cache, progress),
-            ],
-            axis=1,
-        )
-
-    def features(self, a: ImageSet, b: ImageSet, cache: Cache, progress: bool) -> np.ndarray | None:
-        """Image features (n_a + n_b, d), or None where the ranker has none."""
-        if not hasattr(self.ranker, "features"):
-            return None
-        return np.concatenate([self.ranker.features(s, cache, progress) for s in (a, b)], axis=0)
-
-    def identities(self) -> dict[str, dict[str, Any]]:
-        """Role → what is known of its model, for the provenance."""
-        roles = {"captioner": self.captioner, "ranker": self.ranker}
-        return {role: dict(backend.identity) for role, backend in roles.items()}
-
-
-def propose(
-    backends: Backends,
-    halves: Halves,
-    captions: Sequence[str | None],
-    config: Config,
-    rng: np.random.Generator,
-    cache: Cache,
-    progress: bool,
-    is_a: np.ndarray | None = None,
-) -> list[Hypothesis]:
-    """Proposes hypotheses from the discovery half, in one round or several.
-
-    Later rounds see only the images that the sentences so far leave unexplained. They look at
-    the discovery half alone, so the scoring half stays untouched.
-
-    Args:
-        backends: The models.
-        halves: The images.
-        captions: Captions of the discovery images, A's first.
-        config: ``rounds`` says how many.
-        rng: For proposers that draw.
-        cache: For scores on the discovery half.
-        progress: Show progress.
-        is_a: Membership of the discovery images; shuffled in a null run.
-    """
-    is_a = halves.discovery_is_a if is_a is None else is_a
-    rounds = _MAX_ROUNDS if config.rounds == "auto" else config.rounds
-    unexplained = np.array([c is not None for c in captions])
-    hypotheses: list[Hypothesis] = []
-    for number in range(1, rounds + 1):
-        told = [
-            [c for c, side, left in zip(captions, is_a, unexplained, strict=True)
-             if c is not None and left and side == of_a]
-            for of_a in (True, False)
-        ]  # fmt: skip
-        known = {(h.text.casefold(), h.direction) for h in hypotheses}
-        new = backends.proposer.propose(told[0], told[1], rng=rng, round=number)
-        new = [h for h in new if (h.text.casefold(), h.direction) not in known]
-        hypotheses += new
-        if not new or number == rounds:
-            break
-        a, b = halves.discovery_a, halves.discovery_b
-        scores = backends.score(hypotheses, a, b, captions, cache, progress)
-        if config.rounds == "auto":
-            features = backends.features(a, b, cache, progress)
-            if features is not None:
-                sentences = stats.separability(scores.T, is_a, np.random.default_rng(config.seed))
-                images = stats.separability(features, is_a, np.random.default_rng(config.seed))
-                if not images - sentences > _LARGE_GAP:
-                    break
-        unexplained = stats.unexplained(scores.T, is_a, np.random.default_rng(config.seed))
-    return hypotheses
 
 
 def explain(
@@ -312,67 +207,6 @@ def explain(
     if rows:
         sentences = _number(stats.separability(scores[rows].T, is_a, np.random.default_rng(seed)))
     return Separability(images=images, sentences=sentences)
-
-
-def null_run(
-    backends: Backends,
-    halves: Halves,
-    captions: Sequence[str | None],
-    config: Config,
-    cache: Cache,
-    progress: bool,
-) -> NullRun:
-    """Repeats proposing and testing with shuffled membership (within pairs when paired).
-
-    Whatever such a run confirms is false: what it finds says how far to trust the real one.
-    """
-    counts = []
-    for k in range(config.null_repeats):
-        rng = np.random.default_rng([config.seed, 1 + k])
-        discovery, flips = shuffled(halves.discovery_is_a, rng, paired=bool(config.paired_by))
-        is_a, flips = shuffled(halves.scoring_is_a, rng, paired=bool(config.paired_by))
-        hypotheses = propose(
-            backends, halves, captions, config, rng, cache, progress=False, is_a=discovery
-        )
-        said = backends.captions_to_rank(halves, list(captions), cache, progress)
-        scores = backends.score(
-            hypotheses, halves.scoring_a, halves.scoring_b, said, cache, progress=False
-        )
-        # Columns are put back in order, A's first, because pairs are told by position.
-        scores = scores[:, flips]
-        tests = test(
-            hypotheses,
-            scores,
-            np.sort(is_a)[::-1],
-            config.statistics,
-            rng,
-            groups=halves.groups,
-            may_confirm=not halves.double_dipped,
-        )
-        counts.append(int(tests.confirmed.sum()))
-    return NullRun(len(counts), sum(c > 0 for c in counts), tuple(counts))
-
-
-def shuffled(
-    is_a: np.ndarray, rng: np.random.Generator, *, paired: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shuffles membership; a paired one by swapping the members of random pairs.
-
-    Returns:
-        The new membership (n,) bool with as many True, and the positions (n,) that list its A
-        images first, then its B images, partners at the same place.
-    """
-    n = len(is_a)
-    if not paired:
-        new = rng.permutation(is_a)
-        return new, np.concatenate([np.flatnonzero(new), np.flatnonzero(~new)])
-    half = n // 2
-    swap = rng.random(half) < 0.5
-    first = np.where(swap, np.arange(half, n), np.arange(half))
-    second = np.where(swap, np.arange(half), np.arange(half, n))
-    new = np.zeros(n, bool)
-    new[first] = True
-    return new, np.concatenate([first, second])
 
 
 def verdict(
@@ -428,7 +262,9 @@ def _card(whole: ImageSet, discovery: ImageSet, scoring: ImageSet, unreadable: i
     )
 
 
-def _by_key(halves: Halves, captions: Sequence[str | None]) -> dict[str, str]:
+def _by_key(halves: Halves, captions: Sequence[str | None] | None) -> dict[str, str]:
+    if captions is None:
+        return {}
     keys = [f"A/{i}" for i in halves.discovery_a.ids] + [f"B/{i}" for i in halves.discovery_b.ids]
     return {k: c for k, c in zip(keys, captions, strict=True) if c is not None}
 

@@ -36,25 +36,67 @@ class CaptionerConfig(_Frozen):
 
 
 class ProposerConfig(_Frozen):
-    """Which proposer, and its settings."""
+    """Which proposer, and its settings; a backend ignores what means nothing to it."""
 
     backend: str = "ngrams"
     max_hypotheses: int = Field(default=20, ge=1, description="Most hypotheses per direction.")
+    # ngrams
     min_z: float = Field(default=1.96, ge=0, description="Least log-odds z-score of a phrase.")
     max_words: int = Field(default=4, ge=1)
     min_count: int = Field(default=2, ge=1)
     prior: float = Field(default=10.0, gt=0)
+    # manual
+    hypotheses: tuple[str, ...] = Field(default=(), description='"A: …", "B: …", or both ways.')
+    file: str | None = Field(default=None, description="A text file of hypotheses, one a line.")
+    # concepts
+    bank: str | None = Field(default=None, description="A text file of phrases, one a line.")
+    model: str | None = Field(default=None, description="Image-text model; the ranker's if none.")
+    pretrained: str | None = None
+    batch_size: int = Field(default=32, ge=1)
+    workers: int = Field(default=2, ge=1)
+    # those that ask the chat model
+    sample_size: int = Field(default=20, ge=1, description="Images a side told of in a question.")
+    ask: int = Field(default=10, ge=1, description="Hypotheses asked for per direction and round.")
+    goal: str | None = Field(default=None, description="What the comparison is for.")
+    leave_out: tuple[str, ...] = Field(default=(), description="Topics to propose nothing about.")
+    structured: bool = Field(default=True, description="Ask for JSON; for lines otherwise.")
+    max_tokens: int = Field(default=1000, ge=1, description="Longest reply.")
+    layout: Literal["grid", "images"] = Field(default="grid", description="Of `images-vlm`.")
+    tile: int = Field(default=256, ge=16, description="Longest side of a shown image, pixels.")
 
 
 class RankerConfig(_Frozen):
-    """Which ranker, and its settings."""
+    """Which ranker, and its settings; a backend ignores what means nothing to it."""
 
     backend: str = "clip"
-    model: str = "ViT-B-32"
+    model: str | None = Field(default=None, description='Of `vqa`: BLIP-2, or "llm".')
+    revision: str | None = None
     pretrained: str | None = None
     template: str = "{}"
     batch_size: int = Field(default=32, ge=1)
     workers: int = Field(default=2, ge=1)
+    tile: int = Field(default=512, ge=16, description="Longest side of an image that is sent.")
+
+
+class LlmConfig(_Frozen):
+    """The chat model that proposers and rankers ask, and what it may cost. Keys are never here."""
+
+    backend: str = "openai"
+    model: str | None = None
+    revision: str | None = None
+    base_url: str | None = Field(default=None, description="Of any OpenAI-compatible endpoint.")
+    temperature: float | None = Field(default=None, ge=0, description="Of proposals.")
+    vision: bool = Field(default=True, description="Whether the model reads pictures.")
+    detail: str | None = None
+    concurrency: int = Field(default=8, ge=1, description="Most calls at a time.")
+    timeout: float = Field(default=90.0, gt=0)
+    max_retries: int = Field(default=4, ge=0)
+    batch_size: int = Field(default=8, ge=1, description="Of a local model.")
+    max_new_tokens: int = Field(default=512, ge=1, description="Of a local model's replies.")
+    max_calls: int | None = Field(default=None, ge=0, description="Most calls of a run.")
+    max_cost: float | None = Field(default=None, ge=0, description="US dollars; needs prices.")
+    prompt_price: float | None = Field(default=None, ge=0, description="US dollars for 1e6 tokens.")
+    completion_price: float | None = Field(default=None, ge=0)
 
 
 class StatisticsConfig(_Frozen):
@@ -70,14 +112,18 @@ class StatisticsConfig(_Frozen):
     resamples: int = Field(default=2_000, ge=100, description="Bootstrap of paired intervals.")
 
 
+_ROLES = ("captioner", "proposer", "ranker", "llm")
+
+
 class Config(_Frozen):
     """A whole comparison.
 
     Attributes:
         preset: Name of the preset it started from.
         captioner: Says what each image of the discovery half shows.
-        proposer: Turns two sets of captions into hypotheses.
+        proposer: Turns what the discovery half shows into hypotheses.
         ranker: Scores every hypothesis on every image of the other half.
+        llm: Answers the questions of those that ask; made only when somebody does.
         statistics: Thresholds.
         rounds: Rounds of proposals, or "auto": until the sentences explain the sets.
         paired_by: Columns whose values pair an image of A with one of B; () when unpaired.
@@ -90,6 +136,7 @@ class Config(_Frozen):
     captioner: CaptionerConfig = CaptionerConfig()
     proposer: ProposerConfig = ProposerConfig()
     ranker: RankerConfig = RankerConfig()
+    llm: LlmConfig = LlmConfig()
     statistics: StatisticsConfig = StatisticsConfig()
     rounds: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     paired_by: tuple[str, ...] = ()
@@ -233,7 +280,7 @@ def _merged(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any
 
 def _assign(update: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     """Puts a value at a nested place; the name of a backend stands for a role's whole table."""
-    if len(keys) == 1 and keys[0] in ("captioner", "proposer", "ranker") and isinstance(value, str):
+    if len(keys) == 1 and keys[0] in _ROLES and isinstance(value, str):
         keys = (*keys, "backend")
     for key in keys[:-1]:
         update = update.setdefault(key, {})

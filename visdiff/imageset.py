@@ -227,6 +227,36 @@ class ImageSet:
             )
         return self._take(positions, name=self.name, where=self.where)
 
+    def joined(self, other: "ImageSet") -> "ImageSet":
+        """Return this set's images, then another's, as one set.
+
+        Ids stay as they are, except that one that both sets have gets "#2", "#3", … in the other's
+        part. What is known of the images' digests is kept.
+
+        Args:
+            other: The images that follow; it may have other columns.
+        """
+        ids, digests, taken = [*self.ids], dict(self._digests), set(self.ids)
+        for name in other.ids:
+            fresh, number = name, 1
+            while fresh in taken:
+                number += 1
+                fresh = f"{name}#{number}"
+            taken.add(fresh)
+            ids.append(fresh)
+            if name in other._digests:
+                digests[fresh] = other._digests[name]
+        frame = pd.concat([self._frame, other._frame], ignore_index=True)
+        frame["id"] = ids
+        return ImageSet(
+            [*self._items, *other._items],
+            frame,
+            name=f"{self.name} and {other.name}",
+            source=f"{self.source} and {other.source}",
+            where={},
+            digests=digests,
+        )
+
     def split(
         self, fraction: float, key: Sequence[str] | None = None
     ) -> "tuple[ImageSet, ImageSet]":

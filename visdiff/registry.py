@@ -22,14 +22,29 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     "encoder": {
         "open_clip": "visdiff.encoders.open_clip:OpenClipEncoder",
     },
-    "judge": {},
-    "llm": {},
+    "judge": {
+        "chat": "visdiff.judges.chat:ChatJudge",
+        "human": "visdiff.judges.human:HumanJudge",
+        "world": "visdiff.judges.world:WorldJudge",
+    },
+    "llm": {
+        "openai": "visdiff.llm.openai:OpenAIChat",
+        "scripted": "visdiff.llm.scripted:ScriptedChat",
+        "transformers": "visdiff.llm.transformers:TransformersChat",
+    },
     "proposer": {
+        "captions-llm": "visdiff.proposers.captions_llm:CaptionsLlmProposer",
+        "concepts": "visdiff.proposers.concepts:ConceptsProposer",
+        "images-vlm": "visdiff.proposers.images_vlm:ImagesVlmProposer",
+        "manual": "visdiff.proposers.manual:ManualProposer",
         "ngrams": "visdiff.proposers.ngrams:NgramProposer",
+        "paired-captions-llm": "visdiff.proposers.captions_llm:PairedCaptionsLlmProposer",
     },
     "ranker": {
         "captions-lexical": "visdiff.rankers.captions_lexical:CaptionsLexicalRanker",
+        "captions-llm": "visdiff.rankers.captions_llm:CaptionsLlmRanker",
         "clip": "visdiff.rankers.clip:ClipRanker",
+        "vqa": "visdiff.rankers.vqa:VqaRanker",
     },
     "renderer": {
         "folder": "visdiff.report.folder:write_folder",

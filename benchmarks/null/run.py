@@ -48,7 +48,7 @@ def original_claims(a: Path, b: Path, cache: Cache) -> int:
     said = [[c for c in part if c] for part in (captions[:SIZE], captions[SIZE:])]
     # The original's proposer always answers: three rounds of ten, whatever the captions say.
     eager = NgramProposer(max_hypotheses=15, min_z=0.0)
-    hypotheses = eager.propose(*said, rng=np.random.default_rng(0), round=1)
+    hypotheses = eager.from_captions(*said)
     if not hypotheses:
         return 0
     scores = backends.score(hypotheses, set_a, set_b, None, cache, False)

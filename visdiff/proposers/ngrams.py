@@ -8,7 +8,7 @@ the phrase or it has not, and repeating it inside one caption counts once.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 
 from visdiff.errors import InputError
+from visdiff.proposers import Evidence, Proposals
 from visdiff.results import Direction, Hypothesis
 from visdiff.words import ARTICLES, STOP_WORDS, base_forms
 
@@ -96,6 +97,8 @@ class NgramProposer:
     """
 
     name = "ngrams"
+    needs_captions = True
+    calls = 0
 
     def __init__(
         self,
@@ -118,15 +121,30 @@ class NgramProposer:
         self.min_count = min_count
         self.prior = prior
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The backend, its thresholds, and the version of its rules."""
+        return {
+            "proposer": self.name,
+            "version": 1,
+            "max_hypotheses": self.max_hypotheses,
+            "min_z": self.min_z,
+            "max_words": self.max_words,
+            "min_count": self.min_count,
+            "prior": self.prior,
+        }
+
     def propose(
-        self,
-        captions_a: Sequence[str],
-        captions_b: Sequence[str],
-        *,
-        rng: np.random.Generator | None = None,
-        round: int = 1,
+        self, evidence: Evidence, *, rng: np.random.Generator | None = None, round: int = 1
+    ) -> Proposals:
+        """Propose phrases (see `visdiff.proposers.Proposer`); ``rng`` is not used."""
+        said_a, said_b = evidence.said(self.name)
+        return Proposals(tuple(self.from_captions(said_a, said_b, round)))
+
+    def from_captions(
+        self, captions_a: Sequence[str], captions_b: Sequence[str], round: int = 1
     ) -> list[Hypothesis]:
-        """Propose phrases (see `visdiff.proposers.Proposer`); ``rng`` is not used.
+        """Return the phrases that tell two lists of captions apart.
 
         The same captions in another order give the same list: set A's phrases by falling z, then
         set B's.

@@ -15,7 +15,9 @@ class Ranker(Protocol):
 
     Every statistic is computed from the scores elsewhere, so that rankers compare. A backend's
     constructor takes the fields of the ranker's configuration as keywords and ignores those that
-    mean nothing to it.
+    mean nothing to it. Two more are there for those that want them: ``llm``, a function without
+    arguments that returns the configured chat model, and ``captioner``, the run's. One that puts a
+    question to the chat model for every hypothesis and image says so by an attribute ``asks``.
     """
 
     @property

@@ -1,0 +1,164 @@
+"""One suite for every proposer: what all of them promise, whatever they look at."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import pictures, save_open_clip
+
+from visdiff import registry
+from visdiff.config import Config, ProposerConfig
+from visdiff.errors import InputError
+from visdiff.hashing import canonical_json, digest_bytes
+from visdiff.imageset import ImageSet
+from visdiff.llm import Request
+from visdiff.llm.scripted import ScriptedChat
+from visdiff.proposers import Evidence, Proposals
+
+NAMES = ("captions-llm", "concepts", "images-vlm", "manual", "ngrams", "paired-captions-llm")
+Make = Callable[..., Any]
+
+
+def reply(request: Request) -> str:
+    # Another question, another answer, so that samples and rounds show.
+    number = int(digest_bytes(repr(request).encode())[:4], 16)
+    return json.dumps({"hypotheses": ["a dog", f"{number} trees", "A dog", "Sure, here:"]})
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_open_clip(tmp_path_factory.mktemp("weights") / "clip")
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bank") / "bank.txt"
+    path.write_text("# animals\na dog\na cat\n\nA dog\na red car\nsand\nsnow\n", "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def evidence() -> Evidence:
+    sets = [ImageSet.open(pictures(30, seed), name=f"set {seed}") for seed in (1, 2)]
+    said = [
+        [f"a {thing} {place}" for _ in range(10) for thing in ("dog", "cat", "car")]
+        for place in ("on the grass", "in the snow")
+    ]
+    said_a: list[str | None] = [*said[0]]
+    said_a[3] = None
+    return Evidence(sets[0], sets[1], said_a, said[1], paired=True)
+
+
+@pytest.fixture(params=NAMES)
+def make(request: pytest.FixtureRequest, clip: Path, bank: Path) -> Make:
+    """Make a proposer as a configuration does: with every field, most of which it ignores."""
+    own: dict[str, Any] = {
+        "concepts": {"bank": str(bank), "model": str(clip)},
+        "manual": {"hypotheses": ("A: a dog", "at night", "A: A dog", "B: snow")},
+    }.get(request.param, {})
+
+    def made(**more: Any) -> Any:
+        given = ProposerConfig(**{**own, **more}).model_dump(exclude={"backend"}, exclude_none=True)
+        llm = ScriptedChat(reply)
+        cls = registry.load("proposer", request.param)
+        return cls(device="cpu", llm=lambda: llm, encoder=None, temperature=None, **given)
+
+    return made
+
+
+def propose(proposer: Any, evidence: Evidence, seed: int = 0, round: int = 1) -> Proposals:
+    return proposer.propose(evidence, rng=np.random.default_rng(seed), round=round)
+
+
+def test_every_proposer_is_in_this_suite() -> None:
+    assert set(registry.names("proposer")) == set(NAMES)
+
+
+def test_both_directions_once_with_name_and_round(make: Make, evidence: Evidence) -> None:
+    proposer = make()
+    found = propose(proposer, evidence, round=3)
+    assert {h.direction for h in found.hypotheses} == {"A", "B"}
+    keys = [(h.text.casefold(), h.direction) for h in found.hypotheses]
+    assert len(keys) == len(set(keys))
+    assert {(h.proposer, h.round) for h in found.hypotheses} == {(proposer.name, 3)}
+    assert all(h.text == h.text.strip() and h.text for h in found.hypotheses)
+    assert not found.failures
+    # A's before B's.
+    assert [h.direction for h in found.hypotheses] == sorted(h.direction for h in found.hypotheses)
+
+
+def test_no_more_than_it_says(make: Make, evidence: Evidence) -> None:
+    for more in ({}, {"max_hypotheses": 1, "ask": 1}):
+        proposer = make(**more)
+        found = [h.direction for h in propose(proposer, evidence).hypotheses]
+        assert max(found.count("A"), found.count("B")) <= proposer.max_hypotheses
+
+
+def test_the_same_randomness_gives_the_same_proposals(make: Make, evidence: Evidence) -> None:
+    assert propose(make(), evidence, 7) == propose(make(), evidence, 7)
+
+
+def test_it_asks_as_often_as_it_says(make: Make, evidence: Evidence) -> None:
+    proposer = make()
+    before = len(proposer.llm.requests) if proposer.calls else 0
+    propose(proposer, evidence)
+    after = len(proposer.llm.requests) if proposer.calls else 0
+    assert after - before == proposer.calls
+
+
+def test_identity_names_a_cache_entry(make: Make) -> None:
+    proposer = make()
+    assert canonical_json(dict(proposer.identity)) == canonical_json(dict(make().identity))
+    assert proposer.identity["proposer"] == proposer.name
+
+
+def test_what_needs_captions_says_so(make: Make, evidence: Evidence) -> None:
+    proposer = make()
+    silent = Evidence(evidence.images_a, evidence.images_b, paired=True)
+    if proposer.needs_captions:
+        with pytest.raises(InputError, match=f"captions for the proposer '{proposer.name}'"):
+            propose(proposer, silent)
+    else:
+        assert propose(proposer, silent).hypotheses
+
+
+def test_captions_that_are_all_missing_give_nothing(make: Make, evidence: Evidence) -> None:
+    proposer = make()
+    if not proposer.needs_captions:
+        pytest.skip("reads no captions")
+    n = len(evidence.images_a)
+    mute = Evidence(evidence.images_a, evidence.images_b, [None] * n, ["a"] * n, paired=True)
+    assert propose(proposer, mute) == Proposals()
+
+
+def test_one_image_a_side_is_enough(make: Make) -> None:
+    a, b = (ImageSet.open(pictures(1, seed)) for seed in (1, 2))
+    found = propose(make(), Evidence(a, b, ["a dog"], ["a cat"], paired=True))
+    assert not found.failures
+
+
+def test_evidence_that_does_not_fit_together() -> None:
+    a, b = (ImageSet.open(pictures(n, n)) for n in (2, 3))
+    with pytest.raises(ValueError, match="each of 2 images, got 1"):
+        Evidence(a, b, ["a dog"], ["x"] * 3)
+    with pytest.raises(ValueError, match="got 2 and 3"):
+        Evidence(a, b, paired=True)
+
+
+def test_proposals_add_up_and_tell() -> None:
+    one = Proposals(refused=(("Here are:", "a preface"),), failures=("timed out",))
+    both = one + Proposals(refused=(("x" * 200, "a preface"), ("5", "no words")))
+    refused, failed = both.warnings()
+    assert "3 lines" in refused
+    assert "a preface (2), no words (1)" in refused
+    assert "'Here are:'" in refused
+    assert failed == "1 question of the proposer had no answer (first: timed out)."
+    assert Proposals().warnings() == []
+
+
+def test_presets_make_their_proposer() -> None:
+    for field in ("goal", "leave_out", "hypotheses", "bank"):
+        assert not getattr(Config.of("miniature").proposer, field)

@@ -1,0 +1,230 @@
+"""MiniDiffBench: VisDiffBench's shape for the miniature's world, where the truth is known.
+
+150 pairs of 100 images a side, and 200 null pairs, all rendered from the art packages:
+
+- **easy**: another place or another subject in every image;
+- **medium**: another style (a filter, or none of them), another profession, or another companion of
+  the subject, in every image;
+- **hard**: what is fine (gender, skin tone, one art set or another, a companion), and in 75 % of A
+  against 25 % of B;
+- **null**: both sets from one distribution, which differs from pair to pair.
+
+Everything that is not planted follows the world's priors on both sides alike.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from visdiff.bench.pairs import NULL, Benchmark, Pair
+from visdiff.errors import InputError
+from visdiff.miniature import world
+from visdiff.miniature.render import Art
+
+NAME = "MiniDiffBench"
+#: Split → attributes in turn, and the share of A that has its own value.
+SPLITS: Mapping[str, tuple[tuple[str, ...], float]] = {
+    "easy": (("place", "subject"), 1.0),
+    "medium": (("style", "profession", "second"), 1.0),
+    "hard": (("gender", "tone", "art", "second"), 0.75),
+}
+_PAIRS, _NULL_PAIRS, _SIZE = 50, 200, 100
+_INDEX = "minidiffbench.jsonl"
+
+_VALUES: Mapping[str, tuple[str, ...]] = {
+    "place": tuple(world.PLACES),
+    "subject": world.SUBJECTS,
+    "style": world.STYLES,
+    "profession": world.PROFESSIONS,
+    "second": world.SUBJECTS,
+    "gender": world.GENDERS,
+    "tone": world.TONES,
+    "art": world.ART_SETS,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is planted in a pair.
+
+    Attributes:
+        id: The pair's name, "hard/03".
+        split: "easy", "medium", "hard" or "null".
+        attribute: What differs, a key of the world's attributes or "profession"; "" in null pairs.
+        values: What A and B have of it; the same text twice in null pairs.
+        share: Share of A's images with A's value, and of B's with B's; the others have the other.
+        fixed: What every image of both sets has in common.
+    """
+
+    id: str
+    split: str
+    attribute: str
+    values: tuple[str, str]
+    share: float
+    fixed: Mapping[str, str]
+
+
+def plans(seed: int, pairs: int = _PAIRS, null_pairs: int = _NULL_PAIRS) -> Iterator[Plan]:
+    """Draws what is planted in each pair; a pair is the same however many others there are."""
+    for number, (split, (attributes, share)) in enumerate(SPLITS.items()):
+        for i in range(pairs):
+            rng = np.random.default_rng([seed, number, i])
+            attribute = attributes[i % len(attributes)]
+            a, b = (str(v) for v in rng.choice(_VALUES[attribute], 2, replace=False))
+            yield Plan(f"{split}/{i:02d}", split, attribute, (a, b), share, {})
+    for i in range(null_pairs):
+        rng = np.random.default_rng([seed, len(SPLITS), i])
+        held = ("", "place", "style", "profession", "subject")[i % 5]
+        fixed = {}
+        if held:
+            field = "subject" if held == "profession" else held
+            fixed[field] = str(rng.choice(_VALUES[held]))
+        told = _words(held, fixed.get("subject") or fixed.get(held, "")) if held else "anything"
+        yield Plan(f"null/{i:03d}", NULL, "", (told, told), 1.0, fixed)
+
+
+def scenes(plan: Plan, side: int, size: int, rng: np.random.Generator) -> list[world.Scene]:
+    """Draws one set of a pair.
+
+    Args:
+        plan: The pair.
+        side: 0 for A, 1 for B.
+        size: Images of the set; exactly round(share · size) of them have the set's own value.
+        rng: Source of randomness.
+    """
+    if not plan.attribute:
+        return [world.sample_scene(rng, **plan.fixed) for _ in range(size)]
+    own = round(plan.share * size)
+    values = [plan.values[side]] * own + [plan.values[1 - side]] * (size - own)
+    return [_scene(plan.attribute, values[i], plan.values, rng) for i in rng.permutation(size)]
+
+
+def _scene(
+    attribute: str, value: str, both: tuple[str, str], rng: np.random.Generator
+) -> world.Scene:
+    if attribute == "second":
+        # The subject beside the planted one is neither of the two.
+        while (scene := world.sample_scene(rng, second=value)).subject in both:
+            pass
+        return scene
+    if attribute in ("gender", "tone"):
+        return world.sample_scene(rng, **{attribute: value})
+    if attribute == "art":
+        return world.sample_scene(rng, style=value)
+    return world.sample_scene(rng, **{_field(attribute): value})
+
+
+def _field(attribute: str) -> str:
+    return {"profession": "subject", "art": "style"}.get(attribute, attribute)
+
+
+def _words(attribute: str, value: str) -> str:
+    """What a set shows, as the judge `world` reads it."""
+    if attribute == "place":
+        return world.PLACES[value][0]
+    if attribute in ("style", "art"):
+        return f"{value} style"
+    if attribute == "tone":
+        return f"{value} skin"
+    return f"a {value}" if attribute == "gender" else world.an(value)
+
+
+def render(
+    folder: Path,
+    art: Path,
+    *,
+    seed: int = 0,
+    pairs: int = _PAIRS,
+    null_pairs: int = _NULL_PAIRS,
+    size: int = _SIZE,
+    progress: bool = True,
+) -> Benchmark:
+    """Renders the benchmark into a folder, going on where a killed run stopped, and loads it.
+
+    Args:
+        folder: Gets ``SPLIT/NN/A/000.png`` …, and an index with the truth.
+        art: Folder with ``node_modules`` of the art packages.
+        seed: Seed of all randomness.
+        pairs: Pairs of each of the three splits.
+        null_pairs: Pairs without a difference.
+        size: Images a side.
+        progress: Show progress on stderr.
+
+    Raises:
+        InputError: The folder holds another seed or size, or the art packages are not there.
+    """
+    index = folder / _INDEX
+    header = {"benchmark": NAME, "seed": seed, "size": size}
+    lines = index.read_text("utf-8").splitlines() if index.is_file() else [json.dumps(header)]
+    if json.loads(lines[0]) != header:
+        raise InputError(
+            f"expected renderings with {header} in {folder}, got {lines[0]}: choose another folder."
+        )
+    known = {json.loads(line)["id"] for line in lines[1:]}
+    todo = [p for p in plans(seed, pairs, null_pairs) if p.id not in known]
+    if todo:
+        icons = Art.load(art)
+        for plan in tqdm(todo, "rendering", unit="pair", disable=not progress):
+            _render_pair(plan, folder, icons, seed, size)
+            a, b = (_words(plan.attribute, v) if plan.attribute else v for v in plan.values)
+            entry = {"id": plan.id, "split": plan.split, "attribute": plan.attribute}
+            lines.append(json.dumps({**entry, "a": a, "b": b}))
+            partial = index.with_suffix(".partial")
+            partial.write_text("\n".join(lines) + "\n", "utf-8")
+            partial.replace(index)
+    wanted = {p.id for p in plans(seed, pairs, null_pairs)}
+    whole = load(folder)
+    return replace(whole, pairs=tuple(p for p in whole.pairs if p.id in wanted))
+
+
+def _render_pair(plan: Plan, folder: Path, icons: Art, seed: int, size: int) -> None:
+    for side, name in enumerate("AB"):
+        rng = np.random.default_rng([seed, *plan.id.encode(), side])
+        target = folder / plan.id / name
+        target.mkdir(parents=True, exist_ok=True)
+        for i, scene in enumerate(scenes(plan, side, size, rng)):
+            Image.fromarray(icons.render(scene, rng)).save(target / f"{i:03d}.png")
+
+
+def load(folder: Path) -> Benchmark:
+    """Loads what `render` wrote.
+
+    Raises:
+        InputError: The folder holds no index.
+    """
+    index = folder / _INDEX
+    if not index.is_file():
+        raise InputError(
+            f"expected {_INDEX} in {folder}, got none: render it with "
+            f"`visdiff bench render {folder} --art ART`."
+        )
+    header, *entries = (json.loads(line) for line in index.read_text("utf-8").splitlines())
+    return Benchmark(NAME, tuple(_pair(folder, e, header["size"]) for e in entries))
+
+
+def is_here(folder: Path) -> bool:
+    """Whether a folder holds a rendered MiniDiffBench."""
+    return (folder / _INDEX).is_file()
+
+
+def _pair(folder: Path, entry: Mapping[str, str], size: int) -> Pair:
+    files = {
+        side: [folder / entry["id"] / side / f"{i:03d}.png" for i in range(size)] for side in "AB"
+    }
+    missing = [f for side in "AB" for f in files[side] if not f.is_file()]
+    here = {side: tuple(f.resolve() for f in files[side] if f.is_file()) for side in "AB"}
+    return Pair(
+        id=entry["id"],
+        split=entry["split"],
+        a=entry["a"],
+        b=entry["b"],
+        difference=entry["attribute"],
+        images_a=here["A"],
+        images_b=here["B"],
+        missing=tuple(str(f.relative_to(folder)) for f in missing),
+    )

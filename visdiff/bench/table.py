@@ -1,0 +1,205 @@
+"""The paper's table: proposers × rankers by split, with published numbers beside ours."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from visdiff.bench.pairs import NULL
+from visdiff.bench.scoring import Verdicts, acc_at, accuracy
+from visdiff.bench.store import Record, Results
+
+Row = dict[str, Any]
+
+#: Splits that the paper puts together: name of both → the splits.
+_TOGETHER: Mapping[str, tuple[str, ...]] = {"imagenet-r/*": ("imagenet-r", "imagenet-star")}
+_ORDER = ("easy", "medium", "hard", "imagenet-r", "imagenet-star", "imagenet-r/*")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number from the literature, on VisDiffBench.
+
+    Attributes:
+        proposer: The backend of ours that does the same, or the name of another method.
+        ranker: Likewise.
+        split: The split.
+        acc1: Acc@1, or None.
+        acc5: Acc@5, or None.
+        system: What was run.
+        source: Where the number stands.
+        second_hand: Whether it was read in another text than the one that reports it.
+    """
+
+    proposer: str
+    ranker: str
+    split: str
+    acc1: float | None
+    acc5: float | None
+    system: str
+    source: str
+    second_hand: bool = False
+
+
+_HEAD = (
+    "proposer", "ranker", "split", "n", "Acc@1", "interval", "Acc@5", "unscored",
+    "published Acc@1/@5",
+)  # fmt: skip
+
+_PAPER = "Dunlap et al., CVPR 2024"
+_INVDIFF = "InvDiff, README"
+_CAPTIONS = "BLIP-2 + GPT-4, CLIP ViT-bigG-14"
+
+#: Only numbers with a source; the paper's others are not quoted from memory.
+PUBLISHED: tuple[Published, ...] = (
+    Published("captions-llm", "clip", "easy", 0.88, 0.99, _CAPTIONS, _PAPER),
+    Published("captions-llm", "clip", "medium", 0.75, 0.86, _CAPTIONS, _PAPER),
+    Published("captions-llm", "clip", "hard", 0.61, 0.80, _CAPTIONS, _PAPER),
+    Published("captions-llm", "clip", "imagenet-r/*", 0.78, None, _CAPTIONS, _PAPER, True),
+    Published("images-vlm", "clip", "easy", 0.95, 1.00, "GPT-4V", _PAPER),
+    Published("images-vlm", "clip", "medium", 0.75, 0.87, "GPT-4V", _PAPER),
+    Published("images-vlm", "clip", "hard", 0.57, 0.74, "GPT-4V", _PAPER),
+    Published("images-vlm", "clip", "hard", 0.28, None, "LLaVA-1.5", _PAPER, True),
+    Published("blip2-features", "clip", "hard", 0.12, None, "BLIP-2", _PAPER, True),
+    Published("InvDiff", "", "easy", 0.95, 0.98, "inverse CCA", _INVDIFF),
+    Published("InvDiff", "", "medium", 0.75, 0.84, "inverse CCA", _INVDIFF),
+    Published("InvDiff", "", "hard", 0.60, 0.75, "inverse CCA", _INVDIFF),
+    Published(
+        "ImageSet2Text", "", "hard", 0.66, None, "concept graph", "ImageSet2Text, AAAI 2026", True
+    ),
+)
+
+
+def rows(runs: Sequence[Results], seed: int = 0) -> list[Row]:
+    """Score runs: one row a run and split.
+
+    Args:
+        runs: Results files.
+        seed: Of the bootstrap.
+
+    Returns:
+        Rows of ``proposer``, ``ranker``, ``split``, ``n`` (pairs run), ``acc1``, ``acc5``,
+        ``accn``, ``acc1_ci``, ``acc5_ci``, ``unscored`` (pairs without Acc@1 or Acc@5: failed, or
+        a verdict is missing), ``failed``, ``missing`` (images), ``confirmed_pairs`` (pairs with a
+        confirmed difference), ``purity``, ``directions``, ``benchmark``, ``judge`` and
+        ``published`` (what the literature has for this row). Accuracies are None where nothing is
+        known, and on null pairs, where ``confirmed_pairs`` counts false alarms.
+    """
+    found = []
+    for results in runs:
+        by_split: dict[str, list[Record]] = {}
+        for record in results.records.values():
+            by_split.setdefault(record["split"], []).append(record)
+        for name, parts in _TOGETHER.items():
+            if all(part in by_split for part in parts):
+                by_split[name] = [record for part in parts for record in by_split[part]]
+        order = [s for s in _ORDER if s in by_split] + [s for s in by_split if s not in _ORDER]
+        found += [_row(results.header, split, by_split[split], seed) for split in order]
+    return found
+
+
+def render(table: Sequence[Row], published: bool = True) -> str:
+    """Write rows as a table in text.
+
+    Args:
+        table: What `rows` returned.
+        published: Add the published systems that have no row of ours, and the sources.
+
+    Returns:
+        Lines with aligned columns; no line end at the end.
+    """
+    shown = [_HEAD, *(_cells(row) for row in table)]
+    said = {(p["system"], p["split"]) for row in table for p in row["published"]}
+    if published:
+        shown += [
+            (p.proposer, p.ranker, p.split, *[""] * 5, _beside(_published(p)))
+            for p in PUBLISHED
+            if (p.system, p.split) not in said
+        ]
+    widths = [max(len(line[i]) for line in shown) for i in range(len(_HEAD))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in shown
+    ]
+    if published or said:
+        sources = dict.fromkeys(p.source for p in PUBLISHED)
+        lines.append(f"Published, on VisDiffBench: {'; '.join(sources)}. * second-hand.")
+    return "\n".join(lines)
+
+
+def _row(header: Record, split: str, records: Sequence[Record], seed: int) -> Row:
+    failed = sum(record["status"] == "failed" for record in records)
+    verdicts = [
+        None if r["status"] == "failed" else [h["score"] for h in r["hypotheses"]] for r in records
+    ]
+    acc = {k: accuracy(verdicts, k, np.random.default_rng(seed)) for k in (1, 5, None)}
+    null = split == NULL
+    published = [
+        _published(p)
+        for p in PUBLISHED
+        if (p.proposer, p.ranker, p.split) == (header["proposer"], header["ranker"], split)
+        and header["benchmark"] == "VisDiffBench"
+        and header["purity"] == 1
+        and header["directions"] == "A"
+    ]
+    return {
+        "proposer": header["proposer"],
+        "ranker": header["ranker"],
+        "split": split,
+        "n": len(records),
+        "acc1": None if null else acc[1].value,
+        "acc5": None if null else acc[5].value,
+        "accn": None if null else acc[None].value,
+        "acc1_ci": None if null or acc[1].ci is None else list(acc[1].ci),
+        "acc5_ci": None if null or acc[5].ci is None else list(acc[5].ci),
+        "unscored": sum(_open(v) for v in verdicts),
+        "failed": failed,
+        "missing": sum(record.get("missing", 0) for record in records),
+        "confirmed_pairs": sum(record.get("confirmed", 0) > 0 for record in records),
+        "purity": header["purity"],
+        "directions": header["directions"],
+        "benchmark": header["benchmark"],
+        "judge": header["judge"].get("judge", ""),
+        "published": published,
+    }
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    label = row["split"] if row["purity"] == 1 else f"{row['split']}, purity {row['purity']:g}"
+    accuracies = (_number(row["acc1"]), _interval(row["acc1_ci"]), _number(row["acc5"]))
+    if row["split"] == NULL:
+        accuracies = (f"{row['confirmed_pairs']} with a confirmed difference", "", "")
+    beside = "; ".join(_beside(published) for published in row["published"])
+    counts = (str(row["n"]), *accuracies, str(row["unscored"]))
+    return (row["proposer"], row["ranker"], label, *counts, beside)
+
+
+def _open(verdicts: Verdicts | None) -> bool:
+    # An Acc@1 can be open where Acc@5 is known, and the other way round.
+    return verdicts is None or acc_at(verdicts, 1) is None or acc_at(verdicts, 5) is None
+
+
+def _published(p: Published) -> Row:
+    return {
+        "split": p.split,
+        "acc1": p.acc1,
+        "acc5": p.acc5,
+        "system": p.system,
+        "source": p.source,
+        "second_hand": p.second_hand,
+    }
+
+
+def _beside(published: Row) -> str:
+    star = "*" if published["second_hand"] else ""
+    numbers = f"{_number(published['acc1'])}/{_number(published['acc5'])}"
+    return f"{numbers}{star} ({published['system']})"
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    return f"{ends[0]:.2f}–{ends[1]:.2f}" if ends else ""
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

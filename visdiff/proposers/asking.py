@@ -1,0 +1,177 @@
+"""What the proposers that ask a language model share: two questions a round, and their replies.
+
+The question is always "what is truer of Group A than of Group B?": for the second direction the
+sets change places, so that both directions meet the same words.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from visdiff import prompts
+from visdiff.errors import InputError
+from visdiff.llm import ChatModel, Failure, Message, Picture, Request
+from visdiff.proposers import Evidence, Proposals
+from visdiff.proposers.replies import read
+from visdiff.results import Direction, Hypothesis
+
+Part = str | Picture
+
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"hypotheses": {"type": "array", "items": {"type": "string"}}},
+    "required": ["hypotheses"],
+    "additionalProperties": False,
+}
+_FORMATS = {
+    True: 'Answer with JSON: {"hypotheses": ["first concept", "second concept", …]}.',
+    False: 'Answer with the concepts only, one a line, each after "* ".',
+}
+
+
+class AskingProposer:
+    """A proposer that asks a chat model; subclasses say what it is told.
+
+    Args:
+        llm: Returns the chat model; called once, here.
+        sample_size: Images (or pairs) of each set that are told about, drawn anew every round.
+        ask: Hypotheses asked for in each direction.
+        goal: What the comparison is for, in the user's words.
+        leave_out: Topics that no hypothesis should be about.
+        structured: Ask for JSON; a list of lines otherwise, for models that cannot.
+        max_tokens: Longest reply.
+        temperature: Left to the model when None.
+        **_: Fields of the configuration that mean nothing here.
+
+    Raises:
+        InputError: There is no chat model, or a number is below 1.
+    """
+
+    name: ClassVar[str]
+    needs_captions: ClassVar[bool] = True
+    calls = 2
+    _tokens_an_image: ClassVar[int] = 25
+
+    def __init__(
+        self,
+        llm: Callable[[], ChatModel] | None = None,
+        sample_size: int = 20,
+        ask: int = 10,
+        goal: str | None = None,
+        leave_out: Sequence[str] = (),
+        structured: bool = True,
+        max_tokens: int | None = 1000,
+        temperature: float | None = None,
+        **_: Any,
+    ) -> None:
+        if llm is None:
+            raise InputError(
+                f"expected a chat model for the proposer {self.name!r}, got none; name one in the "
+                "configuration's table llm, or use the proposer 'ngrams', which needs none"
+            )
+        if sample_size < 1 or ask < 1:
+            raise InputError(
+                "expected proposer.sample_size and proposer.ask of at least 1, got "
+                f"{sample_size} and {ask}"
+            )
+        self.llm = llm()
+        self.sample_size = sample_size
+        self.ask = ask
+        self.goal = goal
+        self.leave_out = tuple(leave_out)
+        self.structured = structured
+        self.max_tokens = max_tokens
+        self.temperature = temperature
+        self.prompt = prompts.load(self.name)
+
+    @property
+    def max_hypotheses(self) -> int:
+        """As many as are asked for."""
+        return self.ask
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The model, the prompt, and what else changes the question."""
+        return {
+            "proposer": self.name,
+            "model": dict(self.llm.identity),
+            "prompt": self.prompt.id,
+            "sample_size": self.sample_size,
+            "ask": self.ask,
+            "goal": self.goal,
+            "leave_out": list(self.leave_out),
+            "structured": self.structured,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+        }
+
+    @property
+    def tokens_a_call(self) -> tuple[int, int]:
+        """Tokens of a question and of its reply, roughly."""
+        return 600 + 2 * self.sample_size * self._tokens_an_image, 20 * self.ask
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """Id of the prompt → its hash."""
+        return {self.prompt.id: self.prompt.digest}
+
+    def propose(self, evidence: Evidence, *, rng: np.random.Generator, round: int = 1) -> Proposals:
+        """Ask in both directions (see `visdiff.proposers.Proposer`)."""
+        questions = self._questions(evidence, rng)
+        if questions is None:
+            return Proposals()
+        seed = int(rng.integers(2**31))
+        system = (Message("system", (self.prompt.system,)),) if self.prompt.system else ()
+        requests = [
+            Request(
+                messages=(*system, Message("user", tuple(parts))),
+                prompt_id=self.prompt.id,
+                schema=SCHEMA if self.structured else None,
+                max_tokens=self.max_tokens,
+                temperature=self.temperature,
+                seed=seed,
+                # Another round asks anew, even where it is about the same images.
+                sample=round - 1,
+            )
+            for parts in questions
+        ]
+        found = Proposals()
+        directions: tuple[Direction, Direction] = ("A", "B")
+        replies = self.llm.answer(requests, evidence.progress)
+        for direction, reply in zip(directions, replies, strict=True):
+            if isinstance(reply, Failure):
+                found += Proposals(failures=(reply.reason,))
+                continue
+            texts, refused = read(reply.text, reply.data)
+            refused += [(text, "more than were asked for") for text in texts[self.ask :]]
+            found += Proposals(
+                tuple(Hypothesis(t, direction, self.name, round) for t in texts[: self.ask]),
+                tuple(refused),
+            )
+        return found
+
+    def _questions(
+        self, evidence: Evidence, rng: np.random.Generator
+    ) -> tuple[Sequence[Part], Sequence[Part]] | None:
+        """Return what is asked about A against B, then about B against A; None: nothing to ask."""
+        raise NotImplementedError
+
+    def _filled(self, **told: object) -> str:
+        """Return the prompt's text with what all questions have in common filled in."""
+        goal = f"What matters here: {self.goal.strip().rstrip('.')}. " if self.goal else ""
+        leave_out = "; ".join(self.leave_out)
+        return self.prompt.fill(
+            count=self.ask,
+            goal=goal,
+            leave_out=f"Leave out whatever is about: {leave_out}." if leave_out else "",
+            format=_FORMATS[self.structured],
+            **told,
+        )
+
+
+def drawn(n: int, most: int, rng: np.random.Generator) -> list[int]:
+    """Draw at most so many of n places, without replacement, in order."""
+    if n <= most:
+        return list(range(n))
+    return sorted(rng.choice(n, size=most, replace=False).tolist())

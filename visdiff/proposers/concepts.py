@@ -1,0 +1,204 @@
+"""Propose the phrases of a bank that lie in the direction in which the sets' mean features differ.
+
+No captioner, no language model. With unit vectors, the product of a phrase and the difference of
+the means is the difference of the phrase's mean scores under the `clip` ranker, so what is proposed
+is what that ranker sees most of.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from visdiff.cache import Cache
+from visdiff.encoders import Encoder
+from visdiff.encoders.open_clip import OpenClipEncoder
+from visdiff.engine import apply
+from visdiff.errors import InputError
+from visdiff.hashing import digest_bytes
+from visdiff.imageset import ImageSet
+from visdiff.miniature import world
+from visdiff.proposers import Evidence, Proposals
+from visdiff.results import Direction, Hypothesis
+
+logger = logging.getLogger(__name__)
+
+
+class ConceptsProposer:
+    """Phrases of a bank, by their product with the difference of mean image features.
+
+    Args:
+        bank: Text file, UTF-8, one phrase a line; blank lines and lines that begin with "#" are
+            skipped. None is for the miniature: all that its world has a word for.
+        max_hypotheses: Most phrases a direction.
+        model: As for `visdiff.encoders.open_clip.OpenClipEncoder`; None is the ranker's encoder.
+        pretrained: Likewise.
+        encoder: The ranker's, used when no model is given.
+        batch_size: Images at a time.
+        workers: Threads that decode images.
+        device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
+        **_: Fields of the configuration that mean nothing here.
+
+    Raises:
+        InputError: There is no model, no bank, or the bank has no phrase.
+    """
+
+    name = "concepts"
+    needs_captions = False
+    calls = 0
+
+    def __init__(
+        self,
+        bank: str | None = None,
+        max_hypotheses: int = 20,
+        model: str | None = None,
+        pretrained: str | None = None,
+        encoder: Encoder | None = None,
+        batch_size: int = 32,
+        workers: int = 2,
+        device: str = "auto",
+        **_: Any,
+    ) -> None:
+        if model is None and encoder is None:
+            raise InputError(
+                "expected an image-text model for the proposer 'concepts', got none, and the "
+                'ranker has none to share; give proposer.model: "miniature", or an architecture '
+                'such as "ViT-B-32" with proposer.pretrained'
+            )
+        self.encoder: Encoder = (
+            OpenClipEncoder(model, pretrained, device) if model is not None else encoder  # type: ignore[assignment]
+        )
+        self.max_hypotheses = max_hypotheses
+        self.batch_size = batch_size
+        self.workers = workers
+        if bank is not None:
+            self.phrases = read_bank(bank)
+        elif getattr(self.encoder, "model", None) == "miniature":
+            self.phrases = world_bank()
+        else:
+            raise InputError(
+                "expected proposer.bank, a text file with one phrase a line, for the proposer "
+                "'concepts', got none; only the miniature has a bank of its own"
+            )
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The encoder and the bank."""
+        return {
+            "proposer": self.name,
+            "encoder": dict(self.encoder.identity),
+            "bank": digest_bytes("\n".join(self.phrases).encode()),
+            "phrases": len(self.phrases),
+            "max_hypotheses": self.max_hypotheses,
+        }
+
+    def propose(
+        self, evidence: Evidence, *, rng: np.random.Generator | None = None, round: int = 1
+    ) -> Proposals:
+        """Propose phrases (see `visdiff.proposers.Proposer`); ``rng`` is not used.
+
+        A phrase that is too long for the encoder is refused. A set without a readable image gives
+        no proposals.
+        """
+        means = [
+            self._mean(images, evidence.cache, evidence.progress)
+            for images in (evidence.images_a, evidence.images_b)
+        ]
+        if means[0] is None or means[1] is None:
+            return Proposals(failures=("a set has no image that can be read",))
+        phrases, vectors, refused = self._vectors(evidence.cache)
+        if not phrases:
+            return Proposals(refused=tuple(refused))
+        along = vectors @ (means[0] - means[1])
+        found: list[Hypothesis] = []
+        directions: tuple[tuple[Direction, float], ...] = (("A", 1.0), ("B", -1.0))
+        for direction, sign in directions:
+            # Ties, if any, in the bank's order.
+            order = np.argsort(-sign * along, kind="stable")[: self.max_hypotheses]
+            found += [
+                Hypothesis(phrases[i], direction, self.name, round)
+                for i in order.tolist()
+                if sign * along[i] > 0
+            ]
+        return Proposals(tuple(found), tuple(refused))
+
+    def _mean(self, images: ImageSet, cache: Cache, progress: bool) -> np.ndarray | None:
+        applied = apply(
+            self.encoder,
+            images,
+            cache,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            desc="embeddings",
+            progress=progress,
+        )
+        known = [vector for vector in applied.values if vector is not None]
+        return np.mean(np.stack(known).astype(np.float64), axis=0) if known else None
+
+    def _vectors(self, cache: Cache) -> tuple[list[str], np.ndarray, list[tuple[str, str]]]:
+        """Return the bank's phrases, their unit vectors, and what is too long, with the reason."""
+        identity = dict(self.encoder.identity)
+        parts = [{**identity, "text": text} for text in self.phrases]
+        found = dict(zip(self.phrases, cache.get_many("text-embedding", parts), strict=True))
+        refused: list[tuple[str, str]] = []
+        fresh: dict[str, np.ndarray] = {}
+        for text in [text for text, vector in found.items() if vector is None]:
+            try:
+                fresh[text] = self.encoder.encode_texts([text])[0]
+            except InputError as error:
+                logger.warning("not proposed: %s", error)
+                refused.append((text, "too long for the image-text model"))
+        cache.put_many("text-embedding", [({**identity, "text": t}, v) for t, v in fresh.items()])
+        found |= fresh
+        known = {text: vector for text, vector in found.items() if vector is not None}
+        vectors = np.stack(list(known.values())).astype(np.float64) if known else np.zeros((0, 0))
+        return list(known), vectors, refused
+
+
+def read_bank(path: str) -> list[str]:
+    """Read a bank of phrases, each once.
+
+    Raises:
+        InputError: It cannot be read, or holds no phrase.
+    """
+    try:
+        lines = Path(path).expanduser().read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"expected a text file with one phrase a line as proposer.bank, got {path}, which "
+            f"cannot be read: {error}"
+        ) from error
+    phrases = [" ".join(line.split()) for line in lines]
+    distinct = _distinct([p for p in phrases if p and not p.startswith("#")])
+    if not distinct:
+        raise InputError(f"expected phrases in {path}, got none; write one a line")
+    return distinct
+
+
+def world_bank() -> list[str]:
+    """Return every bare phrase of the miniature's world: subjects, places, styles, people."""
+    subjects = world.SUBJECTS + world.PROFESSIONS
+    places, tones = tuple(world.PLACES), world.TONES
+    return _distinct(
+        [
+            text
+            for i, subject in enumerate(subjects)
+            for gender in (world.GENDERS if subject in world.PROFESSIONS else ("",))
+            for text, _ in world.bare_phrases(
+                world.Scene(
+                    subject=subject,
+                    style=world.STYLES[i % len(world.STYLES)],
+                    place=places[i % len(places)],
+                    art=world.ART_SETS[0],
+                    gender=gender,
+                    tone=tones[i % len(tones)] if gender else "",
+                )
+            )
+        ]
+    )
+
+
+def _distinct(phrases: Sequence[str]) -> list[str]:
+    return list({phrase.casefold(): phrase for phrase in reversed(phrases)}.values())[::-1]

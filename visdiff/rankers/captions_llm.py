@@ -1,0 +1,127 @@
+"""Rank by what a language model reads out of captions (VisDiff's caption-based ranker)."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from visdiff import prompts
+from visdiff.cache import Cache
+from visdiff.errors import InputError
+from visdiff.imageset import ImageSet
+from visdiff.llm import ChatModel, Message, Request
+from visdiff.rankers.asking import CHOICES, ask, summary
+from visdiff.results import Hypothesis
+
+logger = logging.getLogger(__name__)
+
+_PROMPT = "captions-llm-rank"
+
+
+class CaptionsLlmRanker:
+    """Asks whether a hypothesis is true of an image by its caption; scores are in [0, 1].
+
+    The score is the probability of "yes" where the model's backend tells, else 1 or 0. What is not
+    answered with yes or no is unscored.
+
+    Args:
+        llm: Returns the chat model; called once, here.
+        **_: Fields of the configuration that mean nothing here.
+
+    Raises:
+        InputError: There is no chat model.
+    """
+
+    name = "captions-llm"
+    needs_captions = True
+    asks = True
+    tokens_a_call = (150, 2)
+
+    def __init__(self, llm: Callable[[], ChatModel] | None = None, **_: Any) -> None:
+        if llm is None:
+            raise InputError(
+                f"expected a chat model for the ranker {self.name!r}, got none; name one in the "
+                "configuration's table llm, or use the ranker 'captions-lexical', which needs none"
+            )
+        self.llm = llm()
+        self.prompt = prompts.load(_PROMPT)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The model and the prompt."""
+        return {
+            "ranker": self.name,
+            "model": dict(self.llm.identity),
+            "prompt": self.prompt.id,
+            "prompt_sha256": self.prompt.digest,
+        }
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """Id of the prompt → its hash."""
+        return {self.prompt.id: self.prompt.digest}
+
+    def score(
+        self,
+        hypotheses: Sequence[Hypothesis],
+        images: ImageSet,
+        captions: Sequence[str | None] | None,
+        cache: Cache | None = None,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Ask about every caption (see `visdiff.rankers.Ranker`); no image is opened.
+
+        Equal captions are asked about once.
+
+        Raises:
+            InputError: There are no captions, or not one an image.
+        """
+        if captions is None or len(captions) != len(images):
+            got = "none" if captions is None else str(len(captions))
+            raise InputError(
+                f"the ranker {self.name!r} expected one caption for each of {len(images)} images, "
+                f"got {got}; choose a captioner, or a ranker that looks at images"
+            )
+        scores = np.full((len(hypotheses), len(images)), np.nan, np.float32)
+        said = [" ".join(caption.split()) if caption else "" for caption in captions]
+        distinct = list(dict.fromkeys(caption for caption in said if caption))
+        texts = list(dict.fromkeys(h.text for h in hypotheses))
+        pairs = [(text, caption) for text in texts for caption in distinct]
+        if not pairs:
+            return scores
+        identity = dict(self.identity)
+        answers, problems = ask(
+            self.llm,
+            (
+                (
+                    {**identity, "hypothesis": text, "caption": caption},
+                    lambda text=text, caption=caption: self._request(text, caption),
+                )
+                for text, caption in pairs
+            ),
+            "yes-no",
+            Cache(mode="off") if cache is None else cache,
+            progress,
+        )
+        if problems:
+            logger.warning("%d answers are missing: %s", problems.total(), summary(problems))
+        known = dict(zip(pairs, answers, strict=True))
+        for row, hypothesis in enumerate(hypotheses):
+            scores[row] = [known.get((hypothesis.text, caption), np.nan) for caption in said]
+        return scores
+
+    def _request(self, hypothesis: str, caption: str) -> Request:
+        # As quoted JSON: a caption with a line break or a quotation mark stays one value.
+        text = self.prompt.fill(
+            caption=json.dumps(caption, ensure_ascii=False),
+            hypothesis=json.dumps(hypothesis, ensure_ascii=False),
+        )
+        return Request(
+            messages=(Message("user", (text,)),),
+            prompt_id=self.prompt.id,
+            max_tokens=10,
+            temperature=0.0,
+            choices=CHOICES,
+        )
