@@ -19,7 +19,6 @@ from visdiff.bench import table
 from visdiff.bench.cli import app
 from visdiff.bench.pairs import Benchmark, Pair
 from visdiff.bench.run import (
-    UNANSWERED,
     Finding,
     Found,
     agree,
@@ -36,7 +35,6 @@ from visdiff.imageset import ImageSet
 from visdiff.judges import Claim, Verdict
 from visdiff.judges.world import WorldJudge
 from visdiff.llm import Failure, Reply, Request
-from visdiff.proposers import Proposals
 
 CONFIG = Config.of("miniature").changed(seed=3)
 REAL = CONFIG.changed(captioner="fakes:ColourCaptioner", ranker="fakes:ColourRanker")
@@ -319,12 +317,6 @@ def test_impossible_settings_are_refused_before_anything(
     assert not (tmp_path / "r.jsonl").exists()
 
 
-def test_an_unanswered_question_is_told_by_this_warning() -> None:
-    # The run takes such a pair for failed; it knows it by these words alone.
-    (warning,) = Proposals(failures=("refused",)).warnings()
-    assert UNANSWERED in warning
-
-
 class Fixed:
     """Gives listed verdicts in turn, over and over."""
 
@@ -452,7 +444,7 @@ def test_a_lost_question_of_the_proposer_fails_the_pair(
     from visdiff.bench import run as module
 
     class Report:
-        warnings = Proposals(failures=("timed out",)).warnings()
+        unanswered = ("timed out",)
         differences = ()
 
     monkeypatch.setattr(module, "compare", lambda *_, **__: Report)

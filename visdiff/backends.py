@@ -106,6 +106,10 @@ class Backends:
         """Id of each prompt that is asked → its hash."""
         return {**getattr(self.proposer, "prompts", {}), **getattr(self.ranker, "prompts", {})}
 
+    def cost(self) -> float | None:
+        """US dollars that the chat model took; None when nothing was asked or no price is known."""
+        return self.ledger.to_dict()["cost"] if self.ledger.calls else None
+
     def tokens(self) -> dict[str, int]:
         """What was asked of the chat model and what it took; {} when nothing was."""
         spent = self.ledger

@@ -60,6 +60,11 @@ def compare(
     captioner: str | None = None,
     proposer: str | None = None,
     ranker: str | None = None,
+    llm: Annotated[
+        str | None, typer.Option(help="Chat model, for those that ask one; see --set llm.base_url.")
+    ] = None,
+    max_calls: Annotated[int | None, typer.Option(help="Most questions to the chat model.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Most US$; needs both prices.")] = None,
     paired_by: Annotated[
         str | None, typer.Option(metavar="COLUMNS", help="Such as prompt,seed.")
     ] = None,
@@ -90,6 +95,9 @@ def compare(
         rounds=int(rounds) if rounds and rounds.isdecimal() else rounds,
         seed=seed,
         null_repeats=null,
+        llm__model=llm,
+        llm__max_calls=max_calls,
+        llm__max_cost=max_cost,
     ).with_set(_pairs(set_, "--set"))
     filter_a, filter_b = _pairs(where_a, "--where-a"), _pairs(where_b, "--where-b")
     if out is not None:
@@ -211,7 +219,8 @@ def _deliver(report, out: Path | None, as_json: bool) -> None:
     if out is not None:
         typer.echo(f"report: {out / 'report.html'}", err=as_json)
     unreadable = report.set_a.n_unreadable + report.set_b.n_unreadable
-    if unreadable or any(d.n_unscored for d in report.differences):
+    unscored = any(d.n_unscored for d in report.differences)
+    if unreadable or unscored or report.unanswered:
         raise typer.Exit(3)
 
 

@@ -44,6 +44,7 @@ def compare(
     name_a: str | None = None,
     name_b: str | None = None,
     cache: Cache | None = None,
+    backends: Backends | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> DifferenceReport:
@@ -59,6 +60,8 @@ def compare(
         name_a: What to call A; by default its filter's value, folder or file.
         name_b: The same for B.
         cache: Where captions and embeddings are kept; the user's cache by default.
+        backends: Models made from this very configuration, for several comparisons with one
+            loading; what they spend is then counted, and limited, over all of them.
         progress: Show progress bars on stderr.
         **settings: Changes to the configuration, see :meth:`visdiff.config.Config.changed`:
             ``seed=1``, ``ranker="captions-lexical"``, ``paired_by=("prompt", "seed")``,
@@ -76,16 +79,20 @@ def compare(
     sets = open_both(a, b, where_a, where_b, name_a, name_b)
     if cache is None:
         with Cache() as own:
-            return _compare(*sets, config, own, progress)
-    return _compare(*sets, config, cache, progress)
+            return _compare(*sets, config, own, backends or Backends.of(config, own), progress)
+    return _compare(*sets, config, cache, backends or Backends.of(config, cache), progress)
 
 
 def _compare(
-    set_a: ImageSet, set_b: ImageSet, config: Config, cache: Cache, progress: bool
+    set_a: ImageSet,
+    set_b: ImageSet,
+    config: Config,
+    cache: Cache,
+    backends: Backends,
+    progress: bool,
 ) -> DifferenceReport:
     watch = Stopwatch()
     rng = np.random.default_rng(config.seed)
-    backends = Backends.of(config, cache)
     opened, warnings = (set_a, set_b), list[str]()
     _check_sizes(set_a, set_b)
 
@@ -176,11 +183,13 @@ def _compare(
         double_dipped=halves.double_dipped,
         preflight=checks.to_dict(),
         null=null,
+        unanswered=proposed.failures,
         config=config.model_dump(mode="json"),
         provenance=replace(
             made,
             prompts={**made.prompts, **backends.prompts()},
             tokens=backends.tokens(),
+            cost=backends.cost(),
         ),
         warnings=tuple(warnings),
         scores=score_table(hypotheses, scores, halves),

@@ -196,6 +196,7 @@ class Provenance:
         cache_hits: Values taken from the cache.
         cache_misses: Values that had to be computed.
         created: Time of the run, ISO 8601.
+        cost: US dollars that a chat model took, as far as its price is known; None when it is not.
     """
 
     versions: dict[str, str] = field(default_factory=dict)
@@ -208,6 +209,7 @@ class Provenance:
     cache_hits: int = 0
     cache_misses: int = 0
     created: str = ""
+    cost: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "models", to_plain(self.models))
@@ -231,6 +233,8 @@ class DifferenceReport:
             proposed and tested; nothing is confirmed then.
         preflight: `visdiff.preflight.Preflight.to_dict()`.
         null: The shuffled runs, when asked for.
+        unanswered: Why questions of the proposer had no answer, one each: the report may lack what
+            they would have brought.
         config: The run's configuration.
         provenance: What produced the report.
         warnings: Sentences the reader must see.
@@ -252,6 +256,7 @@ class DifferenceReport:
     double_dipped: bool = False
     preflight: dict = field(default_factory=dict)
     null: NullRun | None = None
+    unanswered: tuple[str, ...] = ()
     config: dict = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
     warnings: tuple[str, ...] = ()

@@ -30,9 +30,6 @@ from visdiff.results import Direction
 
 Directions = Literal["A", "both"]
 
-UNANSWERED = "of the proposer had no answer"
-"""What a report's warning says when a direction, or a round, was never proposed for."""
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -75,12 +72,15 @@ def comparison(config: Config, cache: Cache) -> System:
 
     A pair about which a question to a model was lost fails: what was not said is not wrong.
     """
+    backends = Backends.of(config, cache)
 
     def system(a: ImageSet, b: ImageSet) -> Found:
-        report = compare(a, b, config=config, cache=cache, progress=False)
-        for warning in report.warnings:
-            if UNANSWERED in warning:
-                raise VisdiffError(warning)
+        report = compare(a, b, config=config, cache=cache, backends=backends, progress=False)
+        if report.unanswered:
+            raise VisdiffError(
+                f"{len(report.unanswered)} questions of the proposer had no answer "
+                f"(first: {report.unanswered[0]})"
+            )
         findings = [Finding(d.text, d.direction, d.auroc, d.confirmed) for d in report.differences]
         unreadable = report.set_a.n_unreadable + report.set_b.n_unreadable
         return Found(findings, unreadable, report.warnings)

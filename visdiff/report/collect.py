@@ -388,6 +388,7 @@ def _provenance(report: DifferenceReport) -> list[tuple[str, str]]:
     rows += flatten(p.prompts, "prompts.")
     rows += [(f"seconds.{stage}", f"{seconds:.1f}") for stage, seconds in p.seconds.items()]
     rows += [(f"tokens.{kind}", f"{n:,}") for kind, n in p.tokens.items()]
+    rows += [("cost", f"US$ {p.cost:.4f}")] if p.cost is not None else []
     rows.append(("cache", f"{p.cache_hits:,} hits, {p.cache_misses:,} misses"))
     rows += flatten(p.versions, "versions.")
     return rows
