@@ -13,7 +13,6 @@ from visdiff.config import Config
 from visdiff.engine import Applied
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
-from visdiff.llm import ChatModel
 from visdiff.llm.budget import BudgetedChat, Ledger, Price
 from visdiff.llm.cached import CachedChat
 from visdiff.results import Hypothesis
@@ -123,7 +122,7 @@ class Backends:
         }
 
 
-def chat_model(config: Config, cache: Cache | None, ledger: Ledger) -> ChatModel:
+def chat_model(config: Config, cache: Cache | None, ledger: Ledger) -> BudgetedChat:
     """Makes the configured chat model, with its cache and its budget.
 
     Raises:

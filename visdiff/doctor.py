@@ -72,24 +72,38 @@ def diagnose() -> Diagnosis:
 
 
 def check_preset(name: str) -> PresetCheck:
-    """Puts one blank image through a preset's models, from this machine's disk alone."""
+    """Puts one blank image through a preset's models, from this machine's disk alone.
+
+    A chat model is not called: what is looked for is its name, and a key where it needs one.
+    """
     from PIL import Image
 
+    from visdiff.backends import Backends, chat_model
     from visdiff.cache import Cache
-    from visdiff.compare import Backends
     from visdiff.encoders.hub import hub_offline
+    from visdiff.llm import Message, Request
+    from visdiff.llm.budget import Ledger
     from visdiff.results import Hypothesis
 
     blank = ImageSet.open([Image.new("RGB", (64, 64), "white")])
-    backends = Backends.of(Config.of(name))
+    config = Config.of(name)
+    try:
+        backends = Backends.of(config)
+    except VisdiffError as error:
+        return PresetCheck(name, False, str(error))
+    question = Request((Message("user", ("a dog",)),), "doctor")
+    uses = [
+        lambda: backends.ranker.score(
+            [Hypothesis("a dog", "A", "doctor")], blank, ["a dog"], nothing, False
+        )
+    ]
+    if backends.proposer.needs_captions or backends.ranker.needs_captions:
+        uses.insert(0, lambda: backends.captioner.captions(blank, nothing, False))
+    if backends.proposer.calls:
+        uses.append(lambda: chat_model(config, None, Ledger()).check([question]))
     missing = []
     with Cache(mode="off") as nothing, hub_offline():
-        for use in (
-            lambda: backends.captioner.captions(blank, nothing, False),
-            lambda: backends.ranker.score(
-                [Hypothesis("a dog", "A", "doctor")], blank, ["a dog"], nothing, False
-            ),
-        ):
+        for use in uses:
             try:
                 use()
             except VisdiffError as error:

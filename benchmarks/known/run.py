@@ -17,12 +17,13 @@ from worldsets import arguments, deliver, render_set, resumed
 
 from visdiff import stats
 from visdiff.cache import Cache
-from visdiff.compare import compare
+from visdiff.compare import Backends, compare
+from visdiff.config import Config
 from visdiff.miniature import world
 from visdiff.miniature.render import Art
 from visdiff.results import Difference
 
-PAIRS, SIZE, SEED = 40, 60, 12
+PAIRS, SIZE, SEED = 40, 60, 112
 
 #: Words that name a value; a place also by its noun alone.
 PLACE_WORDS = {
@@ -83,7 +84,7 @@ def scenes(attribute: str, value: str, rng: np.random.Generator) -> list[world.S
     return [world.sample_scene(rng, **{field: value}) for _ in range(SIZE)]
 
 
-def case(pair: int, work: Path, art: Art, cache: Cache) -> dict:
+def case(pair: int, work: Path, art: Art, cache: Cache, backends: Backends) -> dict:
     """Renders one pair, compares it and judges the first five confirmed differences."""
     rng = np.random.default_rng([SEED, pair])
     attribute, values = plant(pair, rng)
@@ -91,7 +92,9 @@ def case(pair: int, work: Path, art: Art, cache: Cache) -> dict:
         render_set(work / f"{pair:02d}{s}", scenes(attribute, values[s], rng), art, rng)
         for s in "AB"
     )
-    report = compare(a, b, preset="miniature", cache=cache, progress=False, seed=pair)
+    report = compare(
+        a, b, preset="miniature", cache=cache, backends=backends, progress=False, seed=pair
+    )
     judged = [right(d, attribute, values) for d in report.confirmed]
     return {
         "attribute": attribute,
@@ -108,8 +111,11 @@ def main() -> None:
     pairs = PAIRS // 10 if given.quick else PAIRS
     art = Art.load(given.art)
     with Cache() as cache:
+        backends = Backends.of(Config.of("miniature"), cache)
         cases = resumed(
-            given.work / "cases.jsonl", pairs, lambda pair: case(pair, given.work, art, cache)
+            given.work / "cases.jsonl",
+            pairs,
+            lambda pair: case(pair, given.work, art, cache, backends),
         )
     results: dict = {"pairs": pairs, "images_a_side": SIZE, "seed": SEED}
     for name in ("first", "among_five"):

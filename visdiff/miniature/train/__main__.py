@@ -17,9 +17,9 @@ STEPS = {
     "vae": 1400,
     "classifier": 2500,
     "clip": 6000,
-    "clip-image": 5000,
-    "captioner": 6000,
-    "diffusion": 9500,
+    "clip-image": 2500,
+    "captioner": 4600,
+    "diffusion": 10_400,
     "vae-decoder": 3000,
 }
 

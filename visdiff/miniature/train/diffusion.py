@@ -94,7 +94,8 @@ def train(
             context = encoder(tokens.to(device)).last_hidden_state
         clean = latents[index].to(device).float()
         noise = torch.randn(clean.shape, generator=generator).to(device)
-        t = torch.randint(0, len(alphas), (batch,), generator=generator).to(device)
+        # Logit-normal (Esser et al., ICML 2024): what a thing looks like is decided half-way.
+        t = torch.randn(batch, generator=generator).sigmoid().mul(len(alphas)).long().to(device)
         noisy = noise_schedule.add_noise(clean, noise, t)
         predicted = unet(noisy, t, context).sample.float()
         error = (predicted - noise).pow(2).mean((1, 2, 3))
