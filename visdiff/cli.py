@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from visdiff.batch.cli import app as batch_app
 from visdiff.bench.cli import app as bench_app
 from visdiff.errors import InputError, VisdiffError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 cache_app = typer.Typer(help="Look after the cache of captions, embeddings and images.")
 app.add_typer(cache_app, name="cache", no_args_is_help=True)
 app.add_typer(bench_app, name="bench", no_args_is_help=True)
+app.add_typer(batch_app, name="batch", no_args_is_help=True)
 
 CacheMode = Literal["rw", "ro", "refresh", "off", "replay"]
 Where = Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE")]

@@ -81,7 +81,7 @@ class CachedChat(StreamingChat):
         for place, result in streamed(self.model, asked, admit):
             name, parts = missing[place]
             if isinstance(result, Reply):
-                self.cache.put(KIND, parts, _stored(result))
+                self.cache.put(KIND, parts, stored(result))
             first, *others = groups[name][1]
             yield first, result
             for index in others:
@@ -145,7 +145,8 @@ def _message(message: Message) -> dict[str, Any]:
     return {"role": message.role, "parts": parts}
 
 
-def _stored(reply: Reply) -> dict[str, Any]:
+def stored(reply: Reply) -> dict[str, Any]:
+    """Return a reply as the cache holds it: without what it cost."""
     return {
         "text": reply.text,
         "data": reply.data,

@@ -205,9 +205,9 @@ class OpenAIChat(StreamingChat):
                 reason = f"expected a chat completion, got {teller.clean(completion)!r}"
                 return Failure(reason, "http", spent)
             self._answered = True
-            spent = _sum(spent, getattr(completion, "usage", None))
-            result = _read(completion, request, spent)
-            if not isinstance(result, _Unfit):
+            spent = added(spent, getattr(completion, "usage", None))
+            result = read_reply(completion, request, spent)
+            if not isinstance(result, Unfit):
                 return result
             if correction is not None:
                 return Failure(result.reason, "parse", spent)
@@ -224,7 +224,7 @@ class OpenAIChat(StreamingChat):
         return self._dialect.refused(sent, param, words)
 
 
-class _Unfit:
+class Unfit:
     """An answer that is not what was asked for."""
 
     def __init__(self, text: str, reason: str) -> None:
@@ -294,7 +294,9 @@ def _costing(failure: Failure, spent: Usage) -> Failure:
     return Failure(failure.reason, failure.kind, spent)
 
 
-def _sum(spent: Usage, usage: Any) -> Usage:
+def added(spent: Usage, usage: Any) -> Usage:
+    """Return what was spent with what a completion says that it took."""
+
     def count(name: str) -> int:
         value = getattr(usage, name, None)
         return value if isinstance(value, int) else 0
@@ -305,7 +307,7 @@ def _sum(spent: Usage, usage: Any) -> Usage:
     )
 
 
-def _read(completion: Any, request: Request, spent: Usage) -> Result | _Unfit:
+def read_reply(completion: Any, request: Request, spent: Usage) -> Result | Unfit:
     """Take the answer out of a completion, whatever shape the server gave it."""
     choice = next(iter(completion.choices or ()), None)
     message = getattr(choice, "message", None)
@@ -325,7 +327,7 @@ def _read(completion: Any, request: Request, spent: Usage) -> Result | _Unfit:
     try:
         text, data = fitted(request, text)
     except UnfitError as error:
-        return _Unfit(text, str(error))
+        return Unfit(text, str(error))
     identity = getattr(completion, "_request_id", None) or getattr(completion, "id", None)
     return Reply(
         text=text,
