@@ -1,5 +1,6 @@
 """One suite for every captioner, on real classes with tiny weights, and what each does alone."""
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from tiny import folder_of_pictures, save_blip, save_blip2, save_open_clip
 
 from visdiff.cache import Cache
 from visdiff.captioners.blip import Blip2Captioner, BlipCaptioner
+from visdiff.captioners.chat import ChatCaptioner
 from visdiff.captioners.manifest import ManifestCaptioner
 from visdiff.errors import InputError, MissingBackendError
 from visdiff.imageset import ImageSet
+from visdiff.llm import Failure, Picture, Request
+from visdiff.llm.scripted import ScriptedChat
 
 PROMPT = "ab c"
 
@@ -38,10 +42,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 Make = Callable[..., Any]
 
 
-@pytest.fixture(params=["blip2", "blip", "manifest"])
+def colours(request: Request) -> str:
+    picture = request.messages[0].parts[1]
+    assert isinstance(picture, Picture)
+    return f"picture {zlib.crc32(picture.data)}"
+
+
+@pytest.fixture(params=["blip2", "blip", "chat", "manifest"])
 def make(request: pytest.FixtureRequest, weights: dict[str, Path]) -> Make:
     if request.param == "manifest":
         return lambda **options: ManifestCaptioner(**options)
+    if request.param == "chat":
+        return lambda **options: ChatCaptioner(lambda: ScriptedChat(colours), **options)
     cls = {"blip2": Blip2Captioner, "blip": BlipCaptioner}[request.param]
     common = {"prompt": PROMPT, "max_new_tokens": 16, "device": "cpu"}
     return lambda **options: cls(**{"model": str(weights[request.param]), **common, **options})
@@ -187,3 +199,31 @@ def test_the_model_of_another_image_size_still_reads_every_picture(
         ImageSet.open(odd), Cache(mode="off")
     )
     assert not any("prepared" in reason for reason in applied.failures.values())
+
+
+def test_a_lost_reply_is_no_caption_and_the_others_are_kept(images: ImageSet) -> None:
+    lines = [Failure("timed out", "timeout"), "a red  square\n", Failure("refused", "refusal")]
+    llm = ScriptedChat([*lines, *["a circle"] * (len(images) - 4)])
+    found = ChatCaptioner(lambda: llm).captions(images, Cache(mode="off"))
+    good = [i for i, name in enumerate(images.ids) if name != "bad.png"]
+    assert [found.values[i] for i in good[:4]] == [None, "a red square", None, "a circle"]
+    assert (found.failures[good[0]], found.failures[good[2]]) == ("timed out", "refused")
+    # One question an image, each with the picture and the longest answer; none for the bad file.
+    assert len(llm.requests) == len(good)
+    assert all(isinstance(r.messages[0].parts[1], Picture) for r in llm.requests)
+    assert {r.max_tokens for r in llm.requests} == {200}
+
+
+def test_a_chat_model_that_does_not_see_is_told_before_it_is_asked(images: ImageSet) -> None:
+    llm = ScriptedChat(["never"], vision=False)
+    with pytest.raises(InputError, match="that sees"):
+        ChatCaptioner(lambda: llm).captions(images, Cache(mode="off"))
+    assert not llm.requests
+
+
+def test_what_is_asked_is_in_the_identity() -> None:
+    llm = ScriptedChat(["a"])
+    plain, own = ChatCaptioner(lambda: llm), ChatCaptioner(lambda: llm, prompt="What is it?")
+    assert plain.identity != own.identity
+    assert list(plain.prompts) == ["caption@1"]
+    assert own.prompts == {}

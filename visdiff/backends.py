@@ -101,9 +101,11 @@ class Backends:
             roles = {"captioner": self.captioner, **roles}
         return {role: dict(getattr(b, "identity", {})) for role, b in roles.items()}
 
-    def prompts(self) -> dict[str, str]:
+    def prompts(self, *, captioned: bool) -> dict[str, str]:
         """Id of each prompt that is asked → its hash."""
-        return {**getattr(self.proposer, "prompts", {}), **getattr(self.ranker, "prompts", {})}
+        asking = [self.captioner] if captioned else []
+        asking += [self.proposer, self.ranker]
+        return {name: hash_ for b in asking for name, hash_ in getattr(b, "prompts", {}).items()}
 
     def cost(self) -> float | None:
         """US dollars that the chat model took; None when nothing was asked or no price is known."""

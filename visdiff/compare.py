@@ -187,7 +187,7 @@ def _compare(
         config=config.model_dump(mode="json"),
         provenance=replace(
             made,
-            prompts={**made.prompts, **backends.prompts()},
+            prompts={**made.prompts, **backends.prompts(captioned=captioned)},
             tokens=backends.tokens(),
             cost=backends.cost(),
         ),

@@ -17,6 +17,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     "captioner": {
         "blip": "visdiff.captioners.blip:BlipCaptioner",
         "blip2": "visdiff.captioners.blip:Blip2Captioner",
+        "chat": "visdiff.captioners.chat:ChatCaptioner",
         "manifest": "visdiff.captioners.manifest:ManifestCaptioner",
     },
     "encoder": {
