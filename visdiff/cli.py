@@ -16,6 +16,8 @@ from rich.text import Text
 from visdiff.batch.cli import app as batch_app
 from visdiff.bench.cli import app as bench_app
 from visdiff.errors import InputError, VisdiffError
+from visdiff.many_cli import compare_many
+from visdiff.recipes.cli import app as recipe_app
 
 app = typer.Typer(
     help="Say in sentences, with statistics, how one set of images differs from another.",
@@ -27,6 +29,8 @@ cache_app = typer.Typer(help="Look after the cache of captions, embeddings and i
 app.add_typer(cache_app, name="cache", no_args_is_help=True)
 app.add_typer(bench_app, name="bench", no_args_is_help=True)
 app.add_typer(batch_app, name="batch", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe", no_args_is_help=True)
+app.command("compare-many")(compare_many)
 
 CacheMode = Literal["rw", "ro", "refresh", "off", "replay"]
 Where = Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE")]

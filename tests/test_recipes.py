@@ -1,0 +1,467 @@
+"""Recipes on small sets whose captions or colours say what differs: how sets are formed."""
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+from fakes import write_set
+from typer.testing import CliRunner
+
+from visdiff.cache import Cache
+from visdiff.config import Config
+from visdiff.errors import InputError
+from visdiff.imageset import ImageSet
+from visdiff.recipes.classifier_failures import classifier_failures
+from visdiff.recipes.cli import app
+from visdiff.recipes.clip_vs_resnet import clip_vs_resnet
+from visdiff.recipes.forming import (
+    check_sides,
+    classes,
+    matched,
+    slices,
+    with_columns,
+    without_duplicates,
+)
+from visdiff.recipes.generators import generators
+from visdiff.recipes.heldout import check, hold_out
+from visdiff.recipes.imagenet_v2 import imagenet_v2
+from visdiff.recipes.memorability import memorability
+
+WORDS = Config.of("laptop").changed(captioner="manifest", ranker="captions-lexical")
+COLOURS = Config.of("laptop").changed(
+    captioner="fakes:ColourCaptioner", ranker="fakes:ColourRanker"
+)
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    with Cache(tmp_path / "cache") as cache:
+        yield {"cache": cache, "progress": False, "config": WORDS}
+
+
+def colours(folder: Path, by_class: dict[str, tuple[str, int]], seed: int) -> Path:
+    """Directories of classes: name → colour and number of images."""
+    rng = np.random.default_rng(seed)
+    for name, (colour, count) in by_class.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            fakes.picture(colour, rng).save(folder / name / f"{i:03d}.png")
+    return folder
+
+
+def said(folder: Path, places: Sequence[str], *, seed: int, **columns: Sequence[Any]) -> Path:
+    """A manifest of people at places."""
+    people = ("a cook", "a nurse", "a judge", "a clown", "a sailor")
+    captions = [f"{people[i % len(people)]} {place}" for i, place in enumerate(places)]
+    return write_set(folder, captions, seed=seed, **columns)
+
+
+def words(report: Any, direction: str) -> str:
+    """What the overall report confirms of a set."""
+    return "; ".join(
+        t for d in report.overall.confirmed if d.direction == direction
+        for t in (d.text, *d.synonyms)
+    )  # fmt: skip
+
+
+def test_duplicates_are_left_out_and_counted(tmp_path: Path) -> None:
+    a = colours(tmp_path / "a", {"dog": ("red", 6)}, 1)
+    b = colours(tmp_path / "b", {"dog": ("red", 5)}, 2)
+    shutil.copy(a / "dog" / "000.png", b / "dog" / "same.png")
+    shutil.copy(b / "dog" / "001.png", b / "dog" / "copy.png")
+    kept_a, kept_b, notes = without_duplicates(ImageSet.open(a), ImageSet.open(b))
+    assert (len(kept_a), len(kept_b)) == (5, 5)
+    assert not {kept_a.digest(i) for i in range(5)} & {kept_b.digest(i) for i in range(5)}
+    assert len(notes) == 2
+    assert "1 images are in both a and b" in notes[0]
+    assert "1 images of b are copies" in notes[1]
+
+
+def test_matched_classes_have_the_same_shares(tmp_path: Path) -> None:
+    a = colours(tmp_path / "a", {"dog": ("red", 9), "cat": ("red", 3), "owl": ("red", 4)}, 1)
+    b = colours(tmp_path / "b", {"dog": ("red", 4), "cat": ("red", 6), "pig": ("red", 2)}, 2)
+    sets = ImageSet.open(a), ImageSet.open(b)
+    of = classes(sets[0]), classes(sets[1])
+    kept = matched(*sets, *of, np.random.default_rng(0))
+    for images in kept[:2]:
+        assert sorted(classes(images).tolist()) == ["cat"] * 3 + ["dog"] * 4
+    assert any("1 classes are in a only" in n and "owl" in n for n in kept[2])
+    assert any("1 classes are in b only" in n and "pig" in n for n in kept[2])
+    again = matched(*sets, *of, np.random.default_rng(0))
+    assert [s.ids for s in again[:2]] == [s.ids for s in kept[:2]]
+
+
+def test_the_same_multiple_of_every_class_keeps_all(tmp_path: Path) -> None:
+    a = colours(tmp_path / "a", {"dog": ("red", 6), "cat": ("red", 4)}, 1)
+    b = colours(tmp_path / "b", {"dog": ("red", 3), "cat": ("red", 2)}, 2)
+    sets = ImageSet.open(a), ImageSet.open(b)
+    rng = np.random.default_rng(0)
+    kept_a, kept_b, notes = matched(*sets, classes(sets[0]), classes(sets[1]), rng)
+    assert (len(kept_a), len(kept_b), notes) == (10, 5, [])
+
+
+def test_slices_that_are_too_small_are_counted(tmp_path: Path) -> None:
+    a = ImageSet.open(colours(tmp_path / "a", {"dog": ("red", 3), "cat": ("red", 1)}, 1))
+    b = ImageSet.open(colours(tmp_path / "b", {"dog": ("red", 3), "cat": ("red", 3)}, 2))
+    pairs, notes = slices(a, b, classes(a), classes(b))
+    assert [(x.name, y.name) for x, y in pairs] == [("a: dog", "b: dog")]
+    assert "1 of 2 slices have fewer than 2 images" in notes[0]
+    assert "cat" in notes[0]
+
+
+def test_columns_are_added_and_images_stay(tmp_path: Path) -> None:
+    images = ImageSet.open(colours(tmp_path / "a", {"dog": ("red", 3)}, 1))
+    more = with_columns(images, {"n": [1, 2, 3]})
+    assert more.frame["n"].tolist() == [1, 2, 3]
+    assert more.ids == images.ids
+    assert [more.digest(i) for i in range(3)] == [images.digest(i) for i in range(3)]
+    drawn = ImageSet.open([fakes.picture("red", np.random.default_rng(0))])
+    for call in (lambda: with_columns(drawn, {}), lambda: classes(drawn)):
+        with pytest.raises(InputError, match=r"[Ii]mage"):
+            call()
+    with pytest.raises(InputError, match="“right”"):
+        check_sides([("right", 0)], "look")
+
+
+# Held out -------------------------------------------------------------------------------------
+
+
+def test_what_is_put_aside_neither_proposes_nor_tests(tmp_path: Path) -> None:
+    images = [
+        ImageSet.open(colours(tmp_path / n, {"x": ("red", 200)}, i)) for i, n in enumerate("ab")
+    ]
+    kept, aside, config = hold_out(images[0], images[1], 0.25, WORDS)
+    for whole, one, other in zip(images, kept, aside, strict=True):
+        assert set(one.ids) | set(other.ids) == set(whole.ids)
+        assert not set(one.ids) & set(other.ids)
+        assert 30 <= len(other) <= 70
+        discovery, scoring = one.split(config.statistics.discovery_fraction)
+        assert len(discovery) == pytest.approx(len(scoring), abs=40)
+    nothing, _, same = hold_out(images[0], images[1], 0.0, WORDS)
+    assert nothing[0].ids == images[0].ids
+    assert same == WORDS
+    with pytest.raises(InputError, match="share of 0 or more"):
+        hold_out(images[0], images[1], 1.0, WORDS)
+
+
+def test_the_sentences_sort_new_images_or_say_that_they_cannot(
+    tmp_path: Path, told: dict[str, Any]
+) -> None:
+    a = colours(tmp_path / "a", {"dog": ("red", 150)}, 1)
+    b = colours(tmp_path / "b", {"dog": ("blue", 100)}, 2)
+    told["config"] = COLOURS
+    report = imagenet_v2(a, b, name_variant="a", name_original="b", **told)
+    found = report.heldout["a", "b"]
+    assert found.n_a + found.n_b > 20
+    assert found.accuracy == 1.0
+    assert found.ci_low is not None
+    assert 0.7 < found.ci_low < 1.0 == found.ci_high
+    overall = report.overall
+    assert overall is not None
+    # None of the images that were put aside is in the comparison.
+    assert overall.set_a.n + found.n_a == 150
+    assert overall.set_b.n + found.n_b == 100
+    assert any("held-out images into the right set" in w for w in report.many.warnings)
+
+    c = colours(tmp_path / "c", {"dog": ("red", 100)}, 3)
+    nothing = imagenet_v2(a, c, **told).heldout["variant", "original"]
+    assert nothing.accuracy is None
+    assert not nothing.sentences
+    assert "Nothing was confirmed" in nothing.sentence()
+    assert not imagenet_v2(a, b, held_out=0, **told).heldout
+
+
+def test_a_wrong_direction_is_no_vote_and_unscored_is_no_data(
+    tmp_path: Path, told: dict[str, Any]
+) -> None:
+    from visdiff.backends import Backends
+    from visdiff.compare import compare
+
+    a = ImageSet.open(colours(tmp_path / "a", {"x": ("red", 90)}, 1))
+    b = ImageSet.open(colours(tmp_path / "b", {"x": ("blue", 90)}, 2))
+    backends = Backends.of(COLOURS, told["cache"])
+    report = compare(a, b, config=COLOURS, cache=told["cache"], progress=False)
+    same = check(report, a, b, backends, told["cache"])
+    swapped = check(report, b, a, backends, told["cache"])
+    assert (same.accuracy, swapped.accuracy) == (1.0, 0.0)
+    (tmp_path / "a" / "x" / "000.png").write_bytes(b"no image")
+    damaged = check(report, ImageSet.open(tmp_path / "a"), b, backends, told["cache"])
+    assert (damaged.n_unscored, damaged.n_a, damaged.accuracy) == (1, 89, 1.0)
+    back = type(report).from_json(report.to_json())
+    with pytest.raises(InputError, match="read back"):
+        check(back, a, b, backends, told["cache"])
+
+
+# imagenet-v2 ----------------------------------------------------------------------------------
+
+
+def test_imagenet_v2_overall_and_per_class(tmp_path: Path, told: dict[str, Any]) -> None:
+    # Only the dogs changed their colour; class by class that is seen, and where.
+    a = colours(tmp_path / "a", {"dog": ("red", 120), "cat": ("green", 120), "owl": ("red", 9)}, 1)
+    b = colours(tmp_path / "b", {"dog": ("blue", 120), "cat": ("green", 120)}, 2)
+    told["config"] = COLOURS
+    report = imagenet_v2(a, b, per_class=True, name_variant="V2", name_original="val", **told)
+    assert list(report.many.reports) == [
+        ("V2", "val"),
+        ("V2: cat", "val: cat"),
+        ("V2: dog", "val: dog"),
+    ]
+    assert report.overall is report.many.reports["V2", "val"]
+    assert report.overall is not None
+    assert report.overall.confirmed
+    assert report.many.reports["V2: dog", "val: dog"].confirmed
+    assert not report.many.reports["V2: cat", "val: cat"].confirmed
+    assert any("1 classes are in V2 only" in n for n in report.notes)
+    for r in report.many.reports.values():
+        assert any("candidates of 3 comparisons" in w for w in r.warnings)
+    folder = report.save(tmp_path / "out")
+    data = json.loads((folder / "recipe.json").read_text())
+    assert data["recipe"] == "imagenet-v2"
+    assert data["notes"] == list(report.notes)
+    assert "owl" in (folder / "index.html").read_text()
+    assert "owl" in report.to_markdown()
+
+
+def test_numbered_directories_are_the_sorted_wnids(tmp_path: Path, told: dict[str, Any]) -> None:
+    wnids = ("n00000009", "n00000010", "n00000020")
+    shades = ("red", "green", "blue")
+    a = colours(tmp_path / "a", {str(i): (c, 30) for i, c in enumerate(shades)}, 1)
+    b = colours(tmp_path / "b", {w: (c, 30) for w, c in zip(wnids, shades, strict=True)}, 2)
+    told["config"] = COLOURS
+    report = imagenet_v2(a, b, per_class=True, **told)
+    assert not report.many.n_confirmed
+    assert len(report.many.reports) == 4
+    assert not any("only and were left out" in n for n in report.notes)
+    shutil.rmtree(a / "1")
+    with pytest.raises(InputError, match="class_names"):
+        imagenet_v2(a, b, **told)
+    names = {"0": wnids[0], "2": wnids[2]}
+    assert imagenet_v2(a, b, class_names=names, **told).overall is not None
+    with pytest.raises(InputError, match="share, got"):
+        imagenet_v2(colours(tmp_path / "c", {"elephant": ("red", 5)}, 3), b, **told)
+
+
+def test_classes_in_a_column(tmp_path: Path, told: dict[str, Any]) -> None:
+    def made(name: str, seed: int, place: str, labels: Sequence[str]) -> Path:
+        people = itertools.cycle(("a cook", "a nurse", "a judge"))
+        said = [f"{next(people)} {place}" for _ in labels]
+        return write_set(tmp_path / name, said, seed=seed, label=labels)
+
+    a = made("a", 1, "by a brick wall", ["x", "y"] * 100 + [""] * 5)
+    b = made("b", 2, "on the grass", ["x", "y"] * 100)
+    report = imagenet_v2(a, b, class_column="label", per_class=True, **told)
+    assert len(report.many.reports) == 3
+    assert all(r.confirmed for r in report.many.reports.values())
+    assert any("5 of 205 images were left out" in n for n in report.notes)
+
+
+# clip-vs-resnet -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def predicted(tmp_path: Path) -> Path:
+    """Both are right indoors; only the first is on the grass, only the second at sea."""
+    places = ["at home", "on the grass", "at sea"] * 100
+    label = ["x", "y"] * 150
+    clip = [c if p != "at sea" else "?" for c, p in zip(label, places, strict=True)]
+    resnet = [c if p != "on the grass" else "?" for c, p in zip(label, places, strict=True)]
+    clip[0] = resnet[4] = ""  # no answer is not a wrong one
+    return said(tmp_path / "p", places, seed=1, label=label, clip=clip, resnet=resnet)
+
+
+def test_only_the_first_right_against_both_or_the_reverse(
+    predicted: Path, told: dict[str, Any]
+) -> None:
+    told["class_column"] = "label"
+    report = clip_vs_resnet(predicted, "clip", "resnet", **told)
+    assert "grass" in words(report, "A")
+    assert "home" in words(report, "B")
+    assert report.overall is not None
+    assert report.overall.set_a.name == "only clip right"
+    assert any("2 of 300 images were left out: a prediction" in n for n in report.notes)
+    reverse = clip_vs_resnet(predicted, "clip", "resnet", against="reverse", **told)
+    assert "sea" in words(reverse, "B")
+    rest = clip_vs_resnet(predicted, "clip", "resnet", against="rest", match_classes=True, **told)
+    assert rest.overall is not None
+    assert "grass" in words(rest, "A")
+    sliced = clip_vs_resnet(predicted, "clip", "resnet", per_class=True, **told)
+    assert len(sliced.many.reports) == 3
+
+
+def test_impossible_classifiers_are_one_sentence(predicted: Path, told: dict[str, Any]) -> None:
+    told["class_column"] = "label"
+    for pair, wrong in (
+        (("clip", "clip"), "clip twice"),
+        (("clip", "nothing"), "expected a column 'nothing'"),
+        (("clip", "torchvision:nothing"), "classifier of torchvision"),
+        (("clip", "timm:nothing"), "classifier of timm"),
+        (("clip", "label"), "got none"),  # right everywhere: the first alone nowhere
+    ):
+        with pytest.raises(InputError, match=wrong):
+            clip_vs_resnet(predicted, *pair, **told)
+    with pytest.raises(InputError, match="words of the classes"):
+        clip_vs_resnet(predicted, "clip", "caption", **told)
+    names = {"x": "a cook at home", "y": "a judge at home"}
+    assert clip_vs_resnet(predicted, "clip", "resnet", class_names={"z": "w"}, **told).overall
+    with pytest.raises(InputError, match="words of the classes"):
+        clip_vs_resnet(
+            predicted, "clip", "resnet", class_names=names | {"q": "x", "r": "y"}, **told
+        )
+
+
+# classifier-failures --------------------------------------------------------------------------
+
+
+def test_failures_of_all_against_what_all_get_right(tmp_path: Path, told: dict[str, Any]) -> None:
+    places = ["at home", "on the grass", "at sea"] * 100
+    label = ["x", "y"] * 150
+    one = [c if p == "at home" else "?" for c, p in zip(label, places, strict=True)]
+    two = [c if p != "on the grass" else "?" for c, p in zip(label, places, strict=True)]
+    manifest = said(tmp_path / "p", places, seed=1, label=label, one=one, two=two, lit=["a"] * 300)
+    told["class_column"] = "label"
+    report = classifier_failures(manifest, ["one", "two"], per_class=True, by="lit", **told)
+    assert "grass" in words(report, "A")
+    assert "home" in words(report, "B")
+    assert "sea" not in words(report, "A") + words(report, "B")
+    assert any("100 of 300 images were left out: some classifiers" in n for n in report.notes)
+    assert any("one is right on 100 of 300" in n for n in report.notes)
+    assert len(report.many.reports) == 4
+    alone = classifier_failures(manifest, ["one"], match_classes=True, **told)
+    assert alone.overall is not None
+    assert not any("some classifiers" in n for n in alone.notes)
+    for wrong in ([], ["one", "one"]):
+        with pytest.raises(InputError, match="one classifier or several"):
+            classifier_failures(manifest, wrong, **told)
+
+
+# generators -----------------------------------------------------------------------------------
+
+
+def drawn(folder: Path, place: str, seed: int, prompts: Sequence[str], **columns: Any) -> Path:
+    return said(folder, [place] * len(prompts), seed=seed, prompt=prompts, **columns).parent
+
+
+def test_generators_pair_by_prompt_and_image(tmp_path: Path, told: dict[str, Any]) -> None:
+    # Slashes, several images a prompt, a prompt of one alone, one image more of another.
+    prompts = [f"a cat/dog, 1/{i // 2} ../x" for i in range(160)]
+    kind = ["people" if i < 80 else "things" for i in range(160)]
+    a = drawn(tmp_path / "a", "by a wall", 1, [*prompts, "only a/"], kind=[*kind, "people"])
+    b = drawn(tmp_path / "b", "on the grass", 2, [*prompts, prompts[0]])
+    report = generators(a, b, by="kind", **told)
+    assert report.overall is not None
+    assert report.overall.paired_by == ("prompt", "image_of_prompt")
+    assert "wall" in words(report, "A")
+    assert "grass" in words(report, "B")
+    assert any("1 prompts are of first only" in n for n in report.notes)
+    assert any("2 images have no partner" in n for n in report.notes)
+    assert any("k-th images of a prompt" in n for n in report.notes)
+    assert len(report.many.reports) == 3
+    # A prompt is held out as a whole: both of its images, of both generators.
+    check = report.heldout["first", "second"]
+    assert check.n_a == check.n_b
+    assert check.n_a % 2 == 0
+    assert report.overall.set_a.n + check.n_a == 160
+
+
+def test_generators_with_seeds_and_without_a_manifest(tmp_path: Path, told: dict[str, Any]) -> None:
+    prompts = [f"p{i // 2}" for i in range(80)]
+    a = drawn(tmp_path / "a", "by a wall", 1, prompts, number=[i % 2 for i in range(80)])
+    b = drawn(tmp_path / "b", "on the grass", 2, prompts, number=[1 - i % 2 for i in range(80)])
+    report = generators(a, b, seed="number", held_out=0, **told)
+    assert report.overall is not None
+    assert report.overall.paired_by == ("prompt", "number")
+    assert report.overall.set_a.n == 80
+    assert not report.notes
+    with pytest.raises(InputError, match="one manifest with the prompts"):
+        generators(colours(tmp_path / "c", {"x": ("red", 3)}, 1), b, **told)
+    with pytest.raises(InputError, match="expected a column 'Prompt'"):
+        generators(a, b, prompt="Prompt", **told)
+    shutil.copy(a / "000.png", b / "000.png")
+    same = generators(a, b, **told)
+    assert any("1 pairs are the same image" in n for n in same.notes)
+
+
+# memorability ---------------------------------------------------------------------------------
+
+
+def test_the_two_ends_of_a_score(tmp_path: Path, told: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    scores = np.round(np.linspace(0, 1, 480), 4)
+    places = ["by a wall" if rng.random() < s else "on the grass" for s in scores]
+    manifest = said(tmp_path / "m", places, seed=1, score=[*scores[:-1], ""], kind=["a", "b"] * 240)
+    # An image at the bottom that is one at the top as well: it belongs to neither end.
+    shutil.copy(tmp_path / "m" / "470.png", tmp_path / "m" / "003.png")
+    report = memorability(manifest, "score", by="kind", **told)
+    assert "wall" in words(report, "A")
+    assert "grass" in words(report, "B")
+    assert any("1 of 480 images were left out: they have no score" in n for n in report.notes)
+    assert any("1 of 479 images are copies" in n and "1 of these" in n for n in report.notes)
+    assert len(report.many.reports) == 3
+    check = report.heldout["high score", "low score"]
+    assert check.accuracy is not None
+    assert check.ci_low is not None
+    assert check.accuracy > 0.6
+    assert report.overall is not None
+    assert not report.overall.preflight["cross_duplicates"]
+    for settings, wrong in (
+        ({"score": "nothing"}, "expected a column 'nothing'"),
+        ({"score": "caption"}, "numbers in the column"),
+        ({"score": "score", "low": 0.8, "high": 0.2}, "low <= high"),
+    ):
+        with pytest.raises(InputError, match=wrong):
+            memorability(manifest, **settings, **told)
+
+
+def test_scores_that_are_all_alike(tmp_path: Path, told: dict[str, Any]) -> None:
+    manifest = said(tmp_path / "m", ["at home"] * 20, seed=1, score=[1] * 20)
+    with pytest.raises(InputError, match="scores that differ"):
+        memorability(manifest, "score", **told)
+
+
+# The command ----------------------------------------------------------------------------------
+
+
+def run(*arguments: Any) -> Any:
+    settings = ("--set", "captioner.backend=manifest", "--set", "ranker.backend=captions-lexical")
+    return CliRunner().invoke(app, [*map(str, arguments), *settings, "--cache", "off"])
+
+
+def test_every_recipe_is_a_command(predicted: Path, tmp_path: Path) -> None:
+    assert set(CliRunner().invoke(app, ["--help"]).stdout.split()) >= {
+        "imagenet-v2",
+        "clip-vs-resnet",
+        "classifier-failures",
+        "generators",
+        "memorability",
+    }
+    done = run(
+        *("clip-vs-resnet", predicted, "--first", "clip", "--second", "resnet"),
+        *("--class-column", "label", "--json", "--out", tmp_path / "out"),
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["recipe"] == "clip-vs-resnet"
+    assert (tmp_path / "out" / "recipe.json").is_file()
+    failures = run(
+        "classifier-failures", predicted, "--classifier", "clip", "--class-column", "label"
+    )
+    assert failures.exit_code == 0, failures.output
+    assert "held-out images" in failures.output
+    prompts = [f"p{i}" for i in range(100)]
+    a = drawn(tmp_path / "a", "by a wall", 1, prompts, score=range(100))
+    b = drawn(tmp_path / "b", "on the grass", 2, prompts)
+    for arguments in (
+        ("generators", a, b, "--name", "x", "--name", "y"),
+        ("memorability", a / "manifest.csv", "score", "--held-out", "0"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 0, result.output
+    rows = [("imagenet-v2", a / "manifest.csv", b / "manifest.csv", "--class-column", "caption")]
+    rows += [("generators", a, b, "--name", "x")]
+    for arguments in rows:
+        assert isinstance(run(*arguments).exception, InputError)

@@ -1,0 +1,167 @@
+"""``visdiff compare-many``: n sets, every pair or each against the rest, one correction over all.
+
+Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mistake, 3 finished in
+part (a pair that could not be compared, images that could not be read or scored).
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from visdiff.errors import InputError
+
+if TYPE_CHECKING:
+    from visdiff.config import Config
+    from visdiff.imageset import ImageSet
+    from visdiff.many_report import ManyReport
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Preset = Annotated[str | None, typer.Option(help="miniature, laptop or a .toml file.")]
+ConfigFile = Annotated[Path | None, typer.Option(help="A TOML file of settings.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the index and the pairs' reports.")]
+CacheOption = Annotated[
+    Literal["rw", "ro", "refresh", "off", "replay"],
+    typer.Option(
+        "--cache", help="Read and write, read only, compute again, do without, fail on a miss."
+    ),
+]
+
+
+def compare_many(
+    sets: Annotated[list[str], typer.Argument(help="Folders, globs or manifests.")],
+    name: Annotated[
+        list[str] | None, typer.Option(help="What to call the sets, one each, in order.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Part one manifest by a column.")
+    ] = None,
+    rest: Annotated[bool, typer.Option("--rest", help="Each set against all others.")] = False,
+    preset: Preset = None,
+    captioner: str | None = None,
+    proposer: str | None = None,
+    ranker: str | None = None,
+    seed: int | None = None,
+    out: Out = None,
+    as_json: Json = False,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    cache: CacheOption = "rw",
+    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+) -> None:
+    """Compare n sets of images, every pair or each with the rest; one correction over all."""
+    from visdiff import many
+    from visdiff.cache import Cache
+
+    settings = configuration(preset, config, set_).changed(
+        captioner=captioner, proposer=proposer, ranker=ranker, seed=seed
+    )
+    opened = _opened(sets, name, by)
+    if out is not None:
+        writable(out)
+    typer.echo(_plan(opened, settings, rest), err=not dry_run)
+    if dry_run:
+        return
+    run = many.compare_rest if rest else many.compare_many
+    with Cache(mode=cache) as store:
+        deliver(run(opened, config=settings, cache=store), out, as_json)
+
+
+def configuration(
+    preset: str | None, config: Path | None, assignments: Sequence[str] | None
+) -> "Config":
+    """The configuration that ``--preset``, ``--config`` and ``--set`` say."""
+    from visdiff.config import Config
+
+    if config is not None and preset is not None:
+        raise InputError("Expected --config or --preset, got both; name the preset in the file.")
+    values = {}
+    for text in assignments or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"Expected --set name=value, got {text!r}.")
+        values[key.strip()] = value
+    return (Config.read(config) if config else Config.of(preset or "laptop")).with_set(values)
+
+
+def deliver(many: "ManyReport", out: Path | None, as_json: bool) -> None:
+    """Saves and prints a result; exits with status 3 when it is not whole."""
+    if out is not None:
+        many.save(out)
+    if as_json:
+        typer.echo(many.to_json(indent=2))
+    else:
+        _echo(many)
+    if out is not None:
+        typer.echo(f"report: {out / 'index.html'}", err=as_json)
+    if not whole(many):
+        raise typer.Exit(3)
+
+
+def whole(many: "ManyReport") -> bool:
+    """Whether every pair was compared and every image read and scored."""
+    return not many.failed and not any(
+        r.set_a.n_unreadable
+        or r.set_b.n_unreadable
+        or r.unanswered
+        or any(d.n_unscored for d in r.differences)
+        for r in many.reports.values()
+    )
+
+
+def writable(folder: Path) -> None:
+    """Raises InputError, before anything is computed, when a folder cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"Expected a folder to write the report to, got {folder}: {error.strerror}; "
+            "choose another with --out."
+        ) from error
+
+
+def _echo(many: "ManyReport") -> None:
+    from visdiff.many_page import summary
+
+    typer.echo(f"{many.title}: {summary(many)}")
+    for (a, b), report in many.reports.items():
+        typer.echo(f"{a} and {b}: {report.verdict}")
+    for warning in many.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    for (a, b), reason in many.failed.items():
+        typer.echo(f"not compared: {a} and {b}: {reason}", err=True)
+
+
+def _opened(sets: Sequence[str], names: Sequence[str] | None, by: str | None) -> "list[ImageSet]":
+    from visdiff.imageset import ImageSet
+    from visdiff.many import open_sets
+
+    if by is not None:
+        if len(sets) != 1 or names:
+            raise InputError(
+                f"Expected one manifest and no --name with --by, got {len(sets)} sources; the "
+                "column's values name the sets."
+            )
+        return open_sets(sets[0], by)
+    if names and len(names) != len(sets):
+        raise InputError(f"Expected a --name for each of {len(sets)} sets, got {len(names)}.")
+    return open_sets(
+        [ImageSet.open(s, name=n) for s, n in zip(sets, names or [None] * len(sets), strict=True)]
+    )
+
+
+def _plan(opened: "list[ImageSet]", config: "Config", rest: bool) -> str:
+    n = len(opened)
+    images = sum(len(s) for s in opened)
+    comparisons = n if rest else n * (n - 1) // 2
+    most = 2 * config.proposer.max_hypotheses * comparisons
+    rounds = "" if config.rounds == 1 else " a round"
+    return (
+        f"{comparisons} comparisons of {n} sets, {images} images in all; at most {most} "
+        f"hypotheses{rounds}."
+    )

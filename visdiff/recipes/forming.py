@@ -1,0 +1,229 @@
+"""Forming sets: classes, duplicates and what is left out, with a sentence for each.
+
+Nothing is dropped in silence. Each function returns, beside the sets, the sentences that the report
+has to say about them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from visdiff import manifest
+from visdiff.errors import InputError, UnreadableImageError
+from visdiff.imageset import ImageSet
+
+Pairs = list[tuple[ImageSet, ImageSet]]
+
+
+def classes(images: ImageSet, column: str | None = None) -> np.ndarray:
+    """The class of each image, (n,) str, "" where it is unknown.
+
+    Args:
+        images: The set.
+        column: A column of its manifest; by default the directory that the image's file is in.
+
+    Raises:
+        InputError: There is no such column, or an image without a file.
+    """
+    if column is not None:
+        return texts(images, column)
+    paths = [images.path(i) for i in range(len(images))]
+    if any(path is None for path in paths):
+        raise InputError(
+            f"Expected images in directories named by their class in {images.source}, got images "
+            "without a file; give a manifest and the column of the class."
+        )
+    return np.array([path.parent.name for path in paths if path is not None], dtype=str)
+
+
+def classes_of(images: ImageSet, place: Mapping[str, str]) -> np.ndarray:
+    """The class of each image by its id, (n,) str."""
+    return np.array([place[name] for name in images.ids], dtype=str)
+
+
+def texts(images: ImageSet, column: str) -> np.ndarray:
+    """The cells of a column as text, (n,) str, "" where a cell is missing.
+
+    Raises:
+        InputError: There is no such column.
+    """
+    frame = images.frame
+    manifest.check_columns(frame, [column], images.source)
+    return frame[column].map(manifest.text).to_numpy(dtype=str)
+
+
+def with_columns(images: ImageSet, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> ImageSet:
+    """The same images with columns added or replaced.
+
+    Raises:
+        InputError: An image has no file.
+    """
+    frame = images.frame
+    paths = [images.path(i) for i in range(len(images))]
+    if any(path is None for path in paths):
+        raise InputError(
+            f"Expected image files in {images.source}, got images in memory; save them to files."
+        )
+    frame["path"] = [str(path.resolve()) for path in paths if path is not None]
+    for name, values in columns.items():
+        frame[name] = list(values)
+    return ImageSet.open(frame, name=images.name)
+
+
+def without_duplicates(a: ImageSet, b: ImageSet) -> tuple[ImageSet, ImageSet, list[str]]:
+    """Leaves out images that are in both sets, and all but the first of copies within one.
+
+    An image in both sets says nothing of how they differ; copies are no independent images.
+
+    Returns:
+        Both sets, and a sentence for each kind of duplicate that was found.
+    """
+    of_a, of_b = digests(a), digests(b)
+    both = (set(of_a) & set(of_b)) - {None}
+    notes, kept = [], []
+    if both:
+        notes.append(
+            f"{len(both)} images are in both {a.name} and {b.name}, byte for byte; they were left "
+            "out of both."
+        )
+    for images, found in ((a, of_a), (b, of_b)):
+        seen: set[str] = set()
+        keep = np.zeros(len(images), dtype=bool)
+        copies = 0
+        for i, digest in enumerate(found):
+            if digest is not None and digest in both:
+                continue
+            if digest is not None and digest in seen:
+                copies += 1
+                continue
+            keep[i] = True
+            if digest is not None:
+                seen.add(digest)
+        if copies:
+            notes.append(f"{copies} images of {images.name} are copies of another; left out.")
+        kept.append(images.subset(keep))
+    return kept[0], kept[1], notes
+
+
+def digests(images: ImageSet) -> list[str | None]:
+    """The content of each image, None where the file cannot be read (the comparison says so)."""
+    found: list[str | None] = []
+    for i in range(len(images)):
+        try:
+            found.append(images.digest(i))
+        except UnreadableImageError:
+            found.append(None)
+    return found
+
+
+def matched(
+    a: ImageSet,
+    b: ImageSet,
+    classes_a: np.ndarray,
+    classes_b: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[ImageSet, ImageSet, list[str]]:
+    """Gives both sets the same classes in the same shares, so that class is no difference.
+
+    Classes of one set alone are left out. When one set has the same multiple of the other's images
+    in every class, all are kept; else as many of each class as the smaller side has, at random.
+
+    Args:
+        a: Set A.
+        b: Set B.
+        classes_a: (n_a,) str.
+        classes_b: (n_b,) str.
+        rng: Draws the images that stay.
+
+    Raises:
+        InputError: The sets share no class.
+    """
+    names_a, names_b = ({c for c in of.tolist() if c} for of in (classes_a, classes_b))
+    shared = sorted(names_a & names_b)
+    notes = []
+    for images, own in ((a, names_a - names_b), (b, names_b - names_a)):
+        if own:
+            notes.append(
+                f"{len(own)} classes are in {images.name} only and were left out: "
+                f"{manifest.listed(sorted(own))}."
+            )
+    if not shared:
+        raise InputError(
+            f"Expected classes that {a.name} and {b.name} share, got "
+            f"{manifest.listed(sorted(names_a))} and {manifest.listed(sorted(names_b))}; name the "
+            "directories (or the column's values) alike."
+        )
+    places = [
+        {name: np.flatnonzero(of == name) for name in shared} for of in (classes_a, classes_b)
+    ]
+    ratios = {len(places[0][name]) / len(places[1][name]) for name in shared}
+    if len(ratios) > 1:
+        for name in shared:
+            count = min(len(side[name]) for side in places)
+            for side in places:
+                if len(side[name]) > count:
+                    side[name] = np.sort(rng.choice(side[name], count, replace=False))
+    sides = []
+    for images, side in zip((a, b), places, strict=True):
+        kept = np.sort(np.concatenate(list(side.values())))
+        sides.append(images.subset(kept))
+        if len(ratios) > 1:
+            notes.append(
+                f"{len(kept)} of {len(images)} images of {images.name} were kept: as many of each "
+                "class as in the other set."
+            )
+    return sides[0], sides[1], notes
+
+
+def slices(
+    a: ImageSet, b: ImageSet, values_a: np.ndarray, values_b: np.ndarray, least: int = 2
+) -> tuple[Pairs, list[str]]:
+    """One pair of sets for each value that both sets have.
+
+    Args:
+        a: Set A.
+        b: Set B.
+        values_a: (n_a,) str, such as the classes; images with "" are in no slice.
+        values_b: (n_b,) str.
+        least: Slices with fewer images on a side are left out and counted.
+
+    Returns:
+        Pairs named "<set>: <value>", in the order of the values, and what was left out.
+    """
+    values = sorted({v for v in (*values_a.tolist(), *values_b.tolist()) if v})
+    pairs: Pairs = []
+    small = []
+    for value in values:
+        sides = [
+            ImageSet.open(images.subset(of == value), name=f"{images.name}: {value}")
+            for images, of in ((a, values_a), (b, values_b))
+        ]
+        if min(map(len, sides)) < least:
+            small.append(value)
+        else:
+            pairs.append((sides[0], sides[1]))
+    notes = []
+    if small:
+        notes.append(
+            f"{len(small)} of {len(values)} slices have fewer than {least} images on a side and "
+            f"were not compared: {manifest.listed(small)}."
+        )
+    return pairs, notes
+
+
+def left_out(count: int, of: int, why: str) -> list[str]:
+    """A sentence on images that were left out; none when there are none."""
+    return [f"{count} of {of} images were left out: {why}."] if count else []
+
+
+def check_sides(sides: Iterable[tuple[str, int]], what: str) -> None:
+    """Raises InputError when a side of a comparison has no image.
+
+    Args:
+        sides: What each side is, and its number of images.
+        what: What to do about it.
+    """
+    for name, count in sides:
+        if not count:
+            raise InputError(f"Expected images in the set “{name}”, got none; {what}.")
