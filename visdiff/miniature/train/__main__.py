@@ -20,7 +20,6 @@ STEPS = {
     "clip-image": 2500,
     "captioner": 4600,
     "diffusion": 10_400,
-    "vae-decoder": 3000,
 }
 
 
@@ -68,11 +67,8 @@ def _train(name: str, data, arguments: argparse.Namespace) -> None:
         )
     else:
         latents = vae.cached_latents(vae.load(out / "diffusion"), data, work / "latents.pt", device)
-        if name == "vae-decoder":
-            vae.train_decoder(data, latents, out / "diffusion", work, **common)
-        else:
-            encoder = clip.text_encoder(clip.load(out / "clip"), out / "clip")
-            diffusion.train(data, latents, encoder, out / "clip", out / "diffusion", work, **common)
+        encoder = clip.text_encoder(clip.load(out / "clip"), out / "clip")
+        diffusion.train(data, latents, encoder, out / "clip", out / "diffusion", work, **common)
 
 
 if __name__ == "__main__":

@@ -47,46 +47,6 @@ def train(
     return vae.float()
 
 
-def train_decoder(
-    data: Renderings,
-    latents: torch.Tensor,
-    folder: Path,
-    work: Path,
-    *,
-    steps: int,
-    seed: int,
-    device: torch.device,
-) -> torch.nn.Module:
-    """Trains the decoder of ``folder/vae`` further, the encoder locked; returns the model.
-
-    The latents stay what they are, so the generator may be trained while this goes on.
-
-    Args:
-        data: Renderings.
-        latents: (n / 2, 4, 16, 16) scaled latents of the even ones, from :func:`cached_latents`.
-        folder: The pipeline's folder.
-        work: Folder of checkpoints.
-        steps: Training steps.
-        seed: Seed of all randomness.
-        device: Where to train.
-    """
-    vae = load(folder).to(device).requires_grad_(False)
-    decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
-    scale = vae.config["scaling_factor"]
-
-    def step(i: int, rng: np.random.Generator, generator: torch.Generator) -> torch.Tensor:
-        index = np.sort(rng.choice(len(latents), 32, replace=False))
-        noise = torch.randn(latents[index].shape, generator=generator)
-        # What the generator draws is never quite what the encoder would have written.
-        seen = (latents[index].float() + 0.05 * noise).to(device) / scale
-        output = vae.decode(seen).sample.float()
-        return reconstruction_loss(output, pixels(data.images[2 * index], device))
-
-    fit(decoder, step, steps=steps, lr=1.5e-3, checkpoint=work / "vae-decoder.pt", seed=seed)
-    vae.half().save_pretrained(folder / "vae", safe_serialization=True)
-    return vae.float()
-
-
 def reconstruction_loss(output: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """L1 on pixels and on their horizontal and vertical differences (edges stay sharp)."""
     loss = F.l1_loss(output, images)
