@@ -71,8 +71,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/minidiffbench"))
     parser.add_argument("--quick", action="store_true", help="4 pairs a split, no results.json")
     given = parser.parse_args()
-    few = {"pairs": 4, "null_pairs": 4} if given.quick else {}
-    benchmark = minidiffbench.render(given.work / "images", given.art, seed=1, **few)
+    pairs, null_pairs = (4, 4) if given.quick else (50, 200)
+    benchmark = minidiffbench.render(
+        given.work / "images", given.art, seed=1, pairs=pairs, null_pairs=null_pairs
+    )
     config, judge, found = Config.of("miniature"), WorldJudge(), []
     with Cache() as cache:
         for proposer, ranker in ROWS:
