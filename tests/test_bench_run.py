@@ -232,7 +232,10 @@ def test_another_run_in_the_same_file_is_refused(
 
 def test_settings_that_change_no_result_may_change(benchmark: Benchmark, tmp_path: Path) -> None:
     go(benchmark, tmp_path / "r.jsonl")
+    before = (tmp_path / "r.jsonl").read_bytes()
     go(benchmark, tmp_path / "r.jsonl", config=CONFIG.changed(device="cuda", ranker__workers=7))
+    # Accepted as the same run: nothing was compared again.
+    assert (tmp_path / "r.jsonl").read_bytes() == before
 
 
 def test_another_judge_or_another_truth_is_refused(benchmark: Benchmark, tmp_path: Path) -> None:

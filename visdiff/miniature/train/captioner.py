@@ -4,8 +4,7 @@ A ViT with patches of 8 sees, a Q-Former reads it, a small OPT writes. Every pic
 teaches one caption and one answer. From words alone such a ViT learns subjects slowly, so while
 training its patches also predict the classifier's feature map (distillation from a convolutional
 teacher, Touvron et al. 2021) and linear heads read the attributes; both are thrown away. For the
-first third only the ViT learns. Its matrices are Muon's: after 300 steps of 64 it told 24 % of
-subjects, with AdamW 6 %.
+first third only the ViT learns. Its matrices are Muon's: with AdamW it learns several times slower.
 """
 
 from collections.abc import Sequence
