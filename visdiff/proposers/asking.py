@@ -4,6 +4,7 @@ The question is always "what is truer of Group A than of Group B?": for the seco
 sets change places, so that both directions meet the same words.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -30,7 +31,7 @@ _FORMATS = {
 }
 
 
-class AskingProposer:
+class AskingProposer(ABC):
     """A proposer that asks a chat model; subclasses say what it is told.
 
     Args:
@@ -151,11 +152,11 @@ class AskingProposer:
             )
         return found
 
+    @abstractmethod
     def _questions(
         self, evidence: Evidence, rng: np.random.Generator
     ) -> tuple[Sequence[Part], Sequence[Part]] | None:
         """Return what is asked about A against B, then about B against A; None: nothing to ask."""
-        raise NotImplementedError
 
     def _filled(self, **told: object) -> str:
         """Return the prompt's text with what all questions have in common filled in."""

@@ -1,8 +1,8 @@
 """CLIP: a ResNet image tower and a text tower of 4 × 192, in open_clip's format.
 
 The image tower is CLIP's own convolutional one (ModifiedResNet, Radford et al. 2021). A ViT 6 × 192
-with patches of 16 was tried first: after 600,000 pictures it told 46 % of subjects, because things
-stand anywhere in these scenes and its sixteen patches do not move with them.
+with patches of 16 was tried first and learnt subjects several times slower: things stand anywhere
+in these scenes, and its sixteen patches do not move with them.
 
 The training uses that the world is fully known. A batch knows which of its sentences are true of
 which of its pictures: a bare "on the grass" is not pushed away from other pictures on grass. And
