@@ -6,7 +6,7 @@ Exit status: 0 done, 2 the user's mistake (one sentence says what), 3 finished i
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -17,6 +17,16 @@ from visdiff.batch.cli import app as batch_app
 from visdiff.bench.cli import app as bench_app
 from visdiff.errors import InputError, VisdiffError
 from visdiff.many_cli import compare_many
+from visdiff.options import (
+    CacheOption,
+    ConfigFile,
+    Json,
+    Preset,
+    Settings,
+    assignments,
+    configuration,
+    writable,
+)
 from visdiff.recipes.cli import app as recipe_app
 
 app = typer.Typer(
@@ -32,15 +42,7 @@ app.add_typer(batch_app, name="batch", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe", no_args_is_help=True)
 app.command("compare-many")(compare_many)
 
-CacheMode = Literal["rw", "ro", "refresh", "off", "replay"]
 Where = Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-CacheOption = Annotated[
-    CacheMode,
-    typer.Option(
-        "--cache", help="Read and write, read only, compute again, do without, fail on a miss."
-    ),
-]
 
 
 def main() -> None:
@@ -62,7 +64,7 @@ def compare(
     b: Annotated[str, typer.Argument(help="Set B.")],
     where_a: Where = None,
     where_b: Where = None,
-    preset: Annotated[str | None, typer.Option(help="miniature, laptop or a .toml file.")] = None,
+    preset: Preset = None,
     captioner: str | None = None,
     proposer: str | None = None,
     ranker: str | None = None,
@@ -79,35 +81,35 @@ def compare(
     null: Annotated[int | None, typer.Option(help="Shuffled runs beside the real one.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
     as_json: Json = False,
-    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")] = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
     cache: CacheOption = "rw",
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
 ) -> None:
     """Say how image set A differs from image set B."""
     from visdiff.cache import Cache
     from visdiff.compare import compare as run
-    from visdiff.config import Config
     from visdiff.plan import plan
 
-    if config is not None and preset is not None:
-        raise InputError("Expected --config or --preset, got both; name the preset in the file.")
-    settings = Config.read(config) if config else Config.of(preset or "laptop")
-    settings = settings.changed(
-        captioner=captioner,
-        proposer=proposer,
-        ranker=ranker,
-        paired_by=tuple(c.strip() for c in paired_by.split(",")) if paired_by else None,
-        rounds=int(rounds) if rounds and rounds.isdecimal() else rounds,
-        seed=seed,
-        null_repeats=null,
-        llm__model=llm,
-        llm__max_calls=max_calls,
-        llm__max_cost=max_cost,
-    ).with_set(_pairs(set_, "--set"))
-    filter_a, filter_b = _pairs(where_a, "--where-a"), _pairs(where_b, "--where-b")
+    settings = (
+        configuration(preset, config)
+        .changed(
+            captioner=captioner,
+            proposer=proposer,
+            ranker=ranker,
+            paired_by=tuple(c.strip() for c in paired_by.split(",")) if paired_by else None,
+            rounds=int(rounds) if rounds and rounds.isdecimal() else rounds,
+            seed=seed,
+            null_repeats=null,
+            llm__model=llm,
+            llm__max_calls=max_calls,
+            llm__max_cost=max_cost,
+        )
+        .with_set(assignments(set_, "--set"))
+    )
+    filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
     if out is not None:
-        _writable(out)
+        writable(out)
     costs = plan(a, b, settings, filter_a, filter_b)
     if dry_run:
         typer.echo(costs.to_json() if as_json else costs.sentence())
@@ -129,7 +131,7 @@ def demo(
     from visdiff import demo as show
     from visdiff.cache import Cache
 
-    _writable(out)
+    writable(out)
     with Cache(mode=cache) as store:
         report = show.demo(out, store, seed=seed)
     if as_json:
@@ -260,31 +262,6 @@ def _print_table(report) -> None:
             f"With shuffled sets, {report.null.with_any_confirmed} of {report.null.repeats} runs "
             "confirmed anything."
         )
-
-
-def _pairs(assignments: list[str] | None, option: str) -> dict[str, str]:
-    pairs = {}
-    for text in assignments or []:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise InputError(f"Expected {option} name=value, got {text!r}.")
-        pairs[name.strip()] = value
-    return pairs
-
-
-def _writable(folder: Path) -> None:
-    # Before anything is computed: a report that cannot be written is found out first.
-    import tempfile
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"Expected a folder to write the report to, got {folder}: {error.strerror}; "
-            "choose another with --out."
-        ) from error
 
 
 def _fail(message: str) -> NoReturn:

@@ -4,31 +4,30 @@ Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mista
 part (a pair that could not be compared, images that could not be read or scored).
 """
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from visdiff.errors import InputError
+from visdiff.options import (
+    CacheOption,
+    ConfigFile,
+    Json,
+    Preset,
+    Settings,
+    assignments,
+    configuration,
+    writable,
+)
 
 if TYPE_CHECKING:
     from visdiff.config import Config
     from visdiff.imageset import ImageSet
     from visdiff.many_report import ManyReport
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Preset = Annotated[str | None, typer.Option(help="miniature, laptop or a .toml file.")]
-ConfigFile = Annotated[Path | None, typer.Option(help="A TOML file of settings.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the index and the pairs' reports.")]
-CacheOption = Annotated[
-    Literal["rw", "ro", "refresh", "off", "replay"],
-    typer.Option(
-        "--cache", help="Read and write, read only, compute again, do without, fail on a miss."
-    ),
-]
 
 
 def compare_many(
@@ -56,8 +55,10 @@ def compare_many(
     from visdiff import many
     from visdiff.cache import Cache
 
-    settings = configuration(preset, config, set_).changed(
-        captioner=captioner, proposer=proposer, ranker=ranker, seed=seed
+    settings = (
+        configuration(preset, config)
+        .changed(captioner=captioner, proposer=proposer, ranker=ranker, seed=seed)
+        .with_set(assignments(set_, "--set"))
     )
     opened = _opened(sets, name, by)
     if out is not None:
@@ -68,23 +69,6 @@ def compare_many(
     run = many.compare_rest if rest else many.compare_many
     with Cache(mode=cache) as store:
         deliver(run(opened, config=settings, cache=store), out, as_json)
-
-
-def configuration(
-    preset: str | None, config: Path | None, assignments: Sequence[str] | None
-) -> "Config":
-    """The configuration that ``--preset``, ``--config`` and ``--set`` say."""
-    from visdiff.config import Config
-
-    if config is not None and preset is not None:
-        raise InputError("Expected --config or --preset, got both; name the preset in the file.")
-    values = {}
-    for text in assignments or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise InputError(f"Expected --set name=value, got {text!r}.")
-        values[key.strip()] = value
-    return (Config.read(config) if config else Config.of(preset or "laptop")).with_set(values)
 
 
 def deliver(many: "ManyReport", out: Path | None, as_json: bool) -> None:
@@ -110,19 +94,6 @@ def whole(many: "ManyReport") -> bool:
         or any(d.n_unscored for d in r.differences)
         for r in many.reports.values()
     )
-
-
-def writable(folder: Path) -> None:
-    """Raises InputError, before anything is computed, when a folder cannot be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"Expected a folder to write the report to, got {folder}: {error.strerror}; "
-            "choose another with --out."
-        ) from error
 
 
 def _echo(many: "ManyReport") -> None:

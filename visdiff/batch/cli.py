@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from visdiff.errors import InputError
+from visdiff.options import ConfigFile, Json, Preset, assignments, configuration
 
 if TYPE_CHECKING:
     from visdiff.cache import Cache
@@ -27,13 +28,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 StateOption = Annotated[
     Path | None,
     typer.Option("--state", help="Folder that remembers the batches; by default in the cache."),
 ]
-ConfigOption = Annotated[Path | None, typer.Option(help="A TOML file of settings.")]
-Preset = Annotated[str | None, typer.Option(help="miniature, laptop or a .toml file.")]
 LlmSet = Annotated[
     list[str] | None,
     typer.Option("--llm-set", metavar="NAME=VALUE", help="Of the chat model: model=…, base_url=…"),
@@ -54,7 +52,7 @@ def submit(
     samples: Annotated[int, typer.Option(help="Answers the judge asks for.")] = 1,
     captioner: Annotated[str | None, typer.Option(help="One that asks the chat model.")] = None,
     preset: Preset = None,
-    config: ConfigOption = None,
+    config: ConfigFile = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")] = None,
     llm_set: LlmSet = None,
     try_out: Annotated[
@@ -102,7 +100,7 @@ def submit(
 @app.command()
 def collect(
     preset: Preset = None,
-    config: ConfigOption = None,
+    config: ConfigFile = None,
     llm_set: LlmSet = None,
     again: Annotated[
         bool, typer.Option("--again", help="Also what was collected: for a cache that was lost.")
@@ -234,25 +232,11 @@ def _settings(
     set_: list[str] | None,
     llm_set: list[str] | None,
 ) -> "Config":
-    from visdiff.config import Config
-
-    if path is not None and preset is not None:
-        raise InputError("expected --config or --preset, got both: name the preset in the file.")
-    settings = Config.read(path) if path else Config.of(preset or "laptop")
-    settings = settings.changed(captioner=captioner).with_set(_pairs(set_, "--set"))
-    named = {f"llm.{name}": value for name, value in _pairs(llm_set, "--llm-set").items()}
+    settings = configuration(preset, path).changed(captioner=captioner)
+    settings = settings.with_set(assignments(set_, "--set"))
+    named = {f"llm.{name}": value for name, value in assignments(llm_set, "--llm-set").items()}
     return settings.with_set(named)
 
 
 def _folder(state: Path | None, cache: "Cache") -> Path:
     return cache.directory / "batches" if state is None else state
-
-
-def _pairs(assignments: list[str] | None, option: str) -> dict[str, str]:
-    pairs = {}
-    for text in assignments or []:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise InputError(f"expected {option} name=value, got {text!r}: write it so.")
-        pairs[name.strip()] = value
-    return pairs

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from visdiff.errors import InputError
+from visdiff.options import CacheOption, Json, assignments, configuration
 
 if TYPE_CHECKING:
     from visdiff.bench.pairs import Benchmark
@@ -27,7 +28,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Root = Annotated[Path, typer.Argument(help="Folder of the benchmark.")]
 ResultsArgument = Annotated[Path, typer.Argument(help="Results file of `bench run`.")]
 Images = Annotated[Path | None, typer.Option(help="Where the images lie, when elsewhere.")]
@@ -39,12 +39,6 @@ Llm = Annotated[str | None, typer.Option(help="Backend of the chat judge's model
 LlmSet = Annotated[
     list[str] | None,
     typer.Option("--llm-set", metavar="NAME=VALUE", help="Of the chat judge, such as model=gpt-4."),
-]
-CacheOption = Annotated[
-    Literal["rw", "ro", "refresh", "off", "replay"],
-    typer.Option(
-        "--cache", help="Read and write, read only, compute again, do without, fail on a miss."
-    ),
 ]
 Samples = Annotated[int, typer.Option(help="Answers the chat judge asks for; a majority decides.")]
 
@@ -153,14 +147,12 @@ def run(
     """Compare every pair, judge the hypotheses, append the results, print the scores."""
     from visdiff.bench.run import run as run_benchmark
     from visdiff.cache import Cache
-    from visdiff.config import Config
 
-    if config is not None and preset is not None:
-        raise InputError("Expected --config or --preset, got both; name the preset in the file.")
-    settings = Config.read(config) if config else Config.of(preset or "laptop")
-    settings = settings.changed(
-        captioner=captioner, proposer=proposer, ranker=ranker, seed=seed
-    ).with_set(_pairs(set_, "--set"))
+    settings = (
+        configuration(preset, config)
+        .changed(captioner=captioner, proposer=proposer, ranker=ranker, seed=seed)
+        .with_set(assignments(set_, "--set"))
+    )
     benchmark = _load(root, images).only(split, limit)
     for note in benchmark.notes:
         typer.echo(f"note: {note}", err=True)
@@ -279,7 +271,7 @@ def _load(root: Path, images: Path | None) -> "Benchmark":
 
 def _asking(config: "Config", llm: str | None, llm_set: list[str] | None) -> "Config":
     """Return a configuration with the judge's chat model, which need not be the proposer's."""
-    settings = {f"llm.{name}": value for name, value in _pairs(llm_set, "--llm-set").items()}
+    settings = {f"llm.{name}": value for name, value in assignments(llm_set, "--llm-set").items()}
     return config.changed(llm=llm).with_set(settings)
 
 
@@ -314,13 +306,3 @@ def _deliver(results: list[Any], as_json: bool, seed: int = 0, whole: bool = Fal
     if partly:
         sys.stdout.flush()
         raise typer.Exit(3)
-
-
-def _pairs(assignments: list[str] | None, option: str) -> dict[str, str]:
-    pairs = {}
-    for text in assignments or []:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise InputError(f"Expected {option} name=value, got {text!r}.")
-        pairs[name.strip()] = value
-    return pairs

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from visdiff.errors import InputError
-from visdiff.many_cli import CacheOption, ConfigFile, Json, Out, Preset, Settings
+from visdiff.many_cli import Out
+from visdiff.options import (
+    CacheOption,
+    ConfigFile,
+    Json,
+    Preset,
+    Settings,
+    assignments,
+    configuration,
+    writable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +76,7 @@ def imagenet_v2(
             variant,
             original,
             class_column=class_column,
-            class_names=_names(class_name),
+            class_names=assignments(class_name, "--class-name") or None,
             per_class=per_class,
             held_out=held_out,
             **common,
@@ -110,7 +120,7 @@ def clip_vs_resnet(
             second,
             against=against,
             class_column=class_column,
-            class_names=_names(class_name),
+            class_names=assignments(class_name, "--class-name") or None,
             template=template,
             match_classes=match_classes,
             per_class=per_class,
@@ -151,7 +161,7 @@ def classifier_failures(
             images,
             *([classifier] if classifier else []),
             class_column=class_column,
-            class_names=_names(class_name),
+            class_names=assignments(class_name, "--class-name") or None,
             template=template,
             match_classes=match_classes,
             per_class=per_class,
@@ -231,11 +241,11 @@ def memorability(
 def _run(recipe: "Callable[..., RecipeReport]", told: tuple[Any, ...]) -> None:
     """Runs a recipe with what all commands share, saves and prints its report."""
     from visdiff.cache import Cache
-    from visdiff.many_cli import configuration, whole, writable
+    from visdiff.many_cli import whole
     from visdiff.many_page import summary
 
-    preset, file, assignments, seed, mode, out, as_json = told
-    config = configuration(preset, file, assignments).changed(seed=seed)
+    preset, file, set_, seed, mode, out, as_json = told
+    config = configuration(preset, file).changed(seed=seed).with_set(assignments(set_, "--set"))
     if out is not None:
         writable(Path(out))
     with Cache(mode=mode) as store:
@@ -256,13 +266,3 @@ def _run(recipe: "Callable[..., RecipeReport]", told: tuple[Any, ...]) -> None:
         typer.echo(f"report: {Path(out) / 'index.html'}", err=as_json)
     if not whole(report.many):
         raise typer.Exit(3)
-
-
-def _names(assignments: list[str] | None) -> dict[str, str] | None:
-    names = {}
-    for text in assignments or []:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise InputError(f"Expected --class-name CLASS=NAME, got {text!r}.")
-        names[name] = value
-    return names or None

@@ -1,0 +1,69 @@
+"""What the commands of ``visdiff`` share: options, and what is done with them before a run."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from visdiff.errors import InputError
+
+if TYPE_CHECKING:
+    from visdiff.config import Config
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Preset = Annotated[str | None, typer.Option(help="miniature, laptop, paper, open or a .toml file.")]
+ConfigFile = Annotated[Path | None, typer.Option(help="A TOML file of settings.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")]
+CacheOption = Annotated[
+    Literal["rw", "ro", "refresh", "off", "replay"],
+    typer.Option(
+        "--cache", help="Read and write, read only, compute again, do without, fail on a miss."
+    ),
+]
+
+
+def assignments(texts: Sequence[str] | None, option: str) -> dict[str, str]:
+    """Returns name → value of ``NAME=VALUE`` texts.
+
+    Raises:
+        InputError: A text is none; ``option`` is what it was given to.
+    """
+    values = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"Expected {option} name=value, got {text!r}.")
+        values[name.strip()] = value
+    return values
+
+
+def configuration(preset: str | None, config: Path | None) -> "Config":
+    """Returns the configuration that ``--preset`` or ``--config`` says, the laptop's for neither.
+
+    Raises:
+        InputError: Both are given, or there is no such preset or file.
+    """
+    from visdiff.config import Config
+
+    if config is not None and preset is not None:
+        raise InputError("Expected --config or --preset, got both; name the preset in the file.")
+    return Config.read(config) if config else Config.of(preset or "laptop")
+
+
+def writable(folder: Path) -> None:
+    """Finds out, before anything is computed, that a report can be written.
+
+    Raises:
+        InputError: The folder cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"Expected a folder to write the report to, got {folder}: {error.strerror}; "
+            "choose another with --out."
+        ) from error
