@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from visdiff.miniature import world
 from visdiff.miniature.train.data import ATTRIBUTES, Renderings, encode, true_of
 from visdiff.miniature.train.loop import fit
+from visdiff.miniature.train.muon import inner_weights
 from visdiff.miniature.train.tokenizers import CONTEXT_LENGTH, save_clip_tokenizer
 
 WIDTH = 192
@@ -126,7 +127,15 @@ def train_image_tower(
             image, data.truth[index]
         )
 
-    fit(parts, step, steps=steps, lr=1e-3, checkpoint=work / "clip-image.pt", seed=seed)
+    fit(
+        parts,
+        step,
+        steps=steps,
+        lr=1e-3,
+        checkpoint=work / "clip-image.pt",
+        seed=seed,
+        matrices=inner_weights(visual, "conv1", "attnpool.positional_embedding", "attnpool.c_proj"),
+    )
     _save(model, folder)
     return model
 

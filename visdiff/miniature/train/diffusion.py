@@ -10,6 +10,7 @@ from visdiff.miniature import world
 from visdiff.miniature.train.clip import WIDTH
 from visdiff.miniature.train.data import Renderings
 from visdiff.miniature.train.loop import fit
+from visdiff.miniature.train.muon import inner_weights
 
 
 def scheduler():
@@ -58,7 +59,7 @@ def train(
     device: torch.device,
     batch: int = 64,
 ) -> torch.nn.Module:
-    """Trains with min-SNR weights and caption dropout and writes the whole pipeline.
+    """Trains with velocity weights and caption dropout and writes the whole pipeline.
 
     Args:
         data: Renderings; only the scenes that follow the world's priors (even ones) are used.
@@ -99,20 +100,32 @@ def train(
         noisy = noise_schedule.add_noise(clean, noise, t)
         predicted = unet(noisy, t, context).sample.float()
         error = (predicted - noise).pow(2).mean((1, 2, 3))
-        return (error * min_snr_weight(alphas[t])).mean()
+        return (error * velocity_weight(alphas[t])).mean()
 
     averaged = fit(
-        unet, step, steps=steps, lr=8e-4, checkpoint=work / "unet.pt", seed=seed, ema_decay=0.999
+        unet,
+        step,
+        steps=steps,
+        lr=5e-4,
+        checkpoint=work / "unet.pt",
+        seed=seed,
+        ema_decay=0.999,
+        matrices=inner_weights(unet, "conv_in", "conv_out"),
     )
     unet = averaged if averaged is not None else unet
     save_pipeline(unet, encoder, tokenizer, folder)
     return unet
 
 
-def min_snr_weight(alpha_bar: torch.Tensor, gamma: float = 5.0) -> torch.Tensor:
-    """Min-SNR-γ weight for ε-prediction (Hang et al., ICCV 2023): min(SNR, γ) / SNR."""
+def velocity_weight(alpha_bar: torch.Tensor, gamma: float = 5.0, most: float = 20) -> torch.Tensor:
+    """What an error in ε counts: (min(SNR, γ) + 1) / SNR, at most ``most``.
+
+    Min-SNR-γ for v-prediction (Hang et al., ICCV 2023), read as a weight on ε. For ε itself the
+    rule is min(SNR, γ) / SNR, which never exceeds one: the noisy half, where the text decides what
+    the picture shows, is then hardly learned by a small model.
+    """
     snr = alpha_bar / (1 - alpha_bar)
-    return snr.clamp(max=gamma) / snr
+    return ((snr.clamp(max=gamma) + 1) / snr).clamp(max=most)
 
 
 def save_pipeline(

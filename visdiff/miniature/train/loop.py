@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
+from visdiff.miniature.train.muon import Muon
+
 logger = logging.getLogger(__name__)
 
 #: ``step(i, rng, generator) → loss``: everything random in step i comes from these two.
@@ -44,8 +46,8 @@ def fit(
         seed: Seed of all randomness.
         ema_decay: Keeps an exponential moving average of the weights.
         weight_decay: Of both optimizers.
-        matrices: Those of the parameters that Muon updates (Jordan et al. 2024), at twice the
-            rate; AdamW updates the others.
+        matrices: Those of the parameters that Muon updates, at twice the rate; AdamW updates the
+            others. See :func:`visdiff.miniature.train.muon.inner_weights`.
         save_every: Steps between checkpoints.
 
     Returns:
@@ -58,9 +60,7 @@ def fit(
     adamw = torch.optim.AdamW(others, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98))
     optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": adamw}
     if matrices:
-        optimizers["muon"] = torch.optim.Muon(
-            matrices, lr=2 * lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
+        optimizers["muon"] = Muon(matrices, lr=2 * lr, weight_decay=weight_decay)
     schedules = {
         f"{name} schedule": torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=optimizer.defaults["lr"], total_steps=steps, pct_start=0.08

@@ -1,0 +1,66 @@
+"""What the miniature's trainings are built from: Muon's update and the whitened latents."""
+
+import pytest
+import torch
+
+from visdiff.miniature.train.muon import Muon, inner_weights, orthogonalised
+from visdiff.torchvision_compat import ensure_torchvision
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 64), (64, 16)])
+def test_orthogonalised_keeps_the_axes_and_evens_the_lengths(shape):
+    """The update's singular vectors are the gradient's; its singular values are near one."""
+    u, _, v = torch.linalg.svd(torch.randn(shape, generator=_seeded(0)), full_matrices=False)
+    lengths = torch.linspace(0.2, 1, min(shape))
+    result = orthogonalised((u * lengths) @ v).float()
+    found = u.T @ result @ v.T
+    assert (found - torch.diag(found.diagonal())).abs().max() < 0.1
+    assert ((found.diagonal() > 0.5) & (found.diagonal() < 1.4)).all()
+
+
+def test_muon_updates_a_kernel_as_the_matrix_that_it_is():
+    """A (out, in, h, w) kernel and its (out, in·h·w) matrix take the same step."""
+    weight, gradient = (torch.randn(6, 3, 2, 2, generator=_seeded(i)) for i in (1, 2))
+    kernel = torch.nn.Parameter(weight.clone())
+    matrix = torch.nn.Parameter(weight.flatten(1).clone())
+    for parameter in (kernel, matrix):
+        optimizer = Muon([parameter], lr=0.1)
+        for _ in range(3):
+            parameter.grad = gradient.reshape(parameter.shape).clone()
+            optimizer.step()
+    assert torch.equal(kernel.flatten(1), matrix)
+    assert not torch.equal(kernel, weight)
+
+
+def test_inner_weights_leave_out_vectors_and_named_layers():
+    """Biases and norms are no matrices, and the first and last layers are named."""
+    layers = {"first": torch.nn.Linear(2, 3), "middle": torch.nn.Linear(3, 3)}
+    model = torch.nn.ModuleDict({**layers, "norm": torch.nn.LayerNorm(3)})
+    assert [id(p) for p in inner_weights(model, "first")] == [id(layers["middle"].weight)]
+
+
+def test_whitening_changes_the_latents_and_not_the_pictures():
+    """Covariance I, scaling factor 1, and decode(encode(x)) is the same function of x."""
+    ensure_torchvision()
+    from diffusers import AutoencoderKL
+
+    from visdiff.miniature.train.vae import whiten
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(16,), norm_num_groups=8, mid_block_add_attention=False
+    ).eval()
+    images = torch.rand((24, 3, 16, 16), generator=_seeded(3)) * 2 - 1
+    with torch.no_grad():
+        before = vae.decode(vae.encode(images).latent_dist.mean).sample
+        whiten(vae, images)
+        latents = vae.encode(images).latent_dist.mean
+        after = vae.decode(latents).sample
+    covariance = torch.cov(latents.double().permute(1, 0, 2, 3).flatten(1))
+    assert torch.allclose(covariance, torch.eye(4, dtype=torch.float64), atol=1e-3)
+    assert torch.allclose(before, after, atol=1e-3)
+    assert vae.config["scaling_factor"] == 1.0
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
