@@ -1,0 +1,342 @@
+"""``visdiff edit``: fit edits, look at them, put them into a model.
+
+Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mistake.
+"""
+
+import json
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from visdiff.errors import InputError
+from visdiff.options import Json, Settings, assignments
+
+if TYPE_CHECKING:
+    from editing.concepts import Request
+    from editing.edit import Edit
+
+app = typer.Typer(
+    help="Erase, replace, debias and moderate concepts of a text-to-image model.",
+    rich_markup_mode=None,
+)
+
+Model = Annotated[str, typer.Argument(help="Hub id, folder, or miniature.")]
+EditFile = Annotated[Path, typer.Argument(metavar="EDIT", help="A file that visdiff edit wrote.")]
+Concepts = Annotated[list[str], typer.Option("--concept", help="May be repeated.")]
+Preserved = Annotated[
+    list[str] | None,
+    typer.Option("--preserve", metavar="TEXT-or-FILE", help="Concept, or a file of one a line."),
+]
+Method = Annotated[str, typer.Option(help="uce, uce-2024, uce-2025, time or rece.")]
+Corpus = Annotated[
+    Path | None, typer.Option(help="Prompts, one a line, whose second moment is held.")
+]
+Watch = Annotated[
+    list[str] | None, typer.Option(help="A concept to watch for spill. May be repeated.")
+]
+Out = Annotated[Path, typer.Option(help="The edit's file, E.safetensors.")]
+
+
+@app.command()
+def erase(
+    model: Model,
+    concept: Concepts,
+    out: Out,
+    target: Annotated[
+        str, typer.Option(help="What to draw instead; nothing in particular by default.")
+    ] = "",
+    preserve: Preserved = None,
+    method: Method = "uce",
+    corpus: Corpus = None,
+    watch: Watch = None,
+    set_: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Erase concepts, or turn them into another."""
+    from editing.concepts import Erase
+
+    requests: list[Request] = [Erase(c, target) for c in concept]
+    _fit(model, requests, preserve, method, corpus, watch, set_, out, as_json)
+
+
+@app.command()
+def moderate(
+    model: Model,
+    concept: Concepts,
+    out: Out,
+    preserve: Preserved = None,
+    method: Method = "uce",
+    corpus: Corpus = None,
+    watch: Watch = None,
+    set_: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Make unsafe concepts draw what the empty prompt draws."""
+    from editing.concepts import Moderate
+
+    requests: list[Request] = [Moderate(c) for c in concept]
+    _fit(model, requests, preserve, method, corpus, watch, set_, out, as_json)
+
+
+@app.command()
+def debias(
+    model: Model,
+    concept: Concepts,
+    ratio: Annotated[
+        list[str],
+        typer.Option(metavar="ATTRIBUTE=SHARE", help="Wanted share of each attribute."),
+    ],
+    out: Out,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ATTRIBUTE=WEIGHT", help="Measured weight of each attribute."),
+    ] = None,
+    preserve: Preserved = None,
+    method: Method = "uce",
+    corpus: Corpus = None,
+    watch: Watch = None,
+    set_: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Change how often concepts are drawn with each of several attributes."""
+    from editing.concepts import Debias
+
+    ratios = _numbers(ratio, "--ratio")
+    weights = _numbers(weight, "--weight") if weight else None
+    requests: list[Request] = [Debias(c, ratios, weights) for c in concept]
+    _fit(model, requests, preserve, method, corpus, watch, set_, out, as_json)
+
+
+@app.command()
+def run(
+    model: Model,
+    requests: Annotated[Path, typer.Argument(help="A TOML file; see the manual of this command.")],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """Fit any mixture of requests in one solve, from a TOML file.
+
+    The file holds `method`, `corpus` (a file), `watch` (texts), a table `[config]` of settings, and
+    any number of [[erase]], [[replace]], [[debias]], [[moderate]] and [[preserve]] tables with the
+    fields of the requests; [[preserve]] may name a `file` of one concept a line.
+    """
+    import editing
+
+    read, options = read_requests(requests)
+    _deliver(editing.fit(_loaded(model), read, **options), out, as_json)
+
+
+@app.command()
+def show(edit: EditFile, as_json: Json = False) -> None:
+    """Print what an edit does, for which model, and what its fit foresaw."""
+    from editing.edit import Edit
+
+    found = Edit.load(edit)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        _echo(found)
+
+
+@app.command()
+def apply(
+    model: Model,
+    edit: EditFile,
+    out: Annotated[Path, typer.Option(help="Folder of the edited pipeline, or the LoRA's file.")],
+    form: Annotated[
+        Literal["pipeline", "lora"],
+        typer.Option("--as", help="A whole pipeline, or weights for diffusers' load_lora_weights."),
+    ] = "pipeline",
+    scale: Annotated[float, typer.Option(help="Strength of the edit.")] = 1.0,
+    force: Annotated[bool, typer.Option("--force", help="Onto another base too.")] = False,
+) -> None:
+    """Write the edited model to disk."""
+    from editing.edit import Edit
+
+    found = Edit.load(edit)
+    pipe = _loaded(model)
+    if form == "lora":
+        from editing.lora import save_lora
+
+        if force:
+            raise InputError(
+                "Expected a LoRA of the edit's own base, got --force; export it from that base."
+            )
+        save_lora(found.scaled(scale), pipe, out)
+    else:
+        with found.applied(pipe, scale, force):
+            try:
+                pipe.save_pretrained(out)
+            except OSError as error:
+                raise InputError(
+                    f"Expected a folder to write the pipeline to, got {out}: {error.strerror}."
+                ) from error
+    typer.echo(f"{out}")
+
+
+def read_requests(path: Path) -> "tuple[list[Request], dict[str, Any]]":
+    """Reads a request file.
+
+    Args:
+        path: TOML, as `run` describes it.
+
+    Returns:
+        The requests, and the other arguments of `editing.fit.fit`.
+
+    Raises:
+        InputError: There is no such file, it is no TOML, or a table or field is unknown.
+    """
+    from editing.concepts import from_dict
+
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"Expected a request file, got {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"Expected TOML in {path}, got a mistake: {error}.") from error
+    settings = values.pop("config", {})
+    options: dict[str, Any] = dict(settings) if isinstance(settings, dict) else {}
+    options["method"] = str(values.pop("method", "uce"))
+    if "corpus" in values:
+        options["corpus"] = _lines(path.parent / str(values.pop("corpus")))
+    options["neighbours"] = values.pop("watch", [])
+    found: list[Request] = []
+    for kind, tables in values.items():
+        if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
+            raise InputError(
+                f"Expected method, corpus, watch, [config] and [[erase]], [[replace]], [[debias]], "
+                f"[[moderate]] or [[preserve]] in {path}, got {kind!r}."
+            )
+        for table in tables:
+            if kind == "preserve" and "file" in table:
+                listed = _lines(path.parent / str(table.pop("file")))
+                table["concepts"] = [*table.get("concepts", []), *listed]
+            found.append(from_dict({**table, "kind": kind}))
+    return found, options
+
+
+def _fit(
+    model: str,
+    requests: "list[Request]",
+    preserve: Sequence[str] | None,
+    method: str,
+    corpus: Path | None,
+    watch: Sequence[str] | None,
+    settings: Sequence[str] | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    import editing
+    from editing.concepts import Preserve
+
+    kept = [text for given in preserve or [] for text in _texts(given)]
+    if kept:
+        requests = [*requests, Preserve(kept)]
+    edit = editing.fit(
+        _loaded(model),
+        requests,
+        method,
+        corpus=_lines(corpus) if corpus else (),
+        neighbours=watch or (),
+        **_settings(settings),
+    )
+    _deliver(edit, out, as_json)
+
+
+def _loaded(model: str) -> Any:
+    from editing.target import load_pipeline
+
+    return load_pipeline(model)
+
+
+def _deliver(edit: "Edit", out: Path, as_json: bool) -> None:
+    edit.save(out)
+    if as_json:
+        typer.echo(json.dumps(edit.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        _echo(edit)
+        typer.echo(f"edit: {out}")
+
+
+def _echo(edit: "Edit") -> None:
+    found = edit.diagnostics
+    typer.echo(f"{edit.method} edit of {edit.base_model}, {len(edit.tensors)} tensors")
+    for request in edit.requests:
+        typer.echo(f"  {_sentence(request)}")
+    for concept, tokens in found.get("tokens", {}).items():
+        shown = ", ".join(f"{t['index']} {t['token']}" for t in tokens)
+        typer.echo(f"tokens of {concept!r}: {shown}")
+    for target in found.get("targets", []):
+        typer.echo(f"{target['concept']!r} reaches {1 - target['residual']:.0%} of its target")
+    for name in ("preserved", "null"):
+        if found.get(name):
+            said = "preserved concepts move" if name == "preserved" else "the empty prompt moves"
+            typer.echo(f"{said} {found[name]['spill']:.1%} as far as the edited ones")
+    if found.get("neighbours"):
+        near = ", ".join(f"{n['concept']} {n['spill']:.0%}" for n in found["neighbours"][:8])
+        typer.echo(f"neighbours move: {near}")
+    for space, solve in found.get("solves", {}).items():
+        typer.echo(
+            f"solve for {space}: rank {solve['rank']} (effective {solve['effective_rank']:.1f}), "
+            f"condition {solve['condition']:.1e}, λ {solve['lambda']:.3g}"
+        )
+    for warning in found.get("warnings", []):
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(f"digest: {edit.digest}")
+    sys.stdout.flush()
+
+
+def _sentence(request: "Request") -> str:
+    from editing.concepts import Debias, Erase, Preserve, Replace
+
+    match request:
+        case Replace() | Erase(target=str(_)) if request.target:
+            return f"{request.kind} {request.concept!r} → {request.target!r}"
+        case Debias():
+            shares = ", ".join(f"{a} {s:g}" for a, s in request.ratios.items())
+            return f"debias {request.concept!r} to {shares}"
+        case Preserve():
+            return f"preserve {len(request.concepts)}: {', '.join(request.concepts[:8])}"
+        case _:
+            return f"{request.kind} {request.concept!r}"
+
+
+def _texts(given: str) -> list[str]:
+    path = Path(given)
+    return _lines(path) if path.suffix and path.is_file() else [given]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Expected a text file of one concept a line, got {path}.") from error
+    found = [line.strip() for line in text.splitlines() if line.strip()]
+    if not found:
+        raise InputError(f"Expected one concept a line, got the empty file {path}.")
+    return found
+
+
+def _numbers(texts: Sequence[str], option: str) -> dict[str, float]:
+    found = {}
+    for name, value in assignments(texts, option).items():
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise InputError(f"Expected {option} attribute=number, got {name}={value!r}.") from None
+    return found
+
+
+def _settings(texts: Sequence[str] | None) -> dict[str, Any]:
+    """Reads --set values as TOML would, so that numbers and lists are such; else as text."""
+    found: dict[str, Any] = {}
+    for name, value in assignments(texts, "--set").items():
+        try:
+            found[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name] = value
+    return found

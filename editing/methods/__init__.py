@@ -1,0 +1,54 @@
+"""Methods of editing, one file a paper; `find` knows them by name."""
+
+import difflib
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from visdiff.errors import InputError
+
+if TYPE_CHECKING:
+    from editing.concepts import Request
+    from editing.edit import Edit
+
+_METHODS = {
+    "all-but-one": "editing.methods.all_but_one:ALL_BUT_ONE",
+    "concept-ablation": "editing.methods.concept_ablation:CONCEPT_ABLATION",
+    "esd-u": "editing.methods.esd:ESD_U",
+    "esd-x": "editing.methods.esd:ESD_X",
+    "esd-x-strict": "editing.methods.esd:ESD_X_STRICT",
+    "rece": "editing.methods.rece:RECE",
+    "time": "editing.methods.time:TIME",
+    "uce": "editing.methods.uce:UCE",
+    "uce-2024": "editing.methods.uce:UCE_2024",
+    "uce-2025": "editing.methods.uce:UCE_2025",
+}
+
+
+class Method(Protocol):
+    """What makes an edit of requests."""
+
+    def fit(self, pipe: Any, requests: "Sequence[Request]", /, **settings: Any) -> "Edit":
+        """Returns an edit that meets the requests. The pipeline is only read."""
+        ...
+
+
+def names() -> list[str]:
+    """Returns the names that `find` knows."""
+    return list(_METHODS)
+
+
+def find(name: str) -> Method:
+    """Returns a method by name.
+
+    Raises:
+        InputError: There is none of that name.
+    """
+    if name not in _METHODS:
+        close = difflib.get_close_matches(name.lower(), _METHODS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise InputError(
+            f"Expected a method, got {name!r}{hint}; choose from {', '.join(_METHODS)}."
+        )
+    module, _, attribute = _METHODS[name].partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,78 @@
+"""Image classifiers: what an erased class is looked for with."""
+
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from visdiff import miniature
+from visdiff.encoders.hub import load_weights
+from visdiff.errors import InputError
+from visdiff.torchvision_compat import ensure_torchvision
+
+
+class Classifier(Protocol):
+    """Names what an image shows."""
+
+    def __call__(self, images: Iterable[Image.Image]) -> list[str]:
+        """Returns a label for each RGB image, in order."""
+        ...
+
+
+class TransformersClassifier:
+    """A classifier of the transformers library.
+
+    Args:
+        model: Hub id ("microsoft/resnet-50", which plays in the published Imagenette tables), a
+            folder, or "miniature".
+        device: A torch device.
+        batch_size: Images at once.
+    """
+
+    def __init__(self, model: str | Path, device: str = "cpu", batch_size: int = 32) -> None:
+        if batch_size < 1:
+            raise InputError(f"expected a batch of 1 image or more, got {batch_size}.")
+        self.model = str(miniature.folder("classifier") if model == "miniature" else model)
+        self.device = device
+        self.batch_size = batch_size
+        self._ready: tuple[Any, Any] | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All that it can answer."""
+        names = self._load()[0].config.id2label
+        return tuple(names[index] for index in range(len(names)))
+
+    def __call__(self, images: Iterable[Image.Image]) -> list[str]:
+        """Returns the likeliest label of each RGB image; "tench, Tinca tinca" is cut to "tench".
+
+        Raises:
+            MissingBackendError: The weights are neither on disk nor can be downloaded.
+        """
+        import torch
+
+        model, processor = self._load()
+        labels, found, rest = self.labels, [], iter(images)
+        while batch := list(islice(rest, self.batch_size)):
+            inputs = processor(images=batch, return_tensors="pt")
+            with torch.inference_mode():
+                logits = model(inputs["pixel_values"].to(self.device, torch.float32)).logits
+            found += [labels[index].split(",")[0] for index in logits.argmax(dim=-1).tolist()]
+        return found
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._ready is None:
+            ensure_torchvision()
+            import torch
+            from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+            def load() -> tuple[Any, Any]:
+                model: Any = AutoModelForImageClassification.from_pretrained(
+                    self.model, dtype=torch.float32
+                )
+                return model.eval().to(self.device), AutoImageProcessor.from_pretrained(self.model)
+
+            self._ready = load_weights(load, f"classifier {self.model}")
+        return self._ready

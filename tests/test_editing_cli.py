@@ -1,0 +1,156 @@
+"""`visdiff edit`: the commands, their output, and what they say of mistakes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_pipelines as tiny
+from typer.testing import CliRunner, Result
+
+import editing
+from editing.cli import app, read_requests
+from editing.concepts import Debias, Erase, Preserve, Replace
+from editing.edit import Edit
+from editing.target import load_pipeline, weight_hash
+from visdiff.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny.sd1().save_pretrained(folder)
+    return folder
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_erasing_writes_an_edit_and_says_what_it_foresees(model: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "keep.txt"
+    listed.write_text("house\n\ntulip\n")
+    out = tmp_path / "e.safetensors"
+    result = run("erase", model, "--concept", "church", "--concept", "fire engine", "--target",
+                 "car", "--preserve", "castle", "--preserve", listed, "--set", "lam_rel=0.001",
+                 "--out", out)  # fmt: skip
+    edit = Edit.load(out)
+    assert edit.requests == (
+        Erase("church", "car"),
+        Erase("fire engine", "car"),
+        Preserve(["castle", "house", "tulip"]),
+    )
+    assert edit.config["lam_rel"] == 0.001
+    assert "tokens of 'church': 1 church</w>, 2 end, 3–31 padding" in result.stdout
+    assert f"digest: {edit.digest}" in result.stdout
+    shown = run("show", out)
+    assert edit.digest in shown.stdout
+    assert json.loads(run("show", out, "--json").stdout) == edit.to_dict()
+
+
+def test_debias_and_moderate(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "e.safetensors"
+    ratios = ["--ratio", "man=0.5", "--ratio", "woman=0.5"]
+    weights = ["--weight", "man=-0.1", "--weight", "woman=0.2"]
+    method = ["--method", "uce-2025"]
+    run("debias", model, "--concept", "judge", *ratios, *weights, *method, "--out", out)
+    edit = Edit.load(out)
+    assert edit.requests == (
+        Debias("judge", {"man": 0.5, "woman": 0.5}, {"man": -0.1, "woman": 0.2}),
+    )
+    assert edit.method == "uce-2025"
+    said = json.loads(run("moderate", model, "--concept", "bomb", "--json", "--out", out).stdout)
+    assert said["requests"] == [{"kind": "moderate", "concept": "bomb", "scale": 1.0}]
+
+
+def test_a_request_file_is_one_solve(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "keep.txt").write_text("house\n")
+    (tmp_path / "requests.toml").write_text(
+        """
+        method = "uce"
+        watch = ["tulip"]
+        [config]
+        lam_rel = 0.001
+        [[erase]]
+        concept = "church"
+        [[replace]]
+        concept = "dog"
+        target = "cat"
+        [[debias]]
+        concept = "judge"
+        ratios = {man = 0.5, woman = 0.5}
+        [[preserve]]
+        concepts = ["castle"]
+        file = "keep.txt"
+        """
+    )
+    out = tmp_path / "e.safetensors"
+    run("run", model, tmp_path / "requests.toml", "--out", out)
+    requests = [
+        Erase("church"),
+        Replace("dog", "cat"),
+        Debias("judge", {"man": 0.5, "woman": 0.5}),
+        Preserve(["castle", "house"]),
+    ]
+    expected = editing.fit(load_pipeline(model), requests, lam_rel=0.001, neighbours=["tulip"])
+    edit = Edit.load(out)
+    assert edit.digest == expected.digest
+    assert "tulip" in {n["concept"] for n in edit.diagnostics["neighbours"]}
+
+
+def test_applying_writes_the_edited_model_or_a_lora(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "e.safetensors"
+    run("erase", model, "--concept", "church", "--out", out)
+    run("apply", model, out, "--out", tmp_path / "edited")
+    pipe = load_pipeline(model)
+    with Edit.load(out).applied(pipe):
+        expected = weight_hash(pipe)
+    assert weight_hash(load_pipeline(tmp_path / "edited")) == expected
+    run("apply", model, out, "--as", "lora", "--out", tmp_path / "lora.safetensors")
+    assert (tmp_path / "lora.safetensors").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[[erase]]\ncept = 1", "Expected concept, target, scale in a request to erase, got cept"),
+        ("[[delete]]\nconcept = 'a'", "Expected a request of kind"),
+        ("erase = 'church'", r"got 'erase'"),
+        ("[[erase]", "Expected TOML"),
+        ("[[preserve]]\nfile = 'none.txt'", "a text file of one concept a line"),
+    ],
+)
+def test_a_request_file_with_a_mistake_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "requests.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        read_requests(path)
+
+
+def test_visdiff_has_the_command_and_says_mistakes_in_one_sentence(tmp_path: Path) -> None:
+    def visdiff(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "visdiff.cli", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+    result = visdiff("edit", "show", tmp_path / "none.safetensors")
+    assert result.returncode == 2
+    assert result.stderr.startswith("visdiff: Expected an edit's file")
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_package_is_cheap_to_import() -> None:
+    code = (
+        "import sys, editing, editing.cli; "
+        "print([n for n in ('torch', 'diffusers', 'transformers') if n in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize("name", editing.__all__)
+def test_every_public_name_resolves(name: str) -> None:
+    assert callable(getattr(editing, name))
+    assert name in dir(editing)

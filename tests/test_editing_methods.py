@@ -1,0 +1,393 @@
+"""Closed-form methods: the published formulas transcribed, the ledger, and what preserving does."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import tiny_pipelines as tiny
+import torch
+
+import editing
+from editing.changes import SharedMap
+from editing.concepts import Debias, Erase, Moderate, Preserve, Replace, Request
+from editing.edit import Edit
+from editing.linear import Tensor
+from editing.methods import find, names
+from editing.target import parameter, projections
+from visdiff.errors import InputError
+
+MIXTURE: tuple[Request, ...] = (
+    Erase("church"),
+    Replace("dog", "cat"),
+    Debias("firefighter", {"man": 0.5, "woman": 0.5}, {"man": -0.2, "woman": 0.3}),
+    Moderate("bomb"),
+    Preserve(["a castle", "house"]),
+)
+MAKERS = {"sd1": tiny.sd1, "sd2": tiny.sd2, "sdxl": tiny.sdxl}
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def any_pipe(request: pytest.FixtureRequest) -> Any:
+    return MAKERS[request.param]()
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return tiny.sd1()
+
+
+def change_of(edit: Edit, pipe: Any, name: str) -> Tensor:
+    """What an edit adds to one tensor, float64."""
+    base = parameter(pipe, name).detach()
+    found = [c.delta(name, base) for c in edit.changes if isinstance(c, SharedMap)
+             and name in c.names()]  # fmt: skip
+    return torch.stack(found).sum(0)
+
+
+def states(pipe: Any, text: str) -> tuple[Tensor, int]:
+    """Token states of a prompt, float64, and the index that published code calls the last token."""
+    found = (
+        pipe.encode_prompt(
+            prompt=[text], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+        )[0][0]
+        .detach()
+        .to(torch.float64)
+    )
+    ids = pipe.tokenizer(text, padding="max_length", max_length=len(found), truncation=True)
+    return found, sum(ids["attention_mask"]) - 2
+
+
+def token_layers(pipe: Any) -> list[str]:
+    return [p.name for p in projections(pipe) if p.space == "tokens"]
+
+
+def formula(w: Tensor, lam: float, terms: Sequence[tuple[float, Tensor, Tensor]]) -> Tensor:
+    """(λ W + Σ s v cᵀ)(λ I + Σ s c cᵀ)⁻¹, one outer product after the other."""
+    left, right = lam * w, lam * torch.eye(w.shape[1], dtype=torch.float64)
+    for scale, sources, values in terms:
+        for c, v in zip(sources, values, strict=True):
+            left = left + scale * torch.outer(v, c)
+            right = right + scale * torch.outer(c, c)
+    return left @ torch.inverse(right)
+
+
+def assert_same(edit: Edit, pipe: Any, name: str, expected: Tensor) -> None:
+    w = parameter(pipe, name).detach().to(torch.float64)
+    found = w + change_of(edit, pipe, name)
+    assert (found - expected).norm() <= 1e-9 * expected.norm()
+
+
+@pytest.mark.parametrize("method", ["uce", "uce-2024", "uce-2025", "time", "rece"])
+def test_every_method_edits_every_family(any_pipe: Any, method: str) -> None:
+    before = tiny.weights(any_pipe)
+    requests = [r for r in MIXTURE if method != "time" or not isinstance(r, Preserve)]
+    edit = editing.fit(any_pipe, requests, method, nearest=1)
+    assert tiny.identical(before, tiny.weights(any_pipe))
+    assert edit.method == method
+    assert set(token_layers(any_pipe)) <= set(edit.tensors)
+    for name in edit.tensors:
+        change = change_of(edit, any_pipe, name)
+        assert change.isfinite().all()
+        assert change.abs().max() > 0
+    with edit.applied(any_pipe):
+        edited = tiny.picture(any_pipe)
+    assert abs(edited - tiny.picture(any_pipe)).max() > 1e-4
+    assert tiny.identical(before, tiny.weights(any_pipe))
+
+
+def test_every_named_method_is_found() -> None:
+    for name in names():
+        assert callable(find(name).fit)
+    with pytest.raises(InputError, match=r"got 'uce-2042' \(did you mean 'uce-202"):
+        find("uce-2042")
+
+
+def test_sdxls_pooled_path_is_edited_but_for_size_and_crop() -> None:
+    pipe = tiny.sdxl()
+    edit = editing.fit(pipe, [Erase("church")], nearest=0)
+    name = "unet.add_embedding.linear_1.weight"
+    change = change_of(edit, pipe, name)
+    width = tiny.WIDTH // 2
+    assert change[:, :width].abs().max() > 0
+    assert not change[:, width:].any()
+    left = editing.fit(pipe, [Erase("church")], pooled="leave", nearest=0)
+    assert name not in left.tensors
+    # Both read the token states alike.
+    layer = token_layers(pipe)[0]
+    assert torch.equal(change_of(edit, pipe, layer), change_of(left, pipe, layer))
+
+
+def test_uce_2024_is_the_published_formula(pipe: Any) -> None:
+    kept = ["a castle", "house"]
+    edit = editing.fit(
+        pipe, [Erase("church", "fire engine"), Moderate("a bomb"), Preserve(kept)],
+        "uce-2024", nearest=0,
+    )  # fmt: skip
+    for name in token_layers(pipe):
+        w = parameter(pipe, name).detach().to(torch.float64)
+        terms = []
+        for old, new in (("church", "fire engine"), ("a bomb", "")):
+            (c, f_old), (t, f_new) = states(pipe, old), states(pipe, new)
+            far = max(f_old, f_new)
+            old_slice = c[f_old : len(c) - max(0, far - f_old)]
+            new_slice = t[f_new : len(t) - max(0, far - f_new)]
+            terms.append((1.0, old_slice, new_slice @ w.T))
+        scale = max(0.1, 1 / (len(kept) + 1))
+        for text in ("", *kept):
+            c, _ = states(pipe, text)
+            terms.append((scale, c, c @ w.T))
+        assert_same(edit, pipe, name, formula(w, 0.5, terms))
+
+
+def test_uce_2024_debiases_by_values_of_the_concepts_norm(pipe: Any) -> None:
+    weights = {"man": -0.2, "woman": 0.3}
+    edit = editing.fit(
+        pipe, [Debias("firefighter", {"man": 0.5, "woman": 0.5}, weights)], "uce-2024", nearest=0
+    )
+    for name in token_layers(pipe):
+        w = parameter(pipe, name).detach().to(torch.float64)
+        found = {text: states(pipe, text) for text in ("firefighter", *weights)}
+        far = max(f for _, f in found.values())
+        cut = {t: c[f : len(c) - max(0, far - f)] for t, (c, f) in found.items()}
+        own = cut["firefighter"] @ w.T
+        value = own
+        for attribute, weight in weights.items():
+            theirs = cut[attribute] @ w.T
+            value = value + weight * own.norm() * theirs / theirs.norm()
+        empty, _ = states(pipe, "")
+        terms = [(1.0, cut["firefighter"], value), (1.0, empty, empty @ w.T)]
+        assert_same(edit, pipe, name, formula(w, 0.5, terms))
+
+
+def test_uce_2025_is_the_published_formula(pipe: Any) -> None:
+    weights = {"man": -0.2, "woman": 0.3}
+    edit = editing.fit(
+        pipe,
+        [
+            Erase("church"),
+            Replace("dog", "fire engine"),
+            Debias("judge", {"man": 0.5, "woman": 0.5}, weights),
+            Preserve(["castle"]),
+        ],
+        "uce-2025",
+        nearest=0,
+    )
+
+    def last(text: str) -> Tensor:
+        found, index = states(pipe, text)
+        return found[index : index + 1]
+
+    assert torch.equal(last(""), states(pipe, "dog")[0][:1]), "'' stands for the start token"
+    for name in token_layers(pipe):
+        w = parameter(pipe, name).detach().to(torch.float64)
+        debiased = last("judge") + sum(a * last(t) for t, a in weights.items())
+        terms = [
+            (1.0, last("church"), last("") @ w.T),
+            (1.0, last("dog"), last("fire engine") @ w.T),
+            (1.0, last("judge"), debiased @ w.T),
+            (1.0, last("castle"), last("castle") @ w.T),
+        ]
+        assert_same(edit, pipe, name, formula(w, 0.5, terms))
+
+
+def test_time_is_the_published_formula(pipe: Any) -> None:
+    old, new = "a dog at night", "a green dog at night"
+    edit = editing.fit(pipe, [Replace(old, new)], "time", nearest=0)
+    c, t = states(pipe, old)[0], states(pipe, new)[0]
+    # start, "a", then one further on; the last state stands in for the one that is too many.
+    meets = [0, 1, *(min(i + 1, len(t) - 1) for i in range(2, len(c)))]
+    for name in token_layers(pipe):
+        w = parameter(pipe, name).detach().to(torch.float64)
+        assert_same(edit, pipe, name, formula(w, 0.1, [(1.0, c, t[meets] @ w.T)]))
+
+
+def test_rece_leaves_less_to_revive_than_uce(pipe: Any) -> None:
+    from editing.linear import revived
+
+    requests = [Erase("church"), Preserve(["house"])]
+    plain = editing.fit(pipe, requests, "uce", nearest=0)
+    harder = editing.fit(pipe, requests, "rece", nearest=0, epochs=2)
+    assert harder.ledger is not None
+    second = harder.ledger.second["tokens"]
+    (own,) = [e.blocks["tokens"].source for e in harder.ledger.entries if e.role == "change"]
+    assert own is not None
+
+    def missed(edit: Edit) -> float:
+        """How far the best revival stays from the concept's old keys and values."""
+        (change,) = edit.changes
+        assert isinstance(change, SharedMap)
+        back = revived(change.map, second, own, 1e-3)
+        difference = back + change.map.moved(back) - own
+        return float(((difference @ second) * difference).sum())
+
+    assert missed(harder) > missed(plain)
+
+
+def test_preserved_keys_and_values_stay_as_lambda_goes_to_zero(any_pipe: Any) -> None:
+    kept = ["castle", "house", "tulip"]
+    edit = editing.fit(
+        any_pipe,
+        [Erase("church"), Replace("dog", "cat"), Preserve(kept)],
+        tokens="last", lam_rel=1e-10, nearest=0,
+    )  # fmt: skip
+    for name in token_layers(any_pipe):
+        w = parameter(any_pipe, name).detach().to(torch.float64)
+        change = change_of(edit, any_pipe, name)
+        for text in kept:
+            found, last = states(any_pipe, text)
+            assert (change @ found[last]).norm() <= 1e-6 * (w @ found[last]).norm()
+        empty, _ = states(any_pipe, "")
+        assert (empty @ change.T).norm() <= 1e-6 * (empty @ w.T).norm()
+        dog, last = states(any_pipe, "dog")
+        cat, at = states(any_pipe, "cat")
+        reached = (w + change) @ dog[last]
+        assert (reached - w @ cat[at]).norm() <= 1e-5 * (w @ cat[at]).norm()
+
+
+def test_nothing_changes_as_lambda_goes_to_infinity(pipe: Any) -> None:
+    edit = editing.fit(pipe, MIXTURE, lam=1e16, nearest=0)
+    for name in edit.tensors:
+        w = parameter(pipe, name).detach()
+        assert change_of(edit, pipe, name).norm() <= 1e-9 * w.norm()
+
+
+@pytest.mark.parametrize("method", ["uce", "uce-2024", "rece"])
+def test_adding_and_withdrawing_equal_the_fresh_solve_in_any_order(pipe: Any, method: str) -> None:
+    a, b, c = Erase("church"), Replace("dog", "cat"), Preserve(["castle", "house"])
+    fresh = editing.fit(pipe, [a, b, c], method, nearest=0)
+    extra = Moderate("bomb")
+    for order in list(itertools.permutations([a, b, c, extra]))[::5]:
+        changing = [r for r in order if not isinstance(r, Preserve)]
+        edit = editing.fit(pipe, [changing[0]], method, nearest=0)
+        for request in order:
+            if request is not changing[0]:
+                edit = editing.add(edit, pipe, [request])
+        edit = editing.withdraw(edit, [extra])
+        assert set(edit.requests) == {a, b, c}
+        for name in fresh.tensors:
+            expected = change_of(fresh, pipe, name)
+            difference = change_of(edit, pipe, name) - expected
+            assert difference.norm() <= 1e-9 * expected.norm()
+        # Shares are summed in an order of their own: not even rounding differs.
+        assert edit.digest == fresh.digest
+
+
+def test_many_preserved_texts_are_kept_as_their_moment(pipe: Any) -> None:
+    texts = ["castle", "house", "a house", "tulip", "a tulip at night"]
+    edit = editing.fit(pipe, [Erase("church"), Preserve(texts)], nearest=0)
+    assert edit.ledger is not None
+    (block,) = [e.blocks["tokens"] for e in edit.ledger.entries if e.role == "preserve"]
+    assert block.source is None
+    (few,) = [
+        e.blocks["tokens"]
+        for e in (editing.fit(pipe, [Erase("church"), Preserve(texts[:1])], nearest=0).ledger
+                  or pytest.fail("no ledger")).entries
+        if e.role == "preserve"
+    ]  # fmt: skip
+    assert few.source is not None
+    one, last = states(pipe, "castle")
+    rows = one[[last, *range(last + 1, len(one))]]
+    assert torch.allclose(few.second_moment, rows.T @ rows, rtol=1e-6)
+
+
+def test_a_corpus_holds_what_it_spans(pipe: Any) -> None:
+    texts = ["a dog next to a cat", "a house at night", "a tulip on the grass"]
+    free = editing.fit(pipe, [Erase("church")], nearest=0)
+    held = editing.fit(pipe, [Erase("church")], corpus=texts, corpus_scale=10.0, nearest=0)
+    name = token_layers(pipe)[0]
+    rows = torch.cat([states(pipe, t)[0][1:] for t in texts])
+    moved = [(rows @ change_of(e, pipe, name).T).norm() for e in (free, held)]
+    assert moved[1] < 0.7 * moved[0]
+
+
+def test_templates_put_the_concept_in_prompts(pipe: Any) -> None:
+    edit = editing.fit(
+        pipe, [Replace("dog", "cat")], tokens="last", templates=["{}", "a {} at night"],
+        lam_rel=1e-10, nearest=0,
+    )  # fmt: skip
+    name = token_layers(pipe)[0]
+    w = parameter(pipe, name).detach().to(torch.float64)
+    new = w + change_of(edit, pipe, name)
+    dog, cat = states(pipe, "a dog at night")[0][2], states(pipe, "a cat at night")[0][2]
+    assert (new @ dog - w @ cat).norm() <= 1e-5 * (w @ cat).norm()
+
+
+def test_diagnostics_say_what_will_happen(pipe: Any) -> None:
+    edit = editing.fit(pipe, MIXTURE, neighbours=["tulip"], nearest=2)
+    found = edit.diagnostics
+    assert [t["concept"] for t in found["targets"]] == [
+        e.request.concept
+        for e in (edit.ledger or pytest.fail("no ledger")).entries
+        if e.role == "change" and e.request is not None and not isinstance(e.request, Preserve)
+    ]
+    assert all(0 <= t["residual"] < 1 for t in found["targets"])
+    assert 0 < found["null"]["spill"] < 1
+    assert {"tulip"} < {n["concept"] for n in found["neighbours"]}
+    assert found["tokens"]["church"][0] == {"index": 1, "token": "church</w>"}
+    solve = found["solves"]["tokens"]
+    assert 1 <= solve["effective_rank"] <= solve["rank"]
+    assert solve["condition"] > 1
+
+
+def test_diagnostics_agree_with_the_vectors(pipe: Any) -> None:
+    edit = editing.fit(pipe, [Erase("church", "castle"), Preserve(["house"])], nearest=0)
+    (change,) = edit.changes
+    assert isinstance(change, SharedMap)
+    c, t = states(pipe, "church")[0][1:], states(pipe, "castle")[0][1:]
+    residual = (c + change.map.moved(c) - t).norm() / (t - c).norm()
+    assert edit.diagnostics["targets"][0]["residual"] == pytest.approx(float(residual), rel=1e-5)
+    kept = states(pipe, "house")[0][1:]
+    drift = change.map.moved(kept).norm() / kept.norm()
+    assert edit.diagnostics["preserved"]["drift"] == pytest.approx(float(drift), rel=1e-5)
+
+
+def test_warnings_name_what_is_wrong(pipe: Any) -> None:
+    spilling = editing.fit(pipe, [Erase("church")], "uce-2025", neighbours=["a church"], nearest=0)
+    text = " ".join(spilling.diagnostics["warnings"])
+    assert "The empty prompt is not held" in text
+    unmeasured = editing.fit(
+        pipe, [Debias("judge", {"man": 0.5, "woman": 0.5})], nearest=0
+    ).diagnostics["warnings"]
+    assert any("weights were not measured" in w for w in unmeasured)
+    stiff = editing.fit(pipe, [Erase("church")], lam=1e9, nearest=0).diagnostics["warnings"]
+    assert any("'church' reaches only" in w for w in stiff)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"lam_real": 1.0}, "did you mean 'lam_rel'"),
+        ({"lam": 1.0, "lam_rel": 1.0}, "exactly one of lam and lam_rel"),
+        ({"lam_rel": -1.0}, "Expected sound settings, got lam_rel"),
+        ({"templates": ["a photo"]}, "holds {} once"),
+        ({"method": "uce-2024", "tokens": "all"}, "Expected tokens as uce-2024 has it"),
+    ],
+)
+def test_unsound_settings_are_refused(pipe: Any, settings: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        editing.fit(pipe, [Erase("church")], **settings)
+
+
+def test_time_has_no_preserve_term(pipe: Any) -> None:
+    with pytest.raises(InputError, match="time, which has no preserve term"):
+        editing.fit(pipe, [Erase("church"), Preserve(["dog"])], "time")
+    with pytest.raises(InputError, match="Expected no corpus for time"):
+        editing.fit(pipe, [Erase("church")], "time", corpus=["a dog"])
+
+
+def test_what_an_edit_does_not_hold_cannot_be_withdrawn(pipe: Any) -> None:
+    edit = editing.fit(pipe, [Erase("church")], nearest=0)
+    with pytest.raises(InputError, match="Expected requests that the edit holds"):
+        editing.withdraw(edit, [Erase("dog")])
+    with pytest.raises(InputError, match="Expected requests to remain"):
+        editing.withdraw(edit, [Erase("church")])
+    with pytest.raises(InputError, match="contradict each other"):
+        editing.add(edit, pipe, [Replace("church", "dog")])
+    with pytest.raises(InputError, match="Expected an edit with its ledger"):
+        editing.withdraw(edit.without_ledger(), [Erase("church")])
+
+
+def test_a_pipeline_without_cross_attention_is_refused() -> None:
+    with pytest.raises(InputError, match="a UNet with cross-attention to the prompt"):
+        editing.fit(tiny.unconditional(), [Erase("church")])
