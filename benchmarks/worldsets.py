@@ -12,6 +12,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from visdiff.backends import Backends
+from visdiff.config import Config
+from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.miniature.render import Art
 from visdiff.miniature.world import Scene
 
@@ -32,6 +35,15 @@ def render_set(folder: Path, scenes: Sequence[Scene], art: Art, rng: np.random.G
             writer.writeheader()
             writer.writerows(rows)
     return manifest
+
+
+def weights(config: Config) -> str:
+    """Names the models of a configuration: eight digits that change with their weights.
+
+    A part of a results file's name, so that a killed run never goes on with other weights.
+    """
+    identities = Backends.of(config).identities(captioned=True)
+    return digest_bytes(canonical_json(identities).encode())[:8]
 
 
 def resumed(cases: Path, pairs: int, run: Callable[[int], dict]) -> list[dict]:

@@ -11,6 +11,8 @@ from visdiff.bench.pairs import NULL
 from visdiff.errors import InputError
 from visdiff.judges import Claim
 from visdiff.judges.world import WorldJudge
+from visdiff.miniature import world
+from visdiff.miniature.render import Art
 
 ART = Path(__file__).parents[1] / ".art"
 PLANS = list(minidiffbench.plans(0))
@@ -58,6 +60,36 @@ def test_a_null_pair_has_one_distribution() -> None:
             minidiffbench.scenes(plan, side, 5, np.random.default_rng(3)) for side in (0, 1)
         )
         assert one == two
+
+
+@pytest.mark.parametrize("split", ["easy", "medium", "hard"])
+def test_what_an_image_shows_is_known_without_its_picture(split: str) -> None:
+    for plan in [p for p in PLANS if p.split == split][:6]:
+        a, b = (minidiffbench.shows(plan, side, seed=5, size=40) for side in (0, 1))
+        assert a.sum() == round(plan.share * 40)
+        assert b.sum() == 40 - round(plan.share * 40)
+    null = next(p for p in PLANS if p.split == NULL)
+    with pytest.raises(InputError, match="null pair"):
+        minidiffbench.shows(null, 0, seed=5)
+
+
+@needs_art
+def test_what_an_image_shows_is_what_was_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[world.Scene] = []
+    render = Art.render
+
+    def watched(self: Art, scene: world.Scene, rng: np.random.Generator) -> np.ndarray:
+        drawn.append(scene)
+        return render(self, scene, rng)
+
+    monkeypatch.setattr(Art, "render", watched)
+    minidiffbench.render(tmp_path, ART, pairs=1, null_pairs=0, size=8, progress=False)
+    easy = next(p for p in PLANS if p.id == "easy/00")
+    planted = [scene.place == easy.values[0] for scene in drawn[:16]]
+    told = [minidiffbench.shows(easy, side, seed=0, size=8).tolist() for side in (0, 1)]
+    assert planted == told[0] + told[1]
 
 
 @needs_art

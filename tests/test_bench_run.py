@@ -24,10 +24,11 @@ from visdiff.bench.run import (
     agree,
     claims,
     comparison,
+    listed,
     rejudge,
     run,
 )
-from visdiff.bench.store import Results
+from visdiff.bench.store import Results, sole_writer
 from visdiff.cache import Cache
 from visdiff.config import Config
 from visdiff.errors import InputError, MissingBackendError
@@ -35,6 +36,7 @@ from visdiff.imageset import ImageSet
 from visdiff.judges import Claim, Verdict
 from visdiff.judges.world import WorldJudge
 from visdiff.llm import Failure, Reply, Request
+from visdiff.results import Difference, DifferenceReport, Rejected, Separability, SetCard
 
 CONFIG = Config.of("miniature").changed(seed=3)
 REAL = CONFIG.changed(captioner="fakes:ColourCaptioner", ranker="fakes:ColourRanker")
@@ -126,6 +128,43 @@ def test_the_system_is_told_neither_pair_nor_truth(benchmark: Benchmark, tmp_pat
 
     go(benchmark, tmp_path / "r.jsonl", looks)
     assert set(seen) == {("A", "B")}
+
+
+def test_a_comparison_lists_its_suggestions_behind_what_it_vouches_for() -> None:
+    def difference(text: str, auroc: float, confirmed: bool) -> Difference:
+        return Difference(text, "A", auroc, 0.4, 0.9, 0.01, 0.02, confirmed, 1.0, 0.0, 9, 9)
+
+    card = SetCard("A", "", 9, 4, 5)
+    report = DifferenceReport(
+        verdict="",
+        differences=(difference("grass", 0.7, True), difference("hay", 0.9, False)),
+        rejected=(
+            Rejected("moss", "A", "not significant", 0.6, 0.2, 0.3),
+            Rejected("sand", "B", "not significant", 0.65, 0.1, 0.2),
+            Rejected("sea", "A", "the scores go the other way", 0.5, 0.6, 0.6),
+            Rejected("sky", "A", "no image could be scored on it"),
+        ),
+        separability=Separability(),
+        set_a=card,
+        set_b=card,
+    )
+    assert [(f.text, f.direction, f.confirmed) for f in listed(report)] == [
+        ("grass", "A", True), ("hay", "A", False), ("sand", "B", False), ("moss", "A", False),
+    ]  # fmt: skip
+
+
+def test_suggestions_count_in_acc_at_k_and_not_among_the_confirmed(
+    benchmark: Benchmark, tmp_path: Path
+) -> None:
+    def suggests(a: ImageSet, b: ImageSet) -> Found:
+        return Found([Finding("sand", "A", 0.9, True), Finding("grass", "A", 0.6)], tested=7)
+
+    results = go(benchmark, tmp_path / "r.jsonl", suggests)
+    rows = {row["split"]: row for row in table.rows([results])}
+    assert [rows["easy"][k] for k in ("acc1", "acc5")] == [0, 1]
+    assert [rows["easy"][k] for k in ("acc1_confirmed", "acc5_confirmed")] == [0, 0]
+    assert rows["null"]["acc5_confirmed"] is None
+    assert results.records["easy/0"]["tested"] == 7
 
 
 # --- resuming -----------------------------------------------------------------------------------
@@ -645,7 +684,7 @@ def test_list_without_a_folder_says_what_there_is() -> None:
     assert "187 pairs" in bench("list").stdout
 
 
-# --- a real kill --------------------------------------------------------------------------------
+# --- several processes --------------------------------------------------------------------------
 
 
 def slowly(folder: Path, out: Path, pause: float) -> None:
@@ -687,3 +726,74 @@ def test_a_killed_process_loses_nothing_that_it_wrote(tmp_path: Path) -> None:
     assert out.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
     slowly(tmp_path, once, 0)
     assert out.read_bytes() == once.read_bytes()
+
+
+SLOWLY = """
+import os, sys, time
+from pathlib import Path
+import test_bench_run as t
+from visdiff.errors import InputError
+folder, out = map(Path, sys.argv[1:])
+(folder / f"{os.getpid()}.ready").touch()
+while not (folder / "go").exists():
+    time.sleep(0.01)
+try:
+    t.slowly(folder, out, 0.3)
+except InputError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+def start_slowly(folder: Path, out: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOWLY, str(folder), str(out)],
+        cwd=Path(__file__).parent, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def until(ready: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
+def test_of_two_processes_one_writes_and_the_other_says_why_not(tmp_path: Path) -> None:
+    out, once = tmp_path / "r.jsonl", tmp_path / "once.jsonl"
+    both = [start_slowly(tmp_path, out) for _ in range(2)]
+    for process in both:
+        until((tmp_path / f"{process.pid}.ready").exists, process)
+    (tmp_path / "go").touch()
+    errors = [process.communicate(timeout=60)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1]
+    refused = errors[[process.returncode for process in both].index(1)]
+    assert "refused: expected to be the only one that writes" in refused
+    slowly(tmp_path, once, 0)
+    assert out.read_bytes() == once.read_bytes()
+
+
+def test_the_lock_dies_with_its_process_and_keeps_no_reader_out(tmp_path: Path) -> None:
+    out = tmp_path / "r.jsonl"
+    (tmp_path / "go").touch()
+    process = start_slowly(tmp_path, out)
+    until(lambda: out.exists() and out.read_bytes().count(b"\n") >= 2, process)
+    assert Results.read(out).records
+    with pytest.raises(InputError, match="the only one that writes"):
+        slowly(tmp_path, out, 0)
+    with pytest.raises(InputError, match="the only one that writes"), sole_writer(out):
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    slowly(tmp_path, out, 0)
+    assert len(Results.read(out).records) == 6
+
+
+def test_a_second_judge_does_not_write_into_a_file_that_is_being_written(
+    benchmark: Benchmark, tmp_path: Path
+) -> None:
+    first = go(benchmark, tmp_path / "r.jsonl")
+    with sole_writer(tmp_path / "s.jsonl"), pytest.raises(InputError, match="the only one"):
+        rejudge(first, tmp_path / "s.jsonl", Fixed([1.0]), progress=False)
+    assert not (tmp_path / "s.jsonl").exists()
+    assert rejudge(first, tmp_path / "s.jsonl", Fixed([1.0]), progress=False).records

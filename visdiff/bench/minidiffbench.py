@@ -182,9 +182,35 @@ def render(
     return replace(whole, pairs=tuple(p for p in whole.pairs if p.id in wanted))
 
 
+def shows(plan: Plan, side: int, seed: int, size: int = _SIZE) -> np.ndarray:
+    """Return which images of a rendered set show what set A is said to show.
+
+    Args:
+        plan: The pair, one with a difference.
+        side: 0 for A, 1 for B.
+        seed: What the benchmark was rendered with.
+        size: Images a side, likewise.
+
+    Returns:
+        (size,) bool, in the order of the files.
+
+    Raises:
+        InputError: The pair has no difference.
+    """
+    if not plan.attribute:
+        raise InputError(f"expected a pair with a difference, got {plan.id}, a null pair.")
+    drawn = scenes(plan, side, size, _stream(plan, side, seed))
+    return np.array([getattr(s, _field(plan.attribute)) == plan.values[0] for s in drawn])
+
+
+def _stream(plan: Plan, side: int, seed: int) -> np.random.Generator:
+    """The randomness of one set: first all of its scenes are drawn, then their pictures."""
+    return np.random.default_rng([seed, *plan.id.encode(), side])
+
+
 def _render_pair(plan: Plan, folder: Path, icons: Art, seed: int, size: int) -> None:
     for side, name in enumerate("AB"):
-        rng = np.random.default_rng([seed, *plan.id.encode(), side])
+        rng = _stream(plan, side, seed)
         target = folder / plan.id / name
         target.mkdir(parents=True, exist_ok=True)
         for i, scene in enumerate(scenes(plan, side, size, rng)):

@@ -9,6 +9,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,16 +20,20 @@ from visdiff.backends import Backends
 from visdiff.bench.pairs import NULL, Benchmark, Pair
 from visdiff.bench.purity import mixed
 from visdiff.bench.scoring import Agreement, agreement
-from visdiff.bench.store import Record, Results
+from visdiff.bench.store import Record, Results, sole_writer
 from visdiff.cache import Cache
 from visdiff.compare import compare
 from visdiff.config import Config
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.imageset import ImageSet
 from visdiff.judges import Claim, Judge, Verdict
-from visdiff.results import Direction
+from visdiff.results import DifferenceReport, Direction
 
 Directions = Literal["A", "both"]
+
+#: Which hypotheses a comparison lists, in the header so that no file mixes two ways. 1: differences
+#: alone. 2: behind them every other candidate that the scores speak for, unconfirmed.
+_LISTING = 2
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,14 @@ class Found:
         findings: Best first.
         unreadable: Images that it could not decode.
         warnings: What its reader must know.
+        tested: Candidates that it tested, those that it does not list included; None if it does not
+            say.
     """
 
     findings: Sequence[Finding]
     unreadable: int = 0
     warnings: Sequence[str] = ()
+    tested: int | None = None
 
 
 System = Callable[[ImageSet, ImageSet], Found]
@@ -68,7 +76,14 @@ System = Callable[[ImageSet, ImageSet], Found]
 
 
 def comparison(config: Config, cache: Cache) -> System:
-    """Return `visdiff.compare.compare` as a system: its differences in the report's order.
+    """Return `visdiff.compare.compare` as a system: what its report lists, in the report's order.
+
+    Acc@k of the paper is of everything that was ranked, tested or not. So are these: first the
+    report's differences, the confirmed ones before the others, and then, as suggestions that nobody
+    vouches for, the candidates that it rejects and yet scores in their claimed direction (an AUROC
+    above 0.5), by AUROC. What is confirmed stays marked, and is scored on its own beside it
+    (``acc5_confirmed`` in `visdiff.bench.table.rows`); a suggestion is no false alarm on a null
+    pair.
 
     A pair about which a question to a model was lost fails: what was not said is not wrong.
     """
@@ -81,11 +96,22 @@ def comparison(config: Config, cache: Cache) -> System:
                 f"{len(report.unanswered)} questions of the proposer had no answer "
                 f"(first: {report.unanswered[0]})"
             )
-        findings = [Finding(d.text, d.direction, d.auroc, d.confirmed) for d in report.differences]
         unreadable = report.set_a.n_unreadable + report.set_b.n_unreadable
-        return Found(findings, unreadable, report.warnings)
+        tested = len(report.rejected) + sum(1 + len(d.synonyms) for d in report.differences)
+        return Found(listed(report), unreadable, report.warnings, tested)
 
     return system
+
+
+def listed(report: DifferenceReport) -> list[Finding]:
+    """Return the differences of a report, then the candidates that it only suggests, best first."""
+    differences = [Finding(d.text, d.direction, d.auroc, d.confirmed) for d in report.differences]
+    suggested = [
+        Finding(r.text, r.direction, r.auroc)
+        for r in report.rejected
+        if r.auroc is not None and r.auroc > 0.5
+    ]
+    return differences + sorted(suggested, key=lambda f: -(f.auroc or 0.0))
 
 
 def run(
@@ -124,7 +150,8 @@ def run(
         All the results in the file.
 
     Raises:
-        InputError: The file holds another run, a backend does not exist, or the judge cannot judge.
+        InputError: The file holds another run, another process is writing it, a backend does not
+            exist, or the judge cannot judge.
         MissingBackendError: A library or a model's weights are not available.
     """
     if not 0.5 <= purity <= 1:
@@ -143,18 +170,19 @@ def run(
         "purity": float(purity),
         "directions": directions,
         "top": top,
+        "listing": _LISTING,
         "judge": dict(judge.identity),
         "config": config.model_dump(mode="json"),
     }
-    results = Results.open(out, header)
-    _check_truths(benchmark, results)
-    if system is not None:
-        _run(benchmark, results, system, judge, config.seed, progress)
-    elif cache is not None:
-        _run(benchmark, results, comparison(config, cache), judge, config.seed, progress)
-    else:
-        with Cache() as own:
-            _run(benchmark, results, comparison(config, own), judge, config.seed, progress)
+    with sole_writer(out):
+        results = Results.open(out, header)
+        _check_truths(benchmark, results)
+        if system is not None:
+            _run(benchmark, results, system, judge, config.seed, progress)
+        else:
+            with Cache() if cache is None else nullcontext(cache) as store:
+                found_by = comparison(config, store)
+                _run(benchmark, results, found_by, judge, config.seed, progress)
     return results
 
 
@@ -170,18 +198,20 @@ def rejudge(
         progress: Show progress on stderr.
 
     Raises:
-        InputError: `out` is the run's own file or holds something else.
+        InputError: `out` is the run's own file, holds something else, or another process is writing
+            it.
     """
     if os.path.realpath(out) == os.path.realpath(results.path):
         raise InputError(f"expected another file than {out} for another judge's verdicts.")
-    judged = Results.open(out, {**results.header, "judge": dict(judge.identity)})
-    for name, record in tqdm(results.records.items(), "judging", disable=not progress):
-        known = judged.records.get(name)
-        if known is None and record["status"] == "done":
-            bare = [{**h, "score": None, "reason": "not judged"} for h in record["hypotheses"]]
-            judged.append(_judged({**record, "hypotheses": bare}, judge))
-        elif known is not None and _open_verdicts(known):
-            _judge_again(judged, known, judge)
+    with sole_writer(out):
+        judged = Results.open(out, {**results.header, "judge": dict(judge.identity)})
+        for name, record in tqdm(results.records.items(), "judging", disable=not progress):
+            known = judged.records.get(name)
+            if known is None and record["status"] == "done":
+                bare = [{**h, "score": None, "reason": "not judged"} for h in record["hypotheses"]]
+                judged.append(_judged({**record, "hypotheses": bare}, judge))
+            elif known is not None and _open_verdicts(known):
+                _judge_again(judged, known, judge)
     return judged
 
 
@@ -264,6 +294,7 @@ def _compared(pair: Pair, system: System, header: Mapping[str, Any], seed: int) 
         "unreadable": found.unreadable,
         "warnings": list(found.warnings),
         "found": len(found.findings),
+        "tested": found.tested,
         "confirmed": sum(f.confirmed for f in found.findings),
         "hypotheses": [
             {

@@ -2,15 +2,19 @@
 
 The first line says what was run; every other line is one pair, and the last line of a pair counts.
 A line is written whole and flushed to the disk before the next pair is begun. What a kill leaves of
-a line is cut off when the file is opened again.
+a line is cut off when the file is opened again. One process writes a file at a time, see
+`sole_writer`; readers need not wait.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+
+from filelock import FileLock, Timeout
 
 from visdiff.errors import InputError
 from visdiff.records import to_plain
@@ -27,6 +31,40 @@ _BEGINNING = b'{"schema_version"'
 Record = dict[str, Any]
 
 
+@contextmanager
+def sole_writer(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep every other process, and other threads, from writing a file while the block runs.
+
+    Two runs of one file would begin the same pairs and cut off each other's unfinished lines. The
+    lock is the operating system's, on an empty file beside it (``.NAME.lock``, which stays), so
+    that a killed process leaves none behind.
+
+    Args:
+        path: What is to be written, a file or a folder; its folder is made when missing.
+
+    Raises:
+        InputError: Somebody else holds it, or its folder cannot be written to.
+    """
+    target = Path(path)
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(
+            f"expected to be the only one that writes {path}, got another run that is writing it: "
+            f"wait for that one, or choose another place for this one's results."
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"expected a place to write results to, got {path}: {error.strerror}; choose another."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 @dataclass
 class Results:
     """What a results file holds.
@@ -38,7 +76,8 @@ class Results:
             has ``pair``, ``split``, ``status`` ("done" or "failed"); a failed one ``reason``; a
             done one ``a``, ``b`` (the truth), ``hypotheses`` (each ``text``, ``direction``,
             ``auroc``, ``confirmed``, ``score``, ``reason``), ``found`` and ``confirmed`` (how many
-            in all, judged or not), ``n_a``, ``n_b``, ``missing``, ``unreadable``, ``warnings``.
+            in all, judged or not), ``tested`` (how many candidates that took, None when the system
+            does not say), ``n_a``, ``n_b``, ``missing``, ``unreadable``, ``warnings``.
     """
 
     path: Path
@@ -66,7 +105,7 @@ class Results:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], header: Mapping[str, Any]) -> Self:
-        """Open a results file to go on with, or begin one.
+        """Open a results file to go on with, or begin one, as its `sole_writer`.
 
         Args:
             path: The file; its folder is made when missing.

@@ -80,7 +80,8 @@ def rows(runs: Sequence[Results], seed: int = 0) -> list[Row]:
 
     Returns:
         Rows of ``proposer``, ``ranker``, ``split``, ``n`` (pairs run), ``acc1``, ``acc5``,
-        ``accn``, ``acc1_ci``, ``acc5_ci``, ``unscored`` (pairs without Acc@1 or Acc@5: failed, or
+        ``accn``, ``acc1_ci``, ``acc5_ci``, ``acc1_confirmed`` and ``acc5_confirmed`` (the same of
+        what the system vouches for alone), ``unscored`` (pairs without Acc@1 or Acc@5: failed, or
         a verdict is missing), ``failed``, ``missing`` (images), ``confirmed_pairs`` (pairs with a
         confirmed difference), ``purity``, ``directions``, ``benchmark``, ``judge`` and
         ``published`` (what the literature has for this row). Accuracies are None where nothing is
@@ -134,6 +135,11 @@ def _row(header: Record, split: str, records: Sequence[Record], seed: int) -> Ro
         None if r["status"] == "failed" else [h["score"] for h in r["hypotheses"]] for r in records
     ]
     acc = {k: accuracy(verdicts, k, np.random.default_rng(seed)) for k in (1, 5, None)}
+    vouched = [
+        None if r["status"] == "failed" else [h["score"] for h in r["hypotheses"] if h["confirmed"]]
+        for r in records
+    ]
+    sure = {k: accuracy(vouched, k, np.random.default_rng(seed)) for k in (1, 5)}
     null = split == NULL
     published = [
         _published(p)
@@ -153,6 +159,8 @@ def _row(header: Record, split: str, records: Sequence[Record], seed: int) -> Ro
         "accn": None if null else acc[None].value,
         "acc1_ci": None if null or acc[1].ci is None else list(acc[1].ci),
         "acc5_ci": None if null or acc[5].ci is None else list(acc[5].ci),
+        "acc1_confirmed": None if null else sure[1].value,
+        "acc5_confirmed": None if null else sure[5].value,
         "unscored": sum(_open(v) for v in verdicts),
         "failed": failed,
         "missing": sum(record.get("missing", 0) for record in records),

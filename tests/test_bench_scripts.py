@@ -1,0 +1,108 @@
+"""The benchmarks' scripts: rows by name, files by weights, and a quick run of each."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from visdiff.bench.pairs import Benchmark, Pair
+from visdiff.bench.run import Finding, Found, run
+from visdiff.config import Config
+from visdiff.errors import InputError
+from visdiff.judges.world import WorldJudge
+
+ROOT = Path(__file__).parents[1]
+ART = ROOT / ".art"
+
+needs_art = pytest.mark.skipif(
+    not (ART / "node_modules").is_dir(), reason="the art packages are not here: make art"
+)
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        f"bench_{name}", ROOT / f"benchmarks/{name}/run.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_rows_are_chosen_by_name_and_run_in_their_order() -> None:
+    mini = script("minidiffbench")
+    assert mini.chosen(None) == mini.rows()
+    assert mini.chosen("original,ngrams/vqa,ngrams/clip") == [
+        "ngrams/clip", "ngrams/vqa", "original/clip",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="got 'ngrms/clip'"):
+        mini.chosen("ngrms/clip")
+
+
+def test_every_row_is_a_configuration_of_its_own_that_can_be_made() -> None:
+    mini = script("minidiffbench")
+    for row in mini.rows():
+        config = mini.configured(row)
+        proposer, ranker = row.split("/")
+        assert config.ranker.backend == ranker
+        assert config.proposer.backend == ("ngrams" if proposer == "original" else proposer)
+    # Made from the backends themselves: a row that cannot be made raises here.
+    names = [mini.results_file(row, Path("w")).name for row in mini.rows()]
+    assert len(set(names)) == len(names)
+
+
+def test_only_rows_that_are_run_on_every_pair_are_tabulated(tmp_path: Path) -> None:
+    mini = script("minidiffbench")
+    files = [tmp_path / f"{side}{i}.png" for side in "ab" for i in range(4)]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    pairs = tuple(
+        Pair(f"easy/{i}", "easy", "grass", "snow", "", tuple(files[:4]), tuple(files[4:]))
+        for i in range(2)
+    )
+    both = Benchmark("Tiny", pairs)
+
+    def record(row: str, benchmark: Benchmark) -> None:
+        run(
+            benchmark, mini.results_file(row, tmp_path), config=Config.of("miniature"),
+            judge=WorldJudge(), system=lambda a, b: Found([Finding("grass", "A")]), progress=False,
+        )  # fmt: skip
+
+    record("ngrams/clip", both)
+    record("original/clip", both.only(limit=1))
+    assert [r.path.name.split("-")[0] for r in mini.whole(tmp_path, both)] == ["ngrams"]
+
+
+@needs_art
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("minidiffbench", ("--rows", "ngrams/clip,original")), ("purity", ())],
+    ids=["minidiffbench", "purity"],
+)
+def test_a_quick_run(name: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    work = tmp_path / name
+    before = sorted((ROOT / "benchmarks" / name).iterdir())
+    done = subprocess.run(
+        [sys.executable, f"benchmarks/{name}/run.py", "--art", str(ART), "--work", str(work),
+         "--quick", *options],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "Agg"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    if name == "minidiffbench":
+        assert "original" in done.stdout
+    else:
+        points = {p["purity"]: p for p in json.loads(done.stdout)["points"]}
+        assert points[1.0]["ceiling"] > 0.95
+        assert points[0.5]["ceiling"] < 0.3
+        assert points[1.0]["failed"] == 0
+        assert (work / "purity.svg").stat().st_size > 5000
+    # Quick results are not published ones.
+    assert sorted((ROOT / "benchmarks" / name).iterdir()) == before
