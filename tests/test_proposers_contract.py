@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import pictures, save_open_clip
+from tiny import pictures, save_blip2, save_open_clip
 
 from visdiff import registry
 from visdiff.config import Config, ProposerConfig
@@ -18,7 +18,15 @@ from visdiff.llm import Request
 from visdiff.llm.scripted import ScriptedChat
 from visdiff.proposers import Evidence, Proposals
 
-NAMES = ("captions-llm", "concepts", "images-vlm", "manual", "ngrams", "paired-captions-llm")
+NAMES = (
+    "blip2-features",
+    "captions-llm",
+    "concepts",
+    "images-vlm",
+    "manual",
+    "ngrams",
+    "paired-captions-llm",
+)
 Make = Callable[..., Any]
 
 
@@ -31,6 +39,11 @@ def reply(request: Request) -> str:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_open_clip(tmp_path_factory.mktemp("weights") / "clip")
+
+
+@pytest.fixture(scope="module")
+def blip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_blip2(tmp_path_factory.mktemp("weights") / "blip2")
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +66,10 @@ def evidence() -> Evidence:
 
 
 @pytest.fixture(params=NAMES)
-def make(request: pytest.FixtureRequest, clip: Path, bank: Path) -> Make:
+def make(request: pytest.FixtureRequest, blip2: Path, clip: Path, bank: Path) -> Make:
     """Make a proposer as a configuration does: with every field, most of which it ignores."""
     own: dict[str, Any] = {
+        "blip2-features": {"model": str(blip2)},
         "concepts": {"bank": str(bank), "model": str(clip)},
         "manual": {"hypotheses": ("A: a dog", "at night", "A: A dog", "B: snow")},
     }.get(request.param, {})

@@ -181,8 +181,8 @@ def test_blip2_grades_by_its_next_word(blip2: Path) -> None:
     # The same by transformers' own forward pass, without features kept apart.
     question = "question: does this image contain a dog? answer:"
     blip = Blip2Captioner(str(blip2), device="cpu", prompt=question)
-    loaded = blip._load()
-    ids = torch.tensor([blip._prompt_ids(loaded)] * 3)
+    loaded = blip.load()
+    ids = torch.tensor([blip.prompt_ids(loaded)] * 3)
     with torch.inference_mode():
         pixels = torch.stack([blip.prepare(image) for image in sets])
         logits = loaded.model(pixels, ids, torch.ones_like(ids)).logits[:, -1].double()

@@ -103,8 +103,21 @@ def test_auroc_of_empty_sets_missing_and_constant_scores():
 def test_auroc_in_blocks_equals_auroc_at_once(monkeypatch):
     scores, is_a = np.random.default_rng(1).normal(size=(7, 11)), two_sets(5, 6)
     whole = stats.auroc(scores, is_a)
-    monkeypatch.setattr("visdiff.roc.BLOCK", 24)
+    monkeypatch.setattr("visdiff.roc._SORTED_BLOCK", 24)
     np.testing.assert_array_equal(stats.auroc(scores, is_a), whole)
+
+
+def test_auroc_of_single_precision_counts_ties_across_the_sets_and_zeros_of_either_sign():
+    values = np.array([-3.5, -1e-40, -0.0, 0.0, 1e-45, 0.25, 3e38], np.float32)
+    scores = np.random.default_rng(2).choice(values, size=(50, 40))
+    is_a = two_sets(15, 25)
+    a, b = scores[:, is_a, None], scores[:, None, ~is_a]
+    expected = (a > b).mean(axis=(1, 2)) + (a == b).mean(axis=(1, 2)) / 2
+    np.testing.assert_allclose(stats.auroc(scores, is_a), expected, atol=1e-12)
+    distinct = np.random.default_rng(3).normal(size=(5, 200)).astype(np.float32)
+    whole = stats.auroc(distinct, np.arange(200) % 3 == 0)
+    by_sklearn = [roc_auc_score(np.arange(200) % 3 == 0, row) for row in distinct]
+    np.testing.assert_allclose(whole, by_sklearn, atol=1e-12)
 
 
 @pytest.mark.parametrize(

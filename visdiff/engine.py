@@ -1,15 +1,17 @@
 """Apply a model to every image of a set, once per distinct image, through the cache.
 
-One machine: images are decoded and prepared in threads, a bounded number ahead of the device, and a
-batch's results are in the cache before the next batch starts. A run that is killed therefore
-resumes where it stopped, and memory holds a few batches of pixels whatever the size of the set.
+What is not in the cache goes, in batches, to an `Engine`: this machine here, a Ray cluster in
+`visdiff.engine_ray`. A batch's results are in the cache before the next one is asked for. A run
+that is killed therefore resumes where it stopped, and memory holds a few batches of pixels whatever
+the size of the set.
 """
 
 import itertools
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -64,6 +66,34 @@ class ImageModel(Protocol):
         ...
 
 
+class Engine(Protocol):
+    """Where a model is applied. Every engine gives the same values for the same batches."""
+
+    def batches(
+        self,
+        model: ImageModel,
+        images: ImageSet,
+        todo: Sequence[tuple[str, int]],
+        *,
+        batch_size: int,
+        workers: int,
+    ) -> Generator[list[tuple[str, Any]]]:
+        """Apply a model to images, in batches.
+
+        Args:
+            model: What to apply.
+            images: The set.
+            todo: Digest and index of each image to compute, no digest twice.
+            batch_size: Images a call of the model: the first so many of `todo`, and so on.
+            workers: Threads that decode and prepare, for each copy of the model.
+
+        Yields:
+            The digest and the value of each image of a batch, or a `Refused`; each batch once, in
+            any order.
+        """
+        ...
+
+
 @dataclass
 class Applied:
     """The values of a set's images.
@@ -111,6 +141,83 @@ def resolve_device(name: str = "auto") -> str:
     return name
 
 
+class LocalEngine:
+    """Applies a model on this machine: threads decode and prepare, a bounded number ahead of it.
+
+    Args:
+        **_: Fields of the configuration that mean nothing here.
+    """
+
+    name = "local"
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def batches(
+        self,
+        model: ImageModel,
+        images: ImageSet,
+        todo: Sequence[tuple[str, int]],
+        *,
+        batch_size: int,
+        workers: int,
+    ) -> Generator[list[tuple[str, Any]]]:
+        """Yield the batches in order (see `Engine`)."""
+        with _threads(workers) as pool:
+            ready = _in_order(
+                pool,
+                lambda index: prepared(model, lambda: images.image(index)),
+                [index for _, index in todo],
+                _ahead(batch_size, workers),
+            )
+            pending = zip([digest for digest, _ in todo], ready, strict=True)
+            while chunk := list(itertools.islice(pending, batch_size)):
+                yield computed(model, chunk)
+
+
+def prepared(model: ImageModel, read: Callable[[], Image.Image]) -> Any:
+    """Return a model's input of one image, or `Refused` with what is wrong with the image.
+
+    One odd image (a width of one pixel, say) must not end a run over thousands; what is wrong with
+    the model or the request rather than with the image does.
+
+    Args:
+        model: Prepares it.
+        read: Returns the image.
+
+    Raises:
+        VisdiffError: The model cannot be had, or the request is wrong.
+    """
+    try:
+        return model.prepare(read())
+    except UnreadableImageError as error:
+        return Refused(str(error))
+    except VisdiffError:
+        raise
+    except (ValueError, OSError, ArithmeticError) as error:
+        return Refused(f"cannot be prepared: {type(error).__name__}: {error}")
+
+
+def computed(model: ImageModel, batch: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Return a batch's values: of what was refused already the reason, of the rest the model's.
+
+    Args:
+        model: Called once, or not at all when everything was refused.
+        batch: Digest, and prepared input or `Refused`, of each image.
+
+    Raises:
+        RuntimeError: The model returns another number of values than it was given images.
+    """
+    good = [(digest, item) for digest, item in batch if not isinstance(item, Refused)]
+    outputs: Sequence[Any] = model([item for _, item in good]) if good else []
+    if len(outputs) != len(good):
+        raise RuntimeError(
+            f"{type(model).__name__} returned {len(outputs)} values for {len(good)} images"
+        )
+    results = [(digest, item) for digest, item in batch if isinstance(item, Refused)]
+    return results + [(digest, out) for (digest, _), out in zip(good, outputs, strict=True)]
+
+
 def apply(
     model: ImageModel,
     images: ImageSet,
@@ -120,6 +227,7 @@ def apply(
     workers: int = 2,
     desc: str,
     progress: bool,
+    engine: Engine | None = None,
 ) -> Applied:
     """Compute, or take from the cache, one value for each image.
 
@@ -136,6 +244,7 @@ def apply(
         workers: Threads that decode and prepare.
         desc: Label of the progress bar.
         progress: Show a bar on stderr.
+        engine: Where the model runs; this machine by default.
 
     Returns:
         Values in the order of the set, and the reasons for the missing ones.
@@ -153,64 +262,26 @@ def apply(
     applied = Applied([None] * len(images))
     if not len(images):
         return applied
-    with ThreadPoolExecutor(workers, thread_name_prefix="visdiff") as pool:
-        try:
-            _fill(model, images, cache, applied, pool, batch_size, workers, desc, progress)
-        except BaseException:
-            # Nothing is waiting for what is still queued; without this, leaving would decode it
-            # all.
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return applied
-
-
-def _fill(
-    model: ImageModel,
-    images: ImageSet,
-    cache: Cache,
-    applied: Applied,
-    pool: ThreadPoolExecutor,
-    batch_size: int,
-    workers: int,
-    desc: str,
-    progress: bool,
-) -> None:
-    ahead = 2 * batch_size + workers
-    groups = _by_digest(images, pool, applied, ahead)
+    with _threads(workers) as pool:
+        groups = _by_digest(images, pool, applied, _ahead(batch_size, workers))
     missing = _look_up(model, images, cache, applied, groups)
-
-    def prepare(index: int) -> Any:
-        # One odd image (a width of one pixel, say) must not end a run over thousands; what is wrong
-        # with the model or the request rather than with the image does.
-        try:
-            return model.prepare(images.image(index))
-        except UnreadableImageError as error:
-            return Refused(str(error))
-        except VisdiffError:
-            raise
-        except (ValueError, OSError, ArithmeticError) as error:
-            return Refused(f"cannot be prepared: {type(error).__name__}: {error}")
-
-    quiet = not (progress and missing)
-    bar = tqdm(total=len(missing), desc=desc, disable=quiet, file=sys.stderr, unit="image")
-    identity = dict(model.identity) if missing else {}
-    with bar:
-        ready = _in_order(pool, prepare, [groups[digest][0] for digest in missing], ahead)
-        pending = zip(missing, ready, strict=True)
-        while chunk := list(itertools.islice(pending, batch_size)):
-            good = [(digest, item) for digest, item in chunk if not isinstance(item, Refused)]
-            outputs: Sequence[Any] = model([item for _, item in good]) if good else []
-            if len(outputs) != len(good):
-                raise RuntimeError(
-                    f"{type(model).__name__} returned {len(outputs)} values for {len(good)} images"
-                )
-            results: list[tuple[str, Any]] = [
-                (digest, item) for digest, item in chunk if isinstance(item, Refused)
-            ]
-            results += [(digest, out) for (digest, _), out in zip(good, outputs, strict=True)]
-            values = [(d, v) for d, v in results if v is not None and not isinstance(v, Refused)]
+    if not missing:
+        return applied
+    identity = dict(model.identity)
+    todo = [(digest, groups[digest][0]) for digest in missing]
+    batches = (engine or LocalEngine()).batches(
+        model, images, todo, batch_size=batch_size, workers=workers
+    )
+    with (
+        closing(batches),
+        tqdm(
+            total=len(missing), desc=desc, disable=not progress, file=sys.stderr, unit="image"
+        ) as bar,
+    ):
+        for batch in batches:
+            values = [(d, v) for d, v in batch if v is not None and not isinstance(v, Refused)]
             cache.put_many(model.kind, [({**identity, "image": d}, v) for d, v in values])
-            for digest, value in results:
+            for digest, value in batch:
                 for index in groups[digest]:
                     if value is None:
                         applied.failures[index] = "the model gave no answer"
@@ -218,7 +289,24 @@ def _fill(
                         applied.failures[index] = value.reason
                     else:
                         applied.values[index] = value
-            bar.update(len(chunk))
+            bar.update(len(batch))
+    return applied
+
+
+def _ahead(batch_size: int, workers: int) -> int:
+    """Return how many images may be decoded and not yet used."""
+    return 2 * batch_size + workers
+
+
+@contextmanager
+def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Give a pool; whoever leaves early does not wait for what is still queued."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="visdiff") as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _by_digest(

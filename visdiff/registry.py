@@ -23,6 +23,10 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     "encoder": {
         "open_clip": "visdiff.encoders.open_clip:OpenClipEncoder",
     },
+    "engine": {
+        "local": "visdiff.engine:LocalEngine",
+        "ray": "visdiff.engine_ray:RayEngine",
+    },
     "judge": {
         "chat": "visdiff.judges.chat:ChatJudge",
         "human": "visdiff.judges.human:HumanJudge",
@@ -34,6 +38,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "transformers": "visdiff.llm.transformers:TransformersChat",
     },
     "proposer": {
+        "blip2-features": "visdiff.proposers.blip2_features:Blip2FeaturesProposer",
         "captions-llm": "visdiff.proposers.captions_llm:CaptionsLlmProposer",
         "concepts": "visdiff.proposers.concepts:ConceptsProposer",
         "images-vlm": "visdiff.proposers.images_vlm:ImagesVlmProposer",
@@ -68,7 +73,7 @@ def load(role: str, name: str) -> Any:
     """Import the object that a name stands for.
 
     Args:
-        role: "captioner", "encoder", "judge", "llm", "proposer", "ranker" or "renderer".
+        role: "captioner", "encoder", "engine", "judge", "llm", "proposer", "ranker" or "renderer".
         name: A name from `names`, or ``"module:Object"``.
 
     Returns:

@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 BLOCK = 2**20
 # The bootstrap visits its block out of order, so its block has to fit the processor's cache.
 _BOOTSTRAP_BLOCK = 2**17
+# Sorting is several passes over a block: half a MiB of keys stays in the processor's cache.
+_SORTED_BLOCK = 2**16
 # Sums of the same numbers in another order differ by less than this part of their absolute sum.
 ROUNDING = 1e-10
 
@@ -25,8 +27,8 @@ def auroc(scores: ArrayLike, is_a: ArrayLike) -> Floats:
     """Return the area under the ROC curve of each hypothesis, P(A > B) + P(A = B) / 2.
 
     This is the Mann–Whitney statistic over its maximum (Hanley and McNeil 1982, "The meaning and
-    use of the area under a receiver operating characteristic curve"), from midranks, so that ties
-    are exact.
+    use of the area under a receiver operating characteristic curve"), counted in whole
+    and half comparisons, so that ties are exact.
 
     Args:
         scores: (h, n) real numbers; NaN is left out.
@@ -38,10 +40,14 @@ def auroc(scores: ArrayLike, is_a: ArrayLike) -> Floats:
     Raises:
         ValueError: The shapes do not fit, or `is_a` is not boolean.
     """
-    scores, is_a = checked(scores, is_a)
-    areas = np.full(len(scores), np.nan)
-    for rows in blocks(*scores.shape):
-        areas[rows] = _areas(scores[rows], is_a)
+    given = np.asarray(scores)
+    if given.dtype != np.float32 or given.ndim != 2:
+        given = matrix("scores", given)
+    # Only the order counts, which single precision keeps: a large matrix is not copied whole.
+    is_a = _members(given, is_a)
+    areas = np.full(len(given), np.nan)
+    for rows in blocks(len(given), given.shape[1], _SORTED_BLOCK):
+        areas[rows] = _areas(given[rows], is_a)
     return areas
 
 
@@ -172,13 +178,18 @@ def matrix(name: str, values: ArrayLike) -> Floats:
 
 def checked(scores: ArrayLike, is_a: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
     """Return a caller's scores as float64 and membership as booleans, or raise ValueError."""
-    scores, members = matrix("scores", scores), np.asarray(is_a)
+    given = matrix("scores", scores)
+    return given, _members(given, is_a)
+
+
+def _members(scores: NDArray[np.floating], is_a: ArrayLike) -> NDArray[np.bool_]:
+    members = np.asarray(is_a)
     if members.dtype != np.bool_ or members.shape != scores.shape[1:]:
         raise ValueError(
             f"expected is_a as {scores.shape[1]} booleans, one an image, got {members.dtype} of "
             f"shape {members.shape}"
         )
-    return scores, members
+    return members
 
 
 def check_level(level: float) -> None:
@@ -187,9 +198,9 @@ def check_level(level: float) -> None:
         raise ValueError(f"expected a confidence level between 0 and 1, got {level}")
 
 
-def blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
-    """Yield slices of rows small enough to work on at once."""
-    step = max(1, BLOCK // max(1, n_columns))
+def blocks(n_rows: int, n_columns: int, most: int | None = None) -> Iterator[slice]:
+    """Yield slices of rows small enough to work on at once: `most` elements, or `BLOCK`."""
+    step = max(1, (BLOCK if most is None else most) // max(1, n_columns))
     for start in range(0, n_rows, step):
         yield slice(start, start + step)
 
@@ -201,12 +212,52 @@ def _ranks(scores: Floats) -> Floats:
     return stats.rankdata(scores, axis=1, nan_policy="omit")
 
 
-def _areas(scores: Floats, is_a: NDArray[np.bool_]) -> Floats:
-    known = ~np.isnan(scores)
-    n_a, n_b = known[:, is_a].sum(axis=1), known[:, ~is_a].sum(axis=1)
-    u = np.nansum(_ranks(scores)[:, is_a], axis=1) - n_a * (n_a + 1) / 2
-    comparisons = (n_a * n_b).astype(np.float64)
-    return np.divide(u, comparisons, out=np.full(len(scores), np.nan), where=comparisons > 0)
+def _areas(scores: NDArray[np.floating], is_a: NDArray[np.bool_]) -> Floats:
+    n_a, n_b = int(is_a.sum()), int((~is_a).sum())
+    areas = np.full(len(scores), np.nan)
+    if not n_a or not n_b:
+        return areas
+    with np.errstate(over="ignore"):
+        single = scores.astype(np.float32, copy=False)
+    # What rankers return; missing scores and those of more digits are counted one row at a time.
+    whole = (single == scores).all(axis=1)
+    keys = _keys(single[whole], is_a)
+    keys.sort(axis=1)
+    is_a_ascending = (keys & 1).astype(np.float64)
+    # Equal scores of both sets lie next to each other, and differ in the last bit alone.
+    tied = ((keys[:, 1:] ^ keys[:, :-1]) == 1).any(axis=1)
+    # Whole numbers, exact in double precision, which numpy multiplies fastest.
+    wins = is_a_ascending @ np.arange(scores.shape[1], dtype=np.float64) - n_a * (n_a - 1) / 2
+    untied = np.flatnonzero(whole)[~tied]
+    areas[untied] = wins[~tied] / (n_a * n_b)
+    for row in np.setdiff1d(np.arange(len(scores)), untied, assume_unique=True).tolist():
+        areas[row] = _area(scores[row, is_a], scores[row, ~is_a])
+    return areas
+
+
+def _keys(scores: NDArray[np.float32], is_a: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return integers that sort as the scores do, with the set in the last bit.
+
+    Positive floating-point numbers sort as their bits do, negative ones the other way round. To
+    sort integers takes numpy a tenth of the time that it takes to rank numbers.
+    """
+    # Adding zero makes one of the two zeros.
+    bits = (scores + np.float32(0)).view(np.int32)
+    bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
+    keys = bits.astype(np.int64)
+    keys <<= 1
+    keys |= is_a
+    return keys
+
+
+def _area(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    """Return P(a > b) + P(a = b) / 2 of numbers in any order; NaN when a set has none."""
+    a, b = np.sort(a[~np.isnan(a)]), np.sort(b[~np.isnan(b)])
+    if not len(a) or not len(b):
+        return math.nan
+    below = np.searchsorted(b, a, side="left").sum()
+    not_above = np.searchsorted(b, a, side="right").sum()
+    return float(below + not_above) / (2 * len(a) * len(b))
 
 
 def _delong_variance(

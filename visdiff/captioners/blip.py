@@ -22,7 +22,7 @@ from PIL import Image
 from visdiff import miniature
 from visdiff.cache import Cache
 from visdiff.encoders.hub import cached_commit, load_weights
-from visdiff.engine import Applied, Refused, apply, resolve_device
+from visdiff.engine import Applied, Engine, Refused, apply, resolve_device
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.hashing import weights_digest
 from visdiff.imageset import ImageSet
@@ -35,7 +35,9 @@ _PINNED = {"Salesforce/blip-image-captioning-base": "82a37760796d32b1411fe092ab5
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class _Loaded(NamedTuple):
+class Loaded(NamedTuple):
+    """A network of transformers, its processor, where it runs, and its commit on the hub."""
+
     model: Any
     processor: Any
     device: str
@@ -61,6 +63,7 @@ class _BlipFamily(ABC):
         device: str = "auto",
         num_beams: int = 1,
         workers: int = 2,
+        engine: Engine | None = None,
         **_: Any,
     ) -> None:
         self.model = model or self._default_model
@@ -71,13 +74,14 @@ class _BlipFamily(ABC):
         self.device = device
         self.num_beams = num_beams
         self.workers = workers
+        self.engine = engine
         if max_new_tokens < 1 or num_beams < 1:
             raise InputError(
                 "expected max_new_tokens and num_beams of at least 1, "
                 f"got {max_new_tokens} and {num_beams}"
             )
         self._lock = threading.Lock()
-        self._ready: _Loaded | None = None
+        self._ready: Loaded | None = None
         self._identity: Mapping[str, Any] | None = None
 
     @property
@@ -120,21 +124,29 @@ class _BlipFamily(ABC):
             workers=self.workers,
             desc="captions",
             progress=progress,
+            engine=self.engine,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Sent to another machine: it loads the weights itself.
+        return {**vars(self), "_lock": None, "_ready": None, "engine": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
         """Return the pixels the network reads, float32, shape (3, height, width)."""
-        return self._load().processor.image_processor(images=image, return_tensors="pt")[
+        return self.load().processor.image_processor(images=image, return_tensors="pt")[
             "pixel_values"
         ][0]
 
     def __call__(self, batch: list[torch.Tensor]) -> list[str | Refused]:
         """Caption a batch of prepared images."""
-        loaded = self._load()
+        loaded = self.load()
         tokenizer = loaded.processor.tokenizer
         decoder = self._decoder(loaded.model)
-        ends = self._ends(loaded)
-        prompt = self._prompt_ids(loaded)
+        ends = self.ends(loaded)
+        prompt = self.prompt_ids(loaded)
         ids = torch.tensor([prompt] * len(batch), dtype=torch.long, device=loaded.device)
         pixels = torch.stack(batch).to(loaded.device, dtype=loaded.model.dtype)
         pad = tokenizer.pad_token_id
@@ -169,15 +181,15 @@ class _BlipFamily(ABC):
         """Return the part that writes."""
 
     @abstractmethod
-    def _prompt_ids(self, loaded: _Loaded) -> list[int]:
-        """Return the tokens that stand before the caption."""
+    def prompt_ids(self, loaded: Loaded) -> list[int]:
+        """Return the tokens that stand before the caption; BLIP-2's places for the image first."""
 
     @abstractmethod
     def _given(self, prompt: list[int]) -> int:
         """Return how many of the prompt's tokens the output begins with."""
 
     @abstractmethod
-    def _ends(self, loaded: _Loaded) -> list[int]:
+    def ends(self, loaded: Loaded) -> list[int]:
         """Return the tokens that end a caption."""
 
     @abstractmethod
@@ -202,9 +214,15 @@ class _BlipFamily(ABC):
     def _commit(self) -> str | None:
         if self.revision and _COMMIT.fullmatch(self.revision):
             return self.revision
-        return cached_commit(self.model, self.revision) or self._load().commit
+        return cached_commit(self.model, self.revision) or self.load().commit
 
-    def _load(self) -> _Loaded:
+    def load(self) -> Loaded:
+        """Return the network and what goes with it; loaded on the first call.
+
+        Raises:
+            InputError: The model's folder does not exist, or the device is not there.
+            MissingBackendError: The weights cannot be loaded.
+        """
         with self._lock:
             if self._ready is None:
                 folder = self._folder()
@@ -223,7 +241,7 @@ class _BlipFamily(ABC):
                         ) from error
             return self._ready
 
-    def _build(self, folder: Path | None = None) -> _Loaded:
+    def _build(self, folder: Path | None = None) -> Loaded:
         ensure_torchvision()
         import transformers
 
@@ -254,7 +272,7 @@ class _BlipFamily(ABC):
             )
         processor = transformers.AutoProcessor.from_pretrained(source, **options)
         commit = getattr(config, "_commit_hash", None)
-        return _Loaded(model.to(device).eval(), processor, device, commit)
+        return Loaded(model.to(device).eval(), processor, device, commit)
 
 
 class Blip2Captioner(_BlipFamily):
@@ -271,6 +289,7 @@ class Blip2Captioner(_BlipFamily):
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
         num_beams: 1 is greedy; LAVIS captions with 5.
         workers: Threads that decode images.
+        engine: Where the model runs; this machine by default.
         **_: Fields of the configuration that mean nothing here.
     """
 
@@ -282,7 +301,8 @@ class Blip2Captioner(_BlipFamily):
     def _decoder(self, model: Any) -> Any:
         return model.language_model
 
-    def _prompt_ids(self, loaded: _Loaded) -> list[int]:
+    def prompt_ids(self, loaded: Loaded) -> list[int]:
+        """Return a place for each query, then the prompt, or the start token without one."""
         config, tokenizer = loaded.model.config, loaded.processor.tokenizer
         if config.image_token_id is None:
             raise MissingBackendError(
@@ -304,7 +324,8 @@ class Blip2Captioner(_BlipFamily):
     def _given(self, prompt: list[int]) -> int:
         return len(prompt)
 
-    def _ends(self, loaded: _Loaded) -> list[int]:
+    def ends(self, loaded: Loaded) -> list[int]:
+        """Return the end tokens of the language model and of the whole, or the tokenizer's."""
         ends: list[int] = []
         for part in (loaded.model.language_model, loaded.model):
             end = part.generation_config.eos_token_id
@@ -328,6 +349,7 @@ class BlipCaptioner(_BlipFamily):
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
         num_beams: 1 is greedy.
         workers: Threads that decode images.
+        engine: Where the model runs; this machine by default.
         **_: Fields of the configuration that mean nothing here.
     """
 
@@ -339,7 +361,8 @@ class BlipCaptioner(_BlipFamily):
     def _decoder(self, model: Any) -> Any:
         return model.text_decoder
 
-    def _prompt_ids(self, loaded: _Loaded) -> list[int]:
+    def prompt_ids(self, loaded: Loaded) -> list[int]:
+        """Return the beginning of the caption, or the start and separator tokens."""
         text = loaded.model.config.text_config
         if self.prompt is None:
             return [text.bos_token_id, text.sep_token_id]
@@ -349,7 +372,8 @@ class BlipCaptioner(_BlipFamily):
         # BLIP's generate drops the last token, the separator that its tokenizer appends.
         return len(prompt) - 1
 
-    def _ends(self, loaded: _Loaded) -> list[int]:
+    def ends(self, loaded: Loaded) -> list[int]:
+        """Return the separator."""
         return [loaded.model.config.text_config.sep_token_id]
 
     def _stops(self, ends: list[int], pad: int) -> dict[str, Any]:

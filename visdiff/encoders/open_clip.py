@@ -63,6 +63,13 @@ class OpenClipEncoder:
         self._ready: _Loaded | None = None
         self._identity: Mapping[str, Any] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Sent to another machine: it loads the weights itself.
+        return {**vars(self), "_lock": None, "_ready": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     @property
     def identity(self) -> Mapping[str, Any]:
         """Backend and weights: a folder's content, or the tag and open_clip's version.

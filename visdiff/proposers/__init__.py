@@ -117,9 +117,9 @@ class Proposer(Protocol):
     """Turns the discovery half into hypotheses, in both directions at once.
 
     A backend's constructor takes the fields of the proposer's configuration as keywords and ignores
-    those that mean nothing to it. Two more are there for those that want them: ``llm``, a function
-    without arguments that returns the configured chat model, and ``encoder``, the ranker's (None
-    when it has none).
+    those that mean nothing to it. Three more are there for those that want them: ``llm``, a
+    function without arguments that returns the configured chat model, ``captioner``, the run's, and
+    ``encoder``, the ranker's (None when it has none).
     """
 
     @property

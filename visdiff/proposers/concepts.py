@@ -15,7 +15,7 @@ import numpy as np
 from visdiff.cache import Cache
 from visdiff.encoders import Encoder
 from visdiff.encoders.open_clip import OpenClipEncoder
-from visdiff.engine import apply
+from visdiff.engine import Engine, apply
 from visdiff.errors import InputError
 from visdiff.hashing import digest_bytes
 from visdiff.imageset import ImageSet
@@ -39,6 +39,7 @@ class ConceptsProposer:
         batch_size: Images at a time.
         workers: Threads that decode images.
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
+        engine: Where the model runs; this machine by default.
         **_: Fields of the configuration that mean nothing here.
 
     Raises:
@@ -59,6 +60,7 @@ class ConceptsProposer:
         batch_size: int = 32,
         workers: int = 2,
         device: str = "auto",
+        engine: Engine | None = None,
         **_: Any,
     ) -> None:
         if model is None and encoder is None:
@@ -73,6 +75,7 @@ class ConceptsProposer:
         self.max_hypotheses = max_hypotheses
         self.batch_size = batch_size
         self.workers = workers
+        self.engine = engine
         if bank is not None:
             self.phrases = read_bank(bank)
         elif getattr(self.encoder, "model", None) == "miniature":
@@ -133,6 +136,7 @@ class ConceptsProposer:
             workers=self.workers,
             desc="embeddings",
             progress=progress,
+            engine=self.engine,
         )
         known = [vector for vector in applied.values if vector is not None]
         return np.mean(np.stack(known).astype(np.float64), axis=0) if known else None

@@ -78,8 +78,9 @@ class NgramProposer:
     preposition ("on the grass", "in front of a brick wall", not "of a" or "in the"). Articles and
     case are not counted, but given back as the captions have them most often. Of a short phrase and
     a longer one around it, the longer one is kept when nearly all captions with the short one have
-    it; the short one when it occurs in other company too, and then the longer one only if it tells
-    more. Phrases in nearly the same captions that share a word are one.
+    it; the short one when it occurs in other company too, or tells the sets apart without it, and
+    then the longer one only if it tells more. Phrases in nearly the same captions that share a word
+    are one.
 
     Args:
         max_hypotheses: Most phrases a direction.
@@ -126,7 +127,7 @@ class NgramProposer:
         """The backend, its thresholds, and the version of its rules."""
         return {
             "proposer": self.name,
-            "version": 1,
+            "version": 2,
             "max_hypotheses": self.max_hypotheses,
             "min_z": self.min_z,
             "max_words": self.max_words,
@@ -154,6 +155,7 @@ class NgramProposer:
         if not any(parsed_a) or not any(parsed_b):
             return []
         captions = parsed_a + parsed_b
+        sizes = (len(parsed_a), len(parsed_b))
         candidates = self._candidates(captions, len(parsed_a))
         found: list[Hypothesis] = []
         directions: tuple[tuple[Direction, int], ...] = (("A", 1), ("B", -1))
@@ -161,7 +163,7 @@ class NgramProposer:
             phrases = {p.keys: p for p in candidates if sign * p.z >= self.min_z}
             _write_out(phrases, captions)
             phrases = {k: p for k, p in phrases.items() if p.text}
-            kept = self._distinct(self._folded(phrases, sign))
+            kept = self._distinct(self._folded(phrases, sign, sizes))
             found += [Hypothesis(p.text, direction, self.name, round) for p in kept]
         return found
 
@@ -192,8 +194,10 @@ class NgramProposer:
             phrases.append(_Phrase(tuple(str(name).split(_SEP)), rows, in_a, in_b, z))
         return phrases
 
-    def _folded(self, phrases: dict[tuple[str, ...], _Phrase], sign: int) -> list[_Phrase]:
-        """Keep the right one of each phrase and the longer ones around it."""
+    def _folded(
+        self, phrases: dict[tuple[str, ...], _Phrase], sign: int, sizes: tuple[int, int]
+    ) -> list[_Phrase]:
+        """Keep the right one of each phrase and the longer ones around it, or both."""
         # First drop the longer ones that tell no more than a part used more widely.
         telling = {
             keys: phrase
@@ -208,7 +212,11 @@ class NgramProposer:
         kept: list[_Phrase] = []
         around: defaultdict[tuple[str, ...], list[_Phrase]] = defaultdict(list)
         for phrase in sorted(telling.values(), key=lambda p: -len(p.keys)):
-            if any(_explains(longer, phrase) for longer in around[phrase.keys]):
+            if any(
+                _explains(longer, phrase)
+                and sign * self._without(phrase, longer, sizes) < self.min_z
+                for longer in around[phrase.keys]
+            ):
                 continue
             kept.append(phrase)
             for part in _parts(phrase.keys):
@@ -218,6 +226,14 @@ class NgramProposer:
     def _given(self, phrase: _Phrase, part: _Phrase) -> float:
         """Return z of a phrase among the captions that have a part of it."""
         return log_odds_z(phrase.in_a, part.in_a, phrase.in_b, part.in_b, self.prior)
+
+    def _without(self, part: _Phrase, longer: _Phrase, sizes: tuple[int, int]) -> float:
+        """Return z of a part among the captions that lack the longer phrase around it.
+
+        Nine in ten pilots may be men, yet what the sets differ in is pilots: the tenth tells too.
+        """
+        in_a, in_b = part.in_a - longer.in_a, part.in_b - longer.in_b
+        return log_odds_z(in_a, sizes[0] - longer.in_a, in_b, sizes[1] - longer.in_b, self.prior)
 
     def _distinct(self, phrases: Iterable[_Phrase]) -> list[_Phrase]:
         """Return the best phrases, best first, without near-duplicates."""

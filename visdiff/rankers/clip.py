@@ -8,7 +8,7 @@ import numpy as np
 
 from visdiff.cache import Cache
 from visdiff.encoders.open_clip import OpenClipEncoder
-from visdiff.engine import apply
+from visdiff.engine import Engine, apply
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.results import Hypothesis
@@ -27,6 +27,7 @@ class ClipRanker:
         template: Text with one ``{}`` in which the hypothesis stands, such as "a photo of {}";
             VisDiff ranks the bare hypothesis.
         workers: Threads that decode images.
+        engine: Where the model runs; this machine by default.
         **_: Fields of the configuration that mean nothing here.
 
     Raises:
@@ -44,6 +45,7 @@ class ClipRanker:
         device: str = "auto",
         template: str = "{}",
         workers: int = 2,
+        engine: Engine | None = None,
         **_: Any,
     ) -> None:
         if template.count("{}") != 1:
@@ -54,6 +56,7 @@ class ClipRanker:
         self.batch_size = batch_size
         self.template = template
         self.workers = workers
+        self.engine = engine
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -90,10 +93,7 @@ class ClipRanker:
         texts = self._text_vectors([h.text for h in hypotheses], cache)
         known = [row for row, vector in enumerate(texts) if vector is not None]
         if known:
-            sentences = np.stack([v for v in texts if v is not None]).astype(np.float64)
-            # In double precision, so that equal vectors get equal scores wherever they stand: the
-            # order of single precision sums depends on the place in the matrix.
-            scores[known] = (sentences @ pictures.astype(np.float64).T).astype(np.float32)
+            scores[known] = cosines(np.stack([v for v in texts if v is not None]), pictures)
         return scores
 
     def features(self, images: ImageSet, cache: Cache, progress: bool = False) -> np.ndarray:
@@ -106,6 +106,7 @@ class ClipRanker:
             workers=self.workers,
             desc="embeddings",
             progress=progress,
+            engine=self.engine,
         )
         for index, reason in applied.failures.items():
             logger.debug("%s is unscored: %s", images.ids[index], reason)
@@ -144,3 +145,20 @@ class ClipRanker:
             )
             found.update(fresh)
         return [found[text] for text in filled]
+
+
+def cosines(sentences: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """Return the products of unit vectors.
+
+    Summed in double precision, so that equal vectors get equal scores wherever they stand: the
+    order of a matrix product's sums depends on the place in the matrix, and single precision shows
+    it.
+
+    Args:
+        sentences: (h, d) floats.
+        pictures: (n, d) floats; NaN rows give NaN columns.
+
+    Returns:
+        (h, n) float32, in [-1, 1] but for rounding.
+    """
+    return (sentences.astype(np.float64) @ pictures.astype(np.float64).T).astype(np.float32)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from visdiff import prompts
 from visdiff.cache import Cache
 from visdiff.captioners.blip import Blip2Captioner
+from visdiff.encoders.blip2 import image_features, language_inputs
 from visdiff.errors import InputError, UnreadableImageError
 from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel, Message, Request
@@ -245,31 +246,18 @@ class _Blip2Answers:
                     logger.debug("%s is unscored: %s", images.ids[index], error)
             if not pixels:
                 continue
-            loaded = self.blip._load()
-            model = loaded.model
-            with torch.inference_mode():
-                stacked = torch.stack(list(pixels.values())).to(loaded.device, dtype=model.dtype)
-                embeds = model.vision_model(stacked).last_hidden_state
-                queries = model.qformer(
-                    query_embeds=model.query_tokens.expand(len(pixels), -1, -1),
-                    encoder_hidden_states=embeds,
-                    encoder_attention_mask=torch.ones(
-                        embeds.shape[:-1], dtype=torch.long, device=embeds.device
-                    ),
-                ).last_hidden_state
-                features = model.language_projection(queries.to(embeds.dtype))
+            loaded = self.blip.load()
+            features = image_features(loaded.model, torch.stack(list(pixels.values())))
             seen |= dict(zip(pixels, features.cpu(), strict=True))
 
     def _ask(self, text: str, features: torch.Tensor) -> list[float]:
         """Return the probability of yes against no for a batch of images, (n, queries, d)."""
-        loaded = self.blip._load()
+        loaded = self.blip.load()
         model, tokenizer = loaded.model, loaded.processor.tokenizer
         asker = Blip2Captioner(self.blip.model, prompt=self.prompt.fill(hypothesis=text))
-        ids = torch.tensor([asker._prompt_ids(loaded)] * len(features), device=loaded.device)
+        ids = torch.tensor([asker.prompt_ids(loaded)] * len(features), device=loaded.device)
         with torch.inference_mode():
-            inputs = model.get_input_embeddings()(ids)
-            places = (ids == model.config.image_token_id).unsqueeze(-1)
-            inputs = inputs.masked_scatter(places, features.to(inputs.device, inputs.dtype))
+            inputs = language_inputs(model, ids, features)
             more: dict[str, Any] = {}
             if model.language_model.config.is_encoder_decoder:
                 start = model.language_model.config.decoder_start_token_id
