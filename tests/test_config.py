@@ -146,8 +146,9 @@ def test_the_chat_model_is_a_table_like_the_others() -> None:
     assert config.proposer.leave_out == ("weather", "people")
     assert config.proposer.hypotheses == ('A: a "dog"', "B: {x} # y")
     assert Config.parse(config.to_toml()) == config
-    # Another backend starts from its own defaults, and a key is no setting.
-    assert config.changed(llm="openai").llm == LlmConfig(backend="openai")
+    # Another backend starts from its own defaults but for the limits; a key is no setting.
+    kept = LlmConfig(backend="openai", max_cost=1.5, max_calls=100)
+    assert config.changed(llm="openai").llm == kept
     for key in ("api_key", "key", "token"):
         with pytest.raises(InputError, match="Unknown setting"):
             config.with_set({f"llm.{key}": "sk-1"})
@@ -214,3 +215,11 @@ def test_a_file_that_does_not_fit(tmp_path: Path) -> None:
     broken.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"broken\.toml cannot be read"):
         Config.of(str(broken))
+
+
+def test_another_backend_keeps_the_limits_of_the_user() -> None:
+    """What one may spend does not depend on whom one asks."""
+    limited = Config.of("miniature").changed(llm__max_calls=3, llm__max_cost=0.5, llm__timeout=7)
+    other = limited.with_set({"llm.backend": "scripted"})
+    assert (other.llm.max_calls, other.llm.max_cost) == (3, 0.5)
+    assert other.llm.timeout == Config().llm.timeout

@@ -313,7 +313,9 @@ def test_the_command(places: Mapping[str, Path], tmp_path: Path) -> None:
     names = [part for name in places for part in ("--name", name)]
     plan = run(*paths, *told, "--dry-run")
     assert plan.exit_code == 0
-    assert "3 comparisons of 3 sets, 240 images" in plan.stdout
+    assert "3 sets: 3 comparisons of 240 images: 240 to caption" in plan.stdout
+    counted = json.loads(run(*paths, *told, "--dry-run", "--json").stdout)
+    assert (counted["comparisons"], counted["images"], counted["paid_calls"]) == (3, 240, 0)
     done = run(*paths, *told, *names, "--json", "--out", str(tmp_path / "out"))
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["names"] == list(places)

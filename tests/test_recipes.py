@@ -465,3 +465,77 @@ def test_every_recipe_is_a_command(predicted: Path, tmp_path: Path) -> None:
     rows += [("generators", a, b, "--name", "x")]
     for arguments in rows:
         assert isinstance(run(*arguments).exception, InputError)
+
+
+# Plans ----------------------------------------------------------------------------------------
+
+
+def planned(*arguments: Any) -> dict[str, Any]:
+    ran = CliRunner().invoke(app, [*map(str, arguments), "--dry-run", "--json"])
+    assert ran.exit_code == 0, ran.output
+    return json.loads(ran.stdout)
+
+
+LEXICAL = ("--set", "captioner.backend=manifest", "--set", "ranker.backend=captions-lexical")
+ASKING = ("--set", "captioner.backend=manifest", "--set", "ranker.backend=captions-llm",
+          "--set", "llm.backend=fakes:ColourChat", "--set", "llm.prompt_price=1",
+          "--set", "llm.completion_price=2")  # fmt: skip
+
+
+def test_a_dry_run_counts_what_the_run_does(
+    tmp_path: Path, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fakes.ColourChat, "asked", 0)
+    places = ["by a wall", "on the grass"] * 120
+    manifest = said(tmp_path / "m", places, seed=1, score=list(range(240)), kind=["a", "b"] * 120)
+    plan = planned("memorability", manifest, "score", "--by", "kind", *LEXICAL)
+    report = memorability(manifest, "score", by="kind", **told)
+    assert plan["comparisons"] == len(report.many.reports) == 3
+    held_out = sum(h.n_a + h.n_b + h.n_unscored for h in report.heldout.values())
+    scored = sum(r.set_a.n_scored + r.set_b.n_scored for r in report.many.reports.values())
+    assert plan["scored"] == scored + held_out
+    # Every image of the ends is in the whole and in a slice, and captioned once.
+    assert plan["captions"] == plan["images"] == 120
+    assert (plan["paid_calls"], plan["cost"]) == (0, None)
+    asked = planned("memorability", manifest, "score", *ASKING)
+    whole = report.overall
+    assert whole is not None
+    h = report.heldout["high score", "low score"]
+    images = whole.set_a.n_scored + whole.set_b.n_scored + h.n_a + h.n_b + h.n_unscored
+    assert asked["paid_calls"] == asked["hypotheses"] * images
+    assert asked["cost"] > 0
+    assert fakes.ColourChat.asked == 0
+
+
+def test_dry_runs_of_sets_that_can_be_formed(tmp_path: Path) -> None:
+    a = colours(tmp_path / "a", {"dog": ("red", 30), "cat": ("red", 30)}, 1)
+    b = colours(tmp_path / "b", {"dog": ("blue", 30), "cat": ("blue", 30)}, 2)
+    given = ("--set", "captioner.backend=fakes:ColourCaptioner",
+             "--set", "ranker.backend=fakes:ColourRanker")  # fmt: skip
+    fakes.ColourCaptioner.computed = fakes.ColourRanker.computed = 0
+    plan = planned("imagenet-v2", a, b, "--per-class", *given)
+    assert (plan["comparisons"], plan["images"]) == (3, 120)
+    assert plan["captions"] < 120
+    prompts = [f"p{i}" for i in range(80)]
+    first = drawn(tmp_path / "first", "by a wall", 1, prompts)
+    second = drawn(tmp_path / "second", "on the grass", 2, prompts[:70])
+    plan = planned("generators", first, second, "--held-out", "0", *LEXICAL)
+    assert (plan["comparisons"], plan["images"], plan["captions"]) == (1, 140, 140)
+    assert fakes.ColourCaptioner.computed == fakes.ColourRanker.computed == 0
+
+
+def test_dry_runs_that_depend_on_a_classifier_are_bounds(predicted: Path) -> None:
+    given = ("--class-column", "label", *LEXICAL)
+    known = planned("clip-vs-resnet", predicted, "--first", "clip", "--second", "resnet", *given)
+    assert known["classified"] == 0
+    bound = planned("clip-vs-resnet", predicted, *given, "--per-class")
+    assert (bound["comparisons"], bound["images"], bound["classified"]) == (3, 300, 600)
+    for name in ("captions", "scored", "hypotheses"):
+        assert bound[name] >= known[name]
+    one = planned("classifier-failures", predicted, "--classifier", "clip", *given)
+    assert (one["classified"], one["comparisons"]) == (0, 1)
+    # Weights that are not here are not needed to plan.
+    unknown = planned("classifier-failures", predicted, *given)
+    assert unknown["classified"] == 600
+    sentence = CliRunner().invoke(app, ["classifier-failures", str(predicted), *given, "--dry-run"])
+    assert "600 images to classify before the sets are known" in sentence.stdout

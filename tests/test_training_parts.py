@@ -1,5 +1,7 @@
 """What the miniature's trainings are built from: Muon's update and the whitened latents."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -47,7 +49,7 @@ def test_whitening_changes_the_latents_and_not_the_pictures():
     from visdiff.miniature.train.vae import whiten
 
     torch.manual_seed(0)
-    vae = AutoencoderKL(
+    vae: Any = AutoencoderKL(
         block_out_channels=(16,), norm_num_groups=8, mid_block_add_attention=False
     ).eval()
     images = torch.rand((24, 3, 16, 16), generator=_seeded(3)) * 2 - 1

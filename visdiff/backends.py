@@ -1,11 +1,12 @@
 """The models of a run, made from its configuration, and their use on both sets at once."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from visdiff import registry
 from visdiff.cache import Cache
@@ -20,12 +21,23 @@ from visdiff.results import Hypothesis
 
 @dataclass(frozen=True)
 class Backends:
-    """One backend a role. Where both sets are meant, the images of A come first."""
+    """One backend a role. Where both sets are meant, the images of A come first.
+
+    Attributes:
+        captioner: See `visdiff.captioners.Captioner`.
+        proposer: See `visdiff.proposers.Proposer`.
+        ranker: See `visdiff.rankers.Ranker`.
+        ledger: What the chat model has taken.
+        verifier: The second ranker, which checks what the first confirms; None without one.
+        chat: Returns the chat model; made only when somebody asks for it.
+    """
 
     captioner: Any
     proposer: Any
     ranker: Any
     ledger: Ledger = field(default_factory=Ledger)
+    verifier: Any = None
+    chat: Callable[[], BudgetedChat] = lambda: _no_chat()
 
     @classmethod
     def of(cls, config: Config, cache: Cache | None = None) -> "Backends":
@@ -38,15 +50,25 @@ class Backends:
         Raises:
             InputError: A backend does not exist, or its settings do not fit together.
         """
+        if config.verify == config.ranker:
+            raise InputError(
+                f"expected a second ranker that is not the first, got {config.ranker.backend!r} "
+                "with the same settings twice; name another one (--verify)"
+            )
         ledger = Ledger(config.llm.max_calls, config.llm.max_cost)
         # Made only when somebody asks for it: a run without questions needs no endpoint.
         llm = functools.cache(functools.partial(chat_model, config, cache, ledger))
-        captioner = _made("captioner", config, llm=llm)
-        ranker = _made("ranker", config, llm=llm, captioner=captioner)
+        captioner = _made("captioner", config.captioner, config, llm=llm)
+        ranker = _made("ranker", config.ranker, config, llm=llm, captioner=captioner)
+        verifier = None
+        if config.verify is not None:
+            verifier = _made("ranker", config.verify, config, llm=llm, captioner=captioner)
         proposer = _made(
             "proposer",
+            config.proposer,
             config,
             llm=llm,
+            captioner=captioner,
             temperature=config.llm.temperature,
             encoder=getattr(ranker, "encoder", None),
         )
@@ -55,7 +77,29 @@ class Backends:
                 f"expected paired sets for the proposer {config.proposer.backend!r}, got unpaired "
                 "ones; say what pairs them (--paired-by prompt,seed), or choose another proposer"
             )
-        return cls(captioner, proposer, ranker, ledger)
+        if config.proposer.sampling != "random" and not hasattr(ranker, "features"):
+            raise InputError(
+                f"expected a ranker with image features for proposer.sampling "
+                f"{config.proposer.sampling!r}, got {config.ranker.backend!r}, which has none; use "
+                "the ranker 'clip', or the sampling 'random'"
+            )
+        return cls(captioner, proposer, ranker, ledger, verifier, llm)
+
+    @property
+    def rankers(self) -> list[Any]:
+        """The ranker, and the second one when there is one."""
+        return [self.ranker] if self.verifier is None else [self.ranker, self.verifier]
+
+    @property
+    def needs_captions(self) -> bool:
+        """Whether anybody reads captions."""
+        return any(b.needs_captions for b in (self.proposer, *self.rankers))
+
+    @property
+    def asks(self) -> bool:
+        """Whether the chat model is asked by anybody who is used."""
+        used = [*self.rankers, *([self.captioner] if self.needs_captions else [])]
+        return self.proposer.calls > 0 or any(getattr(b, "asks", False) for b in used)
 
     def captions(self, a: ImageSet, b: ImageSet, cache: Cache, progress: bool) -> Applied:
         """Captions both sets: values of length n_a + n_b, None where there is none."""
@@ -74,15 +118,19 @@ class Backends:
         progress: bool,
     ) -> np.ndarray:
         """Scores every hypothesis on every image: (h, n_a + n_b) float32, NaN = unscored."""
-        of_a = captions[: len(a)] if captions is not None else None
-        of_b = captions[len(a) :] if captions is not None else None
-        return np.concatenate(
-            [
-                self.ranker.score(hypotheses, a, of_a, cache, progress),
-                self.ranker.score(hypotheses, b, of_b, cache, progress),
-            ],
-            axis=1,
-        )
+        return _scores(self.ranker, hypotheses, a, b, captions, cache, progress)
+
+    def verify(
+        self,
+        hypotheses: Sequence[Hypothesis],
+        a: ImageSet,
+        b: ImageSet,
+        captions: Sequence[str | None] | None,
+        cache: Cache,
+        progress: bool,
+    ) -> np.ndarray:
+        """Scores by the second ranker, as `score` does by the first."""
+        return _scores(self.verifier, hypotheses, a, b, captions, cache, progress)
 
     def features(self, a: ImageSet, b: ImageSet, cache: Cache, progress: bool) -> np.ndarray | None:
         """Image features (n_a + n_b, d), or None where the ranker has none."""
@@ -97,6 +145,8 @@ class Backends:
             captioned: Whether the captioner was used; else its model is not even looked for.
         """
         roles = {"proposer": self.proposer, "ranker": self.ranker}
+        if self.verifier is not None:
+            roles["verify"] = self.verifier
         if captioned:
             roles = {"captioner": self.captioner, **roles}
         return {role: dict(getattr(b, "identity", {})) for role, b in roles.items()}
@@ -104,7 +154,7 @@ class Backends:
     def prompts(self, *, captioned: bool) -> dict[str, str]:
         """Id of each prompt that is asked → its hash."""
         asking = [self.captioner] if captioned else []
-        asking += [self.proposer, self.ranker]
+        asking += [self.proposer, *self.rankers]
         return {name: hash_ for b in asking for name, hash_ in getattr(b, "prompts", {}).items()}
 
     def cost(self) -> float | None:
@@ -138,14 +188,59 @@ def chat_model(config: Config, cache: Cache | None, ledger: Ledger) -> BudgetedC
             "US dollars for a million tokens"
         )
     price = None if prices[0] is None or prices[1] is None else Price(prices[0], prices[1])
-    model = _made("llm", config)
+    model = _made("llm", config.llm, config)
     return BudgetedChat(model if cache is None else CachedChat(model, cache), ledger, price)
 
 
-def _made(role: str, config: Config, **more: Any) -> Any:
-    settings = getattr(config, role).model_dump()
+def captioner_of(config: Config, cache: Cache | None = None) -> tuple[Any, Ledger]:
+    """Makes the captioner alone, for what needs nothing else.
+
+    Args:
+        config: Names it, and says what the chat model may cost.
+        cache: Where the chat model's replies are kept; None keeps none.
+
+    Returns:
+        The captioner, and the ledger of the chat model that it may ask.
+
+    Raises:
+        InputError: The backend does not exist, or its settings do not fit together.
+    """
+    ledger = Ledger(config.llm.max_calls, config.llm.max_cost)
+    llm = functools.cache(functools.partial(chat_model, config, cache, ledger))
+    return _made("captioner", config.captioner, config, llm=llm), ledger
+
+
+def _made(role: str, told: BaseModel, config: Config, **more: Any) -> Any:
+    """Makes the backend of a role that a table of the configuration names."""
+    settings = told.model_dump()
     backend = registry.load(role, settings.pop("backend"))
     if settings.get("model") is None:
         # Told of no model, a backend takes its own, with the settings that belong to it.
         settings = {name: value for name, value in settings.items() if value is not None}
-    return backend(device=config.device, **more, **settings)
+    where = config.engine.model_dump()
+    engine = registry.load("engine", where.pop("backend"))(**where)
+    return backend(device=config.device, engine=engine, **more, **settings)
+
+
+def _scores(
+    ranker: Any,
+    hypotheses: Sequence[Hypothesis],
+    a: ImageSet,
+    b: ImageSet,
+    captions: Sequence[str | None] | None,
+    cache: Cache,
+    progress: bool,
+) -> np.ndarray:
+    of_a = captions[: len(a)] if captions is not None else None
+    of_b = captions[len(a) :] if captions is not None else None
+    return np.concatenate(
+        [
+            ranker.score(hypotheses, a, of_a, cache, progress),
+            ranker.score(hypotheses, b, of_b, cache, progress),
+        ],
+        axis=1,
+    )
+
+
+def _no_chat() -> BudgetedChat:
+    raise InputError("expected a chat model, got backends that were made without one")

@@ -5,13 +5,11 @@ Exit status: 0 done, 2 the user's mistake (one sentence says what), 3 finished i
 
 import logging
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from visdiff.batch.cli import app as batch_app
 from visdiff.bench.cli import app as bench_app
@@ -20,13 +18,20 @@ from visdiff.many_cli import compare_many
 from visdiff.options import (
     CacheOption,
     ConfigFile,
+    DryRun,
     Json,
+    Llm,
+    MaxCalls,
+    MaxCost,
     Preset,
     Settings,
+    Verify,
+    Where,
     assignments,
     configuration,
     writable,
 )
+from visdiff.parts_cli import caption, rank
 from visdiff.recipes.cli import app as recipe_app
 
 app = typer.Typer(
@@ -41,8 +46,16 @@ app.add_typer(bench_app, name="bench", no_args_is_help=True)
 app.add_typer(batch_app, name="batch", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe", no_args_is_help=True)
 app.command("compare-many")(compare_many)
+app.command()(caption)
+app.command()(rank)
 
-Where = Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE")]
+# Other packages' commands, `editing`'s first of all: Typer apps or functions.
+for _point in entry_points(group="visdiff.commands"):
+    _command = _point.load()
+    if isinstance(_command, typer.Typer):
+        app.add_typer(_command, name=_point.name, no_args_is_help=True)
+    else:
+        app.command(_point.name)(_command)
 
 
 def main() -> None:
@@ -68,15 +81,18 @@ def compare(
     captioner: str | None = None,
     proposer: str | None = None,
     ranker: str | None = None,
-    llm: Annotated[
-        str | None, typer.Option(help="Chat model, for those that ask one; see --set llm.base_url.")
-    ] = None,
-    max_calls: Annotated[int | None, typer.Option(help="Most questions to the chat model.")] = None,
-    max_cost: Annotated[float | None, typer.Option(help="Most US$; needs both prices.")] = None,
+    verify: Verify = None,
+    llm: Llm = None,
+    max_calls: MaxCalls = None,
+    max_cost: MaxCost = None,
     paired_by: Annotated[
         str | None, typer.Option(metavar="COLUMNS", help="Such as prompt,seed.")
     ] = None,
     rounds: Annotated[str | None, typer.Option(help="A number, or auto.")] = None,
+    sampling: Annotated[
+        str | None,
+        typer.Option(help="What the proposer is shown: random, representative or diverse images."),
+    ] = None,
     seed: int | None = None,
     null: Annotated[int | None, typer.Option(help="Shuffled runs beside the real one.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
@@ -84,12 +100,13 @@ def compare(
     config: ConfigFile = None,
     set_: Settings = None,
     cache: CacheOption = "rw",
-    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Say how image set A differs from image set B."""
     from visdiff.cache import Cache
     from visdiff.compare import compare as run
     from visdiff.plan import plan
+    from visdiff.show import deliver
 
     settings = (
         configuration(preset, config)
@@ -97,10 +114,12 @@ def compare(
             captioner=captioner,
             proposer=proposer,
             ranker=ranker,
+            verify=verify,
             paired_by=tuple(c.strip() for c in paired_by.split(",")) if paired_by else None,
             rounds=int(rounds) if rounds and rounds.isdecimal() else rounds,
             seed=seed,
             null_repeats=null,
+            proposer__sampling=sampling,
             llm__model=llm,
             llm__max_calls=max_calls,
             llm__max_cost=max_cost,
@@ -117,7 +136,7 @@ def compare(
     typer.echo(costs.sentence(), err=True)
     with Cache(mode=cache) as store:
         report = run(a, b, config=settings, where_a=filter_a, where_b=filter_b, cache=store)
-    _deliver(report, out, as_json)
+    deliver(report, out, as_json)
 
 
 @app.command()
@@ -130,6 +149,7 @@ def demo(
     """Draw two sets with the bundled models, compare them, write the report: offline."""
     from visdiff import demo as show
     from visdiff.cache import Cache
+    from visdiff.show import print_report
 
     writable(out)
     with Cache(mode=cache) as store:
@@ -137,7 +157,7 @@ def demo(
     if as_json:
         typer.echo(report.to_json(indent=2))
         return
-    _print_table(report)
+    print_report(report)
     for what, yes in show.found(report).items():
         typer.echo(f"planted: {what}: {'found' if yes else 'NOT found'}")
     for difference in report.confirmed:
@@ -213,55 +233,6 @@ def cache_export(path: Path) -> None:
 
     with Cache(mode="ro") as store:
         typer.echo(f"{store.export(path)} entries written to {path}")
-
-
-def _deliver(report, out: Path | None, as_json: bool) -> None:
-    if out is not None:
-        report.save(out)
-    if as_json:
-        typer.echo(report.to_json(indent=2))
-    else:
-        _print_table(report)
-        for warning in report.warnings:
-            typer.echo(f"warning: {warning}", err=True)
-    if out is not None:
-        typer.echo(f"report: {out / 'report.html'}", err=as_json)
-    unreadable = report.set_a.n_unreadable + report.set_b.n_unreadable
-    unscored = any(d.n_unscored for d in report.differences)
-    if unreadable or unscored or report.unanswered:
-        raise typer.Exit(3)
-
-
-def _print_table(report) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    names = {"A": report.set_a.name, "B": report.set_b.name}
-    console.print(Text(report.verdict, style="bold"))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("", "difference", "more true of", "AUROC", "interval", "q"):
-        table.add_column(column, justify="right" if column in ("AUROC", "q") else "left")
-    for d in report.differences:
-        cells = (
-            "✓" if d.confirmed else "",
-            d.text,
-            names[d.direction],
-            f"{d.auroc:.2f}",
-            f"{d.ci_low:.2f}–{d.ci_high:.2f}",
-            f"{d.q_value:.1g}",
-        )
-        # Text, not markup: a hypothesis may hold square brackets.
-        table.add_row(*(Text(c, style="" if d.confirmed else "dim") for c in cells))
-    if report.differences:
-        console.print(table)
-    elif report.minimum_detectable_auroc is not None:
-        console.print(
-            f"The smallest AUROC that this many images could have shown: "
-            f"{report.minimum_detectable_auroc:.2f}"
-        )
-    if report.null is not None:
-        console.print(
-            f"With shuffled sets, {report.null.with_any_confirmed} of {report.null.repeats} runs "
-            "confirmed anything."
-        )
 
 
 def _fail(message: str) -> NoReturn:

@@ -3,10 +3,14 @@
 Hypotheses come from one half of the images, every number from the other. VisDiff (Dunlap et al.,
 CVPR 2024) proposes and ranks; what is added here is the split, the tests, the correction, the
 redundancy, the explained separability and the abstaining (design, "statistically honest").
+
+There are two parts. `score` asks the models and tests every candidate; `conclude` turns what it
+measured into a report. Many comparisons (`visdiff.many`) score all of their pairs first, correct
+once over all candidates, and then conclude.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,19 +22,20 @@ from visdiff.cache import Cache
 from visdiff.config import Config
 from visdiff.engine import Applied
 from visdiff.errors import InputError
-from visdiff.findings import sort_out, test
-from visdiff.halves import Halves, align, cut, open_both
+from visdiff.findings import NO_DIFFERENCE, Tests, explain, sort_out, test, verdict
+from visdiff.halves import align, cut, open_both
 from visdiff.imageset import ImageSet
 from visdiff.null import null_run
 from visdiff.preflight import preflight
 from visdiff.provenance import Stopwatch, provenance
-from visdiff.results import Difference, DifferenceReport, Hypothesis, Separability, SetCard
+from visdiff.readiness import check_models
+from visdiff.results import DifferenceReport
 from visdiff.rounds import propose
+from visdiff.scored import Scored
 from visdiff.thumbnails import score_table, thumbnails
+from visdiff.verify import cross_check
 
-logger = logging.getLogger(__name__)
-
-NO_DIFFERENCE = "no difference found"
+__all__ = ["NO_DIFFERENCE", "Scored", "compare", "conclude", "score"]
 
 
 def compare(
@@ -65,7 +70,7 @@ def compare(
         progress: Show progress bars on stderr.
         **settings: Changes to the configuration, see :meth:`visdiff.config.Config.changed`:
             ``seed=1``, ``ranker="captions-lexical"``, ``paired_by=("prompt", "seed")``,
-            ``null_repeats=20``, ``statistics__alpha=0.01``.
+            ``null_repeats=20``, ``verify="vqa"``, ``statistics__alpha=0.01``.
 
     Returns:
         The report. Captions and embeddings are cached as they are made, so that a run that was
@@ -76,25 +81,40 @@ def compare(
         MissingBackendError: A library or a model's weights are not available.
     """
     config = (config or Config.of(preset)).changed(**settings)
-    sets = open_both(a, b, where_a, where_b, name_a, name_b)
-    if cache is None:
-        with Cache() as own:
-            return _compare(*sets, config, own, backends or Backends.of(config, own), progress)
-    return _compare(*sets, config, cache, backends or Backends.of(config, cache), progress)
+    set_a, set_b = open_both(a, b, where_a, where_b, name_a, name_b)
+    with Cache() if cache is None else nullcontext(cache) as store:
+        models = backends or Backends.of(config, store)
+        scored = score(set_a, set_b, config, models, store, progress)
+        return conclude(scored, scored.tests, config, models, store, progress)
 
 
-def _compare(
+def score(
     set_a: ImageSet,
     set_b: ImageSet,
     config: Config,
-    cache: Cache,
     backends: Backends,
+    cache: Cache,
     progress: bool,
-) -> DifferenceReport:
+) -> Scored:
+    """Proposes from one half of the images, scores the other, and tests every candidate.
+
+    Args:
+        set_a: Set A.
+        set_b: Set B.
+        config: The configuration.
+        backends: Models made from it.
+        cache: Where captions and embeddings are kept.
+        progress: Show progress bars on stderr.
+
+    Raises:
+        InputError: A column or setting does not exist, or a set has fewer than two images.
+        MissingBackendError: A model's weights are not available; said before any image is decoded.
+    """
     watch = Stopwatch()
     rng = np.random.default_rng(config.seed)
     opened, warnings = (set_a, set_b), list[str]()
     _check_sizes(set_a, set_b)
+    check_models(backends, set_a, set_b, cache)
 
     with watch("preflight"):
         checks = preflight(set_a, set_b, cache=cache, progress=progress)
@@ -122,68 +142,104 @@ def _compare(
             warnings += _failed("could not be captioned", found)
             captions = found.values
     with watch("propose"):
-        proposed = propose(
+        proposals = propose(
             backends, halves.discovery_a, halves.discovery_b, captions, config, rng, cache, progress
         )
-        warnings += proposed.warnings()
-        hypotheses = proposed.hypotheses
+        warnings += proposals.warnings()
 
     with watch("rank"):
+        hypotheses, a, b = proposals.hypotheses, halves.scoring_a, halves.scoring_b
         said: list[str | None] | None = None
         if reads and halves.double_dipped and captions is not None:
             said = captions
         elif reads:
-            found = backends.captions(halves.scoring_a, halves.scoring_b, cache, progress)
+            found = backends.captions(a, b, cache, progress)
             warnings += [w for w in _failed("could not be captioned", found) if w not in warnings]
             said = found.values
-        scores = backends.score(
-            hypotheses, halves.scoring_a, halves.scoring_b, said, cache, progress
-        )
+        scores = backends.score(hypotheses, a, b, said, cache, progress)
         if missing := int(np.isnan(scores).sum()):
             warnings.append(f"{missing} of {scores.size} scores are missing; they count nowhere.")
-        features = backends.features(halves.scoring_a, halves.scoring_b, cache, progress)
+        features = backends.features(a, b, cache, progress)
     with watch("statistics"):
-        is_a = halves.scoring_is_a
-        ids = [*halves.scoring_a.ids, *halves.scoring_b.ids]
         tests = test(
             hypotheses,
             scores,
-            is_a,
+            halves.scoring_is_a,
             config.statistics,
             rng,
             groups=halves.groups,
             may_confirm=not halves.double_dipped,
-        )
-        differences, rejected = sort_out(hypotheses, scores, is_a, ids, tests, config.statistics)
-        separability = explain(hypotheses, scores, features, differences, is_a, config.seed)
-        smallest = stats.minimum_detectable_auroc(
-            len(halves.scoring_a),
-            len(halves.scoring_b),
-            config.statistics.alpha / max(1, len(hypotheses)),
         )
     null = None
     if config.null_repeats:
         with watch("null"):
             null, told = null_run(backends, halves, captions, said, config, cache)
             warnings += [f"In the shuffled runs: {w}" for w in told]
+    return Scored(
+        *opened, checks, halves, captions, said, proposals, scores, features, tests, null,
+        tuple(warnings), watch,
+    )  # fmt: skip
+
+
+def conclude(
+    scored: Scored,
+    tests: Tests,
+    config: Config,
+    backends: Backends,
+    cache: Cache,
+    progress: bool,
+    n_candidates: int | None = None,
+) -> DifferenceReport:
+    """Turns what was measured into a report.
+
+    Args:
+        scored: What `score` returned.
+        tests: Its own tests, or the same corrected over more comparisons than this one.
+        config: The configuration.
+        backends: Models made from it; the second ranker (``config.verify``) scores here, since only
+            what is confirmed is checked.
+        cache: Where its scores are kept.
+        progress: Show progress bars on stderr.
+        n_candidates: How many candidates the correction is over; those of this comparison when
+            None.
+    """
+    halves, hypotheses, is_a = scored.halves, scored.hypotheses, scored.halves.scoring_is_a
+    n_a, n_b = len(halves.scoring_a), len(halves.scoring_b)
+    settings, warnings = config.statistics, list(scored.warnings)
+    with scored.watch("statistics"):
+        ids = [*halves.scoring_a.ids, *halves.scoring_b.ids]
+        differences, rejected = sort_out(hypotheses, scored.scores, is_a, ids, tests, settings)
+        separability = explain(
+            hypotheses, scored.scores, scored.features, differences, is_a, config.seed
+        )
+        alpha = settings.alpha / max(1, len(hypotheses) if n_candidates is None else n_candidates)
+        smallest = stats.minimum_detectable_auroc(n_a, n_b, alpha)
+    captioned = scored.captions is not None or scored.said is not None
+    if backends.verifier is not None and any(d.confirmed for d in differences):
+        with scored.watch("verify"):
+            differences, told = cross_check(
+                differences, halves, scored.said, config, backends, cache, progress
+            )
+            warnings += told
+        captioned = captioned or backends.verifier.needs_captions
     if backends.ledger.spent:
         warnings.append("The budget is spent: not every question was asked (llm.max_calls, …).")
-    captioned = captions is not None or said is not None
-    made = provenance(config, backends.identities(captioned=captioned), watch.seconds, cache)
+    models = backends.identities(captioned=captioned)
+    made = provenance(config, models, scored.watch.seconds, cache)
 
     return DifferenceReport(
-        verdict=verdict(differences, opened[0].name, opened[1].name, halves.double_dipped),
+        verdict=verdict(differences, scored.set_a.name, scored.set_b.name, halves.double_dipped),
         differences=differences,
         rejected=rejected,
         separability=separability,
         minimum_detectable_auroc=smallest,
-        set_a=_card(opened[0], halves.discovery_a, halves.scoring_a, len(checks.unreadable_a)),
-        set_b=_card(opened[1], halves.discovery_b, halves.scoring_b, len(checks.unreadable_b)),
+        set_a=scored.card_a,
+        set_b=scored.card_b,
         paired_by=config.paired_by,
         double_dipped=halves.double_dipped,
-        preflight=checks.to_dict(),
-        null=null,
-        unanswered=proposed.failures,
+        preflight=scored.preflight.to_dict(),
+        null=scored.null,
+        unanswered=scored.proposals.failures,
         config=config.model_dump(mode="json"),
         provenance=replace(
             made,
@@ -192,48 +248,10 @@ def _compare(
             cost=backends.cost(),
         ),
         warnings=tuple(warnings),
-        scores=score_table(hypotheses, scores, halves),
+        scores=score_table(hypotheses, scored.scores, halves),
         thumbnails=thumbnails(differences, halves),
-        captions=_by_key(halves, captions),
+        captions=scored.captions_by_key,
     )
-
-
-def explain(
-    hypotheses: Sequence[Hypothesis],
-    scores: np.ndarray,
-    features: np.ndarray | None,
-    differences: Sequence[Difference],
-    is_a: np.ndarray,
-    seed: int,
-) -> Separability:
-    """How different the scored images are, and how much of it the confirmed sentences explain."""
-    confirmed = {(d.text, d.direction) for d in differences if d.confirmed}
-    rows = [i for i, h in enumerate(hypotheses) if (h.text, h.direction) in confirmed]
-    images = None
-    if features is not None:
-        images = _number(stats.separability(features, is_a, np.random.default_rng(seed)))
-    sentences = None
-    if rows:
-        sentences = _number(stats.separability(scores[rows].T, is_a, np.random.default_rng(seed)))
-    return Separability(images=images, sentences=sentences)
-
-
-def verdict(
-    differences: Sequence[Difference], name_a: str, name_b: str, double_dipped: bool
-) -> str:
-    """The result in one sentence."""
-    confirmed = [d for d in differences if d.confirmed]
-    if not confirmed:
-        if double_dipped and differences:
-            return f"{NO_DIFFERENCE} that could be confirmed: too few images to test on"
-        return NO_DIFFERENCE
-    parts = []
-    for direction, name in (("A", name_a), ("B", name_b)):
-        texts = [f"“{d.text}”" for d in confirmed if d.direction == direction][:3]
-        if texts:
-            parts.append(f"{name} shows more {', '.join(texts)}")
-    count = "1 difference" if len(confirmed) == 1 else f"{len(confirmed)} differences"
-    return f"{count} confirmed: {'; '.join(parts)}"
 
 
 def _check_sizes(a: ImageSet, b: ImageSet) -> None:
@@ -257,26 +275,3 @@ def _failed(what: str, applied: Applied) -> list[str]:
         return []
     first = next(iter(applied.failures.values()))
     return [f"{len(applied.failures)} images {what} and were left out (first: {first})."]
-
-
-def _card(whole: ImageSet, discovery: ImageSet, scoring: ImageSet, unreadable: int) -> SetCard:
-    return SetCard(
-        name=whole.name,
-        source=whole.source,
-        n=len(whole),
-        n_discovery=len(discovery),
-        n_scored=len(scoring),
-        n_unreadable=unreadable,
-        where=dict(whole.where),
-    )
-
-
-def _by_key(halves: Halves, captions: Sequence[str | None] | None) -> dict[str, str]:
-    if captions is None:
-        return {}
-    keys = [f"A/{i}" for i in halves.discovery_a.ids] + [f"B/{i}" for i in halves.discovery_b.ids]
-    return {k: c for k, c in zip(keys, captions, strict=True) if c is not None}
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -63,6 +63,10 @@ class ProposerConfig(_Frozen):
     max_tokens: int = Field(default=1000, ge=1, description="Longest reply.")
     layout: Literal["grid", "images"] = Field(default="grid", description="Of `images-vlm`.")
     tile: int = Field(default=256, ge=16, description="Longest side of a shown image, pixels.")
+    # all
+    sampling: Literal["random", "representative", "diverse"] = Field(
+        default="random", description="Which `sample_size` images a side the proposer is shown."
+    )
 
 
 class RankerConfig(_Frozen):
@@ -112,7 +116,14 @@ class StatisticsConfig(_Frozen):
     resamples: int = Field(default=2_000, ge=100, description="Bootstrap of paired intervals.")
 
 
-_ROLES = ("captioner", "proposer", "ranker", "llm")
+class EngineConfig(_Frozen):
+    """Where models are applied to many images."""
+
+    backend: str = Field(default="local", description="This machine, or a cluster: `ray`.")
+    workers: int = Field(default=2, ge=1, description="Of `ray`: copies of the model.")
+
+
+_ROLES = ("captioner", "proposer", "ranker", "verify", "llm", "engine")
 
 
 class Config(_Frozen):
@@ -123,8 +134,10 @@ class Config(_Frozen):
         captioner: Says what each image of the discovery half shows.
         proposer: Turns what the discovery half shows into hypotheses.
         ranker: Scores every hypothesis on every image of the other half.
+        verify: A second ranker, which scores what the first confirmed as a cross-check; or None.
         llm: Answers the questions of those that ask; made only when somebody does.
         statistics: Thresholds.
+        engine: Where models are applied to many images.
         rounds: Rounds of proposals, or "auto": until the sentences explain the sets.
         paired_by: Columns whose values pair an image of A with one of B; () when unpaired.
         null_repeats: Runs with shuffled membership, to see how often one "finds" something.
@@ -136,8 +149,10 @@ class Config(_Frozen):
     captioner: CaptionerConfig = CaptionerConfig()
     proposer: ProposerConfig = ProposerConfig()
     ranker: RankerConfig = RankerConfig()
+    verify: RankerConfig | None = None
     llm: LlmConfig = LlmConfig()
     statistics: StatisticsConfig = StatisticsConfig()
+    engine: EngineConfig = EngineConfig()
     rounds: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     paired_by: tuple[str, ...] = ()
     null_repeats: int = Field(default=0, ge=0)
@@ -227,7 +242,7 @@ class Config(_Frozen):
             if isinstance(value, dict):
                 tables.append(f"\n[{name}]")
                 tables += [_assignment(k, v) for k, v in value.items() if v is not None]
-            else:
+            elif value is not None:
                 top.append(_assignment(name, value))
         return "\n".join(top + tables) + "\n"
 
@@ -265,14 +280,19 @@ def _no_preset(preset: str, where: str) -> str:
     return f"Expected a preset ({', '.join(names)}) or a .toml file{where}, got {preset!r}.{hint}"
 
 
+#: What stays when a role gets another backend: the limits are the user's, not the backend's.
+_OF_THE_USER = frozenset({"max_calls", "max_cost"})
+
+
 def _merged(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in update.items():
         current = merged.get(key)
         if isinstance(value, Mapping) and isinstance(current, Mapping):
             backend = current.get("backend")
-            kept = {} if value.get("backend", backend) != backend else current
-            merged[key] = _merged(kept, value)
+            if value.get("backend", backend) != backend:
+                current = {k: v for k, v in current.items() if k in _OF_THE_USER}
+            merged[key] = _merged(current, value)
         else:
             merged[key] = value
     return merged
@@ -294,10 +314,10 @@ def _field(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
     known = []
     for key in location:
         if known and known[-1] in model.model_fields:
-            annotation = model.model_fields[known[-1]].annotation
-            if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            table = _table(model, known[-1])
+            if table is None:
                 break
-            model = annotation
+            model = table
         known.append(str(key))
     return ".".join(known)
 
@@ -308,10 +328,17 @@ def _wanted(message: str) -> str:
 
 def _fields_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     for key in location[:-1]:
-        annotation = model.model_fields[str(key)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
+        model = _table(model, str(key)) or model
     return list(model.model_fields)
+
+
+def _table(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """The model of a field that is a table of settings, or may be one; None for other fields."""
+    annotation = model.model_fields[name].annotation
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
 
 
 def _assignment(name: str, value: Any) -> str:

@@ -11,7 +11,10 @@ import numpy as np
 
 from visdiff import stats
 from visdiff.config import StatisticsConfig
-from visdiff.results import Difference, Hypothesis, Rejected
+from visdiff.results import Difference, Hypothesis, Rejected, Separability
+
+#: The verdict when nothing is confirmed.
+NO_DIFFERENCE = "no difference found"
 
 #: Unconfirmed candidates below this uncorrected p-value are still shown, marked as unconfirmed.
 _WORTH_SHOWING = 0.05
@@ -117,6 +120,53 @@ def sort_out(
             values = (tests.auroc[i], tests.p_value[i], tests.q_value[i])
             rejected.append(Rejected(h.text, h.direction, reason, *map(_number, values)))
     return tuple(differences), tuple(rejected)
+
+
+def explain(
+    hypotheses: Sequence[Hypothesis],
+    scores: np.ndarray,
+    features: np.ndarray | None,
+    differences: Sequence[Difference],
+    is_a: np.ndarray,
+    seed: int,
+) -> Separability:
+    """How different the scored images are, and how much of it the confirmed sentences explain.
+
+    Args:
+        hypotheses: h candidates.
+        scores: (h, n) scores, NaN where unscored.
+        features: (n, d) image features, or None where the ranker has none.
+        differences: What :func:`sort_out` returned.
+        is_a: (n,) bool.
+        seed: Draws the folds.
+    """
+    confirmed = {(d.text, d.direction) for d in differences if d.confirmed}
+    rows = [i for i, h in enumerate(hypotheses) if (h.text, h.direction) in confirmed]
+    images = None
+    if features is not None:
+        images = _number(stats.separability(features, is_a, np.random.default_rng(seed)))
+    sentences = None
+    if rows:
+        sentences = _number(stats.separability(scores[rows].T, is_a, np.random.default_rng(seed)))
+    return Separability(images=images, sentences=sentences)
+
+
+def verdict(
+    differences: Sequence[Difference], name_a: str, name_b: str, double_dipped: bool
+) -> str:
+    """The result in one sentence."""
+    confirmed = [d for d in differences if d.confirmed]
+    if not confirmed:
+        if double_dipped and differences:
+            return f"{NO_DIFFERENCE} that could be confirmed: too few images to test on"
+        return NO_DIFFERENCE
+    parts = []
+    for direction, name in (("A", name_a), ("B", name_b)):
+        texts = [f"“{d.text}”" for d in confirmed if d.direction == direction][:3]
+        if texts:
+            parts.append(f"{name} shows more {', '.join(texts)}")
+    count = "1 difference" if len(confirmed) == 1 else f"{len(confirmed)} differences"
+    return f"{count} confirmed: {'; '.join(parts)}"
 
 
 def _best_first(tests: Tests) -> list[int]:

@@ -14,16 +14,17 @@ from visdiff.errors import InputError
 from visdiff.options import (
     CacheOption,
     ConfigFile,
+    DryRun,
     Json,
     Preset,
     Settings,
+    Verify,
     assignments,
     configuration,
     writable,
 )
 
 if TYPE_CHECKING:
-    from visdiff.config import Config
     from visdiff.imageset import ImageSet
     from visdiff.many_report import ManyReport
 
@@ -43,29 +44,34 @@ def compare_many(
     captioner: str | None = None,
     proposer: str | None = None,
     ranker: str | None = None,
+    verify: Verify = None,
     seed: int | None = None,
     out: Out = None,
     as_json: Json = False,
     config: ConfigFile = None,
     set_: Settings = None,
     cache: CacheOption = "rw",
-    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Compare n sets of images, every pair or each with the rest; one correction over all."""
     from visdiff import many
     from visdiff.cache import Cache
+    from visdiff.plan import plan_many
 
     settings = (
         configuration(preset, config)
-        .changed(captioner=captioner, proposer=proposer, ranker=ranker, seed=seed)
+        .changed(captioner=captioner, proposer=proposer, ranker=ranker, verify=verify, seed=seed)
         .with_set(assignments(set_, "--set"))
     )
     opened = _opened(sets, name, by)
     if out is not None:
         writable(out)
-    typer.echo(_plan(opened, settings, rest), err=not dry_run)
+    pairs = many.each_and_rest(opened) if rest else many.every_pair(opened)
+    costs = plan_many(pairs, settings)
     if dry_run:
+        typer.echo(costs.to_json() if as_json else f"{len(opened)} sets: {costs.sentence()}")
         return
+    typer.echo(f"{len(opened)} sets: {costs.sentence()}", err=True)
     run = many.compare_rest if rest else many.compare_many
     with Cache(mode=cache) as store:
         deliver(run(opened, config=settings, cache=store), out, as_json)
@@ -91,7 +97,7 @@ def whole(many: "ManyReport") -> bool:
         r.set_a.n_unreadable
         or r.set_b.n_unreadable
         or r.unanswered
-        or any(d.n_unscored for d in r.differences)
+        or any(d.n_unscored or d.verify_n_unscored for d in r.differences)
         for r in many.reports.values()
     )
 
@@ -123,16 +129,4 @@ def _opened(sets: Sequence[str], names: Sequence[str] | None, by: str | None) ->
         raise InputError(f"Expected a --name for each of {len(sets)} sets, got {len(names)}.")
     return open_sets(
         [ImageSet.open(s, name=n) for s, n in zip(sets, names or [None] * len(sets), strict=True)]
-    )
-
-
-def _plan(opened: "list[ImageSet]", config: "Config", rest: bool) -> str:
-    n = len(opened)
-    images = sum(len(s) for s in opened)
-    comparisons = n if rest else n * (n - 1) // 2
-    most = 2 * config.proposer.max_hypotheses * comparisons
-    rounds = "" if config.rounds == 1 else " a round"
-    return (
-        f"{comparisons} comparisons of {n} sets, {images} images in all; at most {most} "
-        f"hypotheses{rounds}."
     )

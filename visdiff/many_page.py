@@ -175,7 +175,8 @@ def _matrix(many: "ManyReport", links: Mapping["Pair", str]) -> list[dict[str, A
 
 def _row(report: DifferenceReport, d: Difference) -> tuple[str, str, str, str]:
     of = report.set_a.name if d.direction == "A" else report.set_b.name
-    return d.text, of, auroc_text(d.auroc), p_text(d.q_value)
+    text = f"{d.text} (the second ranker disagrees)" if d.disputed else d.text
+    return text, of, auroc_text(d.auroc), p_text(d.q_value)
 
 
 def _sentence(text: str) -> str:

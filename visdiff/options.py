@@ -16,6 +16,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Preset = Annotated[str | None, typer.Option(help="miniature, laptop, paper, open or a .toml file.")]
 ConfigFile = Annotated[Path | None, typer.Option(help="A TOML file of settings.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")]
+Where = Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE")]
+Verify = Annotated[
+    str | None,
+    typer.Option(metavar="RANKER", help="A second ranker that checks what the first confirms."),
+]
+Llm = Annotated[
+    str | None, typer.Option(help="Chat model, for those that ask one; see --set llm.base_url.")
+]
+MaxCalls = Annotated[int | None, typer.Option(help="Most questions to the chat model.")]
+MaxCost = Annotated[float | None, typer.Option(help="Most US$; needs both prices.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 CacheOption = Annotated[
     Literal["rw", "ro", "refresh", "off", "replay"],
     typer.Option(

@@ -24,7 +24,9 @@ from visdiff.records import NOT_SERIALISED, from_plain, to_plain
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
+#: Of the JSON that is written. Version 2 added what a second ranker says of a difference.
+SCHEMA_VERSION = 2
+_READABLE = (1, 2)
 
 Direction = Literal["A", "B"]
 
@@ -73,6 +75,13 @@ class Difference:
         evidence_b: Ids of the most telling images of B, best first.
         proposer: Name of the proposer it came from.
         round: Round of proposals it came from, from 1.
+        verify_auroc: The second ranker's AUROC on the same images, oriented like ``auroc``; None
+            where there is no second ranker, nothing confirmed to check, or nothing it could score.
+        verify_ci_low: Lower end of its interval, or None.
+        verify_ci_high: Upper end, or None.
+        verify_n_unscored: Images that the second ranker has no score of.
+        disputed: Whether the second ranker disagrees: its interval does not lie above 0.5. None
+            where it says nothing. It does not change ``confirmed``.
     """
 
     text: str
@@ -93,6 +102,11 @@ class Difference:
     evidence_b: tuple[str, ...] = ()
     proposer: str = ""
     round: int = 1
+    verify_auroc: float | None = None
+    verify_ci_low: float | None = None
+    verify_ci_high: float | None = None
+    verify_n_unscored: int = 0
+    disputed: bool | None = None
 
     def __post_init__(self) -> None:
         _check_direction(self.direction)
@@ -238,7 +252,7 @@ class DifferenceReport:
         config: The run's configuration.
         provenance: What produced the report.
         warnings: Sentences the reader must see.
-        schema_version: Version of the JSON layout.
+        schema_version: Version of the JSON layout that it was written in.
         scores: One row an image: ``set`` ("A" or "B"), ``id``, ``half`` ("discovery", "scoring", or
             "both" when double-dipped), then one float column per hypothesis text. Not serialised.
         thumbnails: PNG bytes by "A/<id>" or "B/<id>". Not serialised.
@@ -320,7 +334,8 @@ class DifferenceReport:
         """Reads what `to_json` wrote; null becomes NaN where a number is required.
 
         Fields that this version does not know are ignored, so that a newer minor version's report
-        still opens. Scores, thumbnails and captions are not in the JSON and come back empty.
+        still opens. A report of schema version 1 opens too: no second ranker has checked it.
+        Scores, thumbnails and captions are not in the JSON and come back empty.
 
         Raises:
             InputError: It is not JSON, not a report, or of a schema version this one cannot read.
@@ -336,9 +351,9 @@ class DifferenceReport:
                 "Expected a visdiff report (a JSON object with schema_version), got something "
                 "else; pass the contents of report.json."
             )
-        if data["schema_version"] != SCHEMA_VERSION:
+        if data["schema_version"] not in _READABLE:
             raise InputError(
-                f"Expected a report of schema_version {SCHEMA_VERSION}, got "
+                f"Expected a report of schema_version {' or '.join(map(str, _READABLE))}, got "
                 f"{data['schema_version']!r}; read it with the version of visdiff that wrote it "
                 "(provenance.versions says which)."
             )

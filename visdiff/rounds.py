@@ -9,9 +9,10 @@ from visdiff import stats
 from visdiff.backends import Backends
 from visdiff.cache import Cache
 from visdiff.config import Config
-from visdiff.errors import VisdiffError
+from visdiff.errors import InputError, VisdiffError
 from visdiff.imageset import ImageSet
 from visdiff.proposers import Evidence, Proposals
+from visdiff.sampling import choose
 
 #: With ``rounds="auto"``: at most this many, and another only when the image features tell the
 #: discovery halves apart better than the sentences do by more than this AUROC.
@@ -31,8 +32,9 @@ def propose(
 ) -> Proposals:
     """Proposes hypotheses from the discovery half, in one round or several.
 
-    Later rounds see only the images that the sentences so far leave unexplained. They look at
-    the discovery half alone, so the scoring half stays untouched.
+    Later rounds see only the images that the sentences so far leave unexplained, and of those a
+    sample where ``proposer.sampling`` says how to choose it. Both look at the discovery half alone,
+    so the scoring half stays untouched.
 
     Args:
         backends: The models.
@@ -55,7 +57,8 @@ def propose(
     unexplained = np.ones(len(is_a), bool)
     found = Proposals()
     for number in range(1, rounds + 1):
-        evidence = _evidence(a, b, captions, unexplained, bool(config.paired_by), cache, progress)
+        shown = _shown(backends, a, b, unexplained, config, rng, cache, progress)
+        evidence = _evidence(a, b, captions, shown, bool(config.paired_by), cache, progress)
         if not len(evidence.images_a) or not len(evidence.images_b):
             break
         known = {(h.text.casefold(), h.direction) for h in found.hypotheses}
@@ -79,6 +82,31 @@ def propose(
             "computed so far is in the cache: run again."
         )
     return found
+
+
+def _shown(
+    backends: Backends,
+    a: ImageSet,
+    b: ImageSet,
+    left: np.ndarray,
+    config: Config,
+    rng: np.random.Generator,
+    cache: Cache,
+    progress: bool,
+) -> np.ndarray:
+    """Which of the images left the proposer is shown, (n_a + n_b,) bool; all where it draws."""
+    strategy, paired = config.proposer.sampling, bool(config.paired_by)
+    if strategy == "random":
+        return left
+    features = backends.features(a, b, cache, progress)
+    if features is None:
+        raise InputError(
+            f"expected image features for proposer.sampling {strategy!r}, got a ranker that has "
+            "none; use the ranker 'clip'"
+        )
+    is_a = np.arange(len(a) + len(b)) < len(a)
+    size = config.proposer.sample_size
+    return choose(strategy, features, is_a, size, rng, open_=left, paired=paired)
 
 
 def _evidence(

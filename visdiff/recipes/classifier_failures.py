@@ -24,14 +24,43 @@ from visdiff.recipes.forming import (
     without_duplicates,
 )
 from visdiff.recipes.outcomes import named, outcomes
-from visdiff.recipes.run import RecipeReport, run
+from visdiff.recipes.run import Formed, RecipeReport, run
 
 NAME = "classifier-failures"
+CLASSIFIERS = ("torchvision:resnet50", "torchvision:resnet101")
 
 
 def classifier_failures(
     images: Any,
-    classifiers: Sequence[str] = ("torchvision:resnet50", "torchvision:resnet101"),
+    classifiers: Sequence[str] = CLASSIFIERS,
+    *,
+    cache: Cache | None = None,
+    progress: bool = True,
+    **how: Any,
+) -> RecipeReport:
+    """Compares the images that all classifiers get wrong with those that all get right.
+
+    Args:
+        images: A folder of class directories, or a manifest.
+        classifiers: One or more, each a column of predictions or a classifier to run (see
+            `visdiff.recipes.classifiers`).
+        cache: Where predictions, captions and embeddings are kept; the user's by default.
+        progress: Show progress bars on stderr.
+        **how: What `form` takes: classes, slices, the share held out, the configuration.
+
+    Returns:
+        The report; ``overall`` is wrong (A) against right (B).
+
+    Raises:
+        InputError: A source, column or classifier does not exist, or a set is empty.
+        MissingBackendError: A library or a model's weights are not available.
+    """
+    return run(form(images, classifiers, cache=cache, progress=progress, **how), cache, progress)
+
+
+def form(
+    images: Any,
+    classifiers: Sequence[str] = CLASSIFIERS,
     *,
     class_column: str | None = None,
     class_names: Mapping[str, str] | None = None,
@@ -43,8 +72,8 @@ def classifier_failures(
     config: Config,
     cache: Cache | None = None,
     progress: bool = True,
-) -> RecipeReport:
-    """Compares the images that all classifiers get wrong with those that all get right.
+) -> Formed:
+    """Forms sets of the images that all classifiers get wrong and of those that all get right.
 
     With several classifiers, images that some get right and others wrong are in neither set, and
     counted: each is run on its own, and a failure is one of all of them.
@@ -62,15 +91,12 @@ def classifier_failures(
         by: Also compare slice by slice, by the values of this column.
         held_out: Share put aside for the check of the confirmed sentences; 0 for none.
         config: The configuration of every comparison.
-        cache: Where predictions, captions and embeddings are kept; the user's by default.
+        cache: Where predictions are kept; the user's by default.
         progress: Show progress bars on stderr.
-
-    Returns:
-        The report; ``overall`` is wrong (A) against right (B).
 
     Raises:
         InputError: A source, column or classifier does not exist, or a set is empty.
-        MissingBackendError: A library or a model's weights are not available.
+        MissingBackendError: A library or a classifier's weights are not available.
     """
     if not classifiers or len(set(classifiers)) < len(classifiers):
         raise InputError(
@@ -110,6 +136,4 @@ def classifier_failures(
         sliced, more = slices(a, b, texts(a, by), texts(b, by))
         pairs += sliced
         notes += more
-    return run(
-        NAME, pairs, config=config, notes=notes, held_out=held_out, cache=cache, progress=progress
-    )
+    return Formed(NAME, pairs, config, notes, held_out)

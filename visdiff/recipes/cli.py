@@ -14,6 +14,7 @@ from visdiff.many_cli import Out
 from visdiff.options import (
     CacheOption,
     ConfigFile,
+    DryRun,
     Json,
     Preset,
     Settings,
@@ -25,7 +26,10 @@ from visdiff.options import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from visdiff.recipes.run import RecipeReport
+    from visdiff.cache import Cache
+    from visdiff.config import Config
+    from visdiff.plan import ManyPlan
+    from visdiff.recipes.run import Formed
 
 app = typer.Typer(
     help="The paper's applications: form the sets, compare, check on held-out images.",
@@ -67,21 +71,22 @@ def imagenet_v2(
     cache: CacheOption = "rw",
     out: Out = None,
     as_json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Compare a re-collected data set with the original."""
-    from visdiff.recipes.imagenet_v2 import imagenet_v2 as recipe
+    from visdiff.recipes.imagenet_v2 import form
 
     _run(
-        lambda **common: recipe(
+        lambda settings, _: form(
             variant,
             original,
             class_column=class_column,
             class_names=assignments(class_name, "--class-name") or None,
             per_class=per_class,
             held_out=held_out,
-            **common,
+            config=settings,
         ),
-        (preset, config, set_, seed, cache, out, as_json),
+        (preset, config, set_, seed, cache, out, as_json, dry_run),
     )
 
 
@@ -109,12 +114,14 @@ def clip_vs_resnet(
     cache: CacheOption = "rw",
     out: Out = None,
     as_json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Compare what only one of two classifiers gets right with other images."""
-    from visdiff.recipes.clip_vs_resnet import clip_vs_resnet as recipe
+    from visdiff.recipes.clip_vs_resnet import form
+    from visdiff.recipes.outcomes import planned_outcomes
 
     _run(
-        lambda **common: recipe(
+        lambda settings, store: form(
             images,
             first,
             second,
@@ -125,9 +132,18 @@ def clip_vs_resnet(
             match_classes=match_classes,
             per_class=per_class,
             held_out=held_out,
-            **common,
+            config=settings,
+            cache=store,
         ),
-        (preset, config, set_, seed, cache, out, as_json),
+        (preset, config, set_, seed, cache, out, as_json, dry_run),
+        lambda settings: planned_outcomes(
+            images,
+            (first, second),
+            class_column=class_column,
+            per_class=per_class,
+            held_out=held_out,
+            config=settings,
+        ),
     )
 
 
@@ -152,14 +168,16 @@ def classifier_failures(
     cache: CacheOption = "rw",
     out: Out = None,
     as_json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Compare what classifiers get wrong with what they get right."""
-    from visdiff.recipes.classifier_failures import classifier_failures as recipe
+    from visdiff.recipes.classifier_failures import CLASSIFIERS, form
+    from visdiff.recipes.outcomes import planned_outcomes
 
     _run(
-        lambda **common: recipe(
+        lambda settings, store: form(
             images,
-            *([classifier] if classifier else []),
+            classifier or CLASSIFIERS,
             class_column=class_column,
             class_names=assignments(class_name, "--class-name") or None,
             template=template,
@@ -167,9 +185,19 @@ def classifier_failures(
             per_class=per_class,
             by=by,
             held_out=held_out,
-            **common,
+            config=settings,
+            cache=store,
         ),
-        (preset, config, set_, seed, cache, out, as_json),
+        (preset, config, set_, seed, cache, out, as_json, dry_run),
+        lambda settings: planned_outcomes(
+            images,
+            classifier or CLASSIFIERS,
+            class_column=class_column,
+            per_class=per_class,
+            by=by,
+            held_out=held_out,
+            config=settings,
+        ),
     )
 
 
@@ -189,25 +217,26 @@ def generators(
     cache: CacheOption = "rw",
     out: Out = None,
     as_json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Compare two text-to-image models on the same prompts."""
-    from visdiff.recipes.generators import generators as recipe
+    from visdiff.recipes.generators import form
 
     if name and len(name) != 2:
         raise InputError(f"Expected --name twice, one for each generator, got {len(name)}.")
     names = dict(zip(("name_first", "name_second"), name or [], strict=False))
     _run(
-        lambda **common: recipe(
+        lambda settings, _: form(
             first,
             second,
             prompt=prompt,
             seed=seed_column,
             by=by,
             held_out=held_out,
+            config=settings,
             **names,
-            **common,
         ),
-        (preset, config, set_, seed, cache, out, as_json),
+        (preset, config, set_, seed, cache, out, as_json, dry_run),
     )
 
 
@@ -226,30 +255,55 @@ def memorability(
     cache: CacheOption = "rw",
     out: Out = None,
     as_json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Compare the images at the two ends of a score."""
-    from visdiff.recipes.memorability import memorability as recipe
+    from visdiff.recipes.memorability import form
 
     _run(
-        lambda **common: recipe(
-            images, score, low=low, high=high, by=by, held_out=held_out, **common
+        lambda settings, _: form(
+            images, score, low=low, high=high, by=by, held_out=held_out, config=settings
         ),
-        (preset, config, set_, seed, cache, out, as_json),
+        (preset, config, set_, seed, cache, out, as_json, dry_run),
     )
 
 
-def _run(recipe: "Callable[..., RecipeReport]", told: tuple[Any, ...]) -> None:
-    """Runs a recipe with what all commands share, saves and prints its report."""
+def _run(
+    form: "Callable[[Config, Cache], Formed]",
+    told: tuple[Any, ...],
+    unformed: "Callable[[Config], ManyPlan | None] | None" = None,
+) -> None:
+    """Forms a recipe's sets, says what comparing them takes, and compares them.
+
+    Args:
+        form: Forms the sets.
+        told: What all commands are told.
+        unformed: Bounds what it takes where the sets cannot be formed without running a model; None
+            when they can.
+    """
     from visdiff.cache import Cache
     from visdiff.many_cli import whole
     from visdiff.many_page import summary
+    from visdiff.recipes.run import planned, run
 
-    preset, file, set_, seed, mode, out, as_json = told
+    preset, file, set_, seed, mode, out, as_json, dry_run = told
     config = configuration(preset, file).changed(seed=seed).with_set(assignments(set_, "--set"))
+    bound = unformed(config) if unformed is not None and dry_run else None
+    if bound is not None:
+        typer.echo(bound.to_json() if as_json else bound.sentence())
+        return
     if out is not None:
         writable(Path(out))
     with Cache(mode=mode) as store:
-        report = recipe(config=config, cache=store)
+        formed = form(config, store)
+        costs = planned(formed)
+        if dry_run:
+            typer.echo(costs.to_json() if as_json else costs.sentence())
+            for note in formed.notes:
+                typer.echo(f"note: {note}", err=True)
+            return
+        typer.echo(costs.sentence(), err=True)
+        report = run(formed, store)
     if out is not None:
         report.save(out)
     if as_json:

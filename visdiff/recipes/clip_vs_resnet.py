@@ -22,16 +22,49 @@ from visdiff.recipes.forming import (
     without_duplicates,
 )
 from visdiff.recipes.outcomes import named, outcomes
-from visdiff.recipes.run import RecipeReport, run
+from visdiff.recipes.run import Formed, RecipeReport, run
 
 NAME = "clip-vs-resnet"
+FIRST = "open_clip:ViT-B-32/openai"
+SECOND = "torchvision:resnet50/IMAGENET1K_V1"
 Against = Literal["both-right", "reverse", "rest"]
 
 
 def clip_vs_resnet(
     images: Any,
-    first: str = "open_clip:ViT-B-32/openai",
-    second: str = "torchvision:resnet50/IMAGENET1K_V1",
+    first: str = FIRST,
+    second: str = SECOND,
+    *,
+    cache: Cache | None = None,
+    progress: bool = True,
+    **how: Any,
+) -> RecipeReport:
+    """Compares the images that only the first classifier gets right with others.
+
+    Args:
+        images: A folder of class directories, or a manifest.
+        first: A column of predictions, or a classifier to run (`visdiff.recipes.classifiers`).
+        second: Likewise.
+        cache: Where predictions, captions and embeddings are kept; the user's by default.
+        progress: Show progress bars on stderr.
+        **how: What `form` takes: what to compare with, classes, slices, the share held out, the
+            configuration.
+
+    Returns:
+        The report; ``overall`` is only the first right (A) against the others (B).
+
+    Raises:
+        InputError: A source, column or classifier does not exist, or a set is empty.
+        MissingBackendError: A library or a model's weights are not available.
+    """
+    formed = form(images, first, second, cache=cache, progress=progress, **how)
+    return run(formed, cache, progress)
+
+
+def form(
+    images: Any,
+    first: str = FIRST,
+    second: str = SECOND,
     *,
     against: Against = "both-right",
     class_column: str | None = None,
@@ -43,8 +76,8 @@ def clip_vs_resnet(
     config: Config,
     cache: Cache | None = None,
     progress: bool = True,
-) -> RecipeReport:
-    """Compares the images that only the first classifier gets right with others.
+) -> Formed:
+    """Forms sets of the images that only the first classifier gets right and of others.
 
     Classifiers differ from class to class, so "more dogs" may be all there is to find; with
     ``match_classes`` both sets have the same classes in the same shares.
@@ -62,7 +95,7 @@ def clip_vs_resnet(
         per_class: Also compare class by class, with one correction over all.
         held_out: Share put aside for the check of the confirmed sentences; 0 for none.
         config: The configuration of every comparison.
-        cache: Where predictions, captions and embeddings are kept; the user's by default.
+        cache: Where predictions are kept; the user's by default.
         progress: Show progress bars on stderr.
 
     Raises:
@@ -105,6 +138,4 @@ def clip_vs_resnet(
         sliced, more = slices(a, b, classes_of(a, place), classes_of(b, place))
         pairs += sliced
         notes += more
-    return run(
-        NAME, pairs, config=config, notes=notes, held_out=held_out, cache=cache, progress=progress
-    )
+    return Formed(NAME, pairs, config, notes, held_out)

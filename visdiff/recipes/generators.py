@@ -16,7 +16,7 @@ from visdiff.errors import InputError
 from visdiff.halves import align
 from visdiff.imageset import ImageSet
 from visdiff.recipes.forming import Pairs, slices, texts, with_columns
-from visdiff.recipes.run import RecipeReport, run
+from visdiff.recipes.run import Formed, RecipeReport, run
 
 NAME = "generators"
 #: Which of a prompt's images this is, where no column says it.
@@ -27,6 +27,33 @@ def generators(
     first: Any,
     second: Any,
     *,
+    cache: Cache | None = None,
+    progress: bool = True,
+    **how: Any,
+) -> RecipeReport:
+    """Compares two generators on the same prompts.
+
+    Args:
+        first: Set A: a manifest with the prompt of each image, or a folder that holds one.
+        second: Set B, likewise.
+        cache: Where captions and embeddings are kept; the user's by default.
+        progress: Show progress bars on stderr.
+        **how: What `form` takes: columns, names, slices, the share held out, the configuration.
+
+    Returns:
+        The report; ``overall`` is first (A) against second (B).
+
+    Raises:
+        InputError: A source or column does not exist, or no image has a partner.
+        MissingBackendError: A library or a model's weights are not available.
+    """
+    return run(form(first, second, **how), cache, progress)
+
+
+def form(
+    first: Any,
+    second: Any,
+    *,
     prompt: str = "prompt",
     seed: str | None = None,
     by: str | None = None,
@@ -34,10 +61,8 @@ def generators(
     name_second: str = "second",
     held_out: float = 0.2,
     config: Config,
-    cache: Cache | None = None,
-    progress: bool = True,
-) -> RecipeReport:
-    """Compares two generators on the same prompts.
+) -> Formed:
+    """Forms two sets of the same prompts, and a pair a slice when asked.
 
     A prompt is text of a column and never part of a path. It may have any number of images: with a
     column of seeds, an image's partner has the same prompt and seed; without, the k-th image of a
@@ -55,12 +80,9 @@ def generators(
         held_out: Share of the prompts put aside for the check of the confirmed sentences; 0 for
             none.
         config: The configuration of every comparison; what it is paired by is set here.
-        cache: Where captions and embeddings are kept; the user's by default.
-        progress: Show progress bars on stderr.
 
     Raises:
         InputError: A source or column does not exist, or no image has a partner.
-        MissingBackendError: A library or a model's weights are not available.
     """
     sets = [
         ImageSet.open(_manifest(source), name=name)
@@ -98,16 +120,8 @@ def generators(
         sliced, more = slices(a, b, texts(a, by), texts(a, by))
         pairs += sliced
         notes += more
-    return run(
-        NAME,
-        pairs,
-        config=config.changed(paired_by=(prompt, seed)),
-        notes=notes,
-        held_out=held_out,
-        held_out_by=(prompt,),
-        cache=cache,
-        progress=progress,
-    )
+    paired = config.changed(paired_by=(prompt, seed))
+    return Formed(NAME, pairs, paired, notes, held_out, held_out_by=(prompt,))
 
 
 def _manifest(source: Any) -> Any:

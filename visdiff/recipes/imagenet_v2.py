@@ -22,13 +22,40 @@ from visdiff.recipes.forming import (
     slices,
     without_duplicates,
 )
-from visdiff.recipes.run import RecipeReport, run
+from visdiff.recipes.run import Formed, RecipeReport, run
 
 NAME = "imagenet-v2"
 _WNID = re.compile(r"n\d{8}")
 
 
 def imagenet_v2(
+    variant: Any,
+    original: Any,
+    *,
+    cache: Cache | None = None,
+    progress: bool = True,
+    **how: Any,
+) -> RecipeReport:
+    """Compares two data sets of the same classes, overall and per class.
+
+    Args:
+        variant: Set A: a folder of class directories, or a manifest with a column of classes.
+        original: Set B, likewise.
+        cache: Where captions and embeddings are kept; the user's cache by default.
+        progress: Show progress bars on stderr.
+        **how: What `form` takes: columns, names, slices, the share held out, the configuration.
+
+    Returns:
+        The report; ``overall`` is variant (A) against original (B).
+
+    Raises:
+        InputError: A source or column does not exist, or the two share no class.
+        MissingBackendError: A library or a model's weights are not available.
+    """
+    return run(form(variant, original, **how), cache, progress)
+
+
+def form(
     variant: Any,
     original: Any,
     *,
@@ -39,10 +66,8 @@ def imagenet_v2(
     name_original: str = "original",
     held_out: float = 0.2,
     config: Config,
-    cache: Cache | None = None,
-    progress: bool = True,
-) -> RecipeReport:
-    """Compares two data sets of the same classes, overall and per class.
+) -> Formed:
+    """Forms two sets of the same classes, and a pair a class when asked.
 
     Classes of only one of them are left out and counted, images in both are left out of both, and
     the shares of the classes are made equal, so that class is not itself a difference. ImageNetV2's
@@ -60,15 +85,9 @@ def imagenet_v2(
         name_original: What to call set B.
         held_out: Share put aside for the check of the confirmed sentences; 0 for none.
         config: The configuration of every comparison; its seed draws the images that stay.
-        cache: Where captions and embeddings are kept; the user's cache by default.
-        progress: Show progress bars on stderr.
-
-    Returns:
-        The report; ``overall`` is variant (A) against original (B).
 
     Raises:
         InputError: A source or column does not exist, or the two share no class.
-        MissingBackendError: A library or a model's weights are not available.
     """
     a = ImageSet.open(variant, name=name_variant)
     b = ImageSet.open(original, name=name_original)
@@ -86,9 +105,7 @@ def imagenet_v2(
         sliced, more = slices(a, b, classes_of(a, place_a), classes_of(b, place_b))
         pairs += sliced
         notes += more
-    return run(
-        NAME, pairs, config=config, notes=notes, held_out=held_out, cache=cache, progress=progress
-    )
+    return Formed(NAME, pairs, config, notes, held_out)
 
 
 def _renamed(names: np.ndarray, class_names: Mapping[str, str] | None) -> np.ndarray:

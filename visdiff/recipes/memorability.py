@@ -15,7 +15,7 @@ from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.recipes.forming import Pairs, digests, left_out, texts, with_columns
-from visdiff.recipes.run import RecipeReport, run
+from visdiff.recipes.run import Formed, RecipeReport, run
 
 NAME = "memorability"
 
@@ -24,15 +24,41 @@ def memorability(
     images: Any,
     score: str,
     *,
+    cache: Cache | None = None,
+    progress: bool = True,
+    **how: Any,
+) -> RecipeReport:
+    """Compares the images at the two ends of a score.
+
+    Args:
+        images: A manifest with a column of scores.
+        score: The column.
+        cache: Where captions and embeddings are kept; the user's by default.
+        progress: Show progress bars on stderr.
+        **how: What `form` takes: quantiles, slices, the share held out, the configuration.
+
+    Returns:
+        The report; ``overall`` is high (A) against low (B).
+
+    Raises:
+        InputError: A source or column does not exist, the scores are no numbers or all alike, or
+            the quantiles are out of order.
+        MissingBackendError: A library or a model's weights are not available.
+    """
+    return run(form(images, score, **how), cache, progress)
+
+
+def form(
+    images: Any,
+    score: str,
+    *,
     low: float = 0.25,
     high: float = 0.75,
     by: str | None = None,
     held_out: float = 0.2,
     config: Config,
-    cache: Cache | None = None,
-    progress: bool = True,
-) -> RecipeReport:
-    """Compares the images at the two ends of a score.
+) -> Formed:
+    """Forms sets of the images at the two ends of a score, and a pair a slice when asked.
 
     Images with the same bytes are one image, whose score is the mean of theirs, so that none is in
     both sets, counted twice, or put aside and proposed from at once. Images without a score are
@@ -47,16 +73,10 @@ def memorability(
             quantiles, with one correction over all.
         held_out: Share put aside for the check of the confirmed sentences; 0 for none.
         config: The configuration of every comparison.
-        cache: Where captions and embeddings are kept; the user's by default.
-        progress: Show progress bars on stderr.
-
-    Returns:
-        The report; ``overall`` is high (A) against low (B).
 
     Raises:
         InputError: A source or column does not exist, the scores are no numbers or all alike, or
             the quantiles are out of order.
-        MissingBackendError: A library or a model's weights are not available.
     """
     if not 0 < low <= high < 1:
         raise InputError(
@@ -99,9 +119,7 @@ def memorability(
                 f"{len(alike)} slices have fewer than 2 images at an end, or scores that are all "
                 f"alike, and were not compared: {manifest.listed(alike)}."
             )
-    return run(
-        NAME, pairs, config=config, notes=notes, held_out=held_out, cache=cache, progress=progress
-    )
+    return Formed(NAME, pairs, config, notes, held_out)
 
 
 def _merged(

@@ -11,6 +11,7 @@ from visdiff.cache import Cache
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
+from visdiff.plan import ManyPlan, plan_unformed
 from visdiff.recipes.classifiers import LIBRARIES, TEMPLATE, predict
 from visdiff.recipes.forming import classes, left_out, texts
 
@@ -99,6 +100,44 @@ def outcomes(
             )
         notes.append(f"{name} is right on {row.sum()} of {len(row)} images.")
     return Outcomes(opened, truth, right, tuple(notes))
+
+
+def planned_outcomes(
+    images: Any,
+    classifiers: Sequence[str],
+    *,
+    class_column: str | None,
+    per_class: bool,
+    by: str | None = None,
+    held_out: float,
+    config: Config,
+) -> ManyPlan | None:
+    """Bounds a recipe whose sets depend on predictions that do not exist yet.
+
+    Args:
+        images: A folder of class directories, or a manifest.
+        classifiers: As for `outcomes`.
+        class_column: Likewise.
+        per_class: Whether classes are compared one by one as well.
+        by: A column whose values are compared one by one as well.
+        held_out: Share of the images put aside.
+        config: The configuration.
+
+    Returns:
+        The bound; None when every prediction is in a column, so that the sets can be formed.
+
+    Raises:
+        InputError: A source or column does not exist.
+    """
+    opened = ImageSet.open(images)
+    to_run = [name for name in classifiers if _is_spec(name, opened)]
+    if not to_run:
+        return None
+    truth = classes(opened, class_column)
+    slices = len(set(truth.tolist()) - {""}) if per_class else 0
+    slices += len(set(texts(opened, by).tolist()) - {""}) if by is not None else 0
+    n = int((truth != "").sum())
+    return plan_unformed(n, slices, n * len(to_run), held_out, config)
 
 
 def named(found: Outcomes, chosen: np.ndarray, name: str) -> tuple[ImageSet, np.ndarray]:

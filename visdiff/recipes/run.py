@@ -1,4 +1,8 @@
-"""What every recipe does with the sets that it has formed: compare together, check on the rest."""
+"""What every recipe does with the sets that it has formed: compare together, check on the rest.
+
+A recipe has two parts. Its ``form`` turns data into a `Formed`: pairs of sets, and what was left
+out of them. `run` compares them; `planned` says what that would take, and computes nothing.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,6 +17,7 @@ from visdiff.config import Config
 from visdiff.imageset import ImageSet
 from visdiff.many import compare_pairs
 from visdiff.many_report import ManyReport, Pair, write
+from visdiff.plan import ManyPlan, plan_many
 from visdiff.recipes.heldout import HeldOut, check, hold_out
 from visdiff.report.markdown import escape
 from visdiff.results import DifferenceReport
@@ -73,27 +78,33 @@ class RecipeReport:
         return folder
 
 
-def run(
-    recipe: str,
-    pairs: Sequence[tuple[ImageSet, ImageSet]],
-    *,
-    config: Config,
-    notes: Sequence[str] = (),
-    held_out: float = 0.2,
-    held_out_by: Sequence[str] = (),
-    cache: Cache | None = None,
-    progress: bool = True,
-) -> RecipeReport:
-    """Compares the pairs with one correction over all, and checks what they confirm.
+@dataclass(frozen=True)
+class Formed:
+    """The sets of a recipe, before anything is compared.
 
-    Args:
+    Attributes:
         recipe: The recipe's name.
         pairs: The whole sets first, then the slices; a pair's names occur once.
         config: The configuration of every comparison.
         notes: Sentences on how the sets were formed.
         held_out: Share of every set that neither proposes nor tests; 0 for no check.
         held_out_by: Columns whose values are put aside as a whole; the image's content, or the
-            pair's key, by default.
+            pair's key, when empty.
+    """
+
+    recipe: str
+    pairs: Sequence[tuple[ImageSet, ImageSet]]
+    config: Config
+    notes: Sequence[str] = ()
+    held_out: float = 0.2
+    held_out_by: Sequence[str] = ()
+
+
+def run(formed: Formed, cache: Cache | None = None, progress: bool = True) -> RecipeReport:
+    """Compares the pairs with one correction over all, and checks what they confirm.
+
+    Args:
+        formed: The sets, and how to compare them.
         cache: Where captions and embeddings are kept; the user's cache by default.
         progress: Show progress bars on stderr.
 
@@ -101,20 +112,45 @@ def run(
         InputError: No pair could be compared, or a setting does not fit.
         MissingBackendError: A library or a model's weights are not available.
     """
-    key = tuple(held_out_by) or config.paired_by
-    kept, aside, cut = [], [], config
-    for a, b in pairs:
-        to_compare, put_aside, cut = hold_out(a, b, held_out, config, key)
-        kept.append(to_compare)
-        aside.append(put_aside)
+    kept, aside, config = _cut(formed)
     with Cache() if cache is None else nullcontext(cache) as store:
-        backends = Backends.of(cut, store)
+        backends = Backends.of(config, store)
         many = compare_pairs(
-            kept, title=recipe, config=cut, cache=store, backends=backends, progress=progress
+            kept,
+            title=formed.recipe,
+            config=config,
+            cache=store,
+            backends=backends,
+            progress=progress,
         )
         checks: dict[Pair, HeldOut] = {}
-        for a, b in aside if held_out else []:
+        for a, b in aside:
             if (report := many.reports.get((a.name, b.name))) is not None:
                 checks[a.name, b.name] = check(report, a, b, backends, store, progress)
     told = [f"{a} and {b}: {h.sentence()}" for (a, b), h in checks.items() if h.sentences]
-    return RecipeReport(recipe, replace(many, warnings=(*notes, *told)), checks, tuple(notes))
+    notes = tuple(formed.notes)
+    return RecipeReport(formed.recipe, replace(many, warnings=(*notes, *told)), checks, notes)
+
+
+def planned(formed: Formed) -> ManyPlan:
+    """Says what `run` would take at most; decodes no image and loads no model.
+
+    Raises:
+        InputError: A setting does not fit, or a backend cannot be had as it is configured.
+    """
+    kept, aside, config = _cut(formed)
+    return plan_many(kept, config, aside)
+
+
+def _cut(
+    formed: Formed,
+) -> tuple[list[tuple[ImageSet, ImageSet]], list[tuple[ImageSet, ImageSet]], Config]:
+    """The pairs to compare, what is put aside of each (none without a check), the configuration."""
+    config = formed.config
+    key = tuple(formed.held_out_by) or config.paired_by
+    kept, aside = [], []
+    for a, b in formed.pairs:
+        to_compare, put_aside, config = hold_out(a, b, formed.held_out, formed.config, key)
+        kept.append(to_compare)
+        aside.append(put_aside)
+    return kept, aside if formed.held_out else [], config

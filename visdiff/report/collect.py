@@ -32,8 +32,9 @@ def collect(report: DifferenceReport, figures_too: bool = True) -> dict[str, Any
 
     Returns:
         A dict with ``verdict``, ``state`` ("found", "none" or "double-dipped"), ``summary``,
-        ``sets``, ``differences``, ``separability``, ``null``, ``preflight``, ``rejected``,
-        ``warnings``, ``config`` and ``provenance``. Missing numbers and NaN are None.
+        ``sets``, ``differences`` (each with ``verify``, None where no second ranker checked it),
+        ``second_ranker`` (its name, or None), ``separability``, ``null``, ``preflight``,
+        ``rejected``, ``warnings``, ``config`` and ``provenance``. Missing numbers and NaN are None.
     """
     confirmed = sum(d.confirmed for d in report.differences)
     candidates = sum(1 + len(d.synonyms) for d in report.differences) + len(report.rejected)
@@ -49,6 +50,7 @@ def collect(report: DifferenceReport, figures_too: bool = True) -> dict[str, Any
         "names": {"A": report.set_a.name, "B": report.set_b.name},
         "sets": {"A": _set_card(report.set_a), "B": _set_card(report.set_b)},
         "paired_by": list(report.paired_by),
+        "second_ranker": second_ranker(report),
         "differences": [
             _difference(report, d, number, scored) for number, d in enumerate(report.differences, 1)
         ],
@@ -130,7 +132,8 @@ def _summary(report: DifferenceReport, state: str, confirmed: int, candidates: i
     held_out = f"Every number is computed on {images} that proposed nothing{pairs}."
     if state == "found":
         return [
-            f"Out of {_count(candidates, 'candidate sentence')}, {confirmed} held up. {held_out}"
+            f"Out of {_count(candidates, 'candidate sentence')}, {confirmed} held up. {held_out}",
+            *_checked(report),
         ]
     sentences = [f"Out of {_count(candidates, 'candidate sentence')}, none held up. {held_out}"]
     if floor is not None:
@@ -139,6 +142,20 @@ def _summary(report: DifferenceReport, state: str, confirmed: int, candidates: i
             "power 0.8; smaller differences cannot be ruled out."
         )
     return sentences
+
+
+def _checked(report: DifferenceReport) -> list[str]:
+    """What the second ranker made of the confirmed differences, in a sentence."""
+    name = second_ranker(report)
+    if name is None:
+        return []
+    says = [verify_text(d) for d in report.differences if d.confirmed]
+    unscored = says.count("no score")
+    return [
+        f"A second ranker ({name}) scored the confirmed ones on the same images: it agrees on "
+        f"{says.count('agrees')} and disagrees on {says.count('disagrees')}"
+        + (f"; {unscored} it could not score." if unscored else ".")
+    ]
 
 
 def _set_card(card: SetCard) -> dict[str, Any]:
@@ -176,12 +193,41 @@ def _difference(
         "synonyms": list(d.synonyms),
         "proposer": d.proposer,
         "round": d.round,
+        "verify": _verify(d),
         "forest": figures.forest_row(d.auroc, d.ci_low, d.ci_high, d.direction),
         "histogram": _histogram(scored, d.text) if scored is not None else None,
         "evidence": {
             "A": _evidence(report, "A", d.evidence_a) if scored is not None else [],
             "B": _evidence(report, "B", d.evidence_b) if scored is not None else [],
         },
+    }
+
+
+def second_ranker(report: DifferenceReport) -> str | None:
+    """Name of the ranker that checked the confirmed differences; None when none did."""
+    if not any(d.disputed is not None or d.verify_n_unscored for d in report.differences):
+        return None
+    told = report.config.get("verify")
+    return str(told["backend"]) if isinstance(told, Mapping) else "second ranker"
+
+
+def verify_text(d: Difference) -> str:
+    """What the second ranker says of a difference: "agrees", "disagrees", "no score" or "–"."""
+    if d.disputed is not None:
+        return "disagrees" if d.disputed else "agrees"
+    return "no score" if d.verify_n_unscored else "–"
+
+
+def _verify(d: Difference) -> dict[str, Any] | None:
+    if d.disputed is None and not d.verify_n_unscored:
+        return None
+    return {
+        "says": verify_text(d),
+        "disputed": bool(d.disputed),
+        "auroc": finite(d.verify_auroc),
+        "ci_low": finite(d.verify_ci_low),
+        "ci_high": finite(d.verify_ci_high),
+        "n_unscored": d.verify_n_unscored,
     }
 
 

@@ -74,6 +74,7 @@ def _differences(data: dict) -> list[str]:
             p_text(d["q_value"]),
             mean_text(d["mean_a"]),
             mean_text(d["mean_b"]),
+            *([_second(d)] if data["second_ranker"] else []),
         )
         for d in data["differences"]
     ]
@@ -87,6 +88,7 @@ def _differences(data: dict) -> list[str]:
         "q",
         "mean A",
         "mean B",
+        *([f"second ranker ({escape(data['second_ranker'])})"] if data["second_ranker"] else []),
     )
     parts = ["## Differences", _table(header, rows, numbers_from=4)]
     also = [
@@ -97,6 +99,17 @@ def _differences(data: dict) -> list[str]:
     if also:
         parts += ["Other sentences that say the same:", "\n".join(also)]
     return parts
+
+
+def _second(d: dict) -> str:
+    """What the second ranker says, with its AUROC and interval."""
+    second = d["verify"]
+    if second is None:
+        return "–"
+    if second["auroc"] is None:
+        return second["says"]
+    says = "DISAGREES" if second["disputed"] else second["says"]
+    return f"{says}: {auroc_text(second['auroc'])}, {_interval(second)}"
 
 
 def _separability(data: dict) -> list[str]:

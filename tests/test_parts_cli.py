@@ -1,0 +1,342 @@
+"""`visdiff caption` and `visdiff rank`, and what every command says before it computes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+from fakes import said, write_set
+from typer.testing import CliRunner
+
+import visdiff
+from visdiff import captioning
+from visdiff.cache import Cache
+from visdiff.captioners.manifest import ManifestCaptioner
+from visdiff.cli import app
+from visdiff.config import Config
+from visdiff.errors import InputError, MissingBackendError, VisdiffError
+from visdiff.imageset import ImageSet
+from visdiff.llm import Failure
+from visdiff.llm.scripted import ScriptedChat
+from visdiff.ranking import rank, with_hypotheses
+
+WORDS = ("--captioner", "manifest", "--ranker", "captions-lexical")
+
+
+class Talker(ScriptedChat):
+    """Says the same of every image."""
+
+    def __init__(self, **_: Any) -> None:
+        super().__init__(lambda request: "a square", True, "talker")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISDIFF_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(fakes.ColourCaptioner, "computed", 0)
+    monkeypatch.setattr(fakes.ColourChat, "asked", 0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten images, one of them damaged, with a manifest that knows their prompt."""
+    path = tmp_path / "images"
+    colours = ["red", "blue"] * 5
+    write_set(path, [""] * 10, seed=1, colours=colours, prompt=[f"p, “{i}”" for i in range(10)])
+    (path / "004.png").write_bytes(b"no image")
+    return path
+
+
+def run(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+# caption --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_captions_are_a_manifest_that_opens_unchanged(folder: Path, suffix: str) -> None:
+    out = folder / f"captions.{suffix}"
+    ran = run("caption", folder / "manifest.csv", "--captioner", "fakes:ColourCaptioner", "--out",
+              out, "--json")  # fmt: skip
+    assert ran.exit_code == 3, ran.output
+    told = json.loads(ran.stdout)
+    assert (told["images"], told["captioned"]) == (10, 9)
+    assert list(told["failed"]) == ["004.png"]
+    before, after = ImageSet.open(folder / "manifest.csv"), ImageSet.open(out)
+    assert after.ids == before.ids
+    assert [after.path(i) for i in range(10)] == [before.path(i) for i in range(10)]
+    assert after.frame["prompt"].tolist() == before.frame["prompt"].tolist()
+    with Cache(mode="off") as cache:
+        found = ManifestCaptioner().captions(after, cache)
+    assert found.values[:4] == ["a red square", "a blue square"] * 2
+    # A failure is empty, never a text.
+    assert found.values[4] is None
+    assert set(found.failures) == {4}
+
+
+def test_a_second_run_computes_only_what_failed(folder: Path) -> None:
+    told = ("caption", folder, "--captioner", "fakes:ColourCaptioner", "--out", folder / "c.csv")
+    ran = run(*told)
+    assert ran.exit_code == 3
+    assert "9 of 10 images captioned" in ran.stdout
+    assert "004.png" in ran.stderr
+    assert fakes.ColourCaptioner.computed == 9
+    fakes.picture("green", np.random.default_rng(0)).save(folder / "004.png")
+    ran = run(*told)
+    assert ran.exit_code == 0, ran.output
+    assert fakes.ColourCaptioner.computed == 10
+    assert "a green square" in (folder / "c.csv").read_text("utf-8")
+
+
+def test_paths_are_relative_where_the_images_lie_below(folder: Path, tmp_path: Path) -> None:
+    images = ImageSet.open(folder)
+    captions: list[str | None] = [None] * 10
+    above = captioning.table(images, captions, tmp_path)
+    assert above["path"].tolist()[0] == "images/000.png"
+    beside = captioning.table(images, captions, tmp_path / "elsewhere")
+    assert beside["path"].tolist()[0] == str(folder / "000.png")
+    captioning.write(beside, tmp_path / "elsewhere" / "c.csv")
+    moved = ImageSet.open(tmp_path / "elsewhere" / "c.csv")
+    assert moved.digest(0) == images.digest(0)
+    drawn = ImageSet.open([fakes.picture("red", np.random.default_rng(0))])
+    with pytest.raises(InputError, match="in memory"):
+        captioning.table(drawn, [None], tmp_path)
+
+
+def test_captions_with_commas_and_line_breaks_survive(folder: Path) -> None:
+    images = ImageSet.open(folder)
+    captions: list[str | None] = ['a "red", dog\nby the sea', "NA", "007", None, "ü – 猫"] * 2
+    for suffix in captioning.SUFFIXES:
+        out = folder / f"odd{suffix}"
+        captioning.write(captioning.table(images, captions, folder), out)
+        with Cache(mode="off") as cache:
+            assert ManifestCaptioner().captions(ImageSet.open(out), cache).values == captions
+
+
+def test_wrong_targets_are_said_before_anything_is_captioned(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for out, says in (
+        (tmp_path / "captions.txt", "a manifest to write"),
+        (tmp_path / "file" / "c.csv", "a file that can be written"),
+        (folder, "a manifest to write"),
+    ):
+        ran = run("caption", folder, "--captioner", "fakes:ColourCaptioner", "--out", out)
+        assert isinstance(ran.exception, InputError)
+        assert says in str(ran.exception)
+    assert fakes.ColourCaptioner.computed == 0
+
+
+def test_the_plan_of_captions(folder: Path) -> None:
+    told = ("caption", folder, "--out", folder / "c.csv", "--dry-run", "--json")
+    plan = json.loads(run(*told, "--captioner", "fakes:ColourCaptioner").stdout)
+    assert plan == {"images": 10, "paid_calls": 0}
+    plan = json.loads(run(*told, "--captioner", "chat", "--llm", "x").stdout)
+    assert plan == {"images": 10, "paid_calls": 10}
+    assert not (folder / "c.csv").exists()
+
+
+def test_a_spent_budget_leaves_empty_cells(folder: Path) -> None:
+    told = ("caption", folder, "--captioner", "chat", "--set", "llm.backend=test_parts_cli:Talker")
+    ran = run(*told, "--out", folder / "c.jsonl", "--max-calls", 3, "--json")
+    assert ran.exit_code == 3, ran.output
+    assert json.loads(ran.stdout)["captioned"] == 3
+    assert ImageSet.open(folder / "c.jsonl").frame["caption"].tolist().count("a square") == 3
+    assert "budget is spent" in ran.stderr
+
+
+# rank -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("sets")
+    return (
+        write_set(folder / "wall", said(80, 1, place="by a brick wall", share=0.9), seed=1),
+        write_set(folder / "lawn", said(80, 2, place="on the grass", share=0.9), seed=2),
+    )
+
+
+def test_every_sentence_has_its_numbers(sets: tuple[Path, Path], tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("# places\nby a brick wall\n\nB: on the grass\n", "utf-8")
+    given = ("--hypotheses", file, "--hypotheses", "A: a cook")
+    ran = run("rank", *sets, *WORDS, *given, "--json", "--out", tmp_path / "out")
+    assert ran.exit_code == 0, ran.output
+    told = json.loads(ran.stdout)
+    rows = {(s["text"], s["direction"]): s for s in told["sentences"]}
+    assert set(rows) == {
+        ("by a brick wall", "A"),
+        ("by a brick wall", "B"),
+        ("on the grass", "B"),
+        ("a cook", "A"),
+    }
+    for row in rows.values():
+        assert row["ci_low"] <= row["auroc"] <= row["ci_high"]
+        assert 0 <= row["p_value"] <= row["q_value"] <= 1
+    assert rows["by a brick wall", "A"]["confirmed"]
+    assert rows["on the grass", "B"]["confirmed"]
+    assert not rows["a cook", "A"]["confirmed"]
+    # What is rejected has an interval too, mirrored in the other direction.
+    one, other = (rows["by a brick wall", side] for side in "AB")
+    assert other["auroc"] == pytest.approx(1 - one["auroc"])
+    assert other["ci_low"] == pytest.approx(1 - one["ci_high"])
+    assert told["sentences"][0]["confirmed"]
+    # The same numbers as compare's, and the same folder.
+    report = visdiff.compare(
+        *sets,
+        captioner="manifest",
+        ranker="captions-lexical",
+        proposer={
+            "backend": "manual",
+            "hypotheses": ("by a brick wall", "B: on the grass", "A: a cook"),
+        },
+        progress=False,
+    )
+    assert [d["q_value"] for d in told["report"]["differences"]] == [
+        d.q_value for d in report.differences
+    ]
+    names = {"report.html", "report.json", "report.md", "differences.csv", "scores.parquet"}
+    assert {f.name for f in (tmp_path / "out").iterdir()} == names
+    table = run("rank", *sets, *WORDS, *given)
+    assert table.exit_code == 0
+    for text in ("AUROC", "interval", "p", "q", "a cook", "on the grass"):
+        assert text in table.stdout
+
+
+def test_wrong_sentences_are_one_sentence(sets: tuple[Path, Path]) -> None:
+    for given, says in (
+        ((), "Missing option"),
+        (("--hypotheses", "mine.txt"), "where there is no file"),
+        (("--hypotheses", "folder/mine.lst"), "where there is no file"),
+        (("--hypotheses", "A: "), "expected a hypothesis such as"),
+    ):
+        ran = run("rank", *sets, *WORDS, *given)
+        assert says in (str(ran.exception) + ran.output)
+        assert ran.exit_code != 0
+    config = with_hypotheses(Config.of("miniature").changed(rounds="auto"), ["a dog/cat"])
+    assert config.proposer.hypotheses == ("a dog/cat",)
+    assert config.rounds == 1
+
+
+def test_unscored_sentences_end_in_status_3(
+    sets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fakes.ColourChat, "fails", Failure("timed out", "timeout"))
+    told = ("--captioner", "manifest", "--ranker", "captions-llm", "--hypotheses", "A: by a wall")
+    ran = run("rank", *sets, *told, "--set", "llm.backend=fakes:ColourChat", "--json")
+    assert ran.exit_code == 3
+    (row,) = json.loads(ran.stdout)["sentences"]
+    assert row["auroc"] is None
+    assert row["n_a"] == row["n_b"] == 0
+    assert row["n_unscored"] > 0
+
+
+def test_the_plan_of_a_ranking(sets: tuple[Path, Path]) -> None:
+    told = ("rank", *sets, "--hypotheses", "A: x", "--captioner", "manifest", "--dry-run", "--json")
+    plan = json.loads(run(*told, "--ranker", "captions-lexical").stdout)
+    assert (plan["hypotheses"], plan["captions"], plan["paid_calls"]) == (2, plan["scored"], 0)
+    asked = json.loads(
+        run(*told, "--ranker", "captions-llm", "--set", "llm.backend=fakes:ColourChat").stdout
+    )
+    assert asked["paid_calls"] == 2 * asked["scored"]
+    assert fakes.ColourChat.asked == 0
+
+
+def test_ranking_in_a_program(sets: tuple[Path, Path]) -> None:
+    config = Config.of("laptop").changed(captioner="manifest", ranker="captions-lexical")
+    a, b = (ImageSet.open(s, name=s.parent.name) for s in sets)
+    with Cache() as cache:
+        ranking = rank(a, b, with_hypotheses(config, ["by a brick wall"]), cache, progress=False)
+    assert [s.direction for s in ranking.sentences] == ["A", "B"]
+    assert ranking.report.set_a.name == "wall"
+
+
+# Models that cannot be had --------------------------------------------------------------------
+
+
+@pytest.fixture
+def undisturbed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Whether anybody decoded an image or began the pre-flight."""
+    touched: list[str] = []
+    image, raw = ImageSet.image, ImageSet.raw
+
+    def seen(self: ImageSet, index: int) -> Any:
+        touched.append(f"image {index}")
+        return image(self, index)
+
+    def read(self: ImageSet, index: int) -> Any:
+        touched.append(f"raw {index}")
+        return raw(self, index)
+
+    monkeypatch.setattr(ImageSet, "image", seen)
+    monkeypatch.setattr(ImageSet, "raw", read)
+    return touched
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong"),
+    [
+        ({"ranker": "captions-lexical"}, "blip-image-captioning-base"),
+        ({"captioner": "manifest"}, "open_clip model ViT-B-32"),
+        ({"captioner": "manifest", "ranker__model": "ViT-B-33"}, "a model that open_clip knows"),
+        ({"captioner": "manifest", "ranker__pretrained": "nobody"}, "a weights tag"),
+        ({"captioner__model": "/nowhere/at/all"}, "which is no folder"),
+        (
+            {
+                "captioner": "manifest",
+                "ranker": "fakes:ColourRanker",
+                "verify": {"backend": "vqa", "model": "Salesforce/blip2-opt-2.7b"},
+            },
+            "blip2-opt-2.7b",
+        ),
+    ],
+    ids=["captioner", "ranker", "model", "tag", "folder", "second ranker"],
+)
+def test_missing_models_are_said_before_the_preflight(
+    sets: tuple[Path, Path], undisturbed: list[str], settings: dict[str, Any], wrong: str
+) -> None:
+    with pytest.raises((InputError, MissingBackendError), match=wrong):
+        visdiff.compare(*sets, **settings, progress=False)
+    assert undisturbed == []
+
+
+def test_a_missing_key_is_said_before_the_preflight(
+    sets: tuple[Path, Path], undisturbed: list[str]
+) -> None:
+    told: dict[str, Any] = {"captioner": "fakes:ColourCaptioner", "ranker": "fakes:ColourRanker"}
+    with pytest.raises(VisdiffError, match="OPENAI_API_KEY"):
+        visdiff.compare(*sets, **told, proposer="captions-llm", llm__model="gpt-4", progress=False)
+    assert undisturbed == []
+    assert fakes.ColourCaptioner.computed == 0
+
+
+def test_caption_says_at_once_that_weights_are_missing(
+    folder: Path, undisturbed: list[str]
+) -> None:
+    ran = run("caption", folder, "--out", folder / "c.csv")
+    assert isinstance(ran.exception, MissingBackendError)
+    assert undisturbed == []
+
+
+def test_a_model_whose_values_are_cached_is_not_loaded(
+    sets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"captioner": "manifest", "ranker": "fakes:ColourRanker", "progress": False}
+    first = visdiff.compare(*sets, **told)
+
+    def loaded(self: Any, image: Any) -> Any:
+        raise AssertionError("the model was loaded though every value is cached")
+
+    monkeypatch.setattr(fakes.ColourRanker, "prepare", loaded)
+    again = visdiff.compare(*sets, **told)
+    assert again.differences == first.differences
+    assert again.provenance.cache_misses == 0
+
+
+def test_whoever_decodes_is_seen(sets: tuple[Path, Path], undisturbed: list[str]) -> None:
+    # The tests above rely on it: an ordinary run does not go unnoticed.
+    visdiff.compare(*sets, captioner="manifest", ranker="captions-lexical", progress=False)
+    assert undisturbed

@@ -1,0 +1,103 @@
+"""A report on a terminal: the table, the warnings, and the exit status that goes with it."""
+
+import sys
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from visdiff.report.collect import second_ranker, verify_text
+from visdiff.results import DifferenceReport
+
+
+def deliver(report: DifferenceReport, out: Path | None, as_json: bool) -> None:
+    """Saves and prints a report; exits with status 3 when something is missing from it."""
+    if out is not None:
+        report.save(out)
+    if as_json:
+        typer.echo(report.to_json(indent=2))
+    else:
+        print_report(report)
+        warn(report)
+    finish(report, out, as_json)
+
+
+def finish(report: DifferenceReport, out: Path | None, as_json: bool) -> None:
+    """Says where the report is; exits with status 3 when something is missing from it."""
+    if out is not None:
+        typer.echo(f"report: {out / 'report.html'}", err=as_json)
+    if not whole(report):
+        raise typer.Exit(3)
+
+
+def whole(report: DifferenceReport) -> bool:
+    """Whether every image was read and scored, and every question answered."""
+    unreadable = report.set_a.n_unreadable + report.set_b.n_unreadable
+    unscored = any(d.n_unscored or d.verify_n_unscored for d in report.differences)
+    return not (unreadable or unscored or report.unanswered)
+
+
+def warn(report: DifferenceReport) -> None:
+    """Prints what the reader must know, on stderr."""
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def print_report(report: DifferenceReport) -> None:
+    """Prints the verdict and the differences."""
+    names = {"A": report.set_a.name, "B": report.set_b.name}
+    checked = second_ranker(report) is not None
+    rows = [
+        (
+            d.confirmed,
+            [
+                d.text,
+                names[d.direction],
+                f"{d.auroc:.2f}",
+                f"{d.ci_low:.2f}–{d.ci_high:.2f}",
+                f"{d.q_value:.1g}",
+                *([verify_text(d)] if checked else []),
+            ],
+        )
+        for d in report.differences
+    ]
+    columns = ["difference", "more true of", "AUROC", "interval", "q"]
+    print_table(report.verdict, [*columns, *(["2nd ranker"] if checked else [])], rows)
+    console = _console()
+    if not report.differences and report.minimum_detectable_auroc is not None:
+        console.print(
+            f"The smallest AUROC that this many images could have shown: "
+            f"{report.minimum_detectable_auroc:.2f}"
+        )
+    if report.null is not None:
+        console.print(
+            f"With shuffled sets, {report.null.with_any_confirmed} of {report.null.repeats} runs "
+            "confirmed anything."
+        )
+
+
+def print_table(title: str, columns: list[str], rows: list[tuple[bool, list[str]]]) -> None:
+    """Prints a table under a title, the rows that are confirmed ticked and the others dim.
+
+    Args:
+        title: One line.
+        columns: Their headings.
+        rows: Whether it is confirmed, and the cells, of each row.
+    """
+    console = _console()
+    console.print(Text(title, style="bold"))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("", *columns):
+        table.add_column(column, justify="right" if column in ("AUROC", "p", "q") else "left")
+    for confirmed, cells in rows:
+        # Text, not markup: a hypothesis may hold square brackets.
+        marked = ("✓" if confirmed else "", *cells)
+        table.add_row(*(Text(cell, style="" if confirmed else "dim") for cell in marked))
+    if rows:
+        console.print(table)
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 120)
