@@ -294,8 +294,8 @@ def test_weights_that_are_not_there(run: Run, sets: tuple[Path, Path]) -> None:
     assert ran.out == ""
     assert "Traceback" not in ran.err
     complaint = ran.err.splitlines()[-1]
-    # What is missing, how to get it, and what works without.
-    assert "Salesforce/blip-image-captioning-base" in complaint
+    # What is missing (the first of two), how to get it, and what works without.
+    assert "ViT-B-32" in complaint
     assert "network" in complaint
     assert "`--preset miniature` runs offline, on drawings only" in complaint
 

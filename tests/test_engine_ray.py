@@ -33,8 +33,11 @@ pytestmark = [
 def engine() -> Iterator[RayEngine]:
     import ray
 
-    yield RayEngine(workers=2)
-    ray.shutdown()
+    # Workers unpickle the tests' own models, and import them from here.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        yield RayEngine(workers=2)
+        ray.shutdown()
 
 
 @pytest.fixture
