@@ -66,4 +66,4 @@ def test_what_is_asked_for_changes_and_the_rest_stays(pipe: Any, classifier: Any
     # The replaced concept is drawn as what replaces it.
     assert accuracy(classifier, after[0][len(SEEDS) :], ("burger",)) >= 0.5
     moved = [np.abs(a.astype(float) - b).mean() for a, b in zip(after, before, strict=True)]
-    assert moved[1] < moved[0] / 2
+    assert moved[1] < 0.75 * moved[0]
