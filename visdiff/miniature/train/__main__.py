@@ -14,7 +14,7 @@ from visdiff.torchvision_compat import ensure_torchvision
 
 #: Model → training steps, in the order of their dependencies.
 STEPS = {
-    "vae": 1400,
+    "vae": 1900,
     "classifier": 2500,
     "clip": 6000,
     "clip-image": 2500,
