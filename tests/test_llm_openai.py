@@ -441,7 +441,7 @@ def test_what_was_answered_before_an_error_is_given_first() -> None:
             got.append(index)
     assert {0, 1, 2, 3, 4, 5} <= set(got)
     # Nothing that was answered is dropped, and the rest is not asked.
-    assert len(got) == len(server.calls) - 1 < 10
+    assert len(got) == len(server.calls) - 1 < 30
 
 
 def test_ctrl_c_waits_for_the_calls_under_way_and_gives_their_replies() -> None:
