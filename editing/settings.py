@@ -1,7 +1,10 @@
-"""The settings of the closed-form methods: one validated table; each method has its defaults."""
+"""What the settings of all methods share, and those of the closed-form methods.
+
+A family of methods has one validated table; each method has its own defaults.
+"""
 
 import difflib
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,18 +19,59 @@ meeting the same token of the target, in order (TIME).
 """
 
 
-class LinearConfig(BaseModel):
+class MethodConfig(BaseModel):
+    """Settings of a family of methods: frozen, validated, changed by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: ClassVar[str]
+    """What the family is called in an error."""
+
+    templates: tuple[str, ...] = Field(
+        default=("{}",), min_length=1, description="Prompts that each concept is put in at {}."
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise ValueError(f"a template holds {{}} once, {template!r} does not")
+        return self
+
+    def changed(self, **values: Any) -> Self:
+        """Returns the settings with some changed.
+
+        Raises:
+            InputError: A name is unknown or a value is out of range.
+        """
+        known = list(type(self).model_fields)
+        for name in values:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                raise InputError(
+                    f"Expected a setting of {self.family}, got {name!r}{hint}; choose from "
+                    f"{', '.join(known)}."
+                )
+        try:
+            return type(self)(**self.model_dump() | values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InputError(
+                f"Expected sound settings, got {where or 'the settings'}: {first['msg']}."
+            ) from error
+
+
+class LinearConfig(MethodConfig):
     """What a closed-form method is told beside the requests.
 
     Exactly one of ``lam`` and ``lam_rel`` is set.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    family: ClassVar[str] = "closed-form methods"
 
     tokens: Tokens = "last+eos+pad"
-    templates: tuple[str, ...] = Field(
-        default=("{}",), min_length=1, description="Prompts that each concept is put in at {}."
-    )
     lam: float | None = Field(default=None, ge=0, description="λ in absolute units.")
     lam_rel: float | None = Field(default=None, ge=0, description="λ in units of tr(B) / d.")
     erase_scale: float = Field(default=1.0, gt=0)
@@ -50,9 +94,6 @@ class LinearConfig(BaseModel):
     def _sound(self) -> Self:
         if (self.lam is None) == (self.lam_rel is None):
             raise ValueError("give exactly one of lam and lam_rel")
-        for template in self.templates:
-            if template.count("{}") != 1:
-                raise ValueError(f"a template holds {{}} once, {template!r} does not")
         return self
 
     def changed(self, **values: Any) -> Self:
@@ -61,25 +102,8 @@ class LinearConfig(BaseModel):
         Raises:
             InputError: A name is unknown or a value is out of range.
         """
-        known = list(type(self).model_fields)
-        for name in values:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f" (did you mean {close[0]!r}?)" if close else ""
-                raise InputError(
-                    f"Expected a setting of closed-form methods, got {name!r}{hint}; choose from "
-                    f"{', '.join(known)}."
-                )
-        merged = self.model_dump() | values
         if "lam" in values and "lam_rel" not in values:
-            merged["lam_rel"] = None
+            values["lam_rel"] = None
         if "lam_rel" in values and "lam" not in values:
-            merged["lam"] = None
-        try:
-            return type(self)(**merged)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InputError(
-                f"Expected sound settings, got {where or 'the settings'}: {first['msg']}."
-            ) from error
+            values["lam"] = None
+        return super().changed(**values)

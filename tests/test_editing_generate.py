@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_pipelines as tiny
 import torch
 import typer
 from PIL import Image
@@ -20,148 +21,16 @@ from editing import generate_cli, imagefolder
 from editing.generate import EDITED, Progress, Run, Variant, generate, paired
 from editing.prompts import Prompt, Sample, expand
 from editing.sampling import Settings, draw
-from visdiff import miniature
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
-from visdiff.torchvision_compat import ensure_torchvision
 
 SIDE = 32
 QUICK = Settings(steps=3, guidance=3.0)
 
 
-def tokenizer() -> Any:
-    ensure_torchvision()
-    from transformers import CLIPTokenizer
-
-    return CLIPTokenizer.from_pretrained(miniature.folder("diffusion") / "tokenizer")
-
-
-def text_encoder(kind: Any, seed: int) -> Any:
-    """A CLIP text tower of width 16, large enough weights that prompts matter."""
-    from transformers import CLIPTextConfig
-
-    words = tokenizer()
-    config = CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=words.model_max_length,
-        projection_dim=16,
-        bos_token_id=words.bos_token_id,
-        eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id,
-    )
-    return spread(kind(config), seed)
-
-
-def spread(model: torch.nn.Module, seed: int) -> Any:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                deviation = 1.5 / parameter[0].numel() ** 0.5
-                parameter.normal_(0, deviation, generator=generator)
-    return model.eval()
-
-
-def unet(width: int, **more: Any) -> Any:
-    from diffusers import UNet2DConditionModel
-
-    return spread(
-        UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            norm_num_groups=4,
-            attention_head_dim=4,
-            cross_attention_dim=width,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            **more,
-        ),
-        1,
-    )
-
-
-def vae() -> Any:
-    from diffusers import AutoencoderKL
-
-    build: Any = AutoencoderKL  # its annotations name one block only
-    return spread(
-        build(
-            block_out_channels=(4, 4, 4),
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            norm_num_groups=2,
-            latent_channels=4,
-        ),
-        2,
-    )
-
-
-def scheduler() -> Any:
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-
-
-def stable_diffusion() -> Any:
-    """A Stable Diffusion 1 or 2 of a few thousand weights."""
-    words = tokenizer()
-    from diffusers import StableDiffusionPipeline
-    from transformers import CLIPTextModel
-
-    pipe = StableDiffusionPipeline(
-        vae(),
-        text_encoder(CLIPTextModel, 3),
-        words,
-        unet(16),
-        scheduler(),
-        safety_checker=None,  # pyright: ignore[reportArgumentType]
-        feature_extractor=None,  # pyright: ignore[reportArgumentType]
-        requires_safety_checker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def stable_diffusion_xl() -> Any:
-    """A Stable Diffusion XL of a few thousand weights."""
-    words = tokenizer()
-    from diffusers import StableDiffusionXLPipeline
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
-
-    more = {
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 4,
-        "projection_class_embeddings_input_dim": 6 * 4 + 16,
-    }
-    pipe = StableDiffusionXLPipeline(
-        vae(),
-        text_encoder(CLIPTextModel, 3),
-        text_encoder(CLIPTextModelWithProjection, 4),
-        words,
-        words,
-        unet(32, **more),
-        scheduler(),
-        add_watermarker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 @pytest.fixture(scope="module")
 def pipe() -> Any:
-    return stable_diffusion()
+    return tiny.sd1()
 
 
 @dataclass(frozen=True)
@@ -175,7 +44,7 @@ class Scaled:
         return f"scaled by {self.factor}"
 
     def check_base(self, pipe: Any) -> None:
-        if pipe.unet.config.cross_attention_dim != 16:
+        if hasattr(pipe, "text_encoder_2"):
             raise InputError("expected the tiny base, got another")
 
     @contextmanager
@@ -210,7 +79,7 @@ def unchanged(model: Any) -> list[torch.Tensor]:
 # --- what an image depends on
 
 
-@pytest.mark.parametrize("make", [stable_diffusion, stable_diffusion_xl])
+@pytest.mark.parametrize("make", [tiny.sd1, tiny.sdxl])
 def test_an_image_does_not_depend_on_its_batch(make: Any, tmp_path: Path) -> None:
     model = make()
     one = generate(model, samples(), tmp_path / "1", settings=QUICK, batch_size=1)
@@ -308,7 +177,7 @@ def test_edited_images_are_those_of_the_edited_pipeline(pipe: Any, tmp_path: Pat
 
 def test_an_edit_of_another_base_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="tiny base"):
-        paired(stable_diffusion_xl(), Scaled(2.0), samples(), tmp_path, settings=QUICK)
+        paired(tiny.sdxl(), Scaled(2.0), samples(), tmp_path, settings=QUICK)
     assert not list(tmp_path.rglob("*.png"))
 
 
@@ -431,7 +300,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_first(pipe: Any, tmp_path: P
 
 
 def test_pixels_that_are_not_finite_are_no_image(tmp_path: Path) -> None:
-    model = stable_diffusion()
+    model = tiny.sd1()
 
     class Overflowing(Scaled):
         @contextmanager
@@ -500,7 +369,7 @@ def test_settings_that_do_not_fit_are_said(pipe: Any, tmp_path: Path) -> None:
 
 
 def test_a_safety_checker_would_be_measured_and_is_refused(tmp_path: Path) -> None:
-    model = stable_diffusion()
+    model = tiny.sd1()
     model.register_modules(safety_checker=torch.nn.Identity())
     with pytest.raises(InputError, match="safety_checker=None"):
         generate(model, samples(), tmp_path)

@@ -1,20 +1,19 @@
 """The settings of the score family: one validated table, whose defaults each method names."""
 
-import difflib
-from typing import Any, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from editing.objective import Aim, Parametrisation, Reference
+from editing.settings import MethodConfig
 from editing.train import Plan
-from visdiff.errors import InputError
 
 Group = Literal["attn2", "attn2-kv", "not-attn2", "all"]
 """Which linear and convolutional layers of the UNet are trained, weights and biases: those of the
 cross-attentions; only their keys and values; all others; all. Norms never are."""
 
 
-class ScoreConfig(BaseModel):
+class ScoreConfig(MethodConfig):
     """What a method of the score family is told beside the requests.
 
     Shares say on whose runs of the frozen model training points lie; they need not sum to one, and
@@ -22,7 +21,7 @@ class ScoreConfig(BaseModel):
     the others take over.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    family: ClassVar[str] = "the score family"
 
     weights: Group = "attn2"
     aim: Aim = "negate"
@@ -36,9 +35,6 @@ class ScoreConfig(BaseModel):
     )
     null_weight: float = Field(default=0.0, ge=0, description="λ_u.")
     preserve_weight: float = Field(default=1.0, ge=0, description="λ_p, with preserved texts.")
-    templates: tuple[str, ...] = Field(
-        default=("{}",), min_length=1, description="Prompts that each concept is put in at {}."
-    )
     points: Literal["run", "noised"] = Field(
         default="run", description="Points of the runs, or their images' latents noised anew."
     )
@@ -66,34 +62,7 @@ class ScoreConfig(BaseModel):
     def _sound(self) -> Self:
         if self.concept_share + self.target_share + self.null_share <= 0:
             raise ValueError("give concept_share, target_share or null_share above zero")
-        for template in self.templates:
-            if template.count("{}") != 1:
-                raise ValueError(f"a template holds {{}} once, {template!r} does not")
         return self
-
-    def changed(self, **values: Any) -> Self:
-        """Returns the settings with some changed.
-
-        Raises:
-            InputError: A name is unknown or a value is out of range.
-        """
-        known = list(type(self).model_fields)
-        for name in values:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f" (did you mean {close[0]!r}?)" if close else ""
-                raise InputError(
-                    f"Expected a setting of the score family, got {name!r}{hint}; choose from "
-                    f"{', '.join(known)}."
-                )
-        try:
-            return type(self)(**self.model_dump() | values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InputError(
-                f"Expected sound settings, got {where or 'the settings'}: {first['msg']}."
-            ) from error
 
     def plan(self, save_every: int = 100) -> Plan:
         """Returns how to train."""
