@@ -43,10 +43,6 @@ def test_demo_finds_what_was_planted(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(
-    reason="the first generator draws sketches on grass that look like the sea: MODEL_CARD.md",
-    strict=False,
-)
 def test_demo_confirms_nothing_that_was_not_planted(tmp_path: Path) -> None:
     report, _ = _run(tmp_path / "out", tmp_path / "cache")
     assert [d.text for d in report.confirmed if not demo.names_planted(d)] == []

@@ -235,3 +235,12 @@ def test_the_captioner_names_places_and_subjects(
     assert np.mean(named) >= 0.99 - 0.02
     subjects = [evaluate.says(c, s.subject) for c, s in zip(captions, scenes, strict=True)]
     assert np.mean(subjects) >= 0.93 - 0.045
+
+
+@pytest.mark.slow
+def test_the_generator_draws_what_it_is_asked_for() -> None:
+    from visdiff.miniature import evaluate
+
+    images = evaluate.generate([world.an(s) for s in evaluate.SUBJECTS], seed=5)
+    seen = evaluate.Eyes().classify(images)
+    assert np.mean(seen == np.arange(len(evaluate.SUBJECTS))) >= 0.9 - 0.08

@@ -77,3 +77,15 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     train(again, tmp_path / "c.pt", die_at=0)
     for one, two in zip(weights(net), weights(again), strict=True):
         assert np.array_equal(one, two)
+
+
+def test_a_weight_that_learns_nothing_is_told_at_once(tmp_path: Path) -> None:
+    """Zeros where a gradient should be are a defect of what differentiates, not of the data."""
+
+    def step(i: int, rng: np.random.Generator, generator: torch.Generator) -> torch.Tensor:
+        first, rest = net.get_submodule("0"), net.get_submodule("2")
+        return (first(torch.ones(2, 4)).sum() + 0 * rest(torch.ones(2, 8)).sum()).pow(2)
+
+    net = model()
+    with pytest.raises(RuntimeError, match=r"zeros in 1 \(2\.weight"):
+        fit(net, step, steps=1, lr=1e-2, checkpoint=tmp_path / "c.pt", seed=0)

@@ -46,7 +46,7 @@ def test_whitening_changes_the_latents_and_not_the_pictures():
     ensure_torchvision()
     from diffusers import AutoencoderKL
 
-    from visdiff.miniature.train.vae import whiten
+    from visdiff.miniature.train.vae import NOISE, whiten
 
     torch.manual_seed(0)
     vae: Any = AutoencoderKL(
@@ -62,6 +62,20 @@ def test_whitening_changes_the_latents_and_not_the_pictures():
     assert torch.allclose(covariance, torch.eye(4, dtype=torch.float64), atol=1e-3)
     assert torch.allclose(before, after, atol=1e-3)
     assert vae.config["scaling_factor"] == 1.0
+    assert vae.encode(images).latent_dist.std.unique().item() == pytest.approx(NOISE)
+
+
+def test_roughness_is_what_averages_over_four_positions_lose():
+    """Zero for latents that are constant on 2 × 2 squares, three quarters for white noise."""
+    ensure_torchvision()
+    from visdiff.miniature.train.vae import roughness
+
+    noise = torch.randn((64, 4, 16, 16), generator=_seeded(4))
+    squares = noise[:, :, :8, :8].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert roughness(squares).item() == pytest.approx(0, abs=1e-6)
+    assert roughness(noise).item() == pytest.approx(0.75, abs=0.02)
+    mixed = torch.einsum("cd,ndhw->nchw", torch.randn((4, 4), generator=_seeded(5)), noise)
+    assert roughness(mixed).item() == pytest.approx(roughness(noise).item(), rel=1e-3)
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -14,12 +14,12 @@ from visdiff.torchvision_compat import ensure_torchvision
 
 #: Model → training steps, in the order of their dependencies.
 STEPS = {
-    "vae": 1900,
+    "vae": 2700,
     "classifier": 2500,
     "clip": 6000,
     "clip-image": 2500,
     "captioner": 4600,
-    "diffusion": 10_400,
+    "diffusion": 7000,
 }
 
 

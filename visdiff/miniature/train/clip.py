@@ -10,6 +10,7 @@ linear heads, thrown away afterwards, read every attribute from both embeddings.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,9 +124,19 @@ def train_image_tower(
         with torch.no_grad():
             text = encode_text(model, tokenizer(texts).to(device))
         positive = torch.from_numpy(true_of(stated, data.truth[index])).to(device)
-        return contrastive_loss(image, text, positive, model.logit_scale) + heads.loss(
-            image, data.truth[index]
-        )
+        loss = contrastive_loss(image, text, positive, model.logit_scale)
+        loss = loss + heads.loss(image, data.truth[index])
+        # Man or woman is a few pixels, and few sentences of a batch differ in nothing else.
+        persons = [k for k, j in enumerate(index) if data.scenes[j].is_person]
+        sentences = [
+            world.full_caption(replace(data.scenes[index[k]], gender=gender))
+            for k in persons
+            for gender in world.GENDERS
+        ]
+        with torch.no_grad():
+            text = encode_text(model, tokenizer(sentences).to(device)).unflatten(0, (-1, 2))
+        truth = torch.from_numpy(data.truth[index[persons], ATTRIBUTES.index("gender")]).to(device)
+        return loss + choice_loss(image[persons], text, truth, model.logit_scale)
 
     fit(
         parts,
@@ -210,6 +221,23 @@ def contrastive_loss(
     others = positive & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     logits = logits.masked_fill(others, float("-inf"))
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def choice_loss(
+    image: torch.Tensor, text: torch.Tensor, truth: torch.Tensor, logit_scale: torch.Tensor
+) -> torch.Tensor:
+    """Cross-entropy of the true one of k sentences that differ in one word.
+
+    Hard negatives of NegCLIP (Yuksekgonul et al., ICLR 2023), of one attribute.
+
+    Args:
+        image: (n, d) embeddings.
+        text: (n, k, d) embeddings.
+        truth: (n,) index of the true sentence.
+        logit_scale: Log of the inverse temperature.
+    """
+    near = F.normalize(text.float(), dim=-1) @ F.normalize(image.float(), dim=-1)[:, :, None]
+    return F.cross_entropy(logit_scale.clamp(max=4.6).exp() * near.squeeze(-1), truth)
 
 
 def _pairs_and_sentences(

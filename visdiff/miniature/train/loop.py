@@ -52,6 +52,9 @@ def fit(
 
     Returns:
         The averaged model when ``ema_decay`` is given, else None.
+
+    Raises:
+        RuntimeError: The first step's gradient of some weight is zero throughout.
     """
     device = next(model.parameters()).device
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -91,6 +94,8 @@ def fit(
             loss = step(i, rng, generator)
         model.zero_grad(set_to_none=True)
         loss.backward()
+        if i == done:
+            _check_gradients(model)
         nn.utils.clip_grad_norm_(trainable, 1.0)
         for optimizer in optimizers.values():
             optimizer.step()
@@ -104,6 +109,21 @@ def fit(
             _save(checkpoint, {"done": i + 1} | {k: p.state_dict() for k, p in parts.items()})
     model.eval()
     return average.module.eval() if average else None
+
+
+def _check_gradients(model: nn.Module) -> None:
+    # torch.compile of torch 2.13 differentiates a UNet wrongly on CPUs: all that lies below its
+    # up-sampling gets zeros, and nothing says so but pictures without outlines.
+    dead = [
+        name
+        for name, p in model.named_parameters()
+        if p.ndim >= 2 and p.grad is not None and not p.grad.any()
+    ]
+    if dead:
+        raise RuntimeError(
+            f"Expected every weight to have a gradient, got zeros in {len(dead)} ({dead[0]}, …); "
+            "train uncompiled."
+        )
 
 
 def _warmed_up_average(decay: float) -> Callable[..., None]:
