@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from editing.audit import audit
     from editing.compose import compose
     from editing.concepts import Debias, Erase, Moderate, Preserve, Replace
     from editing.edit import Edit
@@ -30,6 +31,7 @@ __all__ = [
     "Preserve",
     "Replace",
     "add",
+    "audit",
     "compose",
     "fit",
     "load_pipeline",
@@ -44,6 +46,7 @@ _HOME = {
     "Preserve": "editing.concepts",
     "Replace": "editing.concepts",
     "add": "editing.fit",
+    "audit": "editing.audit",
     "compose": "editing.compose",
     "fit": "editing.fit",
     "load_pipeline": "editing.target",
@@ -68,7 +71,7 @@ def __dir__() -> list[str]:
 class _Package(ModuleType):
     """The type of this package's module object: `visdiff` explains why.
 
-    ``fit`` and ``compose`` are functions, public, and the submodules they are written in.
+    ``audit``, ``compose`` and ``fit`` are functions, public, and the submodules that hold them.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from editing.requestfile import lines_of, read_requests, texts_of
 from visdiff.errors import InputError
 from visdiff.options import Json, Settings, assignments
 
 if TYPE_CHECKING:
     from editing.concepts import Request
     from editing.edit import Edit
+    from editing.methods.debias import Look
 
 app = typer.Typer(
     help="Erase, replace, debias and moderate concepts of a text-to-image model.",
@@ -93,13 +95,28 @@ def debias(
     out: Out,
     weight: Annotated[
         list[str] | None,
-        typer.Option(metavar="ATTRIBUTE=WEIGHT", help="Measured weight of each attribute."),
+        typer.Option(
+            metavar="ATTRIBUTE=WEIGHT",
+            help="Weight of each attribute, measured before; without it images are drawn to find "
+            "them.",
+        ),
     ] = None,
     preserve: Preserved = None,
     method: Method = "uce",
     corpus: Corpus = None,
     watch: Watch = None,
     set_: Settings = None,
+    images: Annotated[int, typer.Option(help="Images of a concept a round at most.")] = 60,
+    rounds: Annotated[int, typer.Option(help="Rounds at most.")] = 12,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL[:WEIGHTS]", help="What looks at them: an open_clip model, miniature."
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of the scheduler.")] = 25,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
+    plot: Annotated[Path | None, typer.Option(help="Figure of the rounds, history.svg.")] = None,
     as_json: Json = False,
 ) -> None:
     """Change how often concepts are drawn with each of several attributes."""
@@ -108,7 +125,36 @@ def debias(
     ratios = _numbers(ratio, "--ratio")
     weights = _numbers(weight, "--weight") if weight else None
     requests: list[Request] = [Debias(c, ratios, weights) for c in concept]
-    _fit(model, requests, preserve, method, corpus, watch, set_, out, as_json)
+    if weights is not None:
+        _fit(model, requests, preserve, method, corpus, watch, set_, out, as_json)
+        return
+    from editing.methods.debias import Control, debias
+    from editing.metrics.attributes import ZeroShotEyes
+    from editing.sampling import Settings as Drawing
+
+    control = Control(batch=min(10, images), most=images, rounds=rounds)
+    most = images * len(requests) * (rounds + 1)
+    typer.echo(f"at most {most} images of {len(requests)} concepts will be drawn", err=True)
+    found = debias(
+        _loaded(model),
+        [*requests, *_preserving(preserve)],
+        ZeroShotEyes(_encoder(clip or ("miniature" if model == "miniature" else None))),
+        method=method,
+        control=control,
+        settings=Drawing(steps, guidance),
+        on_look=_echo_look,
+        corpus=lines_of(corpus) if corpus else (),
+        neighbours=watch or (),
+        **_settings(set_),
+    )
+    for name in found.unfinished:
+        typer.echo(f"warning: {name!r} did not reach its ratios; the nearest is kept", err=True)
+    typer.echo(f"{found.images} images drawn", err=True)
+    if plot is not None:
+        from editing.methods.debias_plot import save
+
+        save(found, plot)
+    _deliver(found.edit, out, as_json)
 
 
 @app.command()
@@ -178,47 +224,6 @@ def apply(
     typer.echo(f"{out}")
 
 
-def read_requests(path: Path) -> "tuple[list[Request], dict[str, Any]]":
-    """Reads a request file.
-
-    Args:
-        path: TOML, as `run` describes it.
-
-    Returns:
-        The requests, and the other arguments of `editing.fit.fit`.
-
-    Raises:
-        InputError: There is no such file, it is no TOML, or a table or field is unknown.
-    """
-    from editing.concepts import from_dict
-
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Expected a request file, got {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"Expected TOML in {path}, got a mistake: {error}.") from error
-    settings = values.pop("config", {})
-    options: dict[str, Any] = dict(settings) if isinstance(settings, dict) else {}
-    options["method"] = str(values.pop("method", "uce"))
-    if "corpus" in values:
-        options["corpus"] = _lines(path.parent / str(values.pop("corpus")))
-    options["neighbours"] = values.pop("watch", [])
-    found: list[Request] = []
-    for kind, tables in values.items():
-        if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
-            raise InputError(
-                f"Expected method, corpus, watch, [config] and [[erase]], [[replace]], [[debias]], "
-                f"[[moderate]] or [[preserve]] in {path}, got {kind!r}."
-            )
-        for table in tables:
-            if kind == "preserve" and "file" in table:
-                listed = _lines(path.parent / str(table.pop("file")))
-                table["concepts"] = [*table.get("concepts", []), *listed]
-            found.append(from_dict({**table, "kind": kind}))
-    return found, options
-
-
 def _fit(
     model: str,
     requests: "list[Request]",
@@ -231,20 +236,41 @@ def _fit(
     as_json: bool,
 ) -> None:
     import editing
-    from editing.concepts import Preserve
 
-    kept = [text for given in preserve or [] for text in _texts(given)]
-    if kept:
-        requests = [*requests, Preserve(kept)]
     edit = editing.fit(
         _loaded(model),
-        requests,
+        [*requests, *_preserving(preserve)],
         method,
-        corpus=_lines(corpus) if corpus else (),
+        corpus=lines_of(corpus) if corpus else (),
         neighbours=watch or (),
         **_settings(settings),
     )
     _deliver(edit, out, as_json)
+
+
+def _preserving(given: Sequence[str] | None) -> "list[Request]":
+    from editing.concepts import Preserve
+
+    kept = [text for one in given or [] for text in texts_of(one)]
+    return [Preserve(kept)] if kept else []
+
+
+def _encoder(name: str | None) -> Any:
+    """The open_clip encoder of "ViT-B-32:laion2b_s34b_b79k", a folder or "miniature"."""
+    from visdiff.encoders.open_clip import OpenClipEncoder
+
+    if name is None:
+        return OpenClipEncoder()
+    model, _, weights = name.rpartition(":") if ":" in name else (name, "", "")
+    return OpenClipEncoder(model or name, weights or None)
+
+
+def _echo_look(look: "Look") -> None:
+    shares = ", ".join(f"{a} {n / look.delta.n:.0%}" for a, n in look.counts.items())
+    said = " (done)" if look.done else ""
+    typer.echo(
+        f"round {look.round}: {look.concept}: {shares} of {look.delta.n} images{said}", err=True
+    )
 
 
 def _loaded(model: str) -> Any:
@@ -303,22 +329,6 @@ def _sentence(request: "Request") -> str:
             return f"preserve {len(request.concepts)}: {', '.join(request.concepts[:8])}"
         case _:
             return f"{request.kind} {request.concept!r}"
-
-
-def _texts(given: str) -> list[str]:
-    path = Path(given)
-    return _lines(path) if path.suffix and path.is_file() else [given]
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Expected a text file of one concept a line, got {path}.") from error
-    found = [line.strip() for line in text.splitlines() if line.strip()]
-    if not found:
-        raise InputError(f"Expected one concept a line, got the empty file {path}.")
-    return found
 
 
 def _numbers(texts: Sequence[str], option: str) -> dict[str, float]:

@@ -68,7 +68,7 @@ def generate(
     from editing.sampling import Settings
 
     run = Run(
-        _on(device, model),
+        on_device(device, model),
         _variants(edit, scale, only),
         samples,
         out,
@@ -76,10 +76,10 @@ def generate(
         batch,
     )
     if dry_run:
-        typer.echo(json.dumps(_plan(run)) if as_json else _sentence(run))
+        typer.echo(json.dumps(_plan(run)) if as_json else plan_sentence(run))
         return
-    typer.echo(_sentence(run), err=True)
-    _deliver(_started(run), as_json)
+    typer.echo(plan_sentence(run), err=True)
+    _deliver(started(run), as_json)
 
 
 def _samples(
@@ -118,8 +118,12 @@ def _variants(file: Path | None, scale: float, only: str) -> "list[Variant]":
     return [edited] if only == "edited" else [Variant(), edited]
 
 
-def _on(device: str, model: str) -> object:
-    """Loads a pipeline and moves it to a device."""
+def on_device(device: str, model: str) -> object:
+    """Loads a pipeline and moves it to a device.
+
+    Raises:
+        InputError: It cannot be loaded, or torch cannot use the device here.
+    """
     import torch
 
     from editing.target import load_pipeline
@@ -138,7 +142,8 @@ def _on(device: str, model: str) -> object:
         ) from error
 
 
-def _sentence(run: "Run") -> str:
+def plan_sentence(run: "Run") -> str:
+    """What a run will draw, in a sentence."""
     plan = run.plan
     names = " and ".join(variant.name for variant in run.variants)
     text = f"{plan.images} images ({names}), {plan.present} there already, {plan.missing} to make"
@@ -156,7 +161,7 @@ def _plan(run: "Run") -> dict[str, object]:
     }
 
 
-def _started(run: "Run") -> "Generated":
+def started(run: "Run") -> "Generated":
     """Runs with a bar, and says what the run will take when the first batch has shown it."""
     from tqdm import tqdm
 

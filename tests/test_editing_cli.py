@@ -10,9 +10,10 @@ import tiny_pipelines as tiny
 from typer.testing import CliRunner, Result
 
 import editing
-from editing.cli import app, read_requests
+from editing.cli import app
 from editing.concepts import Debias, Erase, Preserve, Replace
 from editing.edit import Edit
+from editing.requestfile import read_requests
 from editing.target import load_pipeline, weight_hash
 from visdiff.errors import InputError
 

@@ -1,0 +1,169 @@
+"""The prompts that an edit is audited with, built from what the edit was asked for.
+
+An audit looks where side effects hide: at other wordings of what was changed, at what is near it in
+the text encoder, at what was to be preserved, at things that have nothing to do with it, and at the
+empty prompt, whose drift guidance multiplies.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from editing.concepts import Debias, Preserve, Request, normal, target_of
+from editing.prompts import Sample
+from editing.text import neighbours
+
+TARGETS = "targets"
+PARAPHRASES = "paraphrases"
+NEIGHBOURS = "neighbours"
+PRESERVED = "preserved"
+UNRELATED = "unrelated"
+EMPTY = "empty prompt"
+
+MEANT = (TARGETS, PARAPHRASES)
+"""The groups that the edit was asked to change."""
+
+MOST_NEIGHBOURS = 24
+"""Nearest words that are looked at, over all changed concepts."""
+
+WORDINGS = (
+    "a picture of {}",
+    "{} in the snow",
+    "{} at night",
+    "{} on the grass",
+    "a pencil sketch of {}",
+    "{} next to a house",
+)
+"""Paraphrases: the concept in the middle of other things, {} where it stands."""
+
+ELSEWHERE = (
+    ("penguin", "a penguin in the snow"),
+    ("bicycle", "a bicycle in front of a brick wall"),
+    ("apple", "an apple on a white background"),
+    ("castle", "a castle at sunset"),
+    ("guitar", "a guitar on the grass"),
+    ("farmer", "a farmer on the grass"),
+    ("teacher", "a teacher"),
+    ("cook", "a cook at night"),
+    ("rose", "a pencil sketch of a rose"),
+    ("elephant", "an elephant on the sand"),
+    ("sailboat", "a sailboat on the ocean"),
+    ("clock", "a clock"),
+)
+"""Concept and prompt of what most edits have nothing to do with: things, places, people, styles."""
+
+_DETERMINERS = frozenset({
+    "a", "an", "the", "some", "one", "two", "three", "my", "your", "his", "her", "its", "our",
+    "their", "this", "that", "these", "those",
+})  # fmt: skip
+_OPENINGS = frozenset({
+    "in", "on", "at", "by", "of", "with", "under", "against", "near", "from", "made", "photo",
+    "picture",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PromptGroup:
+    """Prompts of one kind.
+
+    Attributes:
+        name: One of the names above, or the user's own.
+        prompts: Distinct prompts, one or more.
+        concepts: What each prompt names; "" for nothing in particular.
+    """
+
+    name: str
+    prompts: tuple[str, ...]
+    concepts: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def of(cls, name: str, pairs: Iterable[tuple[str, str]]) -> "PromptGroup":
+        """Makes a group of (concept, prompt) pairs; of equal prompts the first counts."""
+        distinct = {prompt: concept for concept, prompt in reversed(list(pairs))}
+        ordered = dict(reversed(distinct.items()))
+        return cls(name, tuple(ordered), tuple(ordered.values()))
+
+
+def prompt_groups(
+    pipe: Any,
+    requests: Sequence[Request],
+    *,
+    near: Sequence[str] = (),
+    count: int = 4,
+    elsewhere: Sequence[tuple[str, str]] = ELSEWHERE,
+) -> list[PromptGroup]:
+    """Builds the groups of an edit; those that would be empty are left out.
+
+    Args:
+        pipe: The unedited pipeline; its text encoder says what is near.
+        requests: What the edit was asked for.
+        near: Neighbours that the user names, besides the nearest words of the encoder.
+        count: Nearest words a changed concept.
+        elsewhere: Concepts and prompts to look at beside; those that the edit changes, and its
+            targets, are left out.
+    """
+    changes = [r for r in requests if not isinstance(r, Preserve)]
+    kept = [text for r in requests if isinstance(r, Preserve) for text in r.concepts]
+    meant = {_bare(c.concept) for c in changes}
+    named = meant | {_bare(target_of(c)) for c in changes} | {_bare(text) for text in kept}
+    for change in changes:
+        if isinstance(change, Debias):
+            named |= {_bare(attribute) for attribute in change.ratios}
+    nearest = [word for c in changes for word in neighbours(pipe, c.concept, count)]
+    words = dict.fromkeys([*near, *nearest[:MOST_NEIGHBOURS]])
+    beside = [w for w in words if _bare(w) not in named]
+    taken = named | {_bare(w) for w in beside}
+    groups = [
+        PromptGroup.of(TARGETS, ((c.concept, phrase(c.concept)) for c in changes)),
+        PromptGroup.of(
+            PARAPHRASES,
+            ((c.concept, w.replace("{}", phrase(c.concept))) for c in changes for w in WORDINGS),
+        ),
+        PromptGroup.of(NEIGHBOURS, ((w, phrase(w)) for w in beside)),
+        PromptGroup.of(PRESERVED, ((t, phrase(t)) for t in kept if _bare(t) not in meant)),
+        PromptGroup.of(UNRELATED, ((c, p) for c, p in elsewhere if _bare(c) not in taken)),
+        PromptGroup(EMPTY, ("",), ("",)),
+    ]
+    return [group for group in groups if group.prompts]
+
+
+def samples_of(groups: Sequence[PromptGroup], images: int, seed: int = 0) -> list[Sample]:
+    """Crosses each group's prompts with as many seeds as give it enough images.
+
+    Args:
+        groups: The prompts.
+        images: Fewest images a group; each prompt has two seeds or more, since the distance between
+            seeds is what drift is measured in.
+        seed: The first seed; prompts share seeds.
+
+    Returns:
+        Samples whose columns "group" and "concept" say what they are for.
+    """
+    samples = []
+    for group in groups:
+        seeds = range(seed, seed + max(2, math.ceil(images / len(group.prompts))))
+        for prompt, concept in zip(group.prompts, group.concepts, strict=True):
+            columns = {"group": group.name, "concept": concept}
+            samples += [Sample(prompt, s, None, columns) for s in seeds]
+    return samples
+
+
+def _bare(concept: str) -> str:
+    """A concept without its determiner: "a castle" and "castle" are one."""
+    first, _, rest = normal(concept).partition(" ")
+    return rest if first in _DETERMINERS and rest else normal(concept)
+
+
+def phrase(concept: str) -> str:
+    """Returns a concept as a prompt names it: "a church", "an owl", "van Gogh", "in the snow".
+
+    A name (with a capital), a text with a determiner or that begins with a preposition, and what
+    looks like a plural stay as they are.
+    """
+    words = concept.split()
+    if not words or concept != concept.casefold() or words[0] in _DETERMINERS | _OPENINGS:
+        return concept
+    if words[-1] == "style" or (words[-1].endswith("s") and not words[-1].endswith(("ss", "us"))):
+        return concept
+    return f"{'an' if words[0][0] in 'aeiou' else 'a'} {concept}"

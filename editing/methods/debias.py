@@ -1,0 +1,312 @@
+"""Debiasing as a control loop: draw, look, move the weights, solve again.
+
+Which weights of its attributes' values bring a concept to the wanted ratios cannot be read off text
+vectors: images have to be drawn and looked at. UCE (Gandikota et al. 2024, arXiv:2308.14761) draws
+ten images of every concept in each of thirty rounds, with new seeds each time, and calls a concept
+done when ten images happen to be balanced, which a perfectly balanced model achieves one time in
+four. Here
+
+- a concept's images have the same seeds in every round (common random numbers), so that what
+  changes between rounds is the edit;
+- a round stops drawing as soon as an interval says that a share is off (a sequential test, its
+  level shared out over the looks), so that images are spent where the decision is hard;
+- a concept is done when as many images as were allowed could not tell it from the wanted ratios;
+  it is then frozen, costs nothing more, and stays in the one solve with the others;
+- each concept's best iterate is kept, whatever the last one did;
+- a step is a share of the error, and shrinks for a concept whose error changes sign.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from scipy import stats
+
+from editing.concepts import Debias, Request, checked
+from editing.edit import Edit
+from editing.groups import phrase
+from editing.methods import find
+from editing.metrics.attributes import Eyes
+from editing.metrics.ratios import Delta, delta
+from editing.sampling import Settings, draw
+from editing.target import load_pipeline
+from visdiff.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHRINK, _GROW, _STEEPEST = 0.5, 1.3, 4.0
+
+
+@dataclass(frozen=True)
+class Control:
+    """How the loop is run.
+
+    Attributes:
+        step: First step: how much weight an attribute gets for each missing share, > 0.
+        tolerance: A concept may be called done only within this of every wanted share.
+        batch: Images between two looks, 1 or more.
+        most: Images of a concept a round at most; a multiple of `batch` is used.
+        rounds: Rounds at most.
+        level: Of the sequential test, over all of its looks.
+        template: Prompt, {} where the concept stands, with its article.
+    """
+
+    step: float = 1.0
+    tolerance: float = 0.1
+    batch: int = 10
+    most: int = 60
+    rounds: int = 12
+    level: float = 0.9
+    template: str = "{}"
+
+    def __post_init__(self) -> None:
+        sound = (
+            self.step > 0 and self.tolerance > 0 and self.batch >= 1 and self.most >= self.batch
+            and self.rounds >= 1 and 0 < self.level < 1 and "{}" in self.template
+        )  # fmt: skip
+        if not sound:
+            raise InputError(
+                "expected a step and a tolerance above 0, 1 image a look or more, at least one "
+                f"look and one round, a level between 0 and 1 and {{}} in the template, got {self}."
+            )
+
+
+@dataclass(frozen=True)
+class Look:
+    """One concept in one round.
+
+    Attributes:
+        round: From 0, the unedited model.
+        concept: The concept.
+        weights: Attribute → weight of its value in this round.
+        counts: Attribute → images that showed it.
+        delta: Distance from the wanted ratios.
+        done: Whether the images could not be told from the wanted ratios.
+    """
+
+    round: int
+    concept: str
+    weights: Mapping[str, float]
+    counts: Mapping[str, int]
+    delta: Delta
+    done: bool
+
+
+@dataclass(frozen=True)
+class Debiased:
+    """What the loop ends with.
+
+    Attributes:
+        edit: The edit with each concept's best weights.
+        looks: The history, round after round.
+        images: Images that were drawn in all.
+        original_recipe: What the published loop draws until it stops at the earliest: ten of every
+            concept in every round that this loop took.
+    """
+
+    edit: Edit
+    looks: tuple[Look, ...]
+    images: int
+    original_recipe: int = field(default=0)
+
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """Concepts that no round called done."""
+        done = {look.concept for look in self.looks if look.done}
+        return tuple(dict.fromkeys(x.concept for x in self.looks if x.concept not in done))
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The history, one row an attribute, concept and round."""
+        import pandas as pd
+
+        rows = [
+            {
+                "round": look.round,
+                "concept": look.concept,
+                "attribute": attribute,
+                "weight": look.weights[attribute],
+                "count": count,
+                "n": look.delta.n,
+                "share": count / look.delta.n,
+                "delta": look.delta.value,
+                "done": look.done,
+            }
+            for look in self.looks
+            for attribute, count in look.counts.items()
+        ]
+        return pd.DataFrame(rows)
+
+
+def debias(
+    pipe: Any,
+    requests: Sequence[Request],
+    eyes: Eyes,
+    *,
+    method: str = "uce",
+    control: Control | None = None,
+    settings: Settings | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+    on_look: Callable[[Look], None] | None = None,
+    **options: Any,
+) -> Debiased:
+    """Brings every debiased concept to its ratios; the pipeline is given back as it was.
+
+    Args:
+        pipe: The pipeline, or what `editing.target.load_pipeline` takes.
+        requests: One or more `Debias`, beside any others, which every round meets too.
+        eyes: Reads attributes off images.
+        method: A closed form.
+        control: How the loop is run.
+        settings: How to sample.
+        batch_size: Images a call of the pipeline; changes speed, not images.
+        seed: First of the seeds; image k of a concept has seed + k in every round.
+        on_look: Told after each concept of each round.
+        **options: The method's own settings.
+
+    Raises:
+        InputError: No concept is to be debiased, requests contradict each other, or a setting is
+            not sound.
+    """
+    control = control or Control()
+    pipe = load_pipeline(pipe)
+    asked = checked(requests)
+    wanted = {r.concept: r for r in asked if isinstance(r, Debias)}
+    if not wanted:
+        raise InputError(
+            "expected concepts to debias, got none: give Debias(concept, ratios), or use "
+            "editing.fit for other requests."
+        )
+    weights = {c: np.zeros(len(r.ratios)) for c, r in wanted.items()}
+    steps = dict.fromkeys(wanted, control.step)
+    errors: dict[str, np.ndarray] = {}
+    best: dict[str, Look] = {}
+    looks: list[Look] = []
+    edit = None
+    for turn in range(control.rounds + 1):
+        current = [_weighted(r, weights) for r in asked]
+        if turn:
+            edit = find(method).fit(pipe, current, **options)
+        active = [c for c in wanted if c not in best or not best[c].done]
+        if not active:
+            break
+        for concept in active:
+            request = wanted[concept]
+            given = dict(zip(request.ratios, weights[concept].tolist(), strict=True))
+            look = _look(
+                pipe, edit, request, given, turn, eyes, control, settings, batch_size, seed
+            )
+            looks.append(look)
+            if on_look is not None:
+                on_look(look)
+            if concept not in best or _better(look, best[concept]):
+                best[concept] = look
+            goal = np.array(list(request.ratios.values()))
+            error = goal - np.array(list(look.counts.values())) / look.delta.n
+            if concept in errors:
+                # Rprop (Riedmiller and Braun 1993) on the whole error: overshot, or too timid.
+                turned = float(error @ errors[concept]) < 0
+                factor = _SHRINK if turned else _GROW
+                steps[concept] = min(steps[concept] * factor, _STEEPEST * control.step)
+            errors[concept] = error
+            if not look.done:
+                weights[concept] = weights[concept] + steps[concept] * error
+        for concept, look in best.items():
+            if look.done:
+                weights[concept] = np.array(list(look.weights.values()))
+    kept = {c: np.array(list(look.weights.values())) for c, look in best.items()}
+    final = find(method).fit(pipe, [_weighted(r, kept) for r in asked], **options)
+    rounds = 1 + max(look.round for look in looks)
+    return Debiased(
+        final, tuple(looks), sum(look.delta.n for look in looks), 10 * len(wanted) * rounds
+    )
+
+
+def crossed(*ratios: Mapping[str, float], pattern: str = "{} with {}") -> dict[str, float]:
+    """Crosses attributes that are wanted independently: "man with dark skin" → 0.5 × 0.2.
+
+    Args:
+        *ratios: Attribute → wanted share, one mapping a kind of attribute.
+        pattern: How the attributes of a crossing are said, {} for each.
+    """
+    return {
+        pattern.format(*names): float(np.prod([r[n] for r, n in zip(ratios, names, strict=True)]))
+        for names in product(*ratios)
+    }
+
+
+def _weighted(request: Request, weights: Mapping[str, np.ndarray]) -> Request:
+    if not isinstance(request, Debias):
+        return request
+    found = dict(zip(request.ratios, weights[request.concept].tolist(), strict=True))
+    return replace(request, weights=found)
+
+
+def _look(
+    pipe: Any,
+    edit: Edit | None,
+    request: Debias,
+    weights: Mapping[str, float],
+    turn: int,
+    eyes: Eyes,
+    control: Control,
+    settings: Settings | None,
+    batch_size: int,
+    seed: int,
+) -> Look:
+    """Draws a concept's images until they tell, or until there are as many as allowed."""
+    attributes = list(request.ratios)
+    goal = np.array(list(request.ratios.values()))
+    prompt = control.template.replace("{}", phrase(request.concept))
+    counts = np.zeros(len(attributes), dtype=int)
+    most = control.most // control.batch
+    for turn_look in range(most):
+        start = seed + turn_look * control.batch
+        seeds = list(range(start, start + control.batch))
+        images = _draw(pipe, edit, [prompt] * len(seeds), seeds, settings, batch_size)
+        seen = eyes(images, request.concept, attributes)
+        counts += np.bincount(seen, minlength=len(attributes))
+        # Bonferroni over looks and attributes.
+        if _off(counts, goal, 1 - (1 - control.level) / (most * len(attributes))):
+            break
+    n = int(counts.sum())
+    close = bool((np.abs(counts / n - goal) <= control.tolerance).all())
+    done = n == most * control.batch and close
+    return Look(
+        turn, request.concept, dict(weights),
+        dict(zip(attributes, counts.tolist(), strict=True)), delta(counts, goal), done,
+    )  # fmt: skip
+
+
+def _draw(
+    pipe: Any,
+    edit: Edit | None,
+    prompts: list[str],
+    seeds: list[int],
+    settings: Settings | None,
+    batch_size: int,
+) -> list[Image.Image]:
+    if edit is None:
+        pixels = draw(pipe, prompts, seeds, settings=settings, batch_size=batch_size)
+    else:
+        # Of this very pipeline: hashing all weights at each look would take longer than drawing.
+        with edit.applied(pipe, force=True):
+            pixels = draw(pipe, prompts, seeds, settings=settings, batch_size=batch_size)
+    return [Image.fromarray(array) for array in pixels]
+
+
+def _off(counts: np.ndarray, goal: np.ndarray, level: float) -> bool:
+    """Whether an exact interval of a share (Clopper and Pearson 1934) leaves out what is wanted."""
+    n, tail = counts.sum(), (1 - level) / 2
+    low = np.where(counts == 0, 0.0, stats.beta.ppf(tail, counts, n - counts + 1))
+    high = np.where(counts == n, 1.0, stats.beta.ppf(1 - tail, counts + 1, n - counts))
+    return bool(((goal < low) | (goal > high)).any())
+
+
+def _better(look: Look, other: Look) -> bool:
+    """More images are a better reason to believe a small distance: the upper ends are compared."""
+    return (look.done, -look.delta.high) > (other.done, -other.delta.high)

@@ -1,0 +1,46 @@
+"""Which of several attributes an image shows: what a debiasing loop sees with."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from PIL import Image
+
+from editing.metrics.features import image_features
+from editing.metrics.similarity import nearest_text
+from visdiff.encoders import Encoder
+
+
+class Eyes(Protocol):
+    """Reads attributes off images."""
+
+    def __call__(
+        self, images: Iterable[Image.Image], concept: str, attributes: Sequence[str]
+    ) -> list[int]:
+        """Returns for each RGB image, asked for as `concept`, the index of its attribute."""
+        ...
+
+
+class ZeroShotEyes:
+    """The attribute whose text is nearest in an encoder of images and texts, as in UCE and TIME.
+
+    Args:
+        encoder: Such as `visdiff.encoders.open_clip.OpenClipEncoder`.
+        template: {attribute} and {concept} are put in; with the concept the texts say what the
+            image does, and differ in the attribute alone.
+        batch_size: Images at once.
+    """
+
+    def __init__(
+        self, encoder: Encoder, template: str = "a {attribute} {concept}", batch_size: int = 32
+    ) -> None:
+        self.encoder = encoder
+        self.template = template
+        self.batch_size = batch_size
+
+    def __call__(
+        self, images: Iterable[Image.Image], concept: str, attributes: Sequence[str]
+    ) -> list[int]:
+        """Returns for each RGB image the index of the attribute whose text is nearest."""
+        texts = [self.template.format(attribute=a, concept=concept) for a in attributes]
+        features = image_features(self.encoder, images, self.batch_size)
+        return nearest_text(features, self.encoder.encode_texts(texts)).tolist()

@@ -1,0 +1,245 @@
+"""The audit: its prompts, what it says of known edits, its page and its commands."""
+
+import html
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import editing
+from editing.audit import audit, audit_sets
+from editing.audit_cli import app
+from editing.audit_report import AuditReport, Outcome, drift_by_concept
+from editing.concepts import Debias, Erase, Moderate, Preserve, Replace, Request
+from editing.groups import EMPTY, PARAPHRASES, TARGETS, PromptGroup, phrase, prompt_groups
+from editing.groups import samples_of as samples
+from editing.metrics.proportions import proportion
+from editing.requestfile import read_requests, requests_toml
+from editing.sampling import Settings
+from editing.target import load_pipeline
+from visdiff.cache import Cache
+from visdiff.errors import InputError
+from visdiff.imageset import ImageSet
+
+QUICK = Settings(steps=6, guidance=5.0)
+REQUESTS: list[Request] = [
+    Erase("church"),
+    Replace("dog", "cat", scale=0.5),
+    Debias("firefighter", {"man": 0.5, "woman": 0.5}),
+    Moderate("bomb"),
+    Preserve(["a castle", 'a "quoted" name\\', "é\u2028🙂"], scale=0.1),
+]
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return load_pipeline("miniature")
+
+
+@pytest.fixture(scope="module")
+def erased(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[AuditReport, Path]:
+    """An erasure that preserves one thing, audited on few images."""
+    folder = tmp_path_factory.mktemp("audit")
+    edit = editing.fit(pipe, [Erase("accordion", "burger"), Preserve(["a castle"])], nearest=0)
+    groups = [
+        g for g in prompt_groups(pipe, edit.requests) if g.name in (TARGETS, "preserved", EMPTY)
+    ]
+    with Cache(folder / "cache") as cache:
+        report = audit(
+            pipe, edit, folder / "images", groups=groups, images=40, settings=QUICK,
+            batch_size=20, preset="miniature", cache=cache, progress=False,
+        )  # fmt: skip
+    return report, report.save(folder / "report")
+
+
+def test_groups_look_everywhere_and_at_nothing_twice(pipe: Any) -> None:
+    """Each prompt is in one group; what is asked for and its targets are in no other group."""
+    groups = {g.name: g for g in prompt_groups(pipe, REQUESTS, near=["temple"])}
+    prompts = [p for g in groups.values() for p in g.prompts]
+    assert len(set(prompts)) == len(prompts)
+    assert groups[TARGETS].prompts == ("a church", "a dog", "a firefighter", "a bomb")
+    assert set(groups[PARAPHRASES].concepts) == set(groups[TARGETS].concepts)
+    assert "temple" in groups["neighbours"].concepts
+    assert groups[EMPTY].prompts == ("",)
+    beside = {*groups["neighbours"].concepts, *groups["unrelated"].concepts}
+    assert not beside & {"church", "dog", "cat", "firefighter", "bomb", "man", "woman", "castle"}
+
+
+def test_a_group_has_its_images_and_every_prompt_two_seeds() -> None:
+    groups = [PromptGroup("many", tuple("abc"), ("",) * 3), PromptGroup("one", ("",), ("",))]
+    drawn = samples(groups, images=4, seed=7)
+    assert [s.seed for s in drawn] == [7, 8] * 3 + [7, 8, 9, 10]
+    assert {s.columns["group"] for s in drawn} == {"many", "one"}
+
+
+@pytest.mark.parametrize(
+    ("concept", "said"),
+    [
+        ("church", "a church"), ("owl", "an owl"), ("a castle", "a castle"),
+        ("van Gogh", "van Gogh"), ("in the snow", "in the snow"), ("scissors", "scissors"),
+        ("cactus", "a cactus"),
+        ("pop art style", "pop art style"), ("", ""),
+    ],
+)  # fmt: skip
+def test_a_concept_is_named_as_prompts_name_it(concept: str, said: str) -> None:
+    assert phrase(concept) == said
+
+
+def test_requests_are_written_as_they_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "next.toml"
+    file.write_text(requests_toml(REQUESTS, "uce-2025"), encoding="utf-8")
+    read, options = read_requests(file)
+    assert read == REQUESTS
+    assert options["method"] == "uce-2025"
+    assert (
+        tomllib.loads(requests_toml([Erase("a\x7fb\x01")]))["erase"][0]["concept"] == "a\x7fb\x01"
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "sought", "before", "after", "met"),
+    [
+        (Erase("church"), "church", 20, 2, "yes"),
+        (Erase("church"), "church", 20, 8, "in part"),
+        (Erase("church"), "church", 20, 19, "no"),
+        (Replace("dog", "cat"), "cat", 0, 17, "yes"),
+        (Replace("dog", "cat"), "cat", 0, 9, "in part"),
+        (Replace("dog", "cat"), "cat", 9, 9, "no"),
+        (Debias("judge", {"man": 0.5, "woman": 0.5}), "man", 19, 11, "yes"),
+        (Debias("judge", {"man": 0.5, "woman": 0.5}), "man", 19, 15, "in part"),
+        (Debias("judge", {"man": 0.5, "woman": 0.5}), "woman", 1, 0, "no"),
+    ],
+)
+def test_what_counts_as_done(request_: Any, sought: str, before: int, after: int, met: str) -> None:
+    shares = [proportion([True] * k + [False] * (20 - k)) for k in (before, after)]
+    assert Outcome.of(request_, sought, *shares).met == met
+
+
+def test_drift_of_a_concept_is_the_mean_of_its_prompts() -> None:
+    from editing.metrics.drift import drift
+
+    rng = np.random.default_rng(0)
+    original = rng.normal(size=(6, 3))
+    prompts = ["a", "a", "b", "b", "c", "c"]
+    moved = drift(original, original + np.repeat([[0.1], [0.3], [1.0]], 2, axis=0), prompts, rng)
+    found = drift_by_concept(moved, prompts, ["x", "x", "x", "x", "y", "y"])
+    assert found["x"] == pytest.approx((moved.by_prompt["a"] + moved.by_prompt["b"]) / 2)
+    assert list(found) == sorted(found, key=lambda c: -found[c])
+
+
+@pytest.mark.slow
+def test_the_audit_says_what_was_done_and_that_the_rest_stayed(
+    erased: tuple[AuditReport, Path],
+) -> None:
+    report, _ = erased
+    groups = {g.name: g for g in report.groups}
+    gone = next(o for o in report.outcomes if o.sought == "accordion")
+    assert gone.before.value > 0.5 > 0.2 > gone.after.value
+    said = groups[TARGETS].confirmed
+    assert any("accordion" in d.text and d.direction == "A" for d in said)
+    moved = {name: g.drift.value for name, g in groups.items() if g.drift is not None}
+    assert moved["preserved"] < 0.5 * moved[TARGETS]
+    assert moved[EMPTY] < 0.5 * moved[TARGETS]
+    assert all(d.q_value <= 0.05 for g in report.groups for d in g.confirmed)
+
+
+@pytest.mark.slow
+def test_the_same_images_have_not_changed(erased: tuple[AuditReport, Path]) -> None:
+    """Against itself, the original moves by exactly nothing, and no sentence is confirmed."""
+    _, folder = erased
+    manifest = folder.parent / "images" / "manifest.jsonl"
+    original = ImageSet.open(manifest, where={"group_name": "original"})
+    with Cache(folder.parent / "cache") as cache:
+        report = audit_sets(original, original, preset="miniature", cache=cache, progress=False)
+    assert [g.name for g in report.groups] == [TARGETS, "preserved", EMPTY]
+    assert all(g.drift is not None and g.drift.value == 0 for g in report.groups)
+    assert not report.side_effects
+    assert not report.to_preserve
+    assert report.verdict == "Nothing else was found to have changed"
+
+
+@pytest.mark.slow
+def test_the_page_shows_pairs_and_loads_nothing(erased: tuple[AuditReport, Path]) -> None:
+    report, folder = erased
+    page = (folder / "audit.html").read_text()
+    assert html.escape(report.verdict) in page
+    asked = [page.index(f'id="{part}"') for part in ("asked", "else", "how-much", "next")]
+    assert asked == sorted(asked)
+    assert len(re.findall(r'src="data:image/png;base64,', page)) >= 2 * len(report.groups)
+    assert not re.search(r"""(?:src|href)\s*=\s*(?!["']?(?:data:|#))""", page)
+    told = json.loads((folder / "audit.json").read_text())
+    assert told["verdict"] == report.verdict
+    assert [g["name"] for g in told["groups"]] == [g.name for g in report.groups]
+    assert (folder / "groups" / "empty-prompt" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_what_users_wrote_is_escaped(erased: tuple[AuditReport, Path]) -> None:
+    from dataclasses import replace
+
+    report, _ = erased
+    evil = "<script>alert(1)</script>"
+    page = replace(report, about={"method": evil, "base": evil}, warnings=(evil,)).to_html()
+    assert "<script" not in page
+    assert html.escape(evil) in page
+
+
+@pytest.mark.slow
+def test_commands_audit_folders_and_line_audits_up(
+    erased: tuple[AuditReport, Path], tmp_path: Path
+) -> None:
+    _, folder = erased
+    rows = (folder.parent / "images" / "manifest.jsonl").read_text().splitlines()
+    manifests = []
+    for name in ("original", "edited"):
+        file = folder.parent / "images" / f"{name}.jsonl"
+        file.write_text("\n".join(r for r in rows if json.loads(r)["group_name"] == name))
+        manifests.append(file)
+    out = tmp_path / "foreign"
+    result = run("--images-a", manifests[0], "--images-b", manifests[1], "--preset", "miniature",
+                 "--out", out)  # fmt: skip
+    assert "targets: drift" in result.stdout
+    table = json.loads(run("compare", folder, out, "--json").stdout)
+    assert [row["audit"] for row in table] == ["report", "foreign"]
+    # The same images: what is measured agrees, whoever drew them.
+    assert table[0]["drift, targets"] == table[1]["drift, targets"]
+    assert table[0]["side effects"] == table[1]["side effects"]
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_mistakes_get_one_sentence(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    missing = tmp_path / "none"
+    for arguments, words in [
+        (["--base", "miniature", "--edit", "e"], "--out DIR"),
+        (["--base", "miniature", "--out", tmp_path], "--base with --edit or with --edited"),
+        (["--images-a", tmp_path, "--out", tmp_path], "--images-a and --images-b"),
+        (["--base", "miniature", "--edit", missing, "--out", tmp_path], "does not exist"),
+        (["--images-a", tmp_path, "--images-b", tmp_path, "--out", tmp_path], "prompt and seed"),
+        (["compare", missing], "that visdiff audit wrote"),
+    ]:
+        with pytest.raises(InputError, match=re.escape(words)):
+            CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def test_an_edit_for_another_base_is_told_before_anything_is_drawn(
+    pipe: Any, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    edit = editing.fit(pipe, [Erase("church")], nearest=0)
+    other = replace(edit, base_parts={**edit.base_parts, "unet": "0" * 64})
+    with pytest.raises(InputError, match="the base that this edit was fitted to"):
+        audit(pipe, other, tmp_path, preset="miniature")
+    assert not list(tmp_path.iterdir())

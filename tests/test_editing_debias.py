@@ -1,0 +1,177 @@
+"""The debiasing loop, on a model whose answer to weights is known, and on the miniature."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_pipelines as tiny
+from PIL import Image
+
+from editing.concepts import Debias, Erase, Request
+from editing.methods import debias as loop
+from editing.methods.debias import Control, Debiased, crossed, debias
+from editing.metrics.attributes import ZeroShotEyes
+from editing.sampling import Settings
+from visdiff.errors import InputError
+
+HALVES = {"man": 0.5, "woman": 0.5}
+
+
+class Plant:
+    """A model that shows attribute k with the probability softmax(bias + gain × weight)_k.
+
+    An image is one pixel whose value is the attribute; equal seeds draw equal uniforms, so that the
+    numbers are common to all rounds as the noise of a diffusion model is.
+    """
+
+    def __init__(self, bias: dict[str, list[float]], gain: float = 3.0) -> None:
+        self.bias = bias
+        self.gain = gain
+        self.drawn: list[tuple[str, int]] = []
+
+    def draw(
+        self, pipe: Any, edit: Any, prompts: list[str], seeds: list[int], *_: Any
+    ) -> list[Image.Image]:
+        images = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            concept = prompt.removeprefix("a ")
+            self.drawn.append((concept, seed))
+            logits = np.array(self.bias[concept], float)
+            if edit is not None:
+                request = next(r for r in edit.requests if r.concept == concept)
+                logits = logits + self.gain * np.array(list(request.applied_weights.values()))
+            shares = np.exp(logits - logits.max())
+            place = np.random.default_rng(seed).random() * shares.sum()
+            images.append(Image.new("L", (1, 1), int((shares.cumsum() < place).sum())))
+        return images
+
+    @staticmethod
+    def eyes(images: Iterable[Image.Image], concept: str, attributes: Sequence[str]) -> list[int]:
+        return [int(image.getpixel((0, 0))) for image in images]  # type: ignore[arg-type]
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, plant: Plant, requests: list[Request], **control: Any
+) -> Debiased:
+    monkeypatch.setattr(loop, "_draw", plant.draw)
+    return debias(
+        tiny.sd1(), requests, plant.eyes, control=Control(**control), nearest=0
+    )  # fmt: skip
+
+
+def test_concepts_reach_their_ratios_and_finished_ones_cost_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plant = Plant({"judge": [3.0, 0.0], "nurse": [-2.0, 0.0], "cook": [0.1, 0.0]})
+    found = run(monkeypatch, plant, [Debias(c, HALVES) for c in plant.bias])
+    assert not found.unfinished
+    for concept in plant.bias:
+        mine = [look for look in found.looks if look.concept == concept]
+        assert [look.done for look in mine] == [False] * (len(mine) - 1) + [True]
+        assert mine[-1].delta.value <= 0.2
+        assert [look.round for look in mine] == list(range(len(mine))), "no round after the last"
+    balanced = [look for look in found.looks if look.concept == "cook"]
+    assert len(balanced) == 1, "what is balanced already is only looked at"
+    assert found.images == len(plant.drawn)
+
+
+def test_what_is_far_off_is_told_from_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant = Plant({"judge": [9.0, 0.0]})
+    found = run(monkeypatch, plant, [Debias("judge", HALVES)], batch=10, most=100)
+    assert found.looks[0].delta.n == 10
+    assert found.looks[-1].delta.n == 100, "a decision in favour takes all images"
+
+
+def test_every_round_draws_the_same_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant = Plant({"judge": [1.2, 0.0]})
+    run(monkeypatch, plant, [Debias("judge", HALVES)], batch=5, most=20)
+    assert {seed for _, seed in plant.drawn} <= set(range(20))
+    assert sum(seed == 0 for _, seed in plant.drawn) > 1
+
+
+def test_five_attributes_and_crossings(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = crossed(HALVES, {"light skin": 0.4, "dark skin": 0.6})
+    assert list(wanted) == [
+        "man with light skin", "man with dark skin", "woman with light skin", "woman with dark skin"
+    ]  # fmt: skip
+    assert sum(wanted.values()) == pytest.approx(1)
+    assert wanted["man with dark skin"] == pytest.approx(0.3)
+    plant = Plant({"judge": [2.0, 1.0, 0.0, -1.0]})
+    found = run(monkeypatch, plant, [Debias("judge", wanted)], most=80, rounds=25)
+    assert not found.unfinished
+
+
+def test_the_best_iterate_is_kept_when_none_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that does not answer to weights: the loop ends, says so, and keeps what was best."""
+    plant = Plant({"judge": [3.0, 0.0]}, gain=0.0)
+    found = run(monkeypatch, plant, [Debias("judge", HALVES), Erase("church")], rounds=3)
+    assert found.unfinished == ("judge",)
+    assert len(found.looks) == 4
+    best = min(found.looks, key=lambda look: look.delta.high)
+    kept = next(r for r in found.edit.requests if isinstance(r, Debias))
+    assert dict(kept.weights or {}) == pytest.approx(dict(best.weights))
+    assert Erase("church") in found.edit.requests
+
+
+def test_a_balanced_model_passes_as_often_as_the_level_says() -> None:
+    """The sequential test calls a balanced model off in at most 1 − level of the runs."""
+    rng = np.random.default_rng(5)
+    goal = np.array([0.5, 0.5])
+    looks, level = 6, 1 - 0.1 / (6 * 2)
+    off = 0
+    for _ in range(400):
+        first = rng.random((looks, 10)) < 0.5
+        totals = first.sum(axis=1).cumsum()
+        counts = [np.array([k, 10 * (i + 1) - k]) for i, k in enumerate(totals)]
+        off += any(loop._off(c, goal, level) for c in counts)
+    assert off <= 0.1 * 400
+
+
+def test_history_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant = Plant({"judge": [1.0, 0.0]})
+    found = run(monkeypatch, plant, [Debias("judge", HALVES)])
+    frame = found.to_frame()
+    assert len(frame) == 2 * len(found.looks)
+    totals: Any = frame.groupby("round")["share"].sum()
+    assert totals.to_numpy() == pytest.approx(1.0)
+
+
+def test_history_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from editing.methods.debias_plot import plot, save
+
+    plant = Plant({"judge": [3.0, 0.0], "cook": [0.1, 0.0]})
+    found = run(monkeypatch, plant, [Debias(c, HALVES) for c in plant.bias])
+    drawn = plot(found).get_lines()
+    lines = {line.get_label(): line for line in drawn if not line.get_label().startswith("_")}
+    assert set(lines) == {"judge", "cook"}
+    told = [look.delta.value for look in found.looks if look.concept == "judge"]
+    assert lines["judge"].get_ydata().tolist() == told
+    assert save(found, tmp_path / "new" / "history.svg").read_text().startswith("<?xml")
+    with pytest.raises(InputError, match=r"such as history\.svg"):
+        save(found, tmp_path / "history.nonsense")
+
+
+def test_mistakes_get_one_sentence() -> None:
+    with pytest.raises(InputError, match="concepts to debias, got none"):
+        debias(tiny.sd1(), [Erase("church")], Plant.eyes)
+    with pytest.raises(InputError, match="a step and a tolerance above 0"):
+        Control(step=0)
+
+
+@pytest.mark.slow
+def test_on_the_miniature_a_biased_profession_is_balanced() -> None:
+    from editing.target import load_pipeline
+    from visdiff.encoders.open_clip import OpenClipEncoder
+
+    pipe = load_pipeline("miniature")
+    eyes = ZeroShotEyes(OpenClipEncoder("miniature", None, "cpu"))
+    control = Control(most=40, rounds=8, tolerance=0.15)
+    found = debias(
+        pipe, [Debias("firefighter", HALVES)], eyes,
+        control=control, settings=Settings(steps=10, guidance=5.0), nearest=0,
+    )  # fmt: skip
+    first, last = found.looks[0].delta, min(found.looks, key=lambda x: (not x.done, x.delta.high))
+    assert first.value > 0.5, "the world draws firefighters as men"
+    assert last.delta.value <= 0.3
