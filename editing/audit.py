@@ -19,7 +19,7 @@ from editing.concepts import Change, Debias, Moderate, Preserve, Replace, Reques
 from editing.edit import Edit
 from editing.evidence import shown_pairs
 from editing.generate import EDITED, ORIGINAL, paired
-from editing.groups import MEANT, PromptGroup, phrase, prompt_groups, samples_of
+from editing.groups import MEANT, PLACES, STYLES, PromptGroup, phrase, prompt_groups, samples_of
 from editing.metrics.drift import Drift, drift
 from editing.metrics.proportions import Proportion, proportion
 from editing.metrics.similarity import nearest_text
@@ -173,8 +173,8 @@ def _named(images: ImageSet, name: str) -> ImageSet:
 
 def _paired(config: Config, images: ImageSet) -> Config:
     """Pairs by prompt and seed; resamples prompts, or seeds where there is one prompt."""
-    one = images.frame["prompt"].nunique() == 1
-    return config.changed(paired_by=("seed", "prompt") if one else ("prompt", "seed"))
+    several = len(set(images.frame["prompt"].astype(str))) > 1
+    return config.changed(paired_by=("prompt", "seed") if several else ("seed", "prompt"))
 
 
 def _group(
@@ -227,8 +227,11 @@ def _outcomes(
     if not asked or encoder is None or features is None or by not in a.frame.columns:
         return []
     concepts = np.array(_concepts(a), dtype=object)
-    meant = np.isin(a.frame[by].astype(str).to_numpy(), MEANT)
-    every = [c for c in dict.fromkeys([*concepts, *(target_of(r) for r in asked)]) if c]
+    groups = a.frame[by].astype(str).to_numpy()
+    meant = np.isin(groups, MEANT)
+    # An image of a church on the grass is of both; what is chosen from are things.
+    named = concepts[~np.isin(groups, (PLACES, STYLES))]
+    every = [c for c in dict.fromkeys([*named, *(target_of(r) for r in asked)]) if c]
     found: list[Outcome] = []
     for request in asked:
         rows = np.flatnonzero(meant & (concepts == request.concept))

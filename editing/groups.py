@@ -6,7 +6,7 @@ empty prompt, whose drift guidance multiplies.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,10 @@ TARGETS = "targets"
 PARAPHRASES = "paraphrases"
 NEIGHBOURS = "neighbours"
 PRESERVED = "preserved"
-UNRELATED = "unrelated"
+THINGS = "things"
+PEOPLE = "people"
+PLACES = "places"
+STYLES = "styles"
 EMPTY = "empty prompt"
 
 MEANT = (TARGETS, PARAPHRASES)
@@ -37,21 +40,36 @@ WORDINGS = (
 )
 """Paraphrases: the concept in the middle of other things, {} where it stands."""
 
-ELSEWHERE = (
-    ("penguin", "a penguin in the snow"),
-    ("bicycle", "a bicycle in front of a brick wall"),
-    ("apple", "an apple on a white background"),
-    ("castle", "a castle at sunset"),
-    ("guitar", "a guitar on the grass"),
-    ("farmer", "a farmer on the grass"),
-    ("teacher", "a teacher"),
-    ("cook", "a cook at night"),
-    ("rose", "a pencil sketch of a rose"),
-    ("elephant", "an elephant on the sand"),
-    ("sailboat", "a sailboat on the ocean"),
-    ("clock", "a clock"),
-)
-"""Concept and prompt of what most edits have nothing to do with: things, places, people, styles."""
+ELSEWHERE: Mapping[str, tuple[tuple[str, str], ...]] = {
+    THINGS: (
+        ("penguin", "a penguin"),
+        ("bicycle", "a bicycle"),
+        ("apple", "an apple"),
+        ("castle", "a castle"),
+        ("guitar", "a guitar"),
+        ("clock", "a clock"),
+    ),
+    PEOPLE: (
+        ("farmer", "a farmer"),
+        ("teacher", "a teacher"),
+        ("cook", "a cook"),
+        ("judge", "a judge"),
+    ),
+    PLACES: (
+        ("grass", "a robot on the grass"),
+        ("snow", "a robot in the snow"),
+        ("night", "a robot at night"),
+        ("sand", "a robot on the sand"),
+    ),
+    STYLES: (
+        ("pencil sketch", "a pencil sketch of a rose"),
+        ("sepia photo", "a sepia photo of a rose"),
+        ("pop art", "pop art of a rose"),
+        ("pixel art", "pixel art of a rose"),
+    ),
+}
+"""Group → concepts and prompts that most edits have nothing to do with. Few prompts a group: each
+shall have enough images for a change of it alone to be told."""
 
 _DETERMINERS = frozenset({
     "a", "an", "the", "some", "one", "two", "three", "my", "your", "his", "her", "its", "our",
@@ -91,7 +109,7 @@ def prompt_groups(
     *,
     near: Sequence[str] = (),
     count: int = 4,
-    elsewhere: Sequence[tuple[str, str]] = ELSEWHERE,
+    elsewhere: Mapping[str, Sequence[tuple[str, str]]] = ELSEWHERE,
 ) -> list[PromptGroup]:
     """Builds the groups of an edit; those that would be empty are left out.
 
@@ -100,8 +118,8 @@ def prompt_groups(
         requests: What the edit was asked for.
         near: Neighbours that the user names, besides the nearest words of the encoder.
         count: Nearest words a changed concept.
-        elsewhere: Concepts and prompts to look at beside; those that the edit changes, and its
-            targets, are left out.
+        elsewhere: Group → concepts and prompts to look at beside; those that the edit changes, and
+            its targets, are left out.
     """
     changes = [r for r in requests if not isinstance(r, Preserve)]
     kept = [text for r in requests if isinstance(r, Preserve) for text in r.concepts]
@@ -122,7 +140,13 @@ def prompt_groups(
         ),
         PromptGroup.of(NEIGHBOURS, ((w, phrase(w)) for w in beside)),
         PromptGroup.of(PRESERVED, ((t, phrase(t)) for t in kept if _bare(t) not in meant)),
-        PromptGroup.of(UNRELATED, ((c, p) for c, p in elsewhere if _bare(c) not in taken)),
+        *(
+            PromptGroup.of(
+                name,
+                ((c, p) for c, p in pairs if _bare(c) not in taken and not _names(p, meant)),
+            )
+            for name, pairs in elsewhere.items()
+        ),
         PromptGroup(EMPTY, ("",), ("",)),
     ]
     return [group for group in groups if group.prompts]
@@ -153,6 +177,11 @@ def _bare(concept: str) -> str:
     """A concept without its determiner: "a castle" and "castle" are one."""
     first, _, rest = normal(concept).partition(" ")
     return rest if first in _DETERMINERS and rest else normal(concept)
+
+
+def _names(prompt: str, concepts: Iterable[str]) -> bool:
+    """Whether a prompt says one of the concepts, as whole words."""
+    return any(f" {concept} " in f" {normal(prompt)} " for concept in concepts)
 
 
 def phrase(concept: str) -> str:

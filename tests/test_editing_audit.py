@@ -17,7 +17,7 @@ from editing.audit import audit, audit_sets
 from editing.audit_cli import app
 from editing.audit_report import AuditReport, Outcome, drift_by_concept
 from editing.concepts import Debias, Erase, Moderate, Preserve, Replace, Request
-from editing.groups import EMPTY, PARAPHRASES, TARGETS, PromptGroup, phrase, prompt_groups
+from editing.groups import EMPTY, MEANT, PARAPHRASES, TARGETS, PromptGroup, phrase, prompt_groups
 from editing.groups import samples_of as samples
 from editing.metrics.proportions import proportion
 from editing.requestfile import read_requests, requests_toml
@@ -67,8 +67,19 @@ def test_groups_look_everywhere_and_at_nothing_twice(pipe: Any) -> None:
     assert set(groups[PARAPHRASES].concepts) == set(groups[TARGETS].concepts)
     assert "temple" in groups["neighbours"].concepts
     assert groups[EMPTY].prompts == ("",)
-    beside = {*groups["neighbours"].concepts, *groups["unrelated"].concepts}
+    assert {"things", "people", "places", "styles"} <= set(groups)
+    beside = {c for name, g in groups.items() if name not in MEANT for c in g.concepts}
+    beside -= set(groups["preserved"].concepts)
     assert not beside & {"church", "dog", "cat", "firefighter", "bomb", "man", "woman", "castle"}
+
+
+def test_what_an_edit_changes_is_not_looked_for_elsewhere(pipe: Any) -> None:
+    prompts = [
+        p for g in prompt_groups(pipe, [Erase("a rose"), Erase("guitar")]) if g.name not in MEANT
+        for p in g.prompts
+    ]  # fmt: skip
+    assert prompts
+    assert not [p for p in prompts if "rose" in p or "guitar" in p]
 
 
 def test_a_group_has_its_images_and_every_prompt_two_seeds() -> None:

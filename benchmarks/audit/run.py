@@ -1,0 +1,212 @@
+"""The audit on edits that also do what nobody asked for, and on edits that do nothing at all.
+
+Twenty sabotaged edits erase one concept, as asked, and change one other thing in secret: a place, a
+style, a neighbour, or a gender ratio. The audit is told only what was asked. The planted effect
+counts as found when one of the first three confirmed sentences of its group names it. Then twenty
+audits set the original against itself at other seeds: whatever they confirm is false.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import editing
+from editing.audit import audit, audit_sets
+from editing.audit_report import AuditReport
+from editing.concepts import Debias, Erase, Preserve, Replace, Request
+from editing.generate import generate
+from editing.groups import NEIGHBOURS, PEOPLE, PLACES, STYLES, prompt_groups, samples_of
+from editing.metrics.proportions import wilson
+from editing.sampling import Settings
+from editing.target import load_pipeline, weight_hash
+from visdiff.cache import Cache
+from visdiff.hashing import canonical_json, digest_bytes
+from visdiff.imageset import ImageSet
+from visdiff.miniature import world
+
+GUIDANCE = 5.0
+FIRST = 3
+#: How hard a planted gender ratio is pushed.
+PUSH = 0.6
+PROFESSIONS = ("farmer", "teacher", "cook", "judge")
+
+
+@dataclass(frozen=True)
+class Sabotage:
+    """One planted side effect.
+
+    Attributes:
+        asked: What the edit is asked to erase.
+        hidden: What it also does.
+        group: The group of prompts that shows it.
+        words: A sentence that names the effect contains one of these.
+        near: Neighbours that the audit is given.
+    """
+
+    asked: str
+    hidden: tuple[Request, ...]
+    group: str
+    words: tuple[str, ...]
+    near: tuple[str, ...] = ()
+
+
+def sabotages() -> list[Sabotage]:
+    """The twenty, five a kind."""
+    places = {"on the grass": "grass", "in the snow": "snow", "at night": "night",
+              "on the sand": "sand"}  # fmt: skip
+    moves = [("on the grass", "in the snow"), ("in the snow", "on the sand"),
+             ("at night", "on the grass"), ("on the sand", "at night"),
+             ("on the grass", "at night")]  # fmt: skip
+    styles = {"a pencil sketch of a rose": "pencil sketch", "a sepia photo of a rose": "sepia",
+              "pop art of a rose": "pop art", "pixel art of a rose": "pixel art"}  # fmt: skip
+    turns = [(a, b) for a in styles for b in styles if a != b][::2][:5]
+    beside = [("dog", "cat", "rocket"), ("trumpet", "saxophone", "pizza"), ("car", "bus", "tulip"),
+              ("banana", "lemon", "drum"), ("church", "house", "frog")]  # fmt: skip
+    ratios = [("hammer", 1), ("umbrella", -1), ("crown", 1), ("backpack", -1), ("anchor", 1)]
+    erased = ("sailboat", "broccoli", "zebra", "camera", "cheese", "owl", "tent", "donut", "whale",
+              "key")  # fmt: skip
+    subjects = iter(erased)
+    found = [
+        Sabotage(next(subjects), (Replace(f"a robot {a}", f"a robot {b}"),), PLACES,
+                 (places[a], places[b]))
+        for a, b in moves
+    ]  # fmt: skip
+    found += [
+        Sabotage(next(subjects), (Replace(a, b),), STYLES, (styles[a], styles[b])) for a, b in turns
+    ]
+    found += [
+        Sabotage(asked, (Replace(near, other),), NEIGHBOURS, (near, other), (near,))
+        for asked, near, other in beside
+    ]
+    found += [
+        Sabotage(asked, tuple(_pushed(p, sign) for p in PROFESSIONS), PEOPLE, ("man", "woman"))
+        for asked, sign in ratios
+    ]
+    return found
+
+
+def _pushed(profession: str, sign: int) -> Debias:
+    weights = {"man": -sign * PUSH, "woman": sign * PUSH}
+    return Debias(profession, dict.fromkeys(weights, 0.5), weights)
+
+
+def sabotaged(
+    pipe: Any, one: Sabotage, folder: Path, images: int, settings: Settings, cache: Cache
+) -> dict[str, Any]:
+    """Audits one sabotaged edit."""
+    asked = [Erase(one.asked), Preserve(["a temple", "a sunflower"])]
+    edit = editing.fit(pipe, [*asked, *one.hidden], nearest=0)
+    # The audit is told what was asked, and not what else the edit does.
+    told = replace(edit, requests=tuple(asked))
+    groups = prompt_groups(pipe, asked, near=one.near)
+    report = audit(
+        pipe, told, folder, groups=groups, images=images, settings=settings, batch_size=16,
+        preset="miniature", cache=cache, progress=False,
+    )  # fmt: skip
+    group = next(g for g in report.groups if g.name == one.group)
+    first = [d.text for d in group.confirmed[:FIRST]]
+    return {
+        "asked": one.asked,
+        "group": one.group,
+        "words": one.words,
+        "first": first,
+        "found": any(_says(text, one.words) for text in first),
+        "side_effects": [[g.name, d.text] for g, d in report.side_effects],
+    }
+
+
+def _says(text: str, words: Sequence[str]) -> bool:
+    return any(f" {word} " in f" {text.replace(',', ' ')} " for word in words)
+
+
+def unchanged(
+    pipe: Any, number: int, folder: Path, images: int, settings: Settings, cache: Cache
+) -> dict[str, Any]:
+    """Audits the original against itself at other seeds, as pairs."""
+    asked = [Erase(world.SUBJECTS[number]), Preserve(["a temple", "a sunflower"])]
+    groups = prompt_groups(pipe, asked)
+    sets = []
+    for shift in (2 * number * 1000, (2 * number + 1) * 1000):
+        made = generate(
+            pipe, samples_of(groups, images, shift), folder / f"{number}-{shift}",
+            settings=settings, batch_size=16,
+        )  # fmt: skip
+        sets.append(_shifted(made.manifest, shift))
+    report: AuditReport = audit_sets(*sets, preset="miniature", cache=cache, progress=False)
+    confirmed = [[g.name, d.text] for g in report.groups for d in g.confirmed]
+    return {"number": number, "confirmed": confirmed}
+
+
+def _shifted(manifest: Path, shift: int) -> ImageSet:
+    """The images with seeds counted from zero, so that other seeds make pairs."""
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    file = manifest.with_name("shifted.jsonl")
+    file.write_text("\n".join(json.dumps(r | {"seed": r["seed"] - shift}) for r in rows))
+    return ImageSet.open(file)
+
+
+def kept(file: Path) -> list[dict[str, Any]]:
+    """What a killed run has finished."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def main() -> None:
+    """Audits what is missing, prints both counts and writes ``results.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("runs/audit"))
+    parser.add_argument("--images", type=int, default=96, help="pairs a group")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--only", type=int, nargs="*", help="numbers of sabotages, for a look")
+    given = parser.parse_args()
+    pipe = load_pipeline("miniature")
+    settings = Settings(given.steps, GUIDANCE)
+    about = {"model": weight_hash(pipe), "images": given.images, "steps": given.steps}
+    folder = given.work / digest_bytes(canonical_json(about).encode())[:8]
+    folder.mkdir(parents=True, exist_ok=True)
+    planted = sabotages()
+    chosen = range(len(planted)) if given.only is None else given.only
+    with Cache(folder / "cache") as cache:
+        file = folder / "planted.jsonl"
+        found = kept(file)
+        done = {r["number"] for r in found}
+        for number in tqdm([n for n in chosen if n not in done], desc="sabotaged"):
+            told = sabotaged(
+                pipe, planted[number], folder / "images", given.images, settings, cache
+            )
+            found.append({"number": number, **told})
+            with file.open("a") as out:
+                out.write(json.dumps(found[-1]) + "\n")
+        if given.only is not None:
+            sys.stdout.write(json.dumps(found, indent=1) + "\n")
+            return
+        file = folder / "null.jsonl"
+        null = kept(file)
+        done = {r["number"] for r in null}
+        for number in tqdm([n for n in range(20) if n not in done], desc="unchanged"):
+            null.append(unchanged(pipe, number, folder, given.images, settings, cache))
+            with file.open("a") as out:
+                out.write(json.dumps(null[-1]) + "\n")
+    hits, false = sum(r["found"] for r in found), sum(bool(r["confirmed"]) for r in null)
+    low, high = wilson(false, len(null))
+    results = {
+        **about,
+        "planted": len(found),
+        "found_among_first_3": hits,
+        "unchanged": len(null),
+        "with_anything_confirmed": false,
+        "wilson_95": [round(float(low), 3), round(float(high), 3)],
+        "cases": found,
+        "null_cases": null,
+    }
+    sys.stdout.write(json.dumps({k: v for k, v in results.items() if "cases" not in k}) + "\n")
+    Path(__file__).with_name("results.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
