@@ -275,14 +275,15 @@ def test_adding_and_withdrawing_equal_the_fresh_solve_in_any_order(pipe: Any, me
 
 def test_many_preserved_texts_are_kept_as_their_moment(pipe: Any) -> None:
     texts = ["castle", "house", "a house", "tulip", "a tulip at night"]
-    edit = editing.fit(pipe, [Erase("church"), Preserve(texts)], nearest=0)
+    bare = ("{}",)
+    edit = editing.fit(pipe, [Erase("church"), Preserve(texts)], nearest=0, templates=bare)
     assert edit.ledger is not None
     (block,) = [e.blocks["tokens"] for e in edit.ledger.entries if e.role == "preserve"]
     assert block.source is None
     (few,) = [
         e.blocks["tokens"]
-        for e in (editing.fit(pipe, [Erase("church"), Preserve(texts[:1])], nearest=0).ledger
-                  or pytest.fail("no ledger")).entries
+        for e in (editing.fit(pipe, [Erase("church"), Preserve(texts[:1])], nearest=0,
+                              templates=bare).ledger or pytest.fail("no ledger")).entries
         if e.role == "preserve"
     ]  # fmt: skip
     assert few.source is not None
@@ -314,7 +315,7 @@ def test_templates_put_the_concept_in_prompts(pipe: Any) -> None:
 
 
 def test_diagnostics_say_what_will_happen(pipe: Any) -> None:
-    edit = editing.fit(pipe, MIXTURE, neighbours=["tulip"], nearest=2)
+    edit = editing.fit(pipe, MIXTURE, neighbours=["tulip"], nearest=2, templates=("{}",))
     found = edit.diagnostics
     assert [t["concept"] for t in found["targets"]] == [
         e.request.concept
@@ -331,7 +332,8 @@ def test_diagnostics_say_what_will_happen(pipe: Any) -> None:
 
 
 def test_diagnostics_agree_with_the_vectors(pipe: Any) -> None:
-    edit = editing.fit(pipe, [Erase("church", "castle"), Preserve(["house"])], nearest=0)
+    requests = [Erase("church", "castle"), Preserve(["house"])]
+    edit = editing.fit(pipe, requests, nearest=0, templates=("{}",))
     (change,) = edit.changes
     assert isinstance(change, SharedMap)
     c, t = states(pipe, "church")[0][1:], states(pipe, "castle")[0][1:]
