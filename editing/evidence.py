@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
+from PIL import Image
 
 from visdiff.errors import UnreadableImageError
 from visdiff.imageset import ImageSet
@@ -72,10 +73,7 @@ def _pair(a: ImageSet, b: ImageSet, index: int) -> ShownPair | None:
         return None
 
 
-def _png(image: "object") -> bytes:
-    from PIL import Image
-
-    assert isinstance(image, Image.Image)
+def _png(image: Image.Image) -> bytes:
     image.thumbnail((_SIDE, _SIDE))
     buffer = BytesIO()
     image.save(buffer, "PNG", optimize=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 import editing
@@ -60,7 +61,7 @@ METHODS = (
     Method("all-but-one"),
 )
 
-#: SD 1.4 on Imagenette, 500 images a class: erased and others, percent (shared/reference).
+#: SD 1.4 on Imagenette, 500 images a class: erased and others, percent (UCE, arXiv:2308.14761).
 PUBLISHED = {"none": (78.2, 78.2), "esd-u": (12.6, 63.2), "uce-2024": (2.6, 79.8)}
 
 
@@ -93,8 +94,6 @@ def cell(
     folder: Path,
 ) -> dict[str, Any]:
     """Measures one method on one class."""
-    from PIL import Image
-
     took, after = 0.0, original
     if method.name != "none":
         edit, took = fitted(pipe, method, erased, folder)
@@ -166,10 +165,12 @@ def main() -> None:
     file = folder / "cells.jsonl"
     cells = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     done = {(c["method"], c["erased_class"]) for c in cells}
-    todo = [(m, c) for m in methods for c in classes if (m.name, c) not in done]
-    sys.stderr.write(f"{len(todo)} cells of {len(CLASSES) * seeds + EMPTY_SEEDS} images to make\n")
-    original = images_of(pipe, seeds, steps) if todo else np.empty(0)
-    for method, erased in tqdm(todo, desc="cells", disable=not todo):
+    missing = [(m, c) for m in methods for c in classes if (m.name, c) not in done]
+    sys.stderr.write(
+        f"{len(missing)} cells of {len(CLASSES) * seeds + EMPTY_SEEDS} images to make\n"
+    )
+    original = images_of(pipe, seeds, steps) if missing else np.empty(0)
+    for method, erased in tqdm(missing, desc="cells", disable=not missing):
         cells.append(cell(pipe, method, erased, original, seeds, steps, folder))
         with file.open("a") as out:
             out.write(json.dumps(cells[-1]) + "\n")

@@ -23,14 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from scipy import stats
 
 from editing.concepts import Debias, Request, checked
 from editing.edit import Edit
 from editing.groups import phrase
 from editing.methods import find
 from editing.metrics.attributes import Eyes
-from editing.metrics.ratios import Delta, delta
+from editing.metrics.ratios import Delta, clopper_pearson, delta
 from editing.sampling import Settings, draw
 from editing.target import load_pipeline
 from visdiff.errors import InputError
@@ -300,10 +299,8 @@ def _draw(
 
 
 def _off(counts: np.ndarray, goal: np.ndarray, level: float) -> bool:
-    """Whether an exact interval of a share (Clopper and Pearson 1934) leaves out what is wanted."""
-    n, tail = counts.sum(), (1 - level) / 2
-    low = np.where(counts == 0, 0.0, stats.beta.ppf(tail, counts, n - counts + 1))
-    high = np.where(counts == n, 1.0, stats.beta.ppf(1 - tail, counts + 1, n - counts))
+    """Whether an exact interval of a share leaves out what is wanted."""
+    low, high = clopper_pearson(counts, int(counts.sum()), level)
     return bool(((goal < low) | (goal > high)).any())
 
 

@@ -68,8 +68,8 @@ def keep_2025(layout: Layout, _: Tokens) -> list[int]:
 
 
 # The vectors of a bare concept say little of it inside a prompt. Scale and templates were chosen on
-# images of the bundled generator, classes of benchmarks/erasure among them: with "{}" and scale 1 a
-# fifth to a third of an erased class is still recognised, with these hardly any, others as before.
+# images of the bundled generator, classes of benchmarks/erasure among them: with "{}" and scale 1
+# some of an erased class is still recognised.
 UCE = ClosedForm(
     "uce",
     LinearConfig(lam_rel=1e-4, erase_scale=10.0, templates=("{}", "a {}", "a picture of {}")),

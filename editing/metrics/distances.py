@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from visdiff.errors import InputError, MissingBackendError
+from visdiff.torchvision_compat import ensure_torchvision
 
 
 class KernelDistance(NamedTuple):
@@ -108,6 +109,7 @@ def _checked(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 def _backend(module: str) -> tuple[Any, Any]:
     from importlib import import_module
 
+    ensure_torchvision()  # torch-fidelity imports it, whether or not somebody else did before
     try:
         return import_module("torch"), import_module(f"torch_fidelity.{module}")
     except ImportError as error:

@@ -55,7 +55,7 @@ def delta(counts: ArrayLike, wanted: ArrayLike, level: float = 0.95) -> Delta:
     """
     seen, goal = _checked(counts, wanted)
     n, k = int(seen.sum()), seen.size
-    low, high = wilson(seen, n, level) if k == 2 else _exact(seen, n, 1 - (1 - level) / k)
+    low, high = wilson(seen, n, level) if k == 2 else clopper_pearson(seen, n, 1 - (1 - level) / k)
     # The nearest and the farthest that each share can be from its goal.
     nearest = np.maximum(np.maximum(low - goal, goal - high), 0)
     farthest = np.maximum(high - goal, goal - low)
@@ -112,8 +112,17 @@ def delta_floor(n: int, wanted: ArrayLike) -> float:
     return float(np.mean((chances * np.abs(counts[:, None] / n - goal)).sum(axis=0) / goal))
 
 
-def _exact(counts: np.ndarray, n: int, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the interval of Clopper and Pearson 1934, which never falls short of its level."""
+def clopper_pearson(counts: np.ndarray, n: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the interval of Clopper and Pearson 1934, which never falls short of its level.
+
+    Args:
+        counts: Cases that count, whole numbers from 0 to n.
+        n: All cases, 1 or more.
+        level: In (0, 1).
+
+    Returns:
+        Lower and upper ends, float64 in [0, 1], of the shape of `counts`.
+    """
     tail = (1 - level) / 2
     low = np.where(counts == 0, 0.0, stats.beta.ppf(tail, counts, n - counts + 1))
     high = np.where(counts == n, 1.0, stats.beta.ppf(1 - tail, counts + 1, n - counts))
