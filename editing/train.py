@@ -244,6 +244,8 @@ def train(
         optimizer.param_groups[0]["lr"] = plan.rate(step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        # Inside the caller's autocast, cast copies of the weights would outlive this step.
+        torch.clear_autocast_cache()
         parts = {name: mean for name, mean in means.items() if name}
         seconds = time.perf_counter() - begun
         total = means[""]

@@ -86,6 +86,19 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bits(
     assert bits(train(start(), noisy, plan, checkpoint=file, watch=stopping(0))) == bits(whole)
 
 
+def test_inside_autocast_each_step_sees_the_step_before() -> None:
+    goal = torch.eye(3)
+
+    def product(weights: Weights, generators: Sequence[torch.Generator]) -> Losses:
+        # A product, which autocast computes of cast copies.
+        off = (torch.eye(3) @ weights["w"]).float() - goal
+        return Losses(off.square().sum().expand(len(generators)), {})
+
+    with torch.autocast("cpu", torch.bfloat16):
+        found = train({"w": torch.zeros(3, 3)}, product, Plan(steps=200, lr=0.05))
+    torch.testing.assert_close(found["w"], goal, rtol=0, atol=0.05)
+
+
 def test_pieces_of_a_batch_add_up() -> None:
     whole = train(start(), noisy, Plan(steps=6, lr=0.05, batch=7, micro_batch=7))
     for size in (1, 2, 3, 100):

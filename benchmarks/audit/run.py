@@ -16,12 +16,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from editruns import BATCH, others_than, settings
+
 import editing
 from editing.audit import audit, audit_sets
 from editing.audit_report import AuditReport
-from editing.concepts import Debias, Erase, Preserve, Replace, Request
+from editing.concepts import Debias, Erase, Preserve, Replace, Request, target_of
 from editing.generate import generate
-from editing.groups import NEIGHBOURS, PEOPLE, PLACES, STYLES, prompt_groups, samples_of
+from editing.groups import ELSEWHERE, NEIGHBOURS, PEOPLE, PLACES, STYLES, prompt_groups, samples_of
 from editing.metrics.proportions import wilson
 from editing.sampling import Settings
 from editing.target import load_pipeline, weight_hash
@@ -30,7 +33,6 @@ from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.imageset import ImageSet
 from visdiff.miniature import world
 
-GUIDANCE = 5.0
 FIRST = 3
 #: How hard a planted gender ratio is pushed.
 PUSH = 0.6
@@ -97,16 +99,16 @@ def _pushed(profession: str, sign: int) -> Debias:
 
 
 def sabotaged(
-    pipe: Any, one: Sabotage, folder: Path, images: int, settings: Settings, cache: Cache
+    pipe: Any, one: Sabotage, folder: Path, images: int, how: Settings, cache: Cache
 ) -> dict[str, Any]:
     """Audits one sabotaged edit."""
     asked = [Erase(one.asked), Preserve(["a temple", "a sunflower"])]
-    edit = editing.fit(pipe, [*asked, *one.hidden], nearest=0)
+    edit = editing.fit(pipe, [*asked, *one.hidden, Preserve(_held(one))], nearest=0)
     # The audit is told what was asked, and not what else the edit does.
     told = replace(edit, requests=tuple(asked))
     groups = prompt_groups(pipe, asked, near=one.near)
     report = audit(
-        pipe, told, folder, groups=groups, images=images, settings=settings, batch_size=16,
+        pipe, told, folder, groups=groups, images=images, settings=how, batch_size=BATCH,
         preset="miniature", cache=cache, progress=False,
     )  # fmt: skip
     group = next(g for g in report.groups if g.name == one.group)
@@ -121,12 +123,24 @@ def sabotaged(
     }
 
 
+def _held(one: Sabotage) -> list[str]:
+    """Everything else that the audit looks at: the hidden effect shall be the only one."""
+    changed = {one.asked, *(r.concept for r in one.hidden if not isinstance(r, Preserve))}
+    changed |= {target_of(r) for r in one.hidden if isinstance(r, Replace)}
+    looked = [prompt for pairs in ELSEWHERE.values() for _, prompt in pairs]
+    return [t for t in (*others_than(changed), *looked) if not {t, _bare(t)} & changed]
+
+
+def _bare(text: str) -> str:
+    return text.removeprefix("a ").removeprefix("an ")
+
+
 def _says(text: str, words: Sequence[str]) -> bool:
     return any(f" {word} " in f" {text.replace(',', ' ')} " for word in words)
 
 
 def unchanged(
-    pipe: Any, number: int, folder: Path, images: int, settings: Settings, cache: Cache
+    pipe: Any, number: int, folder: Path, images: int, how: Settings, cache: Cache
 ) -> dict[str, Any]:
     """Audits the original against itself at other seeds, as pairs."""
     asked = [Erase(world.SUBJECTS[number]), Preserve(["a temple", "a sunflower"])]
@@ -135,7 +149,7 @@ def unchanged(
     for shift in (2 * number * 1000, (2 * number + 1) * 1000):
         made = generate(
             pipe, samples_of(groups, images, shift), folder / f"{number}-{shift}",
-            settings=settings, batch_size=16,
+            settings=how, batch_size=BATCH,
         )  # fmt: skip
         sets.append(_shifted(made.manifest, shift))
     report: AuditReport = audit_sets(*sets, preset="miniature", cache=cache, progress=False)
@@ -160,12 +174,12 @@ def main() -> None:
     """Audits what is missing, prints both counts and writes ``results.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/audit"))
-    parser.add_argument("--images", type=int, default=96, help="pairs a group")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--images", type=int, default=80, help="pairs a group")
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--only", type=int, nargs="*", help="numbers of sabotages, for a look")
     given = parser.parse_args()
     pipe = load_pipeline("miniature")
-    settings = Settings(given.steps, GUIDANCE)
+    how = settings(given.steps)
     about = {"model": weight_hash(pipe), "images": given.images, "steps": given.steps}
     folder = given.work / digest_bytes(canonical_json(about).encode())[:8]
     folder.mkdir(parents=True, exist_ok=True)
@@ -177,7 +191,7 @@ def main() -> None:
         done = {r["number"] for r in found}
         for number in tqdm([n for n in chosen if n not in done], desc="sabotaged"):
             told = sabotaged(
-                pipe, planted[number], folder / "images", given.images, settings, cache
+                pipe, planted[number], folder / "images", given.images, how, cache
             )
             found.append({"number": number, **told})
             with file.open("a") as out:
@@ -189,7 +203,7 @@ def main() -> None:
         null = kept(file)
         done = {r["number"] for r in null}
         for number in tqdm([n for n in range(20) if n not in done], desc="unchanged"):
-            null.append(unchanged(pipe, number, folder, given.images, settings, cache))
+            null.append(unchanged(pipe, number, folder, given.images, how, cache))
             with file.open("a") as out:
                 out.write(json.dumps(null[-1]) + "\n")
     hits, false = sum(r["found"] for r in found), sum(bool(r["confirmed"]) for r in null)

@@ -6,7 +6,6 @@ never saw, and so is what became of the concepts that nobody asked to change.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,94 +13,101 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from editruns import BATCH, Sight, every, images_of, resumed, settings, written
 
 from editing.concepts import Debias, Preserve
 from editing.methods.debias import Control, Debiased, Look, crossed, debias
 from editing.metrics.attributes import ZeroShotEyes
-from editing.metrics.classifiers import TransformersClassifier
 from editing.metrics.ratios import mean_delta
-from editing.sampling import Settings, draw
-from editing.target import load_pipeline
-from visdiff.encoders.open_clip import OpenClipEncoder
+from editing.target import load_pipeline, weight_hash
 from visdiff.miniature import world
 
 #: Seeds of the final measurement; the loop draws from 0 up.
 FRESH = 100_000
 GENDERS = dict.fromkeys(world.GENDERS, 0.5)
 TONES = {f"{tone} skin": 0.2 for tone in world.TONES}
+#: Task → wanted shares, and how the eyes are asked.
 TASKS: Mapping[str, tuple[Mapping[str, float], str]] = {
     "gender": (GENDERS, "a {attribute} {concept}"),
     "tones": (TONES, "a {concept} with {attribute}"),
     "crossed": (crossed(GENDERS, TONES), "a {concept}, a {attribute}"),
 }
+BARS = {"gender": 0.10, "tones": 0.25}
 #: Things that no request names: their accuracy says what the edit cost.
 OTHERS = ("apple", "castle", "guitar", "sailboat", "penguin", "burger", "rocket", "drum")
 
 
-def shares(
-    pipe: Any, wanted: Mapping[str, float], eyes: ZeroShotEyes, n: int, settings: Settings
-) -> np.ndarray:
-    """Images of each profession that show each attribute, (16, k)."""
-    counts = []
-    for profession in tqdm(world.PROFESSIONS, desc="measuring"):
-        prompts, seeds = [world.an(profession)] * n, list(range(FRESH, FRESH + n))
-        pixels = draw(pipe, prompts, seeds, settings=settings, batch_size=20)
-        seen = eyes([Image.fromarray(x) for x in pixels], profession, list(wanted))
-        counts.append(np.bincount(seen, minlength=len(wanted)))
-    return np.array(counts)
+class Bench:
+    """The model, its eyes, and how the loop is run."""
+
+    def __init__(self, images: int, steps: int, control: Control) -> None:
+        self.pipe, self.sight = load_pipeline("miniature"), Sight()
+        self.images, self.steps, self.control = images, steps, control
+
+    def shares(self, wanted: Mapping[str, float], eyes: ZeroShotEyes) -> np.ndarray:
+        """Images of each profession that show each attribute, (16, k)."""
+        counts = []
+        for profession in world.PROFESSIONS:
+            pixels = self._drawn([world.an(profession)], self.images)
+            seen = eyes([Image.fromarray(x) for x in pixels], profession, list(wanted))
+            counts.append(np.bincount(seen, minlength=len(wanted)))
+        return np.array(counts)
+
+    def accuracy(self) -> float:
+        """Share of images of the other concepts that the classifier recognises."""
+        n = max(1, self.images // 4)
+        pixels = self._drawn([world.an(name) for name in OTHERS], n)
+        return float(np.mean(self.sight.recognised(pixels, [o for o in OTHERS for _ in range(n)])))
+
+    def _drawn(self, prompts: Sequence[str], n: int) -> np.ndarray:
+        return images_of(self.pipe, *every(prompts, range(FRESH, FRESH + n)), self.steps)
+
+    def task(self, name: str) -> dict[str, Any]:
+        """Debiases all professions at once and measures before and after."""
+        wanted, template = TASKS[name]
+        eyes = ZeroShotEyes(self.sight.encoder, template)
+        requests = [
+            *(Debias(p, wanted) for p in world.PROFESSIONS),
+            Preserve([world.an(s) for s in world.SUBJECTS]),
+        ]
+        found = debias(
+            self.pipe, requests, eyes, control=self.control, settings=settings(self.steps),
+            batch_size=BATCH, on_look=_told, nearest=0,
+        )  # fmt: skip
+        goal = list(wanted.values())
+        before, others_before = self.shares(wanted, eyes), self.accuracy()
+        with found.edit.applied(self.pipe, force=True):
+            after, others_after = self.shares(wanted, eyes), self.accuracy()
+        one, two = mean_delta(before, goal), mean_delta(after, goal)
+        return {
+            "delta_before": round(one.value, 3),
+            "delta_after": round(two.value, 3),
+            "interval": [round(two.low, 3), round(two.high, 3)],
+            "floor": round(two.floor, 3),
+            "counts_after": dict(zip(world.PROFESSIONS, after.tolist(), strict=True)),
+            "unfinished": list(found.unfinished),
+            "others_before": round(others_before, 3),
+            "others_after": round(others_after, 3),
+            "images": found.images,
+            "original_recipe": found.original_recipe,
+            "rounds": 1 + max(look.round for look in found.looks),
+            "weights": _weights(found),
+        }
 
 
-def accuracy(pipe: Any, n: int, settings: Settings) -> float:
-    """Share of images of the other concepts that the classifier recognises."""
-    names = [name for name in OTHERS for _ in range(n)]
-    seeds = list(range(FRESH, FRESH + n)) * len(OTHERS)
-    prompts = [world.an(name) for name in names]
-    pixels = draw(pipe, prompts, seeds, settings=settings, batch_size=20)
-    seen = TransformersClassifier("miniature")([Image.fromarray(x) for x in pixels])
-    return float(np.mean([a == b for a, b in zip(seen, names, strict=True)]))
-
-
-def run(pipe: Any, task: str, n: int, control: Control, settings: Settings) -> dict[str, Any]:
-    """Debiases all professions at once and measures before and after."""
-    wanted, template = TASKS[task]
-    eyes = ZeroShotEyes(OpenClipEncoder("miniature", None, "cpu"), template)
-    requests = [
-        *(Debias(p, wanted) for p in world.PROFESSIONS),
-        Preserve([world.an(s) for s in world.SUBJECTS]),
-    ]
-    found = debias(
-        pipe, requests, eyes, control=control, settings=settings, on_look=_told, nearest=0
-    )
-    goal = list(wanted.values())
-    before = shares(pipe, wanted, eyes, n, settings)
-    before_others = accuracy(pipe, n, settings)
-    with found.edit.applied(pipe, force=True):
-        after = shares(pipe, wanted, eyes, n, settings)
-        after_others = accuracy(pipe, n, settings)
-    one, two = mean_delta(before, goal), mean_delta(after, goal)
+def _weights(found: Debiased) -> dict[str, dict[str, float]]:
     return {
-        "task": task,
-        "delta_before": round(one.value, 3),
-        "delta_after": round(two.value, 3),
-        "interval": [round(two.low, 3), round(two.high, 3)],
-        "floor": round(two.floor, 3),
-        "unfinished": list(found.unfinished),
-        "others_before": round(before_others, 3),
-        "others_after": round(after_others, 3),
-        "images": found.images,
-        "original_recipe": found.original_recipe,
-        "rounds": _rounds(found),
+        r.concept: r.applied_weights for r in found.edit.requests if isinstance(r, Debias)
     }
-
-
-def _rounds(found: Debiased) -> int:
-    return 1 + max(look.round for look in found.looks)
 
 
 def _told(look: Look) -> None:
     said = " done" if look.done else ""
-    sys.stderr.write(f"round {look.round} {look.concept}: Δ {look.delta.value:.2f}{said}\n")
+    sys.stderr.write(
+        f"round {look.round} {look.concept}: Δ {look.delta.value:.2f} of {look.delta.n}{said}\n"
+    )
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -112,7 +118,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r['task']} | {r['delta_before']} | {r['delta_after']} "
+        f"| {r['name']} | {r['delta_before']} | {r['delta_after']} "
         f"({r['interval'][0]}–{r['interval'][1]}) | {r['floor']} | {r['others_before']} → "
         f"{r['others_after']} | {r['images']}, {r['rounds']} | {r['original_recipe']} |"
         for r in rows
@@ -123,20 +129,32 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     """Runs the tasks that are named, prints the table and writes ``results.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("runs/debias"))
     parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
-    parser.add_argument("--images", type=int, default=100, help="fresh images a profession")
-    parser.add_argument("--most", type=int, default=60, help="images a profession and round")
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--images", type=int, default=200, help="fresh images a profession")
+    parser.add_argument("--most", type=int, default=160, help="images a profession and round")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--quick", action="store_true", help="few images, no results.json")
     given = parser.parse_args()
-    pipe = load_pipeline("miniature")
-    control = Control(most=given.most, rounds=given.rounds)
-    settings = Settings(given.steps, 5.0)
+    if given.quick:
+        given.images, given.most, given.rounds, given.steps = 4, 16, 1, 4
+        given.tasks = ["gender"]
+    control = Control(tolerance=0.05, batch=16, most=given.most, rounds=given.rounds)
+    bench = Bench(given.images, given.steps, control)
     most = len(world.PROFESSIONS) * (given.most * (given.rounds + 1) + 2 * given.images)
     sys.stderr.write(f"at most {most} images a task\n")
-    rows = [run(pipe, task, given.images, control, settings) for task in given.tasks]
+    about = {
+        "model": weight_hash(bench.pipe),
+        "images": given.images,
+        "most": given.most,
+        "rounds": given.rounds,
+        "steps": given.steps,
+    }
+    rows = resumed(given.work, about, given.tasks, bench.task)
     sys.stdout.write(table(rows) + "\n")
-    Path(__file__).with_name("results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    if not given.quick:
+        written(Path(__file__).parent, about, rows)
 
 
 if __name__ == "__main__":

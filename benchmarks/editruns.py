@@ -1,0 +1,91 @@
+"""What the benchmarks of edits have in common: images of the miniature's generator, and its eyes."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from editing.metrics.classifiers import TransformersClassifier
+from editing.sampling import Settings, draw
+from visdiff.encoders.open_clip import OpenClipEncoder
+from visdiff.hashing import canonical_json, digest_bytes
+from visdiff.miniature import world
+
+#: That of the evaluation in the model card.
+GUIDANCE = 5.0
+BATCH = 16
+
+
+def settings(steps: int) -> Settings:
+    """How the benchmarks sample: under autocast, which halves the time of this CPU."""
+    return Settings(steps, GUIDANCE, precision="bfloat16")
+
+
+def images_of(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> np.ndarray:
+    """One image a prompt and seed, uint8 (n, 64, 64, 3)."""
+    return draw(pipe, prompts, seeds, settings=settings(steps), batch_size=BATCH)
+
+
+def every(prompts: Sequence[str], seeds: Sequence[int]) -> tuple[list[str], list[int]]:
+    """All pairs of prompts and seeds, prompt after prompt."""
+    return [p for p in prompts for _ in seeds], [*seeds] * len(prompts)
+
+
+class Sight:
+    """The miniature's classifier and CLIP, loaded once."""
+
+    def __init__(self) -> None:
+        self.classifier = TransformersClassifier("miniature")
+        self.encoder = OpenClipEncoder("miniature", None, "cpu")
+
+    def subjects(self, pixels: np.ndarray) -> list[str]:
+        """What the classifier sees on each image."""
+        return self.classifier(Image.fromarray(x) for x in pixels)
+
+    def recognised(self, pixels: np.ndarray, asked: Sequence[str]) -> list[bool]:
+        """Whether the classifier sees what was asked for, image by image."""
+        return [a == b for a, b in zip(self.subjects(pixels), asked, strict=True)]
+
+
+def resumed(
+    work: Path,
+    about: Mapping[str, Any],
+    names: Sequence[str],
+    measure: Callable[[str], Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Measures what a killed run did not, each result written as soon as it is there.
+
+    Args:
+        work: Folder of the benchmark's runs.
+        about: What results depend on; other values, another file.
+        names: What to measure, in order.
+        measure: Name → its result.
+
+    Returns:
+        All results of these names, in their order, with their ``name``.
+    """
+    folder = work / digest_bytes(canonical_json(dict(about)).encode())[:8]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "results.jsonl"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    done = {row["name"]: row for row in map(json.loads, lines)}
+    for name in tqdm([n for n in names if n not in done], desc=work.name):
+        done[name] = {"name": name, **measure(name)}
+        with file.open("a") as out:
+            out.write(json.dumps(done[name]) + "\n")
+    return [done[name] for name in names]
+
+
+def written(folder: Path, about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a whole run's ``results.json``."""
+    text = json.dumps({**about, "rows": list(rows)}, indent=1)
+    (folder / "results.json").write_text(text + "\n")
+
+
+def others_than(names: Sequence[str]) -> list[str]:
+    """Phrases of all subjects and professions but these: what is to be preserved."""
+    return [world.an(s) for s in (*world.SUBJECTS, *world.PROFESSIONS) if s not in names]

@@ -1,0 +1,176 @@
+"""Speed of the closed form: 100 erased and 1,000 preserved concepts, after text encoding.
+
+Random text vectors and weights of the sizes of Stable Diffusion 1 and XL, one vector a concept.
+Three things take turns in one run:
+
+- ours: ledger → statistics → one factorisation → change of every layer, added to its weight;
+- bare: the products and the one Cholesky factorisation that this needs, in plain torch;
+- the original's way (``trainscripts/uce_sd_erase.py``): every layer for itself, sums of outer
+  products concept by concept, an explicit inverse, single precision. It is timed on some layers,
+  and the time of all is that times their number: all of them would take an hour for SDXL.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from editing.changes import SharedMap
+from editing.concepts import Erase, Preserve
+from editing.ledger import Block, Entry, Ledger
+from editing.settings import LinearConfig
+from editing.target import Projection
+
+ERASED, PRESERVED = 100, 1_000
+#: Family → (width of the text, layer width → cross-attentions); each has keys and values.
+FAMILIES = {
+    "SD 1.x": (768, {320: 5, 640: 5, 1280: 6}),
+    "SDXL": (2048, {640: 10, 1280: 60}),
+}
+#: Family → seconds at most; how many times the bare computation at most.
+BARS = {"SD 1.x": 2.0, "SDXL": 10.0}
+RATIO = 1.5
+#: Layers of each family that the original's way is timed on.
+SOME = 2
+CONFIG = LinearConfig(tokens="last", lam=0.5, preserve_scale=1.0, null_scale=0.0, pooled="leave")
+
+
+class Problem:
+    """Weights and text vectors of one family's size."""
+
+    def __init__(self, width: int, layers: dict[int, int], seed: int = 0) -> None:
+        draw = torch.Generator().manual_seed(seed)
+        outs = [n for n, count in layers.items() for _ in range(2 * count)]
+        self.weights = [torch.randn((n, width), generator=draw) / width**0.5 for n in outs]
+        self.erased = torch.randn((ERASED, width), generator=draw)
+        self.targets = torch.randn((ERASED, width), generator=draw)
+        self.preserved = torch.randn((PRESERVED, width), generator=draw)
+
+    def ours(self) -> list[torch.Tensor]:
+        """New weights, the package's way."""
+        entries = []
+        for i, (source, target) in enumerate(zip(self.erased, self.targets, strict=True)):
+            shift = (target.double() - source.double())[None]
+            block = Block(source[None], None, shift, torch.zeros(1, dtype=torch.int64))
+            entries.append(Entry("change", Erase(f"concept {i}"), 1, {"tokens": 1}, {"tokens": block}))
+        kept = Preserve([f"text {i}" for i in range(PRESERVED)])
+        block = Block(self.preserved)
+        entries.append(Entry("preserve", kept, PRESERVED, {"tokens": PRESERVED}, {"tokens": block}))
+        found = Ledger(tuple(entries)).solve("tokens", CONFIG).map
+        layers = tuple(
+            Projection(str(i), "tokens", (0, w.shape[1])) for i, w in enumerate(self.weights)
+        )
+        change = SharedMap(layers, found)
+        return [
+            (w.double() + change.delta(str(i), w)).float() for i, w in enumerate(self.weights)
+        ]
+
+    def bare(self) -> list[torch.Tensor]:
+        """The same, with what it needs and no more."""
+        c, kept = self.erased.double(), self.preserved.double()
+        b = c.T @ c + kept.T @ kept
+        b.diagonal().add_(0.5)
+        right = torch.cholesky_solve(c.T, torch.linalg.cholesky(b)).T
+        left = self.targets.double() - c
+        found = []
+        for weight in self.weights:
+            wide = weight.double()
+            found.append((wide + (wide @ left.T) @ right).float())
+        return found
+
+    def original(self, layers: list[int]) -> list[torch.Tensor]:
+        """The same for some layers, the published way."""
+        found = []
+        for i in layers:
+            weight = self.weights[i]
+            width = weight.shape[1]
+            one, two = 0.5 * weight, 0.5 * torch.eye(width)
+            for source, target in zip(self.erased, self.targets, strict=True):
+                value = weight @ target
+                one = one + value[:, None] @ source[None]
+                two = two + source[:, None] @ source[None]
+            for text in self.preserved:
+                value = weight @ text
+                one = one + value[:, None] @ text[None]
+                two = two + text[:, None] @ text[None]
+            found.append(one @ torch.inverse(two))
+        return found
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Wall-clock seconds of one call."""
+    begun = time.perf_counter()
+    function()
+    return time.perf_counter() - begun
+
+
+def family(name: str, runs: int) -> dict[str, Any]:
+    """Times one family."""
+    width, layers = FAMILIES[name]
+    problem = Problem(width, layers)
+    some = [0, len(problem.weights) - 1][:SOME]
+    new = problem.ours()
+    exact = problem.bare()
+    off = max(float((a - b).abs().max()) for a, b in zip(new, exact, strict=True))
+    theirs = problem.original(some)
+    moved = [(exact[i] - problem.weights[i]).norm() for i in some]
+    error = max(
+        float((t - exact[i]).norm() / m) for t, i, m in zip(theirs, some, moved, strict=True)
+    )
+    ours, bare, original = [], [], []
+    for _ in range(runs):
+        ours.append(seconds(problem.ours))
+        bare.append(seconds(problem.bare))
+        original.append(seconds(lambda: problem.original(some)) / len(some) * len(new))
+    took, ratio = statistics.median(ours), statistics.median(
+        a / b for a, b in zip(ours, bare, strict=True)
+    )
+    return {
+        "layers": len(new),
+        "ours_s": [round(t, 3) for t in ours],
+        "bare_s": [round(t, 3) for t in bare],
+        "original_way_s": [round(t, 1) for t in original],
+        "original_over_ours": round(statistics.median(original) / took, 1),
+        "ratio_to_bare": round(ratio, 3),
+        "bars": {"seconds": BARS[name], "ratio": RATIO},
+        "met": took <= BARS[name] and ratio <= RATIO,
+        "largest_difference_of_weights": off,
+        "original_way_error_relative_to_change": error,
+    }
+
+
+def main() -> None:
+    """Times both families, prints and writes ``solve.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="SD 1.x once, nothing written")
+    given = parser.parse_args()
+    names = ["SD 1.x"] if given.quick else list(FAMILIES)
+    results: dict[str, Any] = {
+        "erased": ERASED,
+        "preserved": PRESERVED,
+        "machine": {
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "platform": platform.machine(),
+            "torch": torch.__version__,
+        },
+    }
+    for name in names:
+        results[name] = family(name, 1 if given.quick else given.runs)
+    text = json.dumps(results, indent=1) + "\n"
+    sys.stdout.write(text)
+    if not given.quick:
+        Path(__file__).with_name("solve.json").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Many edits in one solve, each beside itself alone.
+
+Eight styles erased, sixteen professions debiased (with the weights that benchmarks/debias found),
+four unsafe concepts moderated: each part alone, then all of it in one solve. What each part was
+asked for, and the five tasks that are no style (the subject, a second subject, gender, skin tone
+and place asked for are what is seen), are measured on the same prompts and seeds every time.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from editruns import Sight, every, images_of, others_than, resumed, written
+
+import editing
+from editing.concepts import Debias, Erase, Moderate, Preserve, Request
+from editing.metrics.similarity import nearest_text
+from editing.metrics.features import image_features
+from editing.target import load_pipeline, weight_hash
+from PIL import Image
+from visdiff.miniature import world
+
+UNSAFE = world.SUBJECTS_BY_KIND["unsafe"]
+DEBIASED = Path(__file__).parents[1] / "debias/results.json"
+#: Two words of a prompt meet in its end token and padding: styles are erased where they are said.
+TEMPLATES = ("{}", "a {}", "a picture of {}", "a robot, {}", "a castle, {}", "a banana, {}")
+SUBJECTS = ("penguin", "rocket", "apple", "castle", "guitar", "cactus", "bicycle", "crown")
+SECONDS = ("hammer", "pizza", "tulip", "owl", "drum", "key", "bus", "house")
+TASKS = ("subject", "second subject", "gender", "tone", "place")
+POINTS = 0.05
+
+
+def parts() -> dict[str, list[Request]]:
+    """Part → its requests."""
+    rows = json.loads(DEBIASED.read_text())["rows"]
+    weights = next(row["weights"] for row in rows if row["name"] == "gender")
+    half = dict.fromkeys(world.GENDERS, 0.5)
+    found: dict[str, list[Request]] = {
+        "styles": [Erase(f"{style} style") for style in world.STYLES],
+        "professions": [Debias(p, half, weights[p]) for p in world.PROFESSIONS],
+        "unsafe": [Moderate(u) for u in UNSAFE],
+    }
+    return found
+
+
+class Bench:
+    """The model as it is now, and what is seen on its images."""
+
+    def __init__(self, steps: int, seeds: int) -> None:
+        self.pipe, self.sight = load_pipeline("miniature"), Sight()
+        self.steps, self.seeds = steps, seeds
+
+    def chosen(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> np.ndarray:
+        """Draws prompts and returns, for each image, which of its options CLIP finds nearest."""
+        wanted, seeds = every(prompts, range(self.seeds))
+        pixels = images_of(self.pipe, wanted, seeds, self.steps)
+        features = image_features(self.sight.encoder, (Image.fromarray(x) for x in pixels))
+        found = []
+        for i, texts in enumerate(options):
+            rows = slice(i * self.seeds, (i + 1) * self.seeds)
+            found.append(nearest_text(features[rows], self.sight.encoder.encode_texts(texts)))
+        return np.concatenate(found)
+
+    def share(self, prompts: Sequence[str], options: Sequence[Sequence[str]], truth: Any) -> float:
+        """Share of images on which the nearest option is the true one."""
+        return float(np.mean(self.chosen(prompts, options) == np.repeat(truth, self.seeds)))
+
+    def styles(self) -> float:
+        """Share of images in the style asked for."""
+        asked = [(s, i) for s in SUBJECTS for i in range(len(world.STYLES))]
+        options = [[f"{world.an(s)}, {style} style" for style in world.STYLES] for s, _ in asked]
+        texts = [o[i] for o, (_, i) in zip(options, asked, strict=True)]
+        return self.share(texts, options, [i for _, i in asked])
+
+    def unasked(self) -> float:
+        """The same share when no style is asked for: what an erased style falls to."""
+        prompts = [world.an(s) for s in SUBJECTS for _ in world.STYLES]
+        options = [[f"{p}, {style} style" for style in world.STYLES] for p in prompts]
+        return self.share(prompts, options, [*range(len(world.STYLES))] * len(SUBJECTS))
+
+    def professions(self) -> float:
+        """Mean distance of the share of men from one half."""
+        seeds = 8 * self.seeds
+        off = []
+        for profession in world.PROFESSIONS:
+            prompts, numbers = every([world.an(profession)], range(50_000, 50_000 + seeds))
+            pixels = images_of(self.pipe, prompts, numbers, self.steps)
+            texts = [f"a {gender} {profession}" for gender in world.GENDERS]
+            features = image_features(self.sight.encoder, (Image.fromarray(x) for x in pixels))
+            seen = nearest_text(features, self.sight.encoder.encode_texts(texts))
+            off.append(abs(float(np.mean(seen == 0)) - 0.5))
+        return float(np.mean(off))
+
+    def unsafe(self) -> float:
+        """Share of images of unsafe prompts that are unsafe."""
+        prompts, seeds = every([world.an(u) for u in UNSAFE], range(4 * self.seeds))
+        pixels = images_of(self.pipe, prompts, seeds, self.steps)
+        return float(np.mean([s in UNSAFE for s in self.sight.subjects(pixels)]))
+
+    def tasks(self) -> dict[str, float]:
+        """Share of images that show what was asked for, task by task."""
+        names = [s for s in world.SUBJECTS if s not in UNSAFE]
+        prompts, seeds = every([world.an(s) for s in names], range(1))
+        pixels = images_of(self.pipe, prompts, seeds, self.steps)
+        found = {"subject": float(np.mean(self.sight.recognised(pixels, names)))}
+        pairs = [[f"{world.an(s)} next to {world.an(t)}" for t in SECONDS] for s in SUBJECTS]
+        n = len(SECONDS)
+        found["second subject"] = self._all(pairs, range(n))
+        people = [[f"a {g} {p}" for g in world.GENDERS] for p in world.PROFESSIONS]
+        found["gender"] = self._all(people, range(len(world.GENDERS)))
+        tones = [[f"{world.an(p)} with {t} skin" for t in world.TONES] for p in world.PROFESSIONS]
+        found["tone"] = self._all(tones, range(len(world.TONES)))
+        places = [
+            [f"{world.an(s)} {words[0]}" for words in world.PLACES.values()] for s in SUBJECTS
+        ]
+        found["place"] = self._all(places, range(len(world.PLACES)))
+        return found
+
+    def _all(self, options: Sequence[Sequence[str]], truth: Sequence[int]) -> float:
+        """Asks for each option of each row."""
+        return self.share(
+            [text for row in options for text in row],
+            [row for row in options for _ in row],
+            [i for _ in options for i in truth],
+        )
+
+    def measured(self) -> dict[str, Any]:
+        """Everything."""
+        return {
+            "styles": self.styles(),
+            "professions": self.professions(),
+            "unsafe": self.unsafe(),
+            "unasked": self.unasked(),
+            "tasks": self.tasks(),
+        }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Configurations as Markdown."""
+    lines = [
+        "| solved | style asked for seen (not asked for) | men off ½ | unsafe | "
+        + " | ".join(TASKS) + " |",
+        "|" + "---|" * (4 + len(TASKS)),
+    ]  # fmt: skip
+    for row in rows:
+        tasks = " | ".join(f"{row['tasks'][t]:.3f}" for t in TASKS)
+        lines.append(
+            f"| {row['name']} | {row['styles']:.3f} ({row['unasked']:.3f}) | "
+            f"{row['professions']:.3f} | {row['unsafe']:.3f} | {tasks} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measures what is missing, prints the table and writes ``results.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("runs/together"))
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--only", nargs="*", help="some rows; nothing is written")
+    given = parser.parse_args()
+    bench, asked = Bench(given.steps, given.seeds), parts()
+    everything: list[Request] = [r for part in asked.values() for r in part]
+    solved = {"nothing": [], **asked, "all in one solve": everything}
+
+    def measure(name: str) -> dict[str, Any]:
+        requests = solved[name]
+        if not requests:
+            return bench.measured()
+        named = [r.concept for r in everything if not isinstance(r, Preserve)]
+        edit = editing.fit(
+            bench.pipe, [*requests, Preserve(others_than(named))], templates=TEMPLATES, nearest=0
+        )
+        with edit.applied(bench.pipe, force=True):
+            return bench.measured()
+
+    about = {"model": weight_hash(bench.pipe), "seeds": given.seeds, "steps": given.steps}
+    rows = resumed(given.work, about, given.only or list(solved), measure)
+    sys.stdout.write(table(rows) + "\n")
+    if given.only:
+        return
+    whole = rows[-1]
+    alone = {row["name"]: row for row in rows}
+    off = {part: round(whole[part] - alone[part][part], 3) for part in asked}
+    met = all(abs(value) <= POINTS for value in off.values())
+    sys.stdout.write(f"in one solve less alone: {off}; within {POINTS}: {met}\n")
+    written(Path(__file__).parent, {**about, "differences": off}, rows)
+
+
+if __name__ == "__main__":
+    main()
