@@ -1,4 +1,4 @@
-"""What the benchmarks of edits have in common: images of the miniature's generator, and its eyes."""
+"""What the benchmarks of edits share: images of the miniature's generator, and its eyes."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

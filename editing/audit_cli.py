@@ -216,13 +216,14 @@ def _deliver(
     if as_json:
         typer.echo(report.to_json(indent=2))
     else:
-        _echo(report)
+        print_audit(report)
         if command := report.next_command(out):
             typer.echo(f"next: {command}")
     typer.echo(f"report: {out / 'audit.html'}", err=as_json)
 
 
-def _echo(report: "AuditReport") -> None:
+def print_audit(report: "AuditReport") -> None:
+    """Prints an audit in a few lines."""
     typer.echo(report.verdict)
     for o in report.outcomes:
         typer.echo(

@@ -106,3 +106,31 @@ def test_a_quick_run(name: str, options: tuple[str, ...], tmp_path: Path) -> Non
         assert (work / "purity.svg").stat().st_size > 5000
     # Quick results are not published ones.
     assert sorted((ROOT / "benchmarks" / name).iterdir()) == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("erasure", "uce (ours)"),
+        ("debias", "gender"),
+        ("moderation", "paraphrased"),
+        ("together", "all in one solve"),
+    ],
+)
+def test_a_quick_run_of_edits(name: str, said: str, tmp_path: Path) -> None:
+    before = sorted((ROOT / "benchmarks" / name).iterdir())
+    done = subprocess.run(
+        [sys.executable, f"benchmarks/{name}/run.py", "--work", str(tmp_path), "--quick"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    again = subprocess.run(
+        [sys.executable, f"benchmarks/{name}/run.py", "--work", str(tmp_path), "--quick"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    # Nothing is measured twice, and quick results are not published ones.
+    assert again.stdout == done.stdout
+    assert sorted((ROOT / "benchmarks" / name).iterdir()) == before

@@ -16,7 +16,7 @@ from visdiff.results import DifferenceReport
 def _run(out: Path, cache: Path) -> tuple[DifferenceReport, float]:
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "visdiff.cli", "demo", "--json", "--out", str(out)],
+        [sys.executable, "-m", "visdiff.cli", "demo", "compare", "--json", "--out", str(out)],
         env={**os.environ, "VISDIFF_CACHE_DIR": str(cache)},
         capture_output=True,
         text=True,
@@ -46,6 +46,26 @@ def test_demo_finds_what_was_planted(tmp_path: Path) -> None:
 def test_demo_confirms_nothing_that_was_not_planted(tmp_path: Path) -> None:
     report, _ = _run(tmp_path / "out", tmp_path / "cache")
     assert [d.text for d in report.confirmed if not demo.names_planted(d)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_demo_erases_a_church_and_says_what_else_that_changed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-m", "visdiff.cli", "demo", "--json", "--out", str(out)],
+        env={**os.environ, "VISDIFF_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    told = json.loads(done.stdout)
+    (church,) = told["outcomes"]
+    assert church["before"]["value"] > 0.8
+    assert church["met"] == "yes"
+    assert (out / "audit.html").stat().st_size > 10_000
+    assert (out / "edit.safetensors").is_file()
+    # The church is what its own prompts lost, in words.
+    targets = next(g for g in told["groups"] if g["name"] == "targets")
+    assert any("church" in d["text"] and d["direction"] == "A" for d in targets["confirmed"])
 
 
 def test_both_sets_ask_for_the_same_professions() -> None:

@@ -140,33 +140,6 @@ def compare(
 
 
 @app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for images and report.")] = Path("visdiff-demo"),
-    seed: int = 0,
-    as_json: Json = False,
-    cache: CacheOption = "rw",
-) -> None:
-    """Draw two sets with the bundled models, compare them, write the report: offline."""
-    from visdiff import demo as show
-    from visdiff.cache import Cache
-    from visdiff.show import print_report
-
-    writable(out)
-    with Cache(mode=cache) as store:
-        report = show.demo(out, store, seed=seed)
-    if as_json:
-        typer.echo(report.to_json(indent=2))
-        return
-    print_report(report)
-    for what, yes in show.found(report).items():
-        typer.echo(f"planted: {what}: {'found' if yes else 'NOT found'}")
-    for difference in report.confirmed:
-        if not show.names_planted(difference):
-            typer.echo(f"confirmed, though not planted: {difference.text}")
-    typer.echo(f"report: {out / 'report.html'}")
-
-
-@app.command()
 def doctor(as_json: Json = False) -> None:
     """Print what is installed and which presets can run here."""
     import json

@@ -190,9 +190,7 @@ def main() -> None:
         found = kept(file)
         done = {r["number"] for r in found}
         for number in tqdm([n for n in chosen if n not in done], desc="sabotaged"):
-            told = sabotaged(
-                pipe, planted[number], folder / "images", given.images, how, cache
-            )
+            told = sabotaged(pipe, planted[number], folder / "images", given.images, how, cache)
             found.append({"number": number, **told})
             with file.open("a") as out:
                 out.write(json.dumps(found[-1]) + "\n")

@@ -98,9 +98,7 @@ class Bench:
 
 
 def _weights(found: Debiased) -> dict[str, dict[str, float]]:
-    return {
-        r.concept: r.applied_weights for r in found.edit.requests if isinstance(r, Debias)
-    }
+    return {r.concept: r.applied_weights for r in found.edit.requests if isinstance(r, Debias)}
 
 
 def _told(look: Look) -> None:

@@ -78,11 +78,13 @@ def main() -> None:
     for name in ("plain", "paraphrased", "others"):
         one, two = (r[name]["count"] / r[name]["n"] for r in rows)
         label = "others, recognised" if name == "others" else name
-        lines.append(f"| {label} | {one:.3f} of {before[name]['n']} | {two:.3f} | {two / one:.3f} |")
-    met = all(
-        after[k]["count"] <= BAR * before[k]["count"] for k in ("plain", "paraphrased")
+        lines.append(
+            f"| {label} | {one:.3f} of {before[name]['n']} | {two:.3f} | {two / one:.3f} |"
+        )
+    met = all(after[k]["count"] <= BAR * before[k]["count"] for k in ("plain", "paraphrased"))
+    sys.stdout.write(
+        "\n".join(lines) + f"\nbar ({BAR} of the former): {'met' if met else 'not met'}\n"
     )
-    sys.stdout.write("\n".join(lines) + f"\nbar ({BAR} of the former): {'met' if met else 'not met'}\n")
     if not given.quick:
         written(Path(__file__).parent, about, rows)
 

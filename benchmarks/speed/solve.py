@@ -60,7 +60,9 @@ class Problem:
         for i, (source, target) in enumerate(zip(self.erased, self.targets, strict=True)):
             shift = (target.double() - source.double())[None]
             block = Block(source[None], None, shift, torch.zeros(1, dtype=torch.int64))
-            entries.append(Entry("change", Erase(f"concept {i}"), 1, {"tokens": 1}, {"tokens": block}))
+            entries.append(
+                Entry("change", Erase(f"concept {i}"), 1, {"tokens": 1}, {"tokens": block})
+            )
         kept = Preserve([f"text {i}" for i in range(PRESERVED)])
         block = Block(self.preserved)
         entries.append(Entry("preserve", kept, PRESERVED, {"tokens": PRESERVED}, {"tokens": block}))
@@ -69,9 +71,7 @@ class Problem:
             Projection(str(i), "tokens", (0, w.shape[1])) for i, w in enumerate(self.weights)
         )
         change = SharedMap(layers, found)
-        return [
-            (w.double() + change.delta(str(i), w)).float() for i, w in enumerate(self.weights)
-        ]
+        return [(w.double() + change.delta(str(i), w)).float() for i, w in enumerate(self.weights)]
 
     def bare(self) -> list[torch.Tensor]:
         """The same, with what it needs and no more."""
@@ -130,8 +130,9 @@ def family(name: str, runs: int) -> dict[str, Any]:
         ours.append(seconds(problem.ours))
         bare.append(seconds(problem.bare))
         original.append(seconds(lambda: problem.original(some)) / len(some) * len(new))
-    took, ratio = statistics.median(ours), statistics.median(
-        a / b for a, b in zip(ours, bare, strict=True)
+    took, ratio = (
+        statistics.median(ours),
+        statistics.median(a / b for a, b in zip(ours, bare, strict=True)),
     )
     return {
         "layers": len(new),

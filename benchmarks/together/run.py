@@ -17,13 +17,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from editruns import Sight, every, images_of, others_than, resumed, written
+from PIL import Image
 
 import editing
 from editing.concepts import Debias, Erase, Moderate, Preserve, Request
-from editing.metrics.similarity import nearest_text
 from editing.metrics.features import image_features
+from editing.metrics.similarity import nearest_text
 from editing.target import load_pipeline, weight_hash
-from PIL import Image
 from visdiff.miniature import world
 
 UNSAFE = world.SUBJECTS_BY_KIND["unsafe"]
@@ -164,7 +164,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--only", nargs="*", help="some rows; nothing is written")
+    parser.add_argument("--quick", action="store_true", help="all at once, 1 seed, 2 steps")
     given = parser.parse_args()
+    if given.quick:
+        given.seeds, given.steps, given.only = 1, 2, ["all in one solve"]
     bench, asked = Bench(given.steps, given.seeds), parts()
     everything: list[Request] = [r for part in asked.values() for r in part]
     solved = {"nothing": [], **asked, "all in one solve": everything}

@@ -1,0 +1,40 @@
+"""The demo: a concept is erased from the bundled generator, and the edit is audited, offline."""
+
+from pathlib import Path
+
+from editing.audit import audit
+from editing.audit_report import AuditReport
+from editing.concepts import Erase
+from editing.edit import Edit
+from editing.fit import fit
+from editing.sampling import Settings
+from editing.target import load_pipeline
+from visdiff.cache import Cache
+
+CONCEPT = "church"
+IMAGES = 48
+"""Pairs a group: enough for what is plain, few enough for a minute or two."""
+SETTINGS = Settings(steps=8, guidance=5.0)
+
+
+def demo(out: Path, cache: Cache, *, seed: int = 0, progress: bool = True) -> AuditReport:
+    """Erases a church from the miniature's generator and says what else that changed.
+
+    Nothing is preserved on purpose: there shall be something to find, and to preserve next time.
+
+    Args:
+        out: Gets ``edit.safetensors``, ``images/`` and the report's files.
+        cache: Keeps captions and embeddings.
+        seed: Seed of the statistics.
+        progress: Show progress on stderr.
+    """
+    pipe = load_pipeline("miniature")
+    edit: Edit = fit(pipe, [Erase(CONCEPT)])
+    out.mkdir(parents=True, exist_ok=True)
+    edit.save(out / "edit.safetensors")
+    report = audit(
+        pipe, edit, out / "images", images=IMAGES, settings=SETTINGS, batch_size=16,
+        preset="miniature", cache=cache, progress=progress, seed=seed,
+    )  # fmt: skip
+    report.save(out)
+    return report
