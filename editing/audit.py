@@ -6,6 +6,7 @@ rate over all groups), and the distance that they moved is set against the seed-
 another seed would have done. What moved and was not meant to is what to preserve next time.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -38,6 +39,10 @@ __all__ = ["AuditReport", "audit", "audit_sets"]
 
 IMAGES = 64
 """Pairs of images a group: half of them propose, the other half is what the tests see."""
+
+_MOST_DILUTED = 4
+"""Prompts from which the bar for proposals sinks no further: to half, about one in three phrases of
+captions that do not differ."""
 
 
 def audit(
@@ -172,9 +177,19 @@ def _named(images: ImageSet, name: str) -> ImageSet:
 
 
 def _paired(config: Config, images: ImageSet) -> Config:
-    """Pairs by prompt and seed; resamples prompts, or seeds where there is one prompt."""
-    several = len(set(images.frame["prompt"].astype(str))) > 1
-    return config.changed(paired_by=("prompt", "seed") if several else ("seed", "prompt"))
+    """Pairs by prompt and seed; resamples prompts, or seeds where there is one prompt.
+
+    What changes under one of k prompts moves the group's AUROC a k-th as far, and is said in a k-th
+    as many captions: the smallest AUROC that counts is that of one prompt, and a phrase is proposed
+    sooner. The tests see to it that chance is not confirmed.
+    """
+    prompts = len(set(images.frame["prompt"].astype(str)))
+    least = 0.5 + (config.statistics.min_auroc - 0.5) / prompts
+    return config.changed(
+        paired_by=("prompt", "seed") if prompts > 1 else ("seed", "prompt"),
+        statistics__min_auroc=least,
+        proposer__min_z=config.proposer.min_z / math.sqrt(min(prompts, _MOST_DILUTED)),
+    )
 
 
 def _group(

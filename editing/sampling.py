@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from editing.family import Family, family_of
 from visdiff.errors import InputError
 
 
@@ -57,7 +58,7 @@ class Sampler:
     """A pipeline with settings, ready to draw.
 
     Args:
-        pipe: A diffusers pipeline of the SD 1.x, 2.x or SDXL family; given back as it was.
+        pipe: A diffusers pipeline of the SD 1.x, 2.x, SDXL or Flux family; given back as it was.
         settings: How to sample.
         batch_size: Most images a call.
 
@@ -72,11 +73,11 @@ class Sampler:
     def __init__(self, pipe: Any, settings: Settings, batch_size: int) -> None:
         if batch_size < 1:
             raise InputError(f"expected a batch of 1 image or more, got {batch_size}.")
-        _check_pipeline(pipe)
+        self._family = _checked(pipe, settings)
         self.pipe = pipe
         self.settings = settings
         self.batch_size = batch_size
-        self.size = _size(pipe, settings)
+        self.size = _size(pipe, self._family, settings)
         self._scheduler = _scheduler(pipe, settings.scheduler)
 
     @property
@@ -92,7 +93,7 @@ class Sampler:
             "scheduler": type(self._scheduler).__name__,
             # As text: it may hold infinities, which keys must not.
             "scheduler_config": json.dumps(config, sort_keys=True, default=str),
-            "dtype": str(self.pipe.unet.dtype),
+            "dtype": str(self._denoiser.dtype),
             "height": self.size[0],
             "width": self.size[1],
             "batch_size": None if self.settings.precision == "model" else self.batch_size,
@@ -139,8 +140,7 @@ class Sampler:
             prompts = [*prompts, *[prompts[-1]] * padding]
             seeds = [*seeds, *[seeds[-1]] * padding]
         height, width = self.size
-        factor = self.pipe.vae_scale_factor
-        shape = (self.pipe.unet.config.in_channels, height // factor, width // factor)
+        shape = self._family.noise_shape(self.pipe, height, width)
         # On the CPU, whatever the device: its generator gives the same noise everywhere.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         noise = torch.stack([initial_noise(shape, generator) for generator in generators])
@@ -150,7 +150,7 @@ class Sampler:
             with torch.no_grad(), self._autocast():
                 return self.pipe(
                     **encoded,
-                    latents=noise.to(self.pipe.unet.dtype),
+                    latents=self._family.latents(noise.to(self._denoiser.dtype)),
                     generator=generators,
                     num_inference_steps=self.settings.steps,
                     guidance_scale=guidance,
@@ -163,6 +163,10 @@ class Sampler:
                 f"expected a batch of {len(prompts)} images of {height} × {width} to fit the "
                 "memory of the device, got none left: choose a smaller --batch."
             ) from error
+
+    @property
+    def _denoiser(self) -> Any:
+        return getattr(self.pipe, self._family.denoiser)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         import torch
@@ -248,6 +252,7 @@ class Texts:
 
     def __init__(self, pipe: Any, negative_prompt: str | None) -> None:
         self._pipe = pipe
+        self._family = family_of(pipe)
         self._negative_prompt = negative_prompt
         self._known: dict[str, dict[str, Any]] = {}
         self._negative: dict[str, Any] | None = None
@@ -261,7 +266,7 @@ class Texts:
         import torch
 
         if self._negative is None:
-            self._negative = self._encode("", guided=True)
+            self._negative = self._encode("", guided=True) if self._family.negatives else {}
         self._known = {
             text: self._known.get(text) or self._encode(text, guided=False)
             for text in dict.fromkeys(prompts)
@@ -284,40 +289,31 @@ class Texts:
         given = guided and self._negative_prompt is not None
         negative = [self._negative_prompt] if given else None
         with torch.no_grad():
-            # SDXL: (prompt, negative, pooled, negative pooled); the others: (prompt, negative).
-            found = self._pipe.encode_prompt(
-                prompt=[prompt],
-                device=self._pipe.device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=guided,
-                negative_prompt=negative,
-            )
-        names = ("prompt_embeds", "pooled_prompt_embeds")
-        return dict(zip(names, found[1::2] if guided else found[::2], strict=False))
+            return self._family.encoded(self._pipe, prompt, self._pipe.device, negative, guided)
 
 
-def _check_pipeline(pipe: Any) -> None:
-    if not hasattr(pipe, "unet") or not hasattr(pipe, "encode_prompt"):
-        raise InputError(
-            f"expected a pipeline of the SD 1.x, 2.x or SDXL family, got {type(pipe).__name__}: "
-            "give one with a UNet and text encoders."
-        )
+def _checked(pipe: Any, settings: Settings) -> Family:
+    family = family_of(pipe)
     if getattr(pipe, "safety_checker", None) is not None:
         raise InputError(
             "expected a pipeline without a safety checker, got one with: it paints images black "
             "that would then be measured as if the model had; load it with safety_checker=None."
         )
+    if settings.negative_prompt is not None and not family.negatives:
+        raise InputError(
+            f"expected no negative prompt for {type(pipe).__name__}, whose guidance is distilled, "
+            f"got {settings.negative_prompt!r}: leave it out."
+        )
+    return family
 
 
-def _size(pipe: Any, settings: Settings) -> tuple[int, int]:
+def _size(pipe: Any, family: Family, settings: Settings) -> tuple[int, int]:
     """Returns height and width in pixels."""
-    trained = pipe.unet.config.sample_size
-    both = (trained, trained) if isinstance(trained, int) else tuple(trained)
+    both = family.side(pipe)
     factor = pipe.vae_scale_factor
     height = settings.height or both[0] * factor
     width = settings.width or both[1] * factor
-    # 8 is what diffusers asks for, whatever the VAE.
-    step = max(8, factor)
+    step = family.multiple(pipe)
     if height < step or width < step or height % step or width % step:
         raise InputError(
             f"expected a height and a width that {step} divides, got {height} × {width}: round "

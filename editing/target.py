@@ -3,8 +3,10 @@
 A UNet of Stable Diffusion 1, 2 or XL reads the prompt in two places. Every cross-attention
 (``attn2``) turns the token states that the text encoders give into keys and values by two linear
 layers, and SDXL adds a projection of one pooled vector a prompt to the time embedding. Both are
-linear in the text, and all layers of a kind read the same input: a `Space`. Closed-form edits
-change these layers and nothing else.
+linear in the text, and all layers of a kind read the same input: a `Space`. Flux's transformer
+reads T5's states by one projection and CLIP's pooled vector by another, which are all that
+text passes. Closed-form edits change these layers and nothing else; where a layer has a bias it
+stays, and since targets are the old layer's outputs it cancels.
 
 The one file of `editing` that loads diffusers.
 """
@@ -18,6 +20,7 @@ from typing import Any, Literal
 
 import torch
 
+from editing.family import is_flux
 from visdiff import miniature
 from visdiff.encoders.hub import load_weights
 from visdiff.errors import InputError
@@ -25,7 +28,7 @@ from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.torchvision_compat import ensure_torchvision
 
 Space = Literal["tokens", "pooled"]
-"""What a layer reads: the state of each token, or the prompt's pooled vector (SDXL)."""
+"""What a layer reads: the state of each token, or the prompt's pooled vector (SDXL, Flux)."""
 
 _DENOISERS = ("unet", "transformer")
 _TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -139,15 +142,18 @@ def projections(pipe: Any) -> tuple[Projection, ...]:
 
     Returns:
         ``to_k`` and ``to_v`` of each cross-attention (space "tokens"), then SDXL's pooled
-        projection (space "pooled") when there is one.
+        projection (space "pooled") when there is one; of Flux, its two text projections.
 
     Raises:
-        InputError: The denoiser is no UNet, has no cross-attention, or transforms the text first.
+        InputError: The denoiser is of another kind, has no cross-attention, or transforms the text
+            first.
     """
     unet = getattr(pipe, "unet", None)
+    if is_flux(pipe):
+        return _flux(pipe.transformer)
     if unet is None:
         raise InputError(
-            f"Expected a pipeline with a UNet (Stable Diffusion 1, 2 or XL), got "
+            f"Expected a pipeline with a UNet (Stable Diffusion 1, 2 or XL) or Flux, got "
             f"{type(pipe).__name__}; closed-form edits know no other denoiser yet."
         )
     if getattr(unet, "encoder_hid_proj", None) is not None:
@@ -224,6 +230,20 @@ def _components(pipe: Any) -> Iterator[tuple[str, torch.nn.Module]]:
         module = getattr(pipe, name, None)
         if isinstance(module, torch.nn.Module):
             yield name, module
+
+
+def _flux(transformer: Any) -> tuple[Projection, ...]:
+    """Where Flux's transformer reads text: T5's states, and CLIP's pooled vector."""
+    layers: tuple[tuple[str, Space], ...] = (
+        ("context_embedder", "tokens"),
+        ("time_text_embed.text_embedder.linear_1", "pooled"),
+    )
+    return tuple(
+        Projection(
+            f"transformer.{name}.weight", space, (0, transformer.get_submodule(name).in_features)
+        )
+        for name, space in layers
+    )
 
 
 def _pooled_width(pipe: Any) -> int:

@@ -2,7 +2,8 @@
 
 A prompt of a CLIP text encoder is a start token, the tokens of its words, an end token and padding
 up to a fixed length; each position has a vector. The state of a token holds what stands before it,
-so the end token and the padding hold all of the prompt. Which positions stand for a concept is the
+so the end token and the padding hold all of the prompt. T5, whose states Flux reads, has no start
+token, and every state holds something of every word. Which positions stand for a concept is the
 choice that most changes what an edit does; `describe` shows it.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from editing.family import family_of, is_flux
 from editing.linear import Tensor
 from editing.settings import Tokens
 from visdiff.errors import InputError
@@ -45,7 +47,8 @@ class Layout:
         words: How the tokenizer writes each token.
         first: Position of the concept's first token; the end token's without a concept.
         last: Position of its last token; the end token's without a concept.
-        end: Position of the end token; padding follows. Position 0 is the start token.
+        end: Position of the end token; padding follows.
+        start: How many start tokens come first: 1 for CLIP, 0 for T5.
     """
 
     ids: tuple[int, ...]
@@ -53,6 +56,7 @@ class Layout:
     first: int
     last: int
     end: int
+    start: int = 1
 
     @property
     def length(self) -> int:
@@ -68,7 +72,7 @@ class Encoded:
         phrase: The prompt.
         layout: Its positions.
         states: The vector of each position, float32 on the CPU, shape (length, d).
-        pooled: SDXL's pooled vector, float32, shape (p,); None for other models.
+        pooled: SDXL's or Flux's pooled vector, float32, shape (p,); None for other models.
     """
 
     phrase: Phrase
@@ -83,7 +87,7 @@ def lay_out(pipe: Any, phrase: Phrase) -> Layout:
     Raises:
         InputError: No token represents the concept, or the prompt is longer than the encoder reads.
     """
-    layouts = [_lay_out(t, phrase) for t in _tokenizers(pipe)]
+    layouts = [_lay_out(t, phrase) for t in _read(pipe)]
     first = layouts[0]
     for other in layouts[1:]:
         if (other.first, other.last, other.end) != (first.first, first.last, first.end):
@@ -101,7 +105,7 @@ def encode(pipe: Any, phrases: Sequence[Phrase]) -> Iterator[Encoded]:
     else was asked for at the same time.
 
     Args:
-        pipe: A pipeline of Stable Diffusion 1, 2 or XL.
+        pipe: A pipeline of Stable Diffusion 1, 2 or XL, or Flux.
         phrases: What to encode.
 
     Yields:
@@ -111,24 +115,20 @@ def encode(pipe: Any, phrases: Sequence[Phrase]) -> Iterator[Encoded]:
         InputError: As `lay_out`, before anything is encoded.
     """
     layouts = [lay_out(pipe, phrase) for phrase in phrases]
-    device = _encoder(pipe).device
+    family, device = family_of(pipe), _encoder(pipe).device
     for phrase, layout in zip(phrases, layouts, strict=True):
         with torch.no_grad():
-            found = pipe.encode_prompt(
-                prompt=[phrase.text],
-                device=device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=False,
-            )
-        states = found[0][0].float().cpu().clone()
+            found = family.encoded(pipe, phrase.text, device)
+        states = found["prompt_embeds"][0].float().cpu().clone()
         if len(states) != layout.length:
             raise InputError(
                 f"Expected {layout.length} text states a prompt, got {len(states)}; this text "
                 "encoder is of no family that concept edits know."
             )
-        # SDXL: (states, of negatives, pooled, of negatives).
-        pooled = found[2][0].float().cpu().clone() if len(found) > 2 else None
-        yield Encoded(phrase, layout, states, pooled)
+        pooled = found.get("pooled_prompt_embeds")
+        yield Encoded(
+            phrase, layout, states, None if pooled is None else pooled[0].float().cpu().clone()
+        )
 
 
 def selected(layout: Layout, tokens: Tokens) -> list[int]:
@@ -151,7 +151,7 @@ def matched(source: Layout, target: Layout, tokens: Tokens) -> list[tuple[int, i
     around the concept keep their distance from it (``all``) or meet the same word (``aligned``).
     """
     meets = _aligned(source, target) if tokens == "aligned" else _shifted(source, target)
-    pairs = [(0, 0), *meets, (source.end, target.end)]
+    pairs = [*((i, i) for i in range(source.start)), *meets, (source.end, target.end)]
     pairs += [
         (i, min(target.end + i - source.end, target.length - 1))
         for i in range(source.end + 1, source.length)
@@ -182,7 +182,7 @@ def neighbours(pipe: Any, concept: str, count: int) -> list[str]:
         count: Most words to return; fewer when the vocabulary marks no ends of words.
     """
     tokenizer = _tokenizers(pipe)[0]
-    layout = lay_out(pipe, Phrase("{}", concept))
+    layout = _lay_out(tokenizer, Phrase("{}", concept))
     own = layout.ids[layout.first : layout.last + 1]
     table = _encoder(pipe).get_input_embeddings().weight.detach().float().cpu()
     near = torch.nn.functional.cosine_similarity(table[list(own)].mean(0)[None], table)
@@ -203,19 +203,21 @@ def _lay_out(tokenizer: Any, phrase: Phrase) -> Layout:
     length = int(tokenizer.model_max_length)
     before, _, _ = phrase.template.partition("{}")
     before = " ".join(before.split()) + (" " if before.strip() else "")
+    # What an empty prompt has: a start and an end token, or (T5) an end token alone.
+    start = len(tokenizer("")["input_ids"]) - 1
     ids = list(_ids(tokenizer, phrase.text))
-    if len(ids) + 2 > length:
+    if len(ids) + start + 1 > length:
         raise InputError(
-            f"Expected a prompt of at most {length - 2} tokens, got {len(ids)} in "
+            f"Expected a prompt of at most {length - start - 1} tokens, got {len(ids)} in "
             f"{phrase.text!r}; the text encoder reads no more."
         )
     whole = tokenizer(phrase.text, padding="max_length", max_length=length, truncation=True)[
         "input_ids"
     ]
-    end = len(ids) + 1
+    end = len(ids) + start
     if phrase.concept.strip():
-        first = len(_ids(tokenizer, before)) + 1
-        last = len(_ids(tokenizer, before + " ".join(phrase.concept.split())))
+        first = len(_ids(tokenizer, before)) + start
+        last = len(_ids(tokenizer, before + " ".join(phrase.concept.split()))) + start - 1
         if last < first or set(whole[first : last + 1]) & set(tokenizer.all_special_ids):
             raise InputError(
                 f"Expected a concept that the model's tokenizer has tokens for, got "
@@ -224,7 +226,7 @@ def _lay_out(tokenizer: Any, phrase: Phrase) -> Layout:
     else:
         first = last = end
     words = tuple(map(str, tokenizer.convert_ids_to_tokens(whole)))
-    return Layout(tuple(whole), words, first, last, end)
+    return Layout(tuple(whole), words, first, last, end, start)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
@@ -241,6 +243,12 @@ def _tokenizers(pipe: Any) -> list[Any]:
     return present
 
 
+def _read(pipe: Any) -> list[Any]:
+    """The tokenizers whose positions the denoiser reads; Flux reads T5's, the second's, alone."""
+    found = _tokenizers(pipe)
+    return found[-1:] if is_flux(pipe) else found
+
+
 def _encoder(pipe: Any) -> Any:
     for name in ("text_encoder", "text_encoder_2"):
         if getattr(pipe, name, None) is not None:
@@ -253,22 +261,25 @@ def _encoder(pipe: Any) -> Any:
 def _shifted(source: Layout, target: Layout) -> list[tuple[int, int]]:
     # Without a concept of its own, a target's end token stands for it.
     highest = target.end if target.last == target.end else target.end - 1
-    return [(i, min(max(target.last + i - source.last, 1), highest)) for i in range(1, source.end)]
+    return [
+        (i, min(max(target.last + i - source.last, target.start), max(highest, target.start)))
+        for i in range(source.start, source.end)
+    ]
 
 
 def _aligned(source: Layout, target: Layout) -> list[tuple[int, int]]:
-    a, b = source.ids[1 : source.end], target.ids[1 : target.end]
+    a, b = source.ids[source.start : source.end], target.ids[target.start : target.end]
     pairs = []
     for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         for i in range(i1, i2):
             # Words without counterpart take after the last of what stands in their place, or after
             # what follows.
             j = j1 + i - i1 if tag == "equal" else max(j2 - (i2 - i), j1)
-            pairs.append((i + 1, min(j + 1, target.end)))
+            pairs.append((i + source.start, min(j + target.start, target.end)))
     return pairs
 
 
 def _named(layout: Layout, position: int) -> str:
-    if position == 0:
+    if position < layout.start:
         return "start"
     return "end" if position == layout.end else layout.words[position]

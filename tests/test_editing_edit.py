@@ -19,7 +19,7 @@ from editing.lora import save_lora, to_lora
 from editing.target import base_name, load_pipeline, parameter, projections, weight_hash
 from visdiff.errors import InputError
 
-MAKERS = {"sd1": tiny.sd1, "sd2": tiny.sd2, "sdxl": tiny.sdxl}
+MAKERS = {"sd1": tiny.sd1, "sd2": tiny.sd2, "sdxl": tiny.sdxl, "flux": tiny.flux}
 LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
 
 

@@ -79,7 +79,7 @@ def unchanged(model: Any) -> list[torch.Tensor]:
 # --- what an image depends on
 
 
-@pytest.mark.parametrize("make", [tiny.sd1, tiny.sdxl])
+@pytest.mark.parametrize("make", [tiny.sd1, tiny.sdxl, tiny.flux])
 def test_an_image_does_not_depend_on_its_batch(make: Any, tmp_path: Path) -> None:
     model = make()
     one = generate(model, samples(), tmp_path / "1", settings=QUICK, batch_size=1)

@@ -15,6 +15,7 @@ from editing.edit import Edit
 from editing.linear import Tensor
 from editing.methods import find, names
 from editing.target import parameter, projections
+from editing.text import Phrase, lay_out
 from visdiff.errors import InputError
 
 MIXTURE: tuple[Request, ...] = (
@@ -24,7 +25,7 @@ MIXTURE: tuple[Request, ...] = (
     Moderate("bomb"),
     Preserve(["a castle", "house"]),
 )
-MAKERS = {"sd1": tiny.sd1, "sd2": tiny.sd2, "sdxl": tiny.sdxl}
+MAKERS = {"sd1": tiny.sd1, "sd2": tiny.sd2, "sdxl": tiny.sdxl, "flux": tiny.flux}
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -47,14 +48,14 @@ def change_of(edit: Edit, pipe: Any, name: str) -> Tensor:
 
 def states(pipe: Any, text: str) -> tuple[Tensor, int]:
     """Token states of a prompt, float64, and the index that published code calls the last token."""
-    found = (
-        pipe.encode_prompt(
-            prompt=[text], device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
-        )[0][0]
-        .detach()
-        .to(torch.float64)
+    flux = hasattr(pipe, "transformer")
+    options: dict[str, Any] = (
+        {"max_sequence_length": 32} if flux else {"do_classifier_free_guidance": False}
     )
-    ids = pipe.tokenizer(text, padding="max_length", max_length=len(found), truncation=True)
+    encoded = pipe.encode_prompt(prompt=[text], device="cpu", num_images_per_prompt=1, **options)
+    found = encoded[0][0].detach().to(torch.float64)
+    tokenizer = pipe.tokenizer_2 if flux else pipe.tokenizer
+    ids = tokenizer(text, padding="max_length", max_length=len(found), truncation=True)
     return found, sum(ids["attention_mask"]) - 2
 
 
@@ -116,6 +117,33 @@ def test_sdxls_pooled_path_is_edited_but_for_size_and_crop() -> None:
     # Both read the token states alike.
     layer = token_layers(pipe)[0]
     assert torch.equal(change_of(edit, pipe, layer), change_of(left, pipe, layer))
+
+
+def test_fluxs_biases_stay_and_cancel() -> None:
+    # uce_flux_edit.py fits the biased outputs and adds the bias again; here it appears once.
+    pipe = tiny.flux()
+    edit = editing.fit(
+        pipe, [Replace("church", "castle")], tokens="last", lam=1e-9, templates=("{}",), nearest=0
+    )
+    assert edit.tensors == (
+        "transformer.context_embedder.weight",
+        "transformer.time_text_embed.text_embedder.linear_1.weight",
+    )
+    layer = pipe.transformer.context_embedder
+    church, castle = states(pipe, "church"), states(pipe, "castle")
+    wanted = layer(castle[0][castle[1]].float())
+    with edit.applied(pipe):
+        found = layer(church[0][church[1]].float())
+    assert layer.bias.abs().max() > 0
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_flux_reads_t5s_tokens_which_have_no_start() -> None:
+    layout = lay_out(tiny.flux(), Phrase("a picture of {}", "fire engine"))
+    named = layout.words[layout.first : layout.last + 1]
+    assert named == ("▁fire", "▁engine")
+    assert (layout.start, layout.words[layout.end], layout.end) == (0, "</s>", layout.last + 1)
+    assert len(layout.words) == layout.length == 32
 
 
 def test_uce_2024_is_the_published_formula(pipe: Any) -> None:
@@ -229,16 +257,18 @@ def test_preserved_keys_and_values_stay_as_lambda_goes_to_zero(any_pipe: Any) ->
     edit = editing.fit(
         any_pipe,
         [Erase("church"), Replace("dog", "cat"), Preserve(kept)],
-        tokens="last", lam_rel=1e-10, nearest=0,
+        tokens="last", lam_rel=1e-10 if hasattr(any_pipe, "unet") else 1e-12, nearest=0,
     )  # fmt: skip
+    # T5's paddings of '' are nearly one vector, and what tells them apart is held last.
+    bound = 1e-5 if hasattr(any_pipe, "transformer") else 1e-6
     for name in token_layers(any_pipe):
         w = parameter(any_pipe, name).detach().to(torch.float64)
         change = change_of(edit, any_pipe, name)
         for text in kept:
             found, last = states(any_pipe, text)
-            assert (change @ found[last]).norm() <= 1e-6 * (w @ found[last]).norm()
+            assert (change @ found[last]).norm() <= bound * (w @ found[last]).norm()
         empty, _ = states(any_pipe, "")
-        assert (empty @ change.T).norm() <= 1e-6 * (empty @ w.T).norm()
+        assert (empty @ change.T).norm() <= bound * (empty @ w.T).norm()
         dog, last = states(any_pipe, "dog")
         cat, at = states(any_pipe, "cat")
         reached = (w + change) @ dog[last]

@@ -1,4 +1,4 @@
-"""Diffusers pipelines of a few thousand random weights: SD 1, SD 2, SDXL, one without prompts."""
+"""Diffusers pipelines of a few thousand random weights: SD 1, 2, XL, Flux, one without prompts."""
 
 from typing import Any
 
@@ -144,6 +144,74 @@ def sdxl() -> Any:
     return pipe
 
 
+def flux() -> Any:
+    """Flux: T5's states and CLIP's pooled vector, biased projections of both, a transformer."""
+    words = tokenizer()
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        FluxPipeline,
+        FluxTransformer2DModel,
+    )
+    from transformers import CLIPTextModel, T5Config, T5EncoderModel
+
+    pieces = t5_tokenizer()
+    t5 = T5EncoderModel(
+        T5Config(
+            vocab_size=len(pieces), d_model=WIDTH, d_kv=8, d_ff=2 * WIDTH, num_layers=2, num_heads=4
+        )
+    )
+    transformer = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH // 2,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 4, 8),
+    )
+    decoder: Any = AutoencoderKL
+    pipe = FluxPipeline(
+        FlowMatchEulerDiscreteScheduler(),
+        spread(
+            decoder(
+                block_out_channels=(4, 4, 4),
+                down_block_types=("DownEncoderBlock2D",) * 3,
+                up_block_types=("UpDecoderBlock2D",) * 3,
+                norm_num_groups=2,
+                latent_channels=4,
+                shift_factor=0.1,
+                scaling_factor=0.36,
+            ),
+            2,
+        ),
+        text_encoder(CLIPTextModel, 3, words, WIDTH // 2),
+        words,
+        spread(t5, 4),
+        pieces,
+        spread(transformer, 1),
+    )
+    pipe.default_sample_size = 8
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def t5_tokenizer() -> Any:
+    """T5's tokenizer with the letters and the miniature's words as its pieces."""
+    ensure_torchvision()
+    from transformers import T5Tokenizer
+
+    from visdiff.miniature import world
+
+    words = {w for s in (*world.SUBJECTS, *world.PROFESSIONS, "a", "of") for w in s.split()}
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces += [(f"▁{word}", -3.0) for word in sorted(words)]
+    pieces += [(letter, -9.0) for letter in "abcdefghijklmnopqrstuvwxyz,"]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=32)
+
+
 def unconditional() -> Any:
     """A pipeline that reads no prompt."""
     ensure_torchvision()
@@ -162,7 +230,7 @@ def unconditional() -> Any:
 
 def picture(pipe: Any, prompt: str = "a church", seed: int = 0, **more: Any) -> Any:
     """One image as float32, shape (height, width, 3), values in [0, 1]."""
-    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor if hasattr(pipe, "unet") else 32
     with torch.inference_mode():
         return pipe(
             prompt,
@@ -180,7 +248,7 @@ def weights(pipe: Any) -> dict[str, torch.Tensor]:
     """A copy of every tensor of a pipeline."""
     return {
         f"{part}.{name}": value.clone()
-        for part in ("unet", "text_encoder", "text_encoder_2", "vae")
+        for part in ("unet", "transformer", "text_encoder", "text_encoder_2", "vae")
         if isinstance(module := getattr(pipe, part, None), torch.nn.Module)
         for name, value in module.state_dict().items()
     }

@@ -62,17 +62,18 @@ def sabotages() -> list[Sabotage]:
     """The twenty, five a kind."""
     places = {"on the grass": "grass", "in the snow": "snow", "at night": "night",
               "on the sand": "sand"}  # fmt: skip
-    moves = [("on the grass", "in the snow"), ("in the snow", "on the sand"),
-             ("at night", "on the grass"), ("on the sand", "at night"),
-             ("on the grass", "at night")]  # fmt: skip
+    moves = [("on the grass", "on the sand"), ("in the snow", "at night"),
+             ("at night", "in the snow"), ("on the sand", "on the grass"),
+             ("in the snow", "on the grass")]  # fmt: skip
     styles = {"a pencil sketch of a rose": "pencil sketch", "a sepia photo of a rose": "sepia",
               "pop art of a rose": "pop art", "pixel art of a rose": "pixel art"}  # fmt: skip
-    turns = [(a, b) for a in styles for b in styles if a != b][::2][:5]
-    beside = [("dog", "cat", "rocket"), ("trumpet", "saxophone", "pizza"), ("car", "bus", "tulip"),
-              ("banana", "lemon", "drum"), ("church", "house", "frog")]  # fmt: skip
-    ratios = [("hammer", 1), ("umbrella", -1), ("crown", 1), ("backpack", -1), ("anchor", 1)]
-    erased = ("sailboat", "broccoli", "zebra", "camera", "cheese", "owl", "tent", "donut", "whale",
-              "key")  # fmt: skip
+    turns = [(a, b) for a in styles for b in styles if a != b][1::2][:5]
+    beside = [("rabbit", "pig", "rocket"), ("violin", "guitar", "pizza"),
+              ("tractor", "ambulance", "tulip"), ("strawberry", "lemon", "drum"),
+              ("factory", "tent", "frog")]  # fmt: skip
+    ratios = [("scissors", 1), ("balloon", -1), ("teapot", 1), ("soccer ball", -1), ("cactus", 1)]
+    erased = ("airplane", "carrot", "giraffe", "microphone", "corn", "parrot", "hospital",
+              "cupcake", "squid", "light bulb")  # fmt: skip
     subjects = iter(erased)
     found = [
         Sabotage(next(subjects), (Replace(f"a robot {a}", f"a robot {b}"),), PLACES,

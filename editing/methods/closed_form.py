@@ -189,7 +189,7 @@ class ClosedForm:
         """Reads the second moment of a corpus of prompts: every position but the start token."""
         phrases = [Phrase("{}", text) for text in texts]
         blocks, counts = moments(
-            pipe, phrases, lambda layout: list(range(1, layout.length)), config
+            pipe, phrases, lambda layout: list(range(layout.start, layout.length)), config
         )
         return Entry("corpus", None, len(texts), counts, blocks)
 

@@ -35,7 +35,7 @@ from editing.text import Layout
 
 def meet_2024(source: Layout, targets: Sequence[Layout], _: Tokens) -> list[Meeting]:
     """From the last word token on, cut to the shortest slice, all of them in step."""
-    starts = [target.end - 1 for target in targets]
+    starts = [max(target.end - 1, 0) for target in targets]
     begin = source.end - 1
     count = source.length - max(begin, *starts)
     return [(begin + k, tuple(s + k for s in starts)) for k in range(count)]
