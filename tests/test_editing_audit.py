@@ -17,9 +17,11 @@ from editing.audit import audit, audit_sets
 from editing.audit_cli import app
 from editing.audit_report import AuditReport, Outcome, drift_by_concept
 from editing.concepts import Debias, Erase, Moderate, Preserve, Replace, Request
+from editing.generate import generate
 from editing.groups import EMPTY, MEANT, PARAPHRASES, TARGETS, PromptGroup, phrase, prompt_groups
 from editing.groups import samples_of as samples
 from editing.metrics.proportions import proportion
+from editing.prompts import Sample
 from editing.requestfile import read_requests, requests_toml
 from editing.sampling import Settings
 from editing.target import load_pipeline
@@ -176,6 +178,32 @@ def test_the_same_images_have_not_changed(erased: tuple[AuditReport, Path]) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_change_under_one_prompt_of_four_is_found(pipe: Any, tmp_path: Path) -> None:
+    """In all of a group's images it is diluted to a quarter."""
+    prompts = ("a penguin", "a robot", "an apple", "a rocket")
+    asked = [Sample(p, seed) for p in (*prompts, "a castle") for seed in range(24)]
+    drawn = generate(pipe, asked, tmp_path, settings=QUICK, batch_size=24).manifest
+    rows = [json.loads(line) for line in drawn.read_text().splitlines()]
+    castles = {r["seed"]: r["path"] for r in rows if r["prompt"] == "a castle"}
+    original = [r for r in rows if r["prompt"] in prompts]
+    edited = [
+        r | {"path": castles[r["seed"]]} if r["prompt"] == "a penguin" else r for r in original
+    ]
+    sets = []
+    for name, part in (("a", original), ("b", edited)):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("\n".join(map(json.dumps, part)))
+        sets.append(ImageSet.open(file))
+    with Cache(tmp_path / "cache") as cache:
+        (group,) = audit_sets(*sets, preset="miniature", cache=cache, progress=False).groups
+    taken = [d.text for d in group.confirmed if d.direction == "A"]
+    brought = [d.text for d in group.confirmed if d.direction == "B"]
+    assert any("penguin" in text for text in taken)
+    assert any("castle" in text for text in brought)
+    assert not any(w in t for w in ("robot", "apple", "rocket") for t in taken + brought)
+
+
 def test_the_page_shows_pairs_and_loads_nothing(erased: tuple[AuditReport, Path]) -> None:
     report, folder = erased
     page = (folder / "audit.html").read_text()

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from editruns import BATCH, others_than, settings
 
 import editing
-from editing.audit import audit, audit_sets
+from editing.audit import IMAGES, audit, audit_sets
 from editing.audit_report import AuditReport
 from editing.concepts import Debias, Erase, Preserve, Replace, Request, target_of
 from editing.generate import generate
@@ -202,13 +202,14 @@ def main() -> None:
         null = kept(file)
         done = {r["number"] for r in null}
         for number in tqdm([n for n in range(20) if n not in done], desc="unchanged"):
-            null.append(unchanged(pipe, number, folder, given.images, how, cache))
+            null.append(unchanged(pipe, number, folder, IMAGES, how, cache))
             with file.open("a") as out:
                 out.write(json.dumps(null[-1]) + "\n")
     hits, false = sum(r["found"] for r in found), sum(bool(r["confirmed"]) for r in null)
     low, high = wilson(false, len(null))
     results = {
         **about,
+        "null_images": IMAGES,
         "planted": len(found),
         "found_among_first_3": hits,
         "unchanged": len(null),
