@@ -6,9 +6,8 @@ rate over all groups), and the distance that they moved is set against the seed-
 another seed would have done. What moved and was not meant to is what to preserve next time.
 """
 
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +18,7 @@ from editing.audit_report import AuditReport, GroupAudit, Outcome, drift_by_conc
 from editing.concepts import Change, Debias, Moderate, Preserve, Replace, Request, target_of
 from editing.edit import Edit
 from editing.evidence import shown_pairs
-from editing.generate import EDITED, ORIGINAL, paired
+from editing.generate import EDITED, ORIGINAL, Progress, paired
 from editing.groups import MEANT, PLACES, STYLES, PromptGroup, phrase, prompt_groups, samples_of
 from editing.metrics.drift import Drift, drift
 from editing.metrics.proportions import Proportion, proportion
@@ -40,9 +39,9 @@ __all__ = ["AuditReport", "audit", "audit_sets"]
 IMAGES = 64
 """Pairs of images a group: half of them propose, the other half is what the tests see."""
 
-_MOST_DILUTED = 4
-"""Prompts from which the bar for proposals sinks no further: to half, about one in three phrases of
-captions that do not differ."""
+_SOONER = 0.5
+"""Of the least z of a phrase: what changes under one prompt of four is said in a quarter of the
+captions. What this lets through is still tested, on pairs that did not propose it."""
 
 
 def audit(
@@ -55,6 +54,7 @@ def audit(
     scale: float = 1.0,
     settings: Settings | None = None,
     batch_size: int = 8,
+    on_batch: Callable[[Progress], None] | None = None,
     **how: Any,
 ) -> AuditReport:
     """Draws what an edit was made for and what it was not, and says what changed.
@@ -68,6 +68,7 @@ def audit(
         scale: Strength of the edit.
         settings: How to sample.
         batch_size: Images a call of the pipeline; changes nothing in them.
+        on_batch: Told after each batch of images.
         **how: As for `audit_sets`: a preset or configuration, a cache, a seed.
 
     Returns:
@@ -83,7 +84,7 @@ def audit(
     # A cached property is a property, but not to the type checker.
     drawn = paired(
         pipe, cast(Any, edit), samples_of(groups, images), folder,
-        scale=scale, settings=settings, batch_size=batch_size,
+        scale=scale, settings=settings, batch_size=batch_size, on_batch=on_batch,
     )  # fmt: skip
     return audit_sets(
         drawn.images(ORIGINAL),
@@ -132,6 +133,7 @@ def audit_sets(
         MissingBackendError: A model's weights are not available.
     """
     settled = (config or Config.of(preset)).changed(**changes)
+    settled = settled.changed(proposer__min_z=settled.proposer.min_z * _SOONER)
     first, second, left_out = align(original, edited, ("prompt", "seed"))
     warnings = [f"{left_out} images without a partner were left out."] if left_out else []
     with Cache() if cache is None else nullcontext(cache) as store:
@@ -179,16 +181,14 @@ def _named(images: ImageSet, name: str) -> ImageSet:
 def _paired(config: Config, images: ImageSet) -> Config:
     """Pairs by prompt and seed; resamples prompts, or seeds where there is one prompt.
 
-    What changes under one of k prompts moves the group's AUROC a k-th as far, and is said in a k-th
-    as many captions: the smallest AUROC that counts is that of one prompt, and a phrase is proposed
-    sooner. The tests see to it that chance is not confirmed.
+    What changes under one of k prompts moves the group's AUROC a k-th as far: the smallest AUROC
+    that counts is that of one prompt. The tests see to it that chance is not confirmed.
     """
     prompts = len(set(images.frame["prompt"].astype(str)))
     least = 0.5 + (config.statistics.min_auroc - 0.5) / prompts
     return config.changed(
         paired_by=("prompt", "seed") if prompts > 1 else ("seed", "prompt"),
         statistics__min_auroc=least,
-        proposer__min_z=config.proposer.min_z / math.sqrt(min(prompts, _MOST_DILUTED)),
     )
 
 

@@ -1,5 +1,6 @@
 """The demo: a concept is erased from the bundled generator, and the edit is audited, offline."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from editing.audit import audit
@@ -7,6 +8,7 @@ from editing.audit_report import AuditReport
 from editing.concepts import Erase
 from editing.edit import Edit
 from editing.fit import fit
+from editing.generate import Progress
 from editing.sampling import Settings
 from editing.target import load_pipeline
 from visdiff.cache import Cache
@@ -17,7 +19,14 @@ IMAGES = 48
 SETTINGS = Settings(steps=8, guidance=5.0)
 
 
-def demo(out: Path, cache: Cache, *, seed: int = 0, progress: bool = True) -> AuditReport:
+def demo(
+    out: Path,
+    cache: Cache,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+    on_batch: Callable[[Progress], None] | None = None,
+) -> AuditReport:
     """Erases a church from the miniature's generator and says what else that changed.
 
     Nothing is preserved on purpose: there shall be something to find, and to preserve next time.
@@ -26,7 +35,8 @@ def demo(out: Path, cache: Cache, *, seed: int = 0, progress: bool = True) -> Au
         out: Gets ``edit.safetensors``, ``images/`` and the report's files.
         cache: Keeps captions and embeddings.
         seed: Seed of the statistics.
-        progress: Show progress on stderr.
+        progress: Show the comparison's progress on stderr.
+        on_batch: Told after each batch of images.
     """
     pipe = load_pipeline("miniature")
     edit: Edit = fit(pipe, [Erase(CONCEPT)])
@@ -34,7 +44,7 @@ def demo(out: Path, cache: Cache, *, seed: int = 0, progress: bool = True) -> Au
     edit.save(out / "edit.safetensors")
     report = audit(
         pipe, edit, out / "images", images=IMAGES, settings=SETTINGS, batch_size=16,
-        preset="miniature", cache=cache, progress=progress, seed=seed,
+        on_batch=on_batch, preset="miniature", cache=cache, progress=progress, seed=seed,
     )  # fmt: skip
     report.save(out)
     return report

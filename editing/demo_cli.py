@@ -41,8 +41,10 @@ def demo(
 def _audited(out: Path, cache: "Cache", seed: int, as_json: bool) -> Path:
     from editing.audit_cli import print_audit
     from editing.demo import demo as run
+    from editing.generate_cli import shown
 
-    report = run(out, cache, seed=seed)
+    with shown() as told:
+        report = run(out, cache, seed=seed, on_batch=told)
     if as_json:
         typer.echo(report.to_json(indent=2))
     else:

@@ -6,6 +6,8 @@ part (images whose pixels were not finite).
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -163,21 +165,33 @@ def _plan(run: "Run") -> dict[str, object]:
 
 def started(run: "Run") -> "Generated":
     """Runs with a bar, and says what the run will take when the first batch has shown it."""
+    with shown() as told:
+        return run.start(told)
+
+
+@contextmanager
+def shown() -> "Iterator[Callable[[Progress], None]]":
+    """Gives what to tell of each batch: a bar on stderr, and after the first what is to come."""
     from tqdm import tqdm
 
-    total = run.plan.missing
-    with tqdm(total=total, desc="drawing", unit="image", file=sys.stderr, disable=not total) as bar:
+    bars: list[tqdm] = []
 
-        def show(progress: "Progress") -> None:
-            if not bar.n and progress.done < progress.total:
-                bar.write(
+    def told(progress: "Progress") -> None:
+        if not bars:
+            bars.append(tqdm(total=progress.total, desc="drawing", unit="image", file=sys.stderr))
+            if progress.done < progress.total:
+                bars[0].write(
                     f"{progress.seconds_per_image:.2f} s an image, about "
                     f"{_duration(progress.seconds_left)} more",
                     file=sys.stderr,
                 )
-            bar.update(progress.done - bar.n)
+        bars[0].update(progress.done - bars[0].n)
 
-        return run.start(show)
+    try:
+        yield told
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 def _duration(seconds: float) -> str:
