@@ -68,16 +68,25 @@ def resumed(
     Returns:
         All results of these names, in their order, with their ``name``.
     """
-    folder = work / digest_bytes(canonical_json(dict(about)).encode())[:8]
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "results.jsonl"
-    lines = file.read_text().splitlines() if file.is_file() else []
-    done = {row["name"]: row for row in map(json.loads, lines)}
+    file = _file(work, about)
+    done = {row["name"]: row for row in finished(work, about)}
     for name in tqdm([n for n in names if n not in done], desc=work.name):
         done[name] = {"name": name, **measure(name)}
         with file.open("a") as out:
             out.write(json.dumps(done[name]) + "\n")
     return [done[name] for name in names]
+
+
+def finished(work: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All results that there are, asked for now or before."""
+    file = _file(work, about)
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def _file(work: Path, about: Mapping[str, Any]) -> Path:
+    folder = work / digest_bytes(canonical_json(dict(about)).encode())[:8]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "results.jsonl"
 
 
 def written(folder: Path, about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -5,15 +5,17 @@ from pathlib import Path
 
 from editing.audit import audit
 from editing.audit_report import AuditReport
-from editing.concepts import Erase
+from editing.concepts import Erase, Preserve
 from editing.edit import Edit
 from editing.fit import fit
 from editing.generate import Progress
 from editing.sampling import Settings
 from editing.target import load_pipeline
 from visdiff.cache import Cache
+from visdiff.miniature import world
 
 CONCEPT = "church"
+PRESERVED = tuple(world.an(s) for s in world.SUBJECTS if s != CONCEPT)[::5]
 IMAGES = 48
 """Pairs a group: enough for what is plain, few enough for a minute or two."""
 SETTINGS = Settings(steps=8, guidance=5.0)
@@ -29,7 +31,7 @@ def demo(
 ) -> AuditReport:
     """Erases a church from the miniature's generator and says what else that changed.
 
-    Nothing is preserved on purpose: there shall be something to find, and to preserve next time.
+    A few things are preserved, no person, place or style: there shall be something to find.
 
     Args:
         out: Gets ``edit.safetensors``, ``images/`` and the report's files.
@@ -39,7 +41,7 @@ def demo(
         on_batch: Told after each batch of images.
     """
     pipe = load_pipeline("miniature")
-    edit: Edit = fit(pipe, [Erase(CONCEPT)])
+    edit: Edit = fit(pipe, [Erase(CONCEPT), Preserve(PRESERVED)])
     out.mkdir(parents=True, exist_ok=True)
     edit.save(out / "edit.safetensors")
     report = audit(

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import Sight, every, images_of, others_than, resumed, written
+from editruns import Sight, every, finished, images_of, others_than, resumed, written
 
 import editing
 from editing.concepts import Erase, Preserve, Replace
@@ -155,9 +155,11 @@ def table(cells: Sequence[dict[str, Any]]) -> str:
         if method is REPLACE:
             reached = 100 * sum(c["alternative"] for c in mine) / sum(c["erased"][1] for c in mine)
             published = f"the alternative is seen in {reached:.1f} %"
+        label = method.row
+        if len(mine) < len(CLASSES):
+            label += f" ({len(mine)} of {len(CLASSES)} classes)"
         lines.append(
-            f"| {method.row} | {erased:.1f} | {others:.1f} | {moved:.3f} | {took:.1f} "
-            f"| {published} |"
+            f"| {label} | {erased:.1f} | {others:.1f} | {moved:.3f} | {took:.1f} | {published} |"
         )
     return "\n".join(lines)
 
@@ -180,9 +182,10 @@ def main() -> None:
     about = {"model": weight_hash(bench.pipe), "seeds": seeds, "steps": steps}
     named = {f"{m.row}: {c}": (m, c) for m in methods for c in classes}
     sys.stderr.write(f"{len(named)} cells of {len(CLASSES) * seeds + EMPTY_SEEDS} images\n")
-    cells = resumed(given.work, about, list(named), lambda name: bench.cell(*named[name]))
+    resumed(given.work, about, list(named), lambda name: bench.cell(*named[name]))
+    cells = finished(given.work, about)
     sys.stdout.write(table(cells) + "\n")
-    if not given.quick and given.methods is None:
+    if not given.quick:
         written(Path(__file__).parent, about, cells)
 
 
