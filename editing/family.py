@@ -4,7 +4,6 @@ Which component predicts, how a prompt is encoded, how noise becomes latents. Al
 `editing` does with a pipeline is the same for both.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +32,7 @@ class StableDiffusion:
         return max(8, pipe.vae_scale_factor)
 
     def encoded(
-        self, pipe: Any, prompt: str, device: Any, negative: Sequence[str] | None = None,
+        self, pipe: Any, prompt: str, device: Any, negative: str | None = None,
         guided: bool = False,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Encodes a prompt or, guided, what guidance leads away from: tensors of 1 row.
@@ -42,7 +41,7 @@ class StableDiffusion:
             pipe: The pipeline.
             prompt: The prompt.
             device: Where to.
-            negative: One negative prompt; None for the pipeline's default.
+            negative: A negative prompt; None for the pipeline's default.
             guided: Return the negative's encodings instead.
         """
         # SDXL: (prompt, negative, pooled, negative pooled); the others: (prompt, negative).
@@ -51,7 +50,8 @@ class StableDiffusion:
             device=device,
             num_images_per_prompt=1,
             do_classifier_free_guidance=guided,
-            negative_prompt=negative,
+            # A list like the prompt's, or diffusers complains.
+            negative_prompt=None if negative is None else [negative],
         )
         names = ("prompt_embeds", "pooled_prompt_embeds")
         return dict(zip(names, found[1::2] if guided else found[::2], strict=False))
@@ -85,7 +85,7 @@ class Flux:
         return max(8, 2 * pipe.vae_scale_factor)
 
     def encoded(
-        self, pipe: Any, prompt: str, device: Any, negative: Sequence[str] | None = None,
+        self, pipe: Any, prompt: str, device: Any, negative: str | None = None,
         guided: bool = False,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Encodes a prompt: tensors of 1 row. There are no negative ones to ask for."""

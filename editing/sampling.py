@@ -285,9 +285,7 @@ class Texts:
         """Encodes a prompt or, guided, what guidance leads away from: tensors of 1 row."""
         import torch
 
-        # A list like the prompt's, or diffusers complains.
-        given = guided and self._negative_prompt is not None
-        negative = [self._negative_prompt] if given else None
+        negative = self._negative_prompt if guided else None
         with torch.no_grad():
             return self._family.encoded(self._pipe, prompt, self._pipe.device, negative, guided)
 
