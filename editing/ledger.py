@@ -6,7 +6,7 @@ editing an already edited model compounds. Shares are summed in an order of thei
 even rounding depends on the order.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -155,15 +155,37 @@ class Ledger:
         Raises:
             InputError: No entry has vectors in the space.
         """
-        total: Tensor | None = None
-        for entry in self.entries:
-            weight = self.weight(entry, space, config) if space in entry.blocks else 0.0
-            if weight > 0:
-                share = entry.blocks[space].second_moment * weight
-                total = share if total is None else total.add_(share)
+        shares = self._shares(space, config)
+        total = next(shares, None)
         if total is None:
             raise InputError(f"Expected vectors in the space {space!r}, got none.")
+        for share in shares:
+            total.add_(share)
         return total
+
+    def _shares(self, space: Space, config: LinearConfig) -> Iterator[Tensor]:
+        """Yields what B is the sum of: vectors of many entries in one product, then moments."""
+        rows: list[Tensor] = []
+        weights: list[Tensor] = []
+        moments: list[tuple[Tensor, float]] = []
+        for entry in self.entries:
+            weight = self.weight(entry, space, config) if space in entry.blocks else 0.0
+            if weight <= 0:
+                continue
+            block = entry.blocks[space]
+            if block.source is None:
+                moments.append((block.second_moment, weight))
+                continue
+            rows.append(block.source)
+            weights.append(torch.full((len(block.source),), weight, dtype=torch.float64))
+            # A product of a few vectors takes as long to add up as one of many.
+            if sum(map(len, rows)) >= block.source.shape[1]:
+                yield gram(torch.cat(rows), torch.cat(weights))
+                rows, weights = [], []
+        if rows:
+            yield gram(torch.cat(rows), torch.cat(weights))
+        for moment, weight in moments:
+            yield moment * weight
 
     def solve(
         self,
