@@ -177,6 +177,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/audit"))
     parser.add_argument("--images", type=int, default=80, help="pairs a group")
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--null", type=int, default=20, help="audits of the original itself")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of sabotages, for a look")
     given = parser.parse_args()
     pipe = load_pipeline("miniature")
@@ -201,12 +202,12 @@ def main() -> None:
         file = folder / "null.jsonl"
         null = kept(file)
         done = {r["number"] for r in null}
-        for number in tqdm([n for n in range(20) if n not in done], desc="unchanged"):
+        for number in tqdm([n for n in range(given.null) if n not in done], desc="unchanged"):
             null.append(unchanged(pipe, number, folder, IMAGES, how, cache))
             with file.open("a") as out:
                 out.write(json.dumps(null[-1]) + "\n")
     hits, false = sum(r["found"] for r in found), sum(bool(r["confirmed"]) for r in null)
-    low, high = wilson(false, len(null))
+    low, high = wilson(false, len(null)) if null else (0.0, 1.0)
     results = {
         **about,
         "null_images": IMAGES,
