@@ -105,7 +105,6 @@ def audit_sets(
     preset: str = "laptop",
     config: Config | None = None,
     cache: Cache | None = None,
-    backends: Backends | None = None,
     progress: bool = True,
     **changes: Any,
 ) -> AuditReport:
@@ -121,7 +120,6 @@ def audit_sets(
         preset: Models of the comparison, as for `visdiff.compare.compare`.
         config: A whole configuration instead.
         cache: Where captions and embeddings are kept.
-        backends: Models made from this very configuration.
         progress: Show progress bars on stderr.
         **changes: To the configuration, such as ``seed=1``.
 
@@ -137,7 +135,7 @@ def audit_sets(
     first, second, left_out = align(original, edited, ("prompt", "seed"))
     warnings = [f"{left_out} images without a partner were left out."] if left_out else []
     with Cache() if cache is None else nullcontext(cache) as store:
-        models = backends or Backends.of(settled, store)
+        models = Backends.of(settled, store)
         parts = _parted(first, second, by)
         configs = [_paired(settled, a) for _, a, _ in parts]
         scored = [

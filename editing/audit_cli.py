@@ -213,6 +213,11 @@ def _deliver(
     with Cache(mode=cache) as store:
         report = audit_sets(*sets, requests=asked, about=about, config=config, cache=store)
     report.save(out)
+    told(report, out, as_json)
+
+
+def told(report: "AuditReport", out: Path, as_json: bool) -> None:
+    """Prints an audit, what to do next, and where its page is."""
     if as_json:
         typer.echo(report.to_json(indent=2))
     else:

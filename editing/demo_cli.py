@@ -34,27 +34,20 @@ def demo(
     writable(out)
     with Cache(mode=cache) as store:
         show = _audited if what is Demo.AUDIT else _compared
-        page = show(out, store, seed, as_json)
-    typer.echo(f"report: {page}", err=as_json)
+        show(out, store, seed, as_json)
 
 
-def _audited(out: Path, cache: "Cache", seed: int, as_json: bool) -> Path:
-    from editing.audit_cli import print_audit
+def _audited(out: Path, cache: "Cache", seed: int, as_json: bool) -> None:
+    from editing.audit_cli import told
     from editing.demo import demo as run
     from editing.generate_cli import shown
 
-    with shown() as told:
-        report = run(out, cache, seed=seed, on_batch=told)
-    if as_json:
-        typer.echo(report.to_json(indent=2))
-    else:
-        print_audit(report)
-        if command := report.next_command(out):
-            typer.echo(f"next: {command}")
-    return out / "audit.html"
+    with shown() as batches:
+        report = run(out, cache, seed=seed, on_batch=batches)
+    told(report, out, as_json)
 
 
-def _compared(out: Path, cache: "Cache", seed: int, as_json: bool) -> Path:
+def _compared(out: Path, cache: "Cache", seed: int, as_json: bool) -> None:
     from visdiff import demo as show
     from visdiff.show import print_report
 
@@ -68,4 +61,4 @@ def _compared(out: Path, cache: "Cache", seed: int, as_json: bool) -> Path:
         for difference in report.confirmed:
             if not show.names_planted(difference):
                 typer.echo(f"confirmed, though not planted: {difference.text}")
-    return out / "report.html"
+    typer.echo(f"report: {out / 'report.html'}", err=as_json)
