@@ -137,6 +137,7 @@ def audit_sets(
     with Cache() if cache is None else nullcontext(cache) as store:
         models = Backends.of(settled, store)
         parts = _parted(first, second, by)
+        warnings += _shared_seeds(parts)
         configs = [_paired(settled, a) for _, a, _ in parts]
         scored = [
             score(a, b, c, models, store, progress)
@@ -169,6 +170,19 @@ def _parted(a: ImageSet, b: ImageSet, by: str) -> list[tuple[str, ImageSet, Imag
     return [
         (name, _named(a.subset(values == name), ORIGINAL), _named(b.subset(values == name), EDITED))
         for name in dict.fromkeys(values.tolist())
+    ]
+
+
+def _shared_seeds(parts: Sequence[tuple[str, ImageSet, ImageSet]]) -> list[str]:
+    """A warning where prompts of a group were drawn from equal noise."""
+    # Each pair of (prompt, seed) is there once: a seed that occurs twice is of two prompts.
+    shared = [name for name, a, _ in parts if a.frame["seed"].duplicated().any()]
+    if not shared:
+        return []
+    return [
+        f"Prompts share seeds in {', '.join(shared)}: equal noise gives them equal backgrounds, so "
+        "that pairs are not independent and q-values come out too small; draw every prompt with "
+        "seeds of its own."
     ]
 
 

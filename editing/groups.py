@@ -13,6 +13,7 @@ from typing import Any
 from editing.concepts import Debias, Preserve, Request, normal, target_of
 from editing.prompts import Sample
 from editing.text import neighbours
+from visdiff.hashing import digest_bytes
 
 TARGETS = "targets"
 PARAPHRASES = "paraphrases"
@@ -155,22 +156,31 @@ def prompt_groups(
 def samples_of(groups: Sequence[PromptGroup], images: int, seed: int = 0) -> list[Sample]:
     """Crosses each group's prompts with as many seeds as give it enough images.
 
+    Every prompt has seeds of its own, which its words determine. Equal noise gives prompts equal
+    backgrounds: with common seeds, pairs would not be as many independent ones as a test counts.
+
     Args:
         groups: The prompts.
         images: Fewest images a group; each prompt has two seeds or more, since the distance between
             seeds is what drift is measured in.
-        seed: The first seed; prompts share seeds.
+        seed: Shifts all seeds.
 
     Returns:
         Samples whose columns "group" and "concept" say what they are for.
     """
     samples = []
     for group in groups:
-        seeds = range(seed, seed + max(2, math.ceil(images / len(group.prompts))))
+        count = max(2, math.ceil(images / len(group.prompts)))
         for prompt, concept in zip(group.prompts, group.concepts, strict=True):
             columns = {"group": group.name, "concept": concept}
-            samples += [Sample(prompt, s, None, columns) for s in seeds]
+            first = seed + _own_seed(prompt)
+            samples += [Sample(prompt, s, None, columns) for s in range(first, first + count)]
     return samples
+
+
+def _own_seed(prompt: str) -> int:
+    """A prompt's first seed, in [0, 2³¹): the same in every audit, so that images are shared."""
+    return int(digest_bytes(prompt.encode())[:8], 16) >> 1
 
 
 def _bare(concept: str) -> str:

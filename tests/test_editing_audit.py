@@ -54,8 +54,8 @@ def erased(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[AuditRe
     ]
     with Cache(folder / "cache") as cache:
         report = audit(
-            pipe, edit, folder / "images", groups=groups, images=40, settings=QUICK,
-            batch_size=20, preset="miniature", cache=cache, progress=False,
+            pipe, edit, folder / "images", groups=groups, images=56, settings=QUICK,
+            batch_size=28, preset="miniature", cache=cache, progress=False,
         )  # fmt: skip
     return report, report.save(folder / "report")
 
@@ -86,9 +86,22 @@ def test_what_an_edit_changes_is_not_looked_for_elsewhere(pipe: Any) -> None:
 
 def test_a_group_has_its_images_and_every_prompt_two_seeds() -> None:
     groups = [PromptGroup("many", tuple("abc"), ("",) * 3), PromptGroup("one", ("",), ("",))]
-    drawn = samples(groups, images=4, seed=7)
-    assert [s.seed for s in drawn] == [7, 8] * 3 + [7, 8, 9, 10]
+    drawn = samples(groups, images=4)
+    assert [s.prompt for s in drawn] == ["a", "a", "b", "b", "c", "c", *[""] * 4]
     assert {s.columns["group"] for s in drawn} == {"many", "one"}
+
+
+def test_prompts_do_not_share_seeds_and_keep_theirs_in_every_audit() -> None:
+    """Pairs are independent, and originals need not be drawn again for the next edit."""
+    many = PromptGroup("many", tuple(f"a {word}" for word in "bcdfghjklm"), ("",) * 10)
+    drawn = samples([many], images=40)
+    assert len({s.seed for s in drawn}) == len(drawn) == 40
+    again = samples([PromptGroup("other", many.prompts[3:5], ("",) * 2)], images=8)
+    assert {(s.prompt, s.seed) for s in again} == {
+        (s.prompt, s.seed) for s in drawn if s.prompt in many.prompts[3:5]
+    }
+    shifted = samples([many], images=40, seed=1000)
+    assert [s.seed - 1000 for s in shifted] == [s.seed for s in drawn]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +184,7 @@ def test_the_same_images_have_not_changed(erased: tuple[AuditReport, Path]) -> N
     with Cache(folder.parent / "cache") as cache:
         report = audit_sets(original, original, preset="miniature", cache=cache, progress=False)
     assert [g.name for g in report.groups] == [TARGETS, "preserved", EMPTY]
+    assert not report.warnings
     assert all(g.drift is not None and g.drift.value == 0 for g in report.groups)
     assert not report.side_effects
     assert not report.to_preserve
@@ -196,7 +210,9 @@ def test_a_change_under_one_prompt_of_four_is_found(pipe: Any, tmp_path: Path) -
         file.write_text("\n".join(map(json.dumps, part)))
         sets.append(ImageSet.open(file))
     with Cache(tmp_path / "cache") as cache:
-        (group,) = audit_sets(*sets, preset="miniature", cache=cache, progress=False).groups
+        report = audit_sets(*sets, preset="miniature", cache=cache, progress=False)
+    (group,) = report.groups
+    assert [w for w in report.warnings if "Prompts share seeds" in w]
     taken = [d.text for d in group.confirmed if d.direction == "A"]
     brought = [d.text for d in group.confirmed if d.direction == "B"]
     assert any("penguin" in text for text in taken)

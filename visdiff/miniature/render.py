@@ -84,8 +84,8 @@ class Art:
         sprite = self.sprite(scene.art, scene.subject, scene.gender, scene.tone)
         if scene.second:
             other = self.sprite(scene.art, scene.second)
-            pair = [sprite, other] if rng.random() < 0.5 else [other, sprite]
-            for i, icon in enumerate(pair):
+            # In the order of the sentence: with a coin toss no caption could be foretold.
+            for i, icon in enumerate((sprite, other)):
                 size = int(rng.integers(27, 33))
                 x = int(rng.integers(0, 33 - size + 1)) + i * 31
                 y = int(rng.integers(12, SIZE - size - 2))

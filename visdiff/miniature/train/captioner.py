@@ -3,8 +3,9 @@
 A ViT with patches of 8 sees, a Q-Former reads it, a small OPT writes. Every picture of a batch
 teaches one caption and one answer. From words alone such a ViT learns subjects slowly, so while
 training its patches also predict the classifier's feature map (distillation from a convolutional
-teacher, Touvron et al. 2021) and linear heads read the attributes; both are thrown away. For the
-first third only the ViT learns. Its matrices are Muon's: with AdamW it learns several times slower.
+teacher, Touvron et al. 2021), linear heads read the attributes, and one head reads from each half
+of a picture of two which of them stands there; all are thrown away. For the first third only the
+ViT learns. Its matrices are Muon's: with AdamW it learns several times slower.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from visdiff.miniature.train.tokenizers import captioner_tokenizer
 
 QUERIES = 8
 _WRITER = 128
+_SUBJECT, _SECOND = ATTRIBUTES.index("subject"), ATTRIBUTES.index("second")
 
 
 def build(tokenizer, seed: int) -> torch.nn.Module:
@@ -97,13 +99,16 @@ def train(
     tokenizer = captioner_tokenizer(seed)
     model = build(tokenizer, seed).to(device)
     heads, cells = AttributeHeads(), torch.nn.Linear(WIDTH, classifier.WIDTH)
-    parts = torch.nn.ModuleDict({"model": model, "heads": heads, "cells": cells}).to(device)
+    halves = torch.nn.Linear(WIDTH, len(world.SUBJECTS + world.PROFESSIONS))
+    parts = torch.nn.ModuleDict(
+        {"model": model, "heads": heads, "cells": cells, "halves": halves}
+    ).to(device)
     teacher = teacher.to(device).eval().requires_grad_(False)
-    of_two = np.flatnonzero(data.truth[:, ATTRIBUTES.index("second")] >= 0)
+    of_two = np.flatnonzero(data.truth[:, _SECOND] >= 0)
 
     def step(i: int, rng: np.random.Generator, generator: torch.Generator) -> torch.Tensor:
-        # Two subjects are small and either may be named first: they need more practice.
-        index = np.concatenate([rng.choice(len(data.scenes), 40), rng.choice(of_two, 24)])
+        # Two subjects are small, and each pair of them is rare: they need more practice.
+        index = np.concatenate([rng.choice(len(data.scenes), 24), rng.choice(of_two, 24)])
         scenes = [data.scenes[j] for j in index]
         images = pixels(data.images[index], device)
         images = images + 0.03 * torch.randn(images.shape, generator=generator).to(device)
@@ -111,13 +116,19 @@ def train(
         texts = [("", " " + world.full_caption(s)) for s in scenes]
         texts += [(f"question: {q} answer:", f" {a}") for q, a in asked]
         visual = model.vision_model(images)
-        seen = visual.last_hidden_state[:, 1:].unflatten(1, (8, 8))
-        seen = seen.unflatten(2, (4, 2)).unflatten(1, (4, 2)).mean((2, 4)).flatten(1, 2)
+        patches = visual.last_hidden_state[:, 1:].unflatten(1, (8, 8))
+        seen = patches.unflatten(2, (4, 2)).unflatten(1, (4, 2)).mean((2, 4)).flatten(1, 2)
         with torch.no_grad():
             target = teacher.resnet(images).last_hidden_state.flatten(2).transpose(1, 2)
             target = F.layer_norm(target.float(), target.shape[-1:])
         sight = heads.loss(visual.pooler_output, data.truth[index])
         sight = sight + F.mse_loss(cells(seen).float(), target)
+        truth = torch.from_numpy(data.truth[index]).to(device)
+        beside = truth[:, _SECOND] >= 0
+        sides = patches[beside].unflatten(2, (2, 4)).mean((1, 3))
+        sight = sight + F.cross_entropy(
+            halves(sides).float().flatten(0, 1), truth[beside][:, [_SUBJECT, _SECOND]].flatten()
+        )
         if i < steps // 3:
             return sight
         return sight + language_loss(model, tokenizer, visual.last_hidden_state, texts)
