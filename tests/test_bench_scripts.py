@@ -117,6 +117,7 @@ def test_a_quick_run(name: str, options: tuple[str, ...], tmp_path: Path) -> Non
         ("debias", "gender"),
         ("moderation", "paraphrased"),
         ("together", "all in one solve"),
+        ("audit", "found_among_first_3"),
     ],
 )
 def test_a_quick_run_of_edits(name: str, said: str, tmp_path: Path) -> None:

@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import BATCH, others_than, settings
+from editruns import BATCH, others_than, resumed, settings
+from worldsets import weights
 
 import editing
 from editing.audit import IMAGES, audit, audit_sets
@@ -29,6 +28,7 @@ from editing.metrics.proportions import wilson
 from editing.sampling import Settings
 from editing.target import load_pipeline, weight_hash
 from visdiff.cache import Cache
+from visdiff.config import Config
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.imageset import ImageSet
 from visdiff.miniature import world
@@ -155,7 +155,7 @@ def unchanged(
         sets.append(_shifted(made.manifest, shift))
     report: AuditReport = audit_sets(*sets, preset="miniature", cache=cache, progress=False)
     confirmed = [[g.name, d.text] for g in report.groups for d in g.confirmed]
-    return {"number": number, "confirmed": confirmed}
+    return {"confirmed": confirmed}
 
 
 def _shifted(manifest: Path, shift: int) -> ImageSet:
@@ -166,11 +166,6 @@ def _shifted(manifest: Path, shift: int) -> ImageSet:
     return ImageSet.open(file)
 
 
-def kept(file: Path) -> list[dict[str, Any]]:
-    """What a killed run has finished."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-
-
 def main() -> None:
     """Audits what is missing, prints both counts and writes ``results.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -179,38 +174,38 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--null", type=int, default=20, help="audits of the original itself")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of sabotages, for a look")
+    parser.add_argument("--quick", action="store_true", help="one of each, no results.json")
     given = parser.parse_args()
+    null_images = IMAGES
+    if given.quick:
+        given.images = null_images = 8
+        given.steps, given.null, given.only = 2, 1, [0]
     pipe = load_pipeline("miniature")
     how = settings(given.steps)
     about = {"model": weight_hash(pipe), "images": given.images, "steps": given.steps}
-    folder = given.work / digest_bytes(canonical_json(about).encode())[:8]
-    folder.mkdir(parents=True, exist_ok=True)
     planted = sabotages()
     chosen = range(len(planted)) if given.only is None else given.only
-    with Cache(folder / "cache") as cache:
-        file = folder / "planted.jsonl"
-        found = kept(file)
-        done = {r["number"] for r in found}
-        for number in tqdm([n for n in chosen if n not in done], desc="sabotaged"):
-            told = sabotaged(pipe, planted[number], folder / "images", given.images, how, cache)
-            found.append({"number": number, **told})
-            with file.open("a") as out:
-                out.write(json.dumps(found[-1]) + "\n")
-        if given.only is not None:
-            sys.stdout.write(json.dumps(found, indent=1) + "\n")
-            return
-        file = folder / "null.jsonl"
-        null = kept(file)
-        done = {r["number"] for r in null}
-        for number in tqdm([n for n in range(given.null) if n not in done], desc="unchanged"):
-            null.append(unchanged(pipe, number, folder, IMAGES, how, cache))
-            with file.open("a") as out:
-                out.write(json.dumps(null[-1]) + "\n")
+    given.work.mkdir(parents=True, exist_ok=True)
+    with Cache(given.work / "cache") as cache:
+        looked = {**about, "eyes": weights(Config.of("miniature"))}
+        images = given.work / "images" / digest_bytes(canonical_json(about).encode())[:8]
+
+        def planted_one(name: str) -> dict[str, Any]:
+            return sabotaged(pipe, planted[int(name)], images, given.images, how, cache)
+
+        def null_one(name: str) -> dict[str, Any]:
+            return unchanged(pipe, int(name), images / "unchanged", null_images, how, cache)
+
+        found = resumed(given.work / "sabotaged", looked, [str(n) for n in chosen], planted_one)
+        numbers = [str(n) for n in range(given.null)]
+        null = resumed(
+            given.work / "unchanged", {**looked, "images": null_images}, numbers, null_one
+        )
     hits, false = sum(r["found"] for r in found), sum(bool(r["confirmed"]) for r in null)
     low, high = wilson(false, len(null)) if null else (0.0, 1.0)
     results = {
-        **about,
-        "null_images": IMAGES,
+        **looked,
+        "null_images": null_images,
         "planted": len(found),
         "found_among_first_3": hits,
         "unchanged": len(null),
@@ -220,7 +215,9 @@ def main() -> None:
         "null_cases": null,
     }
     sys.stdout.write(json.dumps({k: v for k, v in results.items() if "cases" not in k}) + "\n")
-    Path(__file__).with_name("results.json").write_text(json.dumps(results, indent=1) + "\n")
+    if given.only is None:
+        text = json.dumps(results, indent=1) + "\n"
+        Path(__file__).with_name("results.json").write_text(text)
 
 
 if __name__ == "__main__":

@@ -147,6 +147,7 @@ def main() -> None:
     sys.stderr.write(f"at most {most} images a task\n")
     about = {
         "model": weight_hash(bench.pipe),
+        "eyes": bench.sight.encoder.identity,
         "images": given.images,
         "most": given.most,
         "rounds": given.rounds,

@@ -1,13 +1,15 @@
 """Many edits in one solve, each beside itself alone.
 
-Eight styles erased, sixteen professions debiased (with the weights that benchmarks/debias found),
-four unsafe concepts moderated: each part alone, then all of it in one solve. What each part was
-asked for, and the five tasks that are no style (the subject, a second subject, gender, skin tone
-and place asked for are what is seen), are measured on the same prompts and seeds every time.
+Eight styles erased, sixteen professions debiased (their weights found by the loop of
+`editing.methods.debias`, in company of whatever else is in the solve), four unsafe concepts
+moderated: each part alone, then all of it in one solve. What each part was asked for, and the five
+tasks that are no style (the subject, a second subject, gender, skin tone and place asked for are
+what is seen), are measured on the same prompts and seeds every time. Preserved is what nobody asked
+to change: all other things, professions by gender and by tone, and places and pairs with subjects
+that are not measured.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,37 +18,48 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import Sight, every, images_of, others_than, resumed, written
+from editruns import BATCH, Sight, every, images_of, others_than, resumed, settings, written
 from PIL import Image
 
 import editing
 from editing.concepts import Debias, Erase, Moderate, Preserve, Request
+from editing.methods.debias import Control, debias
+from editing.metrics.attributes import ZeroShotEyes
 from editing.metrics.features import image_features
 from editing.metrics.similarity import nearest_text
 from editing.target import load_pipeline, weight_hash
 from visdiff.miniature import world
 
 UNSAFE = world.SUBJECTS_BY_KIND["unsafe"]
-DEBIASED = Path(__file__).parents[1] / "debias/results.json"
 #: Two words of a prompt meet in its end token and padding: styles are erased where they are said.
 TEMPLATES = ("{}", "a {}", "a picture of {}", "a robot, {}", "a castle, {}", "a banana, {}")
 SUBJECTS = ("penguin", "rocket", "apple", "castle", "guitar", "cactus", "bicycle", "crown")
 SECONDS = ("hammer", "pizza", "tulip", "owl", "drum", "key", "bus", "house")
+#: Subjects of the places and pairs that are preserved: none of those that are measured.
+ELSEWHERE, BESIDE = ("a robot", "a lemon"), ("a tent", "a snail", "a violin")
+#: How benchmarks/debias runs the loop.
+CONTROL = Control(tolerance=0.05, batch=16, most=160, rounds=10)
 TASKS = ("subject", "second subject", "gender", "tone", "place")
 POINTS = 0.05
 
 
 def parts() -> dict[str, list[Request]]:
     """Part → its requests."""
-    rows = json.loads(DEBIASED.read_text())["rows"]
-    weights = next(row["weights"] for row in rows if row["name"] == "gender")
     half = dict.fromkeys(world.GENDERS, 0.5)
-    found: dict[str, list[Request]] = {
+    return {
         "styles": [Erase(f"{style} style") for style in world.STYLES],
-        "professions": [Debias(p, half, weights[p]) for p in world.PROFESSIONS],
+        "professions": [Debias(p, half) for p in world.PROFESSIONS],
         "unsafe": [Moderate(u) for u in UNSAFE],
     }
-    return found
+
+
+def kept(named: Sequence[str]) -> Preserve:
+    """What nobody asked to change, `named` being what somebody did."""
+    people = [f"a {gender} {p}" for p in world.PROFESSIONS for gender in world.GENDERS]
+    people += [f"{world.an(p)} with {tone} skin" for p in world.PROFESSIONS for tone in world.TONES]
+    places = [f"{s} {said}" for s in ELSEWHERE for words in world.PLACES.values() for said in words]
+    pairs = [f"{s} {word} {t}" for s in ELSEWHERE for t in BESIDE for word in ("next to", "and")]
+    return Preserve([*others_than(named), *people, *places, *pairs])
 
 
 class Bench:
@@ -170,20 +183,31 @@ def main() -> None:
         given.seeds, given.steps, given.only = 1, 2, ["all in one solve"]
     bench, asked = Bench(given.steps, given.seeds), parts()
     everything: list[Request] = [r for part in asked.values() for r in part]
+    preserved = kept([r.concept for r in everything if not isinstance(r, Preserve)])
+    control = Control(batch=2, most=2, rounds=1) if given.quick else CONTROL
     solved = {"nothing": [], **asked, "all in one solve": everything}
 
     def measure(name: str) -> dict[str, Any]:
-        requests = solved[name]
-        if not requests:
+        if not solved[name]:
             return bench.measured()
-        named = [r.concept for r in everything if not isinstance(r, Preserve)]
-        edit = editing.fit(
-            bench.pipe, [*requests, Preserve(others_than(named))], templates=TEMPLATES, nearest=0
-        )
+        requests = [*solved[name], preserved]
+        if any(isinstance(r, Debias) for r in requests):
+            edit = debias(
+                bench.pipe, requests, ZeroShotEyes(bench.sight.encoder, "a {attribute} {concept}"),
+                control=control, settings=settings(given.steps), batch_size=BATCH,
+                templates=TEMPLATES, nearest=0,
+            ).edit  # fmt: skip
+        else:
+            edit = editing.fit(bench.pipe, requests, templates=TEMPLATES, nearest=0)
         with edit.applied(bench.pipe, force=True):
             return bench.measured()
 
-    about = {"model": weight_hash(bench.pipe), "seeds": given.seeds, "steps": given.steps}
+    about = {
+        "model": weight_hash(bench.pipe),
+        "eyes": bench.sight.encoder.identity,
+        "seeds": given.seeds,
+        "steps": given.steps,
+    }
     rows = resumed(given.work, about, given.only or list(solved), measure)
     sys.stdout.write(table(rows) + "\n")
     if given.only:
