@@ -1,11 +1,15 @@
 """`import visdiff` is cheap, and its public names are what they say."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import visdiff
 
@@ -62,3 +66,28 @@ def test_both_packages_are_marked_as_typed() -> None:
         (folder,) = spec.submodule_search_locations
         with open(f"{folder}/py.typed", encoding="utf-8"):
             pass
+
+
+@pytest.mark.slow
+def test_a_comparison_whose_answers_are_cached_needs_no_torch(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for side in ("a", "b"):
+        (tmp_path / side).mkdir()
+        for i in range(4):
+            pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / side / f"{i}.png")
+    code = (
+        "import sys, visdiff\n"
+        "report = visdiff.compare('a', 'b', preset='miniature', progress=False)\n"
+        "print('torch' in sys.modules, report.provenance.device)"
+    )
+    environment = {**os.environ, "VISDIFF_CACHE_DIR": str(tmp_path / "cache")}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path, env=environment, check=True, capture_output=True, text=True,
+        ).stdout.split()
+        for _ in range(2)
+    ]  # fmt: skip
+    assert said[0][0] == "True"
+    assert said[1] == ["False", "none"]

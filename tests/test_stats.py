@@ -107,6 +107,18 @@ def test_auroc_in_blocks_equals_auroc_at_once(monkeypatch):
     np.testing.assert_array_equal(stats.auroc(scores, is_a), whole)
 
 
+@pytest.mark.parametrize("levels", [2, 40, 10**9])
+def test_auroc_of_single_precision_is_the_share_of_pairs(levels: int) -> None:
+    """Some ties, as tens of thousands of cosines have, or many: all pairs are counted alike."""
+    rng = np.random.default_rng(levels)
+    scores = (rng.integers(0, levels, (3, 1200)) / levels).astype(np.float32)
+    scores[:, 7] = scores[:, 900]
+    is_a = rng.random(1200) < 0.3
+    pairs = scores[:, is_a, None] - scores[:, None, ~is_a]
+    expected = ((pairs > 0) + 0.5 * (pairs == 0)).mean(axis=(1, 2))
+    np.testing.assert_allclose(stats.auroc(scores, is_a), expected, rtol=0, atol=1e-12)
+
+
 def test_auroc_of_single_precision_counts_ties_across_the_sets_and_zeros_of_either_sign():
     values = np.array([-3.5, -1e-40, -0.0, 0.0, 1e-45, 0.25, 3e38], np.float32)
     scores = np.random.default_rng(2).choice(values, size=(50, 40))

@@ -1,5 +1,6 @@
 """Where a report comes from: versions, models, time, cache."""
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -54,6 +55,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _device(name: str) -> str:
+    """Where models ran; "none" when everything came from the cache or from elsewhere."""
+    # Torch takes two seconds to import, and what was not imported has not run.
+    if "torch" not in sys.modules:
+        return "none"
+    from visdiff.engine import resolve_device
+
+    return resolve_device(name)
+
+
 def provenance(
     config: Config,
     models: Mapping[str, Mapping[str, Any]],
@@ -61,15 +72,13 @@ def provenance(
     cache: Cache,
 ) -> Provenance:
     """Collects what is needed to make a report again."""
-    from visdiff.engine import resolve_device
-
     prompt = config.captioner.prompt
     return Provenance(
         versions=versions(),
         models={role: dict(identity) for role, identity in models.items()},
         prompts={"captioner": digest_bytes(prompt.encode())} if prompt else {},
         seed=config.seed,
-        device=resolve_device(config.device),
+        device=_device(config.device),
         seconds=dict(seconds),
         cache_hits=cache.hits,
         cache_misses=cache.misses,

@@ -204,7 +204,7 @@ class Provenance:
         models: Role → what is known of the model (id, revision, weight hash, parameters).
         prompts: Prompt id → hash.
         seed: Seed of the run.
-        device: Device the models ran on.
+        device: Device the models ran on; "none" when the cache had every answer.
         seconds: Stage → wall-clock seconds.
         tokens: Kind ("prompt", "completion", …) → tokens spent.
         cache_hits: Values taken from the cache.

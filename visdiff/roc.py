@@ -224,15 +224,29 @@ def _areas(scores: NDArray[np.floating], is_a: NDArray[np.bool_]) -> Floats:
     keys = _keys(single[whole], is_a)
     keys.sort(axis=1)
     is_a_ascending = (keys & 1).astype(np.float64)
-    # Equal scores of both sets lie next to each other, and differ in the last bit alone.
-    tied = ((keys[:, 1:] ^ keys[:, :-1]) == 1).any(axis=1)
-    # Whole numbers, exact in double precision, which numpy multiplies fastest.
+    # Whole and half numbers, exact in double precision, which numpy multiplies fastest.
     wins = is_a_ascending @ np.arange(scores.shape[1], dtype=np.float64) - n_a * (n_a - 1) / 2
-    untied = np.flatnonzero(whole)[~tied]
-    areas[untied] = wins[~tied] / (n_a * n_b)
-    for row in np.setdiff1d(np.arange(len(scores)), untied, assume_unique=True).tolist():
+    areas[whole] = (wins - _tied(keys) / 2) / (n_a * n_b)
+    for row in np.flatnonzero(~whole).tolist():
         areas[row] = _area(scores[row, is_a], scores[row, ~is_a])
     return areas
+
+
+def _tied(keys: NDArray[np.int64]) -> Floats:
+    """Return how many pairs of one score of each set are equal, one a row of sorted keys.
+
+    Among tens of thousands of single-precision scores there are always some.
+    """
+    pairs = np.zeros(len(keys))
+    # Equal scores of both sets meet once: B's end where A's begin, and the last bit alone differs.
+    meeting = (keys[:, 1:] ^ keys[:, :-1]) == 1
+    for row in np.flatnonzero(meeting.any(axis=1)).tolist():
+        ascending, last = keys[row], np.flatnonzero(meeting[row])
+        of_b = ascending[last]
+        n_b = last + 1 - np.searchsorted(ascending, of_b, side="left")
+        n_a = np.searchsorted(ascending, of_b + 1, side="right") - last - 1
+        pairs[row] = (n_a * n_b).sum()
+    return pairs
 
 
 def _keys(scores: NDArray[np.float32], is_a: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -14,9 +14,8 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import torch
 from PIL import Image
 
 from visdiff import miniature
@@ -27,6 +26,10 @@ from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.hashing import weights_digest
 from visdiff.imageset import ImageSet
 from visdiff.torchvision_compat import ensure_torchvision
+
+if TYPE_CHECKING:
+    # Imported where it computes: a run whose answers are all cached needs no torch.
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -134,14 +137,16 @@ class _BlipFamily(ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.Lock())
 
-    def prepare(self, image: Image.Image) -> torch.Tensor:
+    def prepare(self, image: Image.Image) -> "torch.Tensor":
         """Return the pixels the network reads, float32, shape (3, height, width)."""
         return self.load().processor.image_processor(images=image, return_tensors="pt")[
             "pixel_values"
         ][0]
 
-    def __call__(self, batch: list[torch.Tensor]) -> list[str | Refused]:
+    def __call__(self, batch: "list[torch.Tensor]") -> list[str | Refused]:
         """Caption a batch of prepared images."""
+        import torch
+
         loaded = self.load()
         tokenizer = loaded.processor.tokenizer
         decoder = self._decoder(loaded.model)
@@ -243,6 +248,7 @@ class _BlipFamily(ABC):
 
     def _build(self, folder: Path | None = None) -> Loaded:
         ensure_torchvision()
+        import torch
         import transformers
 
         source = self.model if folder is None else str(folder)

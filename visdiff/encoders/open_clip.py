@@ -8,10 +8,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 
 from visdiff import miniature
@@ -20,6 +19,10 @@ from visdiff.engine import Refused, resolve_device
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.hashing import weights_digest
 from visdiff.torchvision_compat import ensure_torchvision
+
+if TYPE_CHECKING:
+    # Imported where it computes: a run whose embeddings are all cached needs no torch.
+    import torch
 
 _LOCAL = "local-dir:"
 _TEXTS_AT_ONCE = 64
@@ -108,12 +111,14 @@ class OpenClipEncoder:
         """Most tokens a text may have, the model's start and end tokens included."""
         return int(self._load().tokenizer.context_length)
 
-    def prepare(self, image: Image.Image) -> torch.Tensor:
+    def prepare(self, image: Image.Image) -> "torch.Tensor":
         """Return the pixels the network reads, float32, shape (3, height, width)."""
         return self._load().preprocess(image)
 
-    def __call__(self, batch: list[torch.Tensor]) -> list[np.ndarray | Refused]:
+    def __call__(self, batch: "list[torch.Tensor]") -> list[np.ndarray | Refused]:
         """Return a float32 unit vector, shape (d,), for each prepared image."""
+        import torch
+
         loaded = self._load()
         with torch.inference_mode():
             features = loaded.model.encode_image(torch.stack(batch).to(loaded.device))
@@ -135,6 +140,8 @@ class OpenClipEncoder:
         Raises:
             InputError: A text has more tokens than the model reads; the message holds it.
         """
+        import torch
+
         loaded = self._load()
         for text in texts:
             self.check_text(text)
@@ -157,6 +164,8 @@ class OpenClipEncoder:
             )
 
     def _dimension(self, loaded: _Loaded) -> int:
+        import torch
+
         tokens = loaded.tokenizer([""])
         with torch.inference_mode():
             return int(loaded.model.encode_text(tokens.to(loaded.device)).shape[-1])
@@ -249,8 +258,10 @@ def _import_open_clip() -> Any:
     return open_clip
 
 
-def _unit(features: torch.Tensor) -> np.ndarray:
+def _unit(features: "torch.Tensor") -> np.ndarray:
     """Normalise rows to length 1, in float32."""
+    import torch
+
     return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
 
 
