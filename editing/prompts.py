@@ -6,6 +6,7 @@ mostly, on ``case_number`` and ``evaluation_seed``; beside these each has column
 read as they are, and every column is carried to the images.
 """
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,6 @@ from typing import Any, Literal
 import pandas as pd
 
 from visdiff.errors import InputError
-from visdiff.manifest import json_lines
 
 SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".parquet", ".tsv", ".txt"})
 """File names (lower case) that hold prompts."""
@@ -197,7 +197,7 @@ def _read(path: Path, suffix: str) -> list[dict[str, Any]]:
     if suffix == ".parquet":
         return pd.read_parquet(path).to_dict("records")
     if suffix in (".jsonl", ".ndjson"):
-        return json_lines(path, "prompt")
+        return _read_json_lines(path)
     table = pd.read_csv(
         path,
         sep="\t" if suffix == ".tsv" else ",",
@@ -207,6 +207,27 @@ def _read(path: Path, suffix: str) -> list[dict[str, Any]]:
         encoding="utf-8-sig",
     )
     return table.to_dict("records")
+
+
+def _read_json_lines(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"expected one JSON object a line in {path}, got line {number} that does not parse "
+                f"({error.msg}): repair that line."
+            ) from error
+        if not isinstance(row, dict):
+            raise InputError(
+                f"expected one JSON object a line in {path}, got {type(row).__name__} in line "
+                f'{number}: write it as {{"prompt": …}}.'
+            )
+        rows.append(row)
+    return rows
 
 
 def _prompts(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Prompt]:

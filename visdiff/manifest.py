@@ -180,25 +180,6 @@ def _typed(column: pd.Series) -> pd.Series:
 
 
 def _read_jsonl(path: Path) -> pd.DataFrame:
-    rows = json_lines(path, "path")
-    if not rows:
-        raise InputError(
-            f"expected rows in {path}, got an empty file: write one JSON object a line."
-        )
-    return pd.DataFrame(rows)
-
-
-def json_lines(path: Path, column: str) -> list[dict[str, Any]]:
-    """Read a file of one JSON object a line (UTF-8); empty lines are skipped.
-
-    Args:
-        path: The file.
-        column: What every object should have; named in the error, not checked.
-
-    Raises:
-        InputError: A line does not parse, or is no object.
-        OSError: The file cannot be read.
-    """
     rows: list[dict[str, Any]] = []
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
@@ -214,10 +195,14 @@ def json_lines(path: Path, column: str) -> list[dict[str, Any]]:
             if not isinstance(row, dict):
                 raise InputError(
                     f"expected one JSON object a line in {path}, got {type(row).__name__} in line "
-                    f'{number}: write it as {{"{column}": …}}.'
+                    f'{number}: write it as {{"path": …}}.'
                 )
             rows.append(row)
-    return rows
+    if not rows:
+        raise InputError(
+            f"expected rows in {path}, got an empty file: write one JSON object a line."
+        )
+    return pd.DataFrame(rows)
 
 
 def listed(values: list[str]) -> str:
