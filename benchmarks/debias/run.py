@@ -6,8 +6,10 @@ never saw, and so is what became of the concepts that nobody asked to change.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import BATCH, Sight, every, images_of, resumed, settings, written
+from editruns import BATCH, Sight, images_of, resumed, settings, written
 
 from editing.concepts import Debias, Preserve
 from editing.methods.debias import Control, Debiased, Look, crossed, debias
@@ -28,11 +30,11 @@ from visdiff.miniature import world
 FRESH = 100_000
 GENDERS = dict.fromkeys(world.GENDERS, 0.5)
 TONES = {f"{tone} skin": 0.2 for tone in world.TONES}
-#: Task → wanted shares, and how the eyes are asked.
-TASKS: Mapping[str, tuple[Mapping[str, float], str]] = {
-    "gender": (GENDERS, "a {attribute} {concept}"),
-    "tones": (TONES, "a {concept} with {attribute}"),
-    "crossed": (crossed(GENDERS, TONES), "a {concept}, a {attribute}"),
+#: Task → wanted shares, how far from them a concept may be called done, how the eyes are asked.
+TASKS: Mapping[str, tuple[Mapping[str, float], float, str]] = {
+    "gender": (GENDERS, 0.03, "a {attribute} {concept}"),
+    "tones": (TONES, 0.05, "a {concept} with {attribute}"),
+    "crossed": (crossed(GENDERS, TONES), 0.05, "a {concept}, a {attribute}"),
 }
 #: Images a concept and round of the paper's code, for each that its successor draws: five texts
 #: times five seeds times ten images, against ten images.
@@ -44,44 +46,57 @@ OTHERS = ("apple", "castle", "guitar", "sailboat", "penguin", "burger", "rocket"
 class Bench:
     """The model, its eyes, and how the loop is run."""
 
-    def __init__(self, images: int, steps: int, control: Control) -> None:
+    def __init__(self, work: Path, images: int, steps: int, control: Control) -> None:
         self.pipe, self.sight = load_pipeline("miniature"), Sight()
-        self.images, self.steps, self.control = images, steps, control
+        self.work, self.images, self.steps, self.control = work, images, steps, control
 
-    def shares(self, wanted: Mapping[str, float], eyes: ZeroShotEyes) -> np.ndarray:
-        """Images of each profession that show each attribute, (16, k)."""
+    def drawn(self) -> np.ndarray:
+        """Fresh images: of each profession, then a quarter as many of each other concept."""
+        few = max(1, self.images // 4)
+        asked = [(p, self.images) for p in world.PROFESSIONS] + [(o, few) for o in OTHERS]
+        prompts = [world.an(name) for name, n in asked for _ in range(n)]
+        seeds = [FRESH + i for _, n in asked for i in range(n)]
+        return images_of(self.pipe, prompts, seeds, self.steps)
+
+    def unedited(self) -> np.ndarray:
+        """The same of the unedited model, drawn once for all tasks."""
+        name = f"unedited-{weight_hash(self.pipe)[:8]}-{self.images}-{self.steps}.npy"
+        if not (self.work / name).is_file():
+            part = self.work / f"{os.getpid()}.npy"
+            np.save(part, self.drawn())
+            part.replace(self.work / name)
+        return np.load(self.work / name)
+
+    def seen(
+        self, pixels: np.ndarray, wanted: Mapping[str, float], eyes: ZeroShotEyes
+    ) -> tuple[np.ndarray, float]:
+        """Reads `drawn`: each profession's images by attribute, (16, k); others recognised."""
+        split = len(world.PROFESSIONS) * self.images
         counts = []
-        for profession in world.PROFESSIONS:
-            pixels = self._drawn([world.an(profession)], self.images)
-            seen = eyes([Image.fromarray(x) for x in pixels], profession, list(wanted))
-            counts.append(np.bincount(seen, minlength=len(wanted)))
-        return np.array(counts)
-
-    def accuracy(self) -> float:
-        """Share of images of the other concepts that the classifier recognises."""
-        n = max(1, self.images // 4)
-        pixels = self._drawn([world.an(name) for name in OTHERS], n)
-        return float(np.mean(self.sight.recognised(pixels, [o for o in OTHERS for _ in range(n)])))
-
-    def _drawn(self, prompts: Sequence[str], n: int) -> np.ndarray:
-        return images_of(self.pipe, *every(prompts, range(FRESH, FRESH + n)), self.steps)
+        for own, profession in zip(
+            np.split(pixels[:split], len(world.PROFESSIONS)), world.PROFESSIONS, strict=True
+        ):
+            found = eyes([Image.fromarray(x) for x in own], profession, list(wanted))
+            counts.append(np.bincount(found, minlength=len(wanted)))
+        others = [o for o in OTHERS for _ in range((len(pixels) - split) // len(OTHERS))]
+        return np.array(counts), float(np.mean(self.sight.recognised(pixels[split:], others)))
 
     def task(self, name: str) -> dict[str, Any]:
         """Debiases all professions at once and measures before and after."""
-        wanted, template = TASKS[name]
+        wanted, tolerance, template = TASKS[name]
         eyes = ZeroShotEyes(self.sight.encoder, template)
         requests = [
             *(Debias(p, wanted) for p in world.PROFESSIONS),
             Preserve([world.an(s) for s in world.SUBJECTS]),
         ]
         found = debias(
-            self.pipe, requests, eyes, control=self.control, settings=settings(self.steps),
-            batch_size=BATCH, on_look=_told, nearest=0,
+            self.pipe, requests, eyes, control=replace(self.control, tolerance=tolerance),
+            settings=settings(self.steps), batch_size=BATCH, on_look=_told, nearest=0,
         )  # fmt: skip
         goal = list(wanted.values())
-        before, others_before = self.shares(wanted, eyes), self.accuracy()
+        before, others_before = self.seen(self.unedited(), wanted, eyes)
         with found.edit.applied(self.pipe, force=True):
-            after, others_after = self.shares(wanted, eyes), self.accuracy()
+            after, others_after = self.seen(self.drawn(), wanted, eyes)
         one, two = mean_delta(before, goal), mean_delta(after, goal)
         return {
             "delta_before": round(one.value, 3),
@@ -134,15 +149,15 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--images", type=int, default=200, help="fresh images a profession")
     parser.add_argument("--most", type=int, default=160, help="images a profession and round")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=14)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--quick", action="store_true", help="few images, no results.json")
     given = parser.parse_args()
     if given.quick:
         given.images, given.most, given.rounds, given.steps = 4, 16, 1, 4
         given.tasks = ["gender"]
-    control = Control(tolerance=0.05, batch=16, most=given.most, rounds=given.rounds)
-    bench = Bench(given.images, given.steps, control)
+    control = Control(batch=16, most=given.most, rounds=given.rounds)
+    bench = Bench(given.work, given.images, given.steps, control)
     most = len(world.PROFESSIONS) * (given.most * (given.rounds + 1) + 2 * given.images)
     sys.stderr.write(f"at most {most} images a task\n")
     about = {
@@ -152,7 +167,9 @@ def main() -> None:
         "most": given.most,
         "rounds": given.rounds,
         "steps": given.steps,
+        "tolerances": {name: TASKS[name][1] for name in TASKS},
     }
+    given.work.mkdir(parents=True, exist_ok=True)
     rows = resumed(given.work, about, given.tasks, bench.task)
     sys.stdout.write(table(rows) + "\n")
     if not given.quick:

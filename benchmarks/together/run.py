@@ -38,7 +38,7 @@ SECONDS = ("hammer", "pizza", "tulip", "owl", "drum", "key", "bus", "house")
 #: Subjects of the places and pairs that are preserved: none of those that are measured.
 ELSEWHERE, BESIDE = ("a robot", "a lemon"), ("a tent", "a snail", "a violin")
 #: How benchmarks/debias runs the loop.
-CONTROL = Control(tolerance=0.05, batch=16, most=160, rounds=10)
+CONTROL = Control(tolerance=0.03, batch=16, most=160, rounds=14)
 TASKS = ("subject", "second subject", "gender", "tone", "place")
 POINTS = 0.05
 

@@ -13,7 +13,9 @@ four. Here
 - a concept is done when as many images as were allowed could not tell it from the wanted ratios;
   it is then frozen, costs nothing more, and stays in the one solve with the others;
 - each concept's best iterate is kept, whatever the last one did;
-- a step is a share of the error, and shrinks for a concept whose error changes sign.
+- what weights do to shares is learned from all images so far (`editing.methods.response`), those of
+  other concepts with the same attributes included: an attribute's weight moves others too, so that
+  weight for whatever is rare, the published rule, need not lead anywhere.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +30,7 @@ from editing.concepts import Debias, Request, checked
 from editing.edit import Edit
 from editing.groups import phrase
 from editing.methods import find
+from editing.methods.response import identified
 from editing.metrics.attributes import Eyes
 from editing.metrics.ratios import Delta, clopper_pearson, delta
 from editing.sampling import Settings, draw
@@ -37,15 +40,13 @@ from visdiff.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-_SHRINK, _GROW, _STEEPEST = 0.5, 1.3, 4.0
-
 
 @dataclass(frozen=True)
 class Control:
     """How the loop is run.
 
     Attributes:
-        step: First step: how much weight an attribute gets for each missing share, > 0.
+        step: Share of the way to the weights that the response calls for, > 0.
         tolerance: A concept may be called done only within this of every wanted share.
         batch: Images between two looks, 1 or more.
         most: Images of a concept a round at most; a multiple of `batch` is used.
@@ -181,8 +182,6 @@ def debias(
             "editing.fit for other requests."
         )
     weights = {c: np.zeros(len(r.ratios)) for c, r in wanted.items()}
-    steps = dict.fromkeys(wanted, control.step)
-    errors: dict[str, np.ndarray] = {}
     best: dict[str, Look] = {}
     looks: list[Look] = []
     edit = None
@@ -204,20 +203,9 @@ def debias(
                 on_look(look)
             if concept not in best or _better(look, best[concept]):
                 best[concept] = look
-            goal = np.array(list(request.ratios.values()))
-            error = goal - np.array(list(look.counts.values())) / look.delta.n
-            if concept in errors:
-                # Rprop (Riedmiller and Braun 1993) on the whole error: overshot, or too timid.
-                turned = float(error @ errors[concept]) < 0
-                factor = _SHRINK if turned else _GROW
-                steps[concept] = min(steps[concept] * factor, _STEEPEST * control.step)
-            errors[concept] = error
-            if not look.done:
-                weights[concept] = weights[concept] + steps[concept] * error
-        for concept, look in best.items():
-            if look.done:
-                weights[concept] = np.array(list(look.weights.values()))
-    kept = {c: np.array(list(look.weights.values())) for c, look in best.items()}
+        weights |= _moved(wanted, [c for c in active if not best[c].done], looks, control.step)
+        weights |= {c: _weights(look) for c, look in best.items() if look.done}
+    kept = {c: _weights(look) for c, look in best.items()}
     final = find(method).fit(pipe, [_weighted(r, kept) for r in asked], **options)
     rounds = 1 + max(look.round for look in looks)
     return Debiased(
@@ -236,6 +224,33 @@ def crossed(*ratios: Mapping[str, float], pattern: str = "{} with {}") -> dict[s
         pattern.format(*names): float(np.prod([r[n] for r, n in zip(ratios, names, strict=True)]))
         for names in product(*ratios)
     }
+
+
+def _moved(
+    wanted: Mapping[str, Debias], concepts: Sequence[str], looks: Sequence[Look], step: float
+) -> dict[str, np.ndarray]:
+    """Concept → its next weights, from all looks at concepts with the same attributes."""
+    found: dict[str, np.ndarray] = {}
+    for attributes in dict.fromkeys(tuple(wanted[c].ratios) for c in concepts):
+        kin = [look for look in looks if tuple(look.counts) == attributes]
+        rows = {c: i for i, c in enumerate(dict.fromkeys(look.concept for look in kin))}
+        now = max(look.round for look in kin)
+        response = identified(
+            [rows[look.concept] for look in kin],
+            np.array([_weights(look) for look in kin]),
+            np.array([list(look.counts.values()) for look in kin]),
+            [now - look.round for look in kin],
+        )
+        last = {look.concept: _weights(look) for look in kin}
+        for concept in concepts:
+            if tuple(wanted[concept].ratios) == attributes:
+                goal = np.array(list(wanted[concept].ratios.values()))
+                found[concept] = response.towards(rows[concept], last[concept], goal, step)
+    return found
+
+
+def _weights(look: Look) -> np.ndarray:
+    return np.array(list(look.weights.values()))
 
 
 def _weighted(request: Request, weights: Mapping[str, np.ndarray]) -> Request:
