@@ -5,13 +5,13 @@ Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mista
 
 import json
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from editing.fit_cli import fitted, given
 from editing.requestfile import lines_of, read_requests, texts_of
 from visdiff.errors import InputError
 from visdiff.options import Json, Settings, assignments
@@ -33,7 +33,17 @@ Preserved = Annotated[
     list[str] | None,
     typer.Option("--preserve", metavar="TEXT-or-FILE", help="Concept, or a file of one a line."),
 ]
-Method = Annotated[str, typer.Option(help="uce, uce-2024, uce-2025, time or rece.")]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="Closed forms: uce, uce-2024, uce-2025, time, rece; training: esd-x, esd-u, "
+        "esd-x-strict, concept-ablation, all-but-one."
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="Of what takes long: a file that a killed run goes on from."),
+]
 Corpus = Annotated[
     Path | None, typer.Option(help="Prompts, one a line, whose second moment is held.")
 ]
@@ -56,13 +66,14 @@ def erase(
     corpus: Corpus = None,
     watch: Watch = None,
     set_: Settings = None,
+    checkpoint: Checkpoint = None,
     as_json: Json = False,
 ) -> None:
     """Erase concepts, or turn them into another."""
     from editing.concepts import Erase
 
     requests: list[Request] = [Erase(c, target) for c in concept]
-    _fit(model, requests, preserve, method, corpus, watch, set_, out, as_json)
+    _fit(model, requests, preserve, method, corpus, watch, set_, checkpoint, out, as_json)
 
 
 @app.command()
@@ -75,13 +86,14 @@ def moderate(
     corpus: Corpus = None,
     watch: Watch = None,
     set_: Settings = None,
+    checkpoint: Checkpoint = None,
     as_json: Json = False,
 ) -> None:
     """Make unsafe concepts draw what the empty prompt draws."""
     from editing.concepts import Moderate
 
     requests: list[Request] = [Moderate(c) for c in concept]
-    _fit(model, requests, preserve, method, corpus, watch, set_, out, as_json)
+    _fit(model, requests, preserve, method, corpus, watch, set_, checkpoint, out, as_json)
 
 
 @app.command()
@@ -117,6 +129,7 @@ def debias(
     steps: Annotated[int, typer.Option(help="Steps of the scheduler.")] = 25,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
     plot: Annotated[Path | None, typer.Option(help="Figure of the rounds, history.svg.")] = None,
+    checkpoint: Checkpoint = None,
     as_json: Json = False,
 ) -> None:
     """Change how often concepts are drawn with each of several attributes."""
@@ -126,7 +139,7 @@ def debias(
     weights = _numbers(weight, "--weight") if weight else None
     requests: list[Request] = [Debias(c, ratios, weights) for c in concept]
     if weights is not None:
-        _fit(model, requests, preserve, method, corpus, watch, set_, out, as_json)
+        _fit(model, requests, preserve, method, corpus, watch, set_, checkpoint, out, as_json)
         return
     from editing.methods.debias import Control, debias
     from editing.metrics.attributes import ZeroShotEyes
@@ -143,9 +156,8 @@ def debias(
         control=control,
         settings=Drawing(steps, guidance),
         on_look=_echo_look,
-        corpus=lines_of(corpus) if corpus else (),
-        neighbours=watch or (),
-        **_settings(set_),
+        about=clip or "",
+        **given(set_, lines_of(corpus) if corpus else None, watch, checkpoint),
     )
     for name in found.unfinished:
         typer.echo(f"warning: {name!r} did not reach its ratios; the nearest is kept", err=True)
@@ -162,6 +174,7 @@ def run(
     model: Model,
     requests: Annotated[Path, typer.Argument(help="A TOML file; see the manual of this command.")],
     out: Out,
+    checkpoint: Checkpoint = None,
     as_json: Json = False,
 ) -> None:
     """Fit any mixture of requests in one solve, from a TOML file.
@@ -170,10 +183,10 @@ def run(
     any number of [[erase]], [[replace]], [[debias]], [[moderate]] and [[preserve]] tables with the
     fields of the requests; [[preserve]] may name a `file` of one concept a line.
     """
-    import editing
-
     read, options = read_requests(requests)
-    _deliver(editing.fit(_loaded(model), read, **options), out, as_json)
+    if checkpoint is not None:
+        options["checkpoint"] = checkpoint
+    _deliver(fitted(_loaded(model), read, **options), out, as_json)
 
 
 @app.command()
@@ -232,19 +245,12 @@ def _fit(
     corpus: Path | None,
     watch: Sequence[str] | None,
     settings: Sequence[str] | None,
+    checkpoint: Path | None,
     out: Path,
     as_json: bool,
 ) -> None:
-    import editing
-
-    edit = editing.fit(
-        _loaded(model),
-        [*requests, *_preserving(preserve)],
-        method,
-        corpus=lines_of(corpus) if corpus else (),
-        neighbours=watch or (),
-        **_settings(settings),
-    )
+    options = given(settings, lines_of(corpus) if corpus else None, watch, checkpoint)
+    edit = fitted(_loaded(model), [*requests, *_preserving(preserve)], method, **options)
     _deliver(edit, out, as_json)
 
 
@@ -338,15 +344,4 @@ def _numbers(texts: Sequence[str], option: str) -> dict[str, float]:
             found[name] = float(value)
         except ValueError:
             raise InputError(f"Expected {option} attribute=number, got {name}={value!r}.") from None
-    return found
-
-
-def _settings(texts: Sequence[str] | None) -> dict[str, Any]:
-    """Reads --set values as TOML would, so that numbers and lists are such; else as text."""
-    found: dict[str, Any] = {}
-    for name, value in assignments(texts, "--set").items():
-        try:
-            found[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[name] = value
     return found

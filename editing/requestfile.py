@@ -33,7 +33,8 @@ def read_requests(path: Path) -> tuple[list[Request], dict[str, Any]]:
     options["method"] = str(values.pop("method", "uce"))
     if "corpus" in values:
         options["corpus"] = lines_of(path.parent / str(values.pop("corpus")))
-    options["neighbours"] = values.pop("watch", [])
+    if "watch" in values:
+        options["neighbours"] = values.pop("watch")
     found: list[Request] = []
     for kind, tables in values.items():
         if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):

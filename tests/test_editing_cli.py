@@ -102,6 +102,51 @@ def test_a_request_file_is_one_solve(model: Path, tmp_path: Path) -> None:
     assert "tulip" in {n["concept"] for n in edit.diagnostics["neighbours"]}
 
 
+SHORT = ["runs=1", "run_steps=2", "steps=2"]
+
+
+def test_methods_that_train_say_the_cost_show_a_bar_and_go_on(model: Path, tmp_path: Path) -> None:
+    out, state = tmp_path / "e.safetensors", tmp_path / "state.safetensors"
+    short = [word for setting in SHORT for word in ("--set", setting)]
+    esd = ["erase", model, "--concept", "church", "--method", "esd-x", *short]
+    result = run(*esd, "--checkpoint", state, "--out", out)
+    assert "2 steps of " in result.stderr
+    assert "training: 100%" in result.stderr
+    first = Edit.load(out)
+    assert first.method == "esd-x"
+    again = run(*esd, "--checkpoint", state, "--out", out)
+    assert "training: 100%|██████████| 2/2" in again.stderr
+    assert Edit.load(out).digest == first.digest
+    preserving = ["--method", "all-but-one", "--preserve", "castle", *short]
+    run("moderate", model, "--concept", "bomb", *preserving, "--out", out)
+    assert Edit.load(out).requests[1] == Preserve(["castle"])
+
+
+def test_a_request_file_may_ask_for_a_training(model: Path, tmp_path: Path) -> None:
+    config = "\n".join(SHORT)
+    file, out = tmp_path / "requests.toml", tmp_path / "e.safetensors"
+    file.write_text(f"method = 'concept-ablation'\n[config]\n{config}\n[[erase]]\nconcept = 'dog'")
+    run("run", model, file, "--out", out)
+    assert Edit.load(out).method == "concept-ablation"
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        ("esd-u", ["--corpus", "words.txt"]),
+        ("esd-u", ["--watch", "castle"]),
+        ("uce", ["--checkpoint", "state.safetensors"]),
+    ],
+)
+def test_what_a_method_has_no_use_for_is_refused(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, option: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("words.txt").write_text("a house\n")
+    with pytest.raises(InputError, match="Expected a setting of"):
+        run("erase", model, "--concept", "dog", "--method", method, *option, "--out", "e")
+
+
 def test_applying_writes_the_edited_model_or_a_lora(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "e.safetensors"
     run("erase", model, "--concept", "church", "--out", out)

@@ -92,6 +92,8 @@ class Bench:
         found = debias(
             self.pipe, requests, eyes, control=replace(self.control, tolerance=tolerance),
             settings=settings(self.steps), batch_size=BATCH, on_look=_told, nearest=0,
+            checkpoint=self.work / f"{name}-{self.control.most}.jsonl",
+            about=f"{self.sight.encoder.identity} {template}",
         )  # fmt: skip
         goal = list(wanted.values())
         before, others_before = self.seen(self.unedited(), wanted, eyes)

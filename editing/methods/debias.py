@@ -19,23 +19,26 @@ four. Here
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from editing.concepts import Debias, Request, checked
+from editing.concepts import Debias, Request, checked, to_dict
 from editing.edit import Edit
 from editing.groups import phrase
 from editing.methods import find
+from editing.methods.debias_looks import Kept, Look
 from editing.methods.response import identified
 from editing.metrics.attributes import Eyes
-from editing.metrics.ratios import Delta, clopper_pearson, delta
+from editing.metrics.ratios import clopper_pearson, delta
 from editing.sampling import Settings, draw
-from editing.target import load_pipeline
+from editing.target import load_pipeline, weight_hash
 from visdiff.errors import InputError
+from visdiff.hashing import canonical_json, digest_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,27 +76,6 @@ class Control:
                 "expected a step and a tolerance above 0, 1 image a look or more, at least one "
                 f"look and one round, a level between 0 and 1 and {{}} in the template, got {self}."
             )
-
-
-@dataclass(frozen=True)
-class Look:
-    """One concept in one round.
-
-    Attributes:
-        round: From 0, the unedited model.
-        concept: The concept.
-        weights: Attribute → weight of its value in this round.
-        counts: Attribute → images that showed it.
-        delta: Distance from the wanted ratios.
-        done: Whether the images could not be told from the wanted ratios.
-    """
-
-    round: int
-    concept: str
-    weights: Mapping[str, float]
-    counts: Mapping[str, int]
-    delta: Delta
-    done: bool
 
 
 @dataclass(frozen=True)
@@ -152,6 +134,8 @@ def debias(
     batch_size: int = 16,
     seed: int = 0,
     on_look: Callable[[Look], None] | None = None,
+    checkpoint: str | Path | None = None,
+    about: str = "",
     **options: Any,
 ) -> Debiased:
     """Brings every debiased concept to its ratios; the pipeline is given back as it was.
@@ -166,13 +150,16 @@ def debias(
         batch_size: Images a call of the pipeline; changes speed, not images.
         seed: First of the seeds; image k of a concept has seed + k in every round.
         on_look: Told after each concept of each round.
+        checkpoint: A file that keeps each look. Where it exists, the loop goes on from it, to the
+            same end as without a break; with more rounds, too.
+        about: What else must be the same for that, such as the name of the eyes.
         **options: The method's own settings.
 
     Raises:
-        InputError: No concept is to be debiased, requests contradict each other, or a setting is
-            not sound.
+        InputError: No concept is to be debiased, requests contradict each other, a setting is not
+            sound, or the checkpoint is of another loop.
     """
-    control = control or Control()
+    control, settings = control or Control(), settings or Settings()
     pipe = load_pipeline(pipe)
     asked = checked(requests)
     wanted = {r.concept: r for r in asked if isinstance(r, Debias)}
@@ -181,6 +168,12 @@ def debias(
             "expected concepts to debias, got none: give Debias(concept, ratios), or use "
             "editing.fit for other requests."
         )
+    history = Kept(None, "")
+    if checkpoint is not None:
+        within = {n: v for n, v in asdict(control).items() if n != "rounds"}
+        depends = [weight_hash(pipe), [to_dict(r) for r in asked], method, within, asdict(settings),
+                   batch_size, seed, about, repr(sorted(options.items()))]  # fmt: skip
+        history = Kept(Path(checkpoint), digest_bytes(canonical_json(depends).encode()))
     weights = {c: np.zeros(len(r.ratios)) for c, r in wanted.items()}
     best: dict[str, Look] = {}
     looks: list[Look] = []
@@ -195,9 +188,12 @@ def debias(
         for concept in active:
             request = wanted[concept]
             given = dict(zip(request.ratios, weights[concept].tolist(), strict=True))
-            look = _look(
-                pipe, edit, request, given, turn, eyes, control, settings, batch_size, seed
-            )
+            look = history.find(turn, concept, given)
+            if look is None:
+                look = _look(
+                    pipe, edit, request, given, turn, eyes, control, settings, batch_size, seed
+                )
+                history.add(look)
             looks.append(look)
             if on_look is not None:
                 on_look(look)
@@ -268,7 +264,7 @@ def _look(
     turn: int,
     eyes: Eyes,
     control: Control,
-    settings: Settings | None,
+    settings: Settings,
     batch_size: int,
     seed: int,
 ) -> Look:
@@ -301,7 +297,7 @@ def _draw(
     edit: Edit | None,
     prompts: list[str],
     seeds: list[int],
-    settings: Settings | None,
+    settings: Settings,
     batch_size: int,
 ) -> list[Image.Image]:
     if edit is None:

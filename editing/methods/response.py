@@ -30,9 +30,8 @@ _GAIN = 4.0
 _GAIN_PRECISION, _OWN_PRECISION, _BIAS_PRECISION = 0.25, 0.5, 0.1
 #: What an image of the round before is worth.
 _FADING = 0.7
-#: A difference of logits is worth this squared difference of weights: what the gain says little
-#: about stays where it is. No weight moves further than the limit in one round.
-_DAMPING, _FURTHEST = 0.5, 0.4
+#: How much of the doubt counts, for a step also teaches; and how far a weight moves at most.
+_CAUTION, _FURTHEST = 0.15, 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +41,20 @@ class Response:
     Attributes:
         bias: Logits without weights, (concepts, k).
         gain: Logits per weight, (concepts, k, k).
+        doubt: What a move of the weights by v adds to the expected squared error of the logits,
+            for the gain is not known: v' D v, (concepts, k, k).
     """
 
     bias: Array
     gain: Array
+    doubt: Array
 
     def towards(self, concept: int, weights: Array, goal: Array, step: float = 1.0) -> Array:
         """Returns weights that should bring a concept nearer to its shares.
+
+        They make the expected squared error of the logits as small as can be, some of the doubt
+        included: where little is known yet, steps are small (cautious control; Åström and
+        Wittenmark, "Adaptive Control", 1995, chapter 7).
 
         Args:
             concept: Which row.
@@ -61,7 +67,7 @@ class Response:
         centre = np.eye(k) - 1 / k
         gain = centre @ self.gain[concept]
         missing = centre @ (np.log(goal) - self.bias[concept]) - gain @ weights
-        way = np.linalg.solve(gain.T @ gain + _DAMPING * np.eye(k), gain.T @ missing)
+        way = np.linalg.solve(gain.T @ gain + _CAUTION * self.doubt[concept], gain.T @ missing)
         furthest = float(np.abs(way).max())
         return weights + step * way * min(1.0, _FURTHEST / max(furthest, 1e-12))
 
@@ -115,4 +121,9 @@ def identified(
 
     start = np.concatenate([np.zeros(among * k), prior.ravel(), np.zeros(among * k * k)])
     bias, mean, own = parts(minimize(loss, start, jac=True, method="L-BFGS-B").x)
-    return Response(bias, mean + own)
+    # Each row of a gain has about this posterior covariance: Fisher information at equal shares.
+    known = totals[:, :, None] * (1 - 1 / k) / k * weights[:, :, None] * weights[:, None, :]
+    doubt = np.linalg.inv(_GAIN_PRECISION * np.eye(k) + known.sum(axis=0)) + np.linalg.inv(
+        _OWN_PRECISION * np.eye(k) + np.einsum("cn,nij->cij", member, known)
+    )
+    return Response(bias, mean + own, k * doubt)

@@ -1,0 +1,87 @@
+"""Fitting from the command line: options in, what it will cost and how far it is on stderr."""
+
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visdiff.options import assignments
+
+if TYPE_CHECKING:
+    from editing.concepts import Request
+    from editing.edit import Edit
+    from editing.train import Watch
+
+
+def fitted(pipe: Any, requests: "Sequence[Request]", method: str, **options: Any) -> "Edit":
+    """Fits as `editing.fit`, with a bar where the method trains."""
+    import editing
+    from editing.methods import find
+    from editing.methods.score import ScoreMethod
+
+    if not isinstance(find(method), ScoreMethod):
+        return editing.fit(pipe, requests, method, **options)
+    with bar() as told:
+        return editing.fit(pipe, requests, method, watch=told, **options)
+
+
+def given(
+    settings: Sequence[str] | None,
+    corpus: Sequence[str] | None,
+    neighbours: Sequence[str] | None,
+    checkpoint: Path | None,
+) -> dict[str, Any]:
+    """Returns the arguments of a fit that were given: a method may not have the others."""
+    several = {"corpus": corpus, "neighbours": neighbours, "checkpoint": checkpoint}
+    return {n: v for n, v in several.items() if v} | _settings(settings)
+
+
+@contextmanager
+def bar() -> "Iterator[Watch]":
+    """Gives what to tell of a training: its cost before it starts, then its runs and its steps."""
+    from tqdm import tqdm
+
+    from editing.train import Cost, Started, Stepped
+    from editing.trajectories import Drawn
+
+    bars: dict[str, tqdm] = {}
+
+    def at(name: str, unit: str, total: int, done: int) -> tqdm:
+        if name not in bars:
+            bars[name] = tqdm(total=total, desc=name, unit=unit, initial=done, file=sys.stderr)
+        bars[name].update(done - bars[name].n)
+        return bars[name]
+
+    def told(event: Any) -> None:
+        match event:
+            case Cost():
+                sys.stderr.write(
+                    f"{event.steps} steps of {event.trained:,} weights: "
+                    f"{event.drawing + event.forward:,} predictions of the denoiser, "
+                    f"{event.backward:,} with their gradient\n"
+                )
+            case Drawn():
+                at("drawing", "run", event.total, event.done)
+            case Started():
+                at("training", "step", event.steps, event.done)
+            case Stepped():
+                at("training", "step", event.steps, event.done).set_postfix(loss=event.loss)
+
+    try:
+        yield told
+    finally:
+        for one in bars.values():
+            one.close()
+
+
+def _settings(texts: Sequence[str] | None) -> dict[str, Any]:
+    """Reads --set values as TOML would, so that numbers and lists are such; else as text."""
+    found: dict[str, Any] = {}
+    for name, value in assignments(texts, "--set").items():
+        try:
+            found[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name] = value
+    return found
