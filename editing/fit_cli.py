@@ -46,13 +46,15 @@ def bar() -> "Iterator[Watch]":
     from editing.train import Cost, Started, Stepped
     from editing.trajectories import Drawn
 
-    bars: dict[str, tqdm] = {}
+    bars: list[tqdm] = []
 
-    def at(name: str, unit: str, total: int, done: int) -> tqdm:
-        if name not in bars:
-            bars[name] = tqdm(total=total, desc=name, unit=unit, initial=done, file=sys.stderr)
-        bars[name].update(done - bars[name].n)
-        return bars[name]
+    def at(name: str, unit: str, total: int, done: int, known: int = 0) -> tqdm:
+        if not bars or bars[-1].desc != name:
+            if bars:
+                bars[-1].close()
+            bars.append(tqdm(total=total, desc=name, unit=unit, initial=known, file=sys.stderr))
+        bars[-1].update(done - bars[-1].n)
+        return bars[-1]
 
     def told(event: Any) -> None:
         match event:
@@ -65,14 +67,14 @@ def bar() -> "Iterator[Watch]":
             case Drawn():
                 at("drawing", "run", event.total, event.done)
             case Started():
-                at("training", "step", event.steps, event.done)
+                at("training", "step", event.steps, event.done, known=event.done)
             case Stepped():
                 at("training", "step", event.steps, event.done).set_postfix(loss=event.loss)
 
     try:
         yield told
     finally:
-        for one in bars.values():
+        for one in bars:
             one.close()
 
 
