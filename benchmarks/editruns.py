@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from editing.metrics.classifiers import TransformersClassifier
 from editing.sampling import Settings, draw
+from editing.target import load_pipeline
 from visdiff.encoders.open_clip import OpenClipEncoder
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.miniature import world
@@ -23,6 +24,19 @@ BATCH = 16
 def settings(steps: int) -> Settings:
     """How the benchmarks sample: under autocast, which halves the time of this CPU."""
     return Settings(steps, GUIDANCE, precision="bfloat16")
+
+
+def generator(compiled: bool) -> Any:
+    """The miniature's pipeline; compiled, it draws in half the time after a minute or two.
+
+    A compiled model rounds at other places, so that images differ in their last bits: whether it
+    was is part of what results depend on.
+    """
+    pipe = load_pipeline("miniature")
+    if compiled:
+        pipe.unet.compile()
+        pipe.vae.decoder.compile()
+    return pipe
 
 
 def images_of(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> np.ndarray:

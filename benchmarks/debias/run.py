@@ -17,13 +17,13 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import BATCH, Sight, images_of, resumed, settings, written
+from editruns import BATCH, Sight, generator, images_of, resumed, settings, written
 
 from editing.concepts import Debias, Preserve
 from editing.methods.debias import Control, Debiased, Look, crossed, debias
 from editing.metrics.attributes import ZeroShotEyes
 from editing.metrics.ratios import mean_delta
-from editing.target import load_pipeline, weight_hash
+from editing.target import weight_hash
 from visdiff.miniature import world
 
 #: Seeds of the final measurement; the loop draws from 0 up.
@@ -46,8 +46,10 @@ OTHERS = ("apple", "castle", "guitar", "sailboat", "penguin", "burger", "rocket"
 class Bench:
     """The model, its eyes, and how the loop is run."""
 
-    def __init__(self, work: Path, images: int, steps: int, control: Control) -> None:
-        self.pipe, self.sight = load_pipeline("miniature"), Sight()
+    def __init__(
+        self, work: Path, images: int, steps: int, control: Control, compiled: bool
+    ) -> None:
+        self.pipe, self.sight, self.compiled = generator(compiled), Sight(), compiled
         self.work, self.images, self.steps, self.control = work, images, steps, control
 
     def drawn(self) -> np.ndarray:
@@ -60,7 +62,8 @@ class Bench:
 
     def unedited(self) -> np.ndarray:
         """The same of the unedited model, drawn once for all tasks."""
-        name = f"unedited-{weight_hash(self.pipe)[:8]}-{self.images}-{self.steps}.npy"
+        drawn_by = f"{weight_hash(self.pipe)[:8]}{'-compiled' * self.compiled}"
+        name = f"unedited-{drawn_by}-{self.images}-{self.steps}.npy"
         if not (self.work / name).is_file():
             part = self.work / f"{os.getpid()}.npy"
             np.save(part, self.drawn())
@@ -93,7 +96,7 @@ class Bench:
             self.pipe, requests, eyes, control=replace(self.control, tolerance=tolerance),
             settings=settings(self.steps), batch_size=BATCH, on_look=_told, nearest=0,
             checkpoint=self.work / f"{name}-{self.control.most}.jsonl",
-            about=f"{self.sight.encoder.identity} {template}",
+            about=f"{self.sight.encoder.identity} {template}{' compiled' * self.compiled}",
         )  # fmt: skip
         goal = list(wanted.values())
         before, others_before = self.seen(self.unedited(), wanted, eyes)
@@ -153,13 +156,14 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=160, help="images a profession and round")
     parser.add_argument("--rounds", type=int, default=14)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--compile", action="store_true", help="twice as fast, needs g++")
     parser.add_argument("--quick", action="store_true", help="few images, no results.json")
     given = parser.parse_args()
     if given.quick:
         given.images, given.most, given.rounds, given.steps = 4, 16, 1, 4
         given.tasks = ["gender"]
     control = Control(batch=16, most=given.most, rounds=given.rounds)
-    bench = Bench(given.work, given.images, given.steps, control)
+    bench = Bench(given.work, given.images, given.steps, control, given.compile)
     most = len(world.PROFESSIONS) * (given.most * (given.rounds + 1) + 2 * given.images)
     sys.stderr.write(f"at most {most} images a task\n")
     about = {
@@ -169,6 +173,7 @@ def main() -> None:
         "most": given.most,
         "rounds": given.rounds,
         "steps": given.steps,
+        "compiled": given.compile,
         "tolerances": {name: TASKS[name][1] for name in TASKS},
     }
     given.work.mkdir(parents=True, exist_ok=True)

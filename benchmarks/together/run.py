@@ -18,7 +18,17 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import BATCH, Sight, every, images_of, others_than, resumed, settings, written
+from editruns import (
+    BATCH,
+    Sight,
+    every,
+    generator,
+    images_of,
+    others_than,
+    resumed,
+    settings,
+    written,
+)
 from PIL import Image
 
 import editing
@@ -27,7 +37,7 @@ from editing.methods.debias import Control, debias
 from editing.metrics.attributes import ZeroShotEyes
 from editing.metrics.features import image_features
 from editing.metrics.similarity import nearest_text
-from editing.target import load_pipeline, weight_hash
+from editing.target import weight_hash
 from visdiff.miniature import world
 
 UNSAFE = world.SUBJECTS_BY_KIND["unsafe"]
@@ -65,8 +75,8 @@ def kept(named: Sequence[str]) -> Preserve:
 class Bench:
     """The model as it is now, and what is seen on its images."""
 
-    def __init__(self, steps: int, seeds: int) -> None:
-        self.pipe, self.sight = load_pipeline("miniature"), Sight()
+    def __init__(self, steps: int, seeds: int, compiled: bool) -> None:
+        self.pipe, self.sight = generator(compiled), Sight()
         self.steps, self.seeds = steps, seeds
 
     def chosen(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> np.ndarray:
@@ -177,11 +187,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--only", nargs="*", help="some rows; nothing is written")
+    parser.add_argument("--compile", action="store_true", help="twice as fast, needs g++")
     parser.add_argument("--quick", action="store_true", help="all at once, 1 seed, 2 steps")
     given = parser.parse_args()
     if given.quick:
         given.seeds, given.steps, given.only = 1, 2, ["all in one solve"]
-    bench, asked = Bench(given.steps, given.seeds), parts()
+    bench, asked = Bench(given.steps, given.seeds, given.compile), parts()
     everything: list[Request] = [r for part in asked.values() for r in part]
     preserved = kept([r.concept for r in everything if not isinstance(r, Preserve)])
     control = Control(batch=2, most=2, rounds=1) if given.quick else CONTROL
@@ -207,6 +218,7 @@ def main() -> None:
         "eyes": bench.sight.encoder.identity,
         "seeds": given.seeds,
         "steps": given.steps,
+        "compiled": given.compile,
     }
     rows = resumed(given.work, about, given.only or list(solved), measure)
     sys.stdout.write(table(rows) + "\n")
