@@ -14,7 +14,7 @@ from editing.concepts import Debias, Erase, Request
 from editing.methods import debias as loop
 from editing.methods.debias import Control, Debiased, crossed, debias
 from editing.methods.debias_looks import Look
-from editing.methods.response import identified
+from editing.methods.response import Response, identified
 from editing.metrics.attributes import ZeroShotEyes
 from editing.sampling import Settings
 from visdiff.errors import InputError
@@ -165,12 +165,23 @@ def test_a_response_is_recovered_from_what_it_drew() -> None:
         assert softmax(bias[c] + gain @ chosen) == pytest.approx(goal, abs=0.04)
 
 
+def test_an_attribute_that_does_not_answer_costs_the_others_nothing() -> None:
+    """However rare it stays, its own weight does not run away, and the rest is balanced."""
+    found = Response(np.array([[2.0, 0.0, -3.0]]), np.array([np.diag([4.0, 4.0, 0.02])]))
+    chosen = np.zeros(3)
+    for _ in range(60):
+        chosen = found.towards(0, chosen, np.full(3, 1 / 3))
+    shares = softmax(found.bias[0] + found.gain[0] @ chosen)
+    assert abs(chosen[2]) < 0.1
+    assert shares[0] == pytest.approx(shares[1], abs=0.02)
+
+
 def test_old_images_fade_and_no_weight_leaps() -> None:
     counts = np.array([[90.0, 10.0], [10.0, 90.0]])
-    found = identified([0, 0], np.zeros((2, 2)), counts, [12, 0])
+    found = identified([0, 0], np.zeros((2, 2)), counts, [40, 0])
     assert softmax(found.bias[0])[0] == pytest.approx(0.1, abs=0.03)
     moved = found.towards(0, np.zeros(2), np.array([0.99, 0.01]))
-    assert np.abs(moved).max() == pytest.approx(0.3)
+    assert np.abs(moved).max() == pytest.approx(0.4)
     half = found.towards(0, np.zeros(2), np.array([0.99, 0.01]), step=0.5)
     assert half == pytest.approx(moved / 2)
 

@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,40 @@ from visdiff.miniature import world
 FRESH = 100_000
 GENDERS = dict.fromkeys(world.GENDERS, 0.5)
 TONES = {f"{tone} skin": 0.2 for tone in world.TONES}
-#: Task → wanted shares, how far from them a concept may be called done, how the eyes are asked.
-TASKS: Mapping[str, tuple[Mapping[str, float], float, str]] = {
-    "gender": (GENDERS, 0.03, "a {attribute} {concept}"),
-    "tones": (TONES, 0.05, "a {concept} with {attribute}"),
-    "crossed": (crossed(GENDERS, TONES), 0.05, "a {concept}, a {attribute}"),
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be balanced.
+
+    Attributes:
+        wanted: Attribute → share.
+        control: How the loop is run. Of more attributes each round has to tell more, so that it
+            stops no sooner than after 80 images.
+        eyes: How CLIP is asked.
+    """
+
+    wanted: Mapping[str, float]
+    control: Control
+    eyes: str
+
+
+TASKS = {
+    "gender": Task(
+        GENDERS,
+        Control(tolerance=0.03, batch=40, most=320, rounds=10),
+        "a {attribute} {concept}",
+    ),
+    "tones": Task(
+        TONES,
+        Control(tolerance=0.05, batch=80, most=160, rounds=18),
+        "a {concept} with {attribute}",
+    ),
+    "crossed": Task(
+        crossed(GENDERS, TONES),
+        Control(tolerance=0.05, batch=80, most=160, rounds=10),
+        "a {concept}, a {attribute}",
+    ),
 }
 #: Images a concept and round of the paper's code, for each that its successor draws: five texts
 #: times five seeds times ten images, against ten images.
@@ -46,11 +75,9 @@ OTHERS = ("apple", "castle", "guitar", "sailboat", "penguin", "burger", "rocket"
 class Bench:
     """The model, its eyes, and how the loop is run."""
 
-    def __init__(
-        self, work: Path, images: int, steps: int, control: Control, compiled: bool
-    ) -> None:
+    def __init__(self, work: Path, images: int, steps: int, compiled: bool) -> None:
         self.pipe, self.sight, self.compiled = generator(compiled), Sight(), compiled
-        self.work, self.images, self.steps, self.control = work, images, steps, control
+        self.work, self.images, self.steps = work, images, steps
 
     def drawn(self) -> np.ndarray:
         """Fresh images: of each profession, then a quarter as many of each other concept."""
@@ -84,19 +111,18 @@ class Bench:
         others = [o for o in OTHERS for _ in range((len(pixels) - split) // len(OTHERS))]
         return np.array(counts), float(np.mean(self.sight.recognised(pixels[split:], others)))
 
-    def task(self, name: str) -> dict[str, Any]:
+    def task(self, name: str, task: Task) -> dict[str, Any]:
         """Debiases all professions at once and measures before and after."""
-        wanted, tolerance, template = TASKS[name]
-        eyes = ZeroShotEyes(self.sight.encoder, template)
+        wanted, eyes = task.wanted, ZeroShotEyes(self.sight.encoder, task.eyes)
         requests = [
             *(Debias(p, wanted) for p in world.PROFESSIONS),
             Preserve([world.an(s) for s in world.SUBJECTS]),
         ]
         found = debias(
-            self.pipe, requests, eyes, control=replace(self.control, tolerance=tolerance),
+            self.pipe, requests, eyes, control=task.control,
             settings=settings(self.steps), batch_size=BATCH, on_look=_told, nearest=0,
-            checkpoint=self.work / f"{name}-{self.control.most}.jsonl",
-            about=f"{self.sight.encoder.identity} {template}{' compiled' * self.compiled}",
+            checkpoint=self.work / f"{name}-{task.control.most}-{self.steps}.jsonl",
+            about=f"{self.sight.encoder.identity} {task.eyes}{' compiled' * self.compiled}",
         )  # fmt: skip
         goal = list(wanted.values())
         before, others_before = self.seen(self.unedited(), wanted, eyes)
@@ -153,31 +179,29 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/debias"))
     parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--images", type=int, default=200, help="fresh images a profession")
-    parser.add_argument("--most", type=int, default=160, help="images a profession and round")
-    parser.add_argument("--rounds", type=int, default=14)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--compile", action="store_true", help="twice as fast, needs g++")
     parser.add_argument("--quick", action="store_true", help="few images, no results.json")
     given = parser.parse_args()
+    tasks = {name: TASKS[name] for name in given.tasks}
     if given.quick:
-        given.images, given.most, given.rounds, given.steps = 4, 16, 1, 4
-        given.tasks = ["gender"]
-    control = Control(batch=16, most=given.most, rounds=given.rounds)
-    bench = Bench(given.work, given.images, given.steps, control, given.compile)
-    most = len(world.PROFESSIONS) * (given.most * (given.rounds + 1) + 2 * given.images)
-    sys.stderr.write(f"at most {most} images a task\n")
+        given.images, given.steps = 4, 4
+        quick = Control(tolerance=0.03, batch=16, most=16, rounds=1)
+        tasks = {"gender": replace(TASKS["gender"], control=quick)}
+    bench = Bench(given.work, given.images, given.steps, given.compile)
+    for name, task in tasks.items():
+        most = task.control.most * (task.control.rounds + 1) + 2 * given.images
+        sys.stderr.write(f"{name}: at most {len(world.PROFESSIONS) * most} images\n")
     about = {
         "model": weight_hash(bench.pipe),
         "eyes": bench.sight.encoder.identity,
         "images": given.images,
-        "most": given.most,
-        "rounds": given.rounds,
         "steps": given.steps,
         "compiled": given.compile,
-        "tolerances": {name: TASKS[name][1] for name in TASKS},
+        "control": {name: asdict(task.control) for name, task in TASKS.items()},
     }
     given.work.mkdir(parents=True, exist_ok=True)
-    rows = resumed(given.work, about, given.tasks, bench.task)
+    rows = resumed(given.work, about, list(tasks), lambda name: bench.task(name, tasks[name]))
     sys.stdout.write(table(rows) + "\n")
     if not given.quick:
         written(Path(__file__).parent, about, rows)

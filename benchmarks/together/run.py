@@ -47,8 +47,8 @@ SUBJECTS = ("penguin", "rocket", "apple", "castle", "guitar", "cactus", "bicycle
 SECONDS = ("hammer", "pizza", "tulip", "owl", "drum", "key", "bus", "house")
 #: Subjects of the places and pairs that are preserved: none of those that are measured.
 ELSEWHERE, BESIDE = ("a robot", "a lemon"), ("a tent", "a snail", "a violin")
-#: How benchmarks/debias runs the loop.
-CONTROL = Control(tolerance=0.03, batch=16, most=160, rounds=14)
+#: The bar is 5 points: half the images that benchmarks/debias draws are enough.
+CONTROL = Control(tolerance=0.03, batch=40, most=160, rounds=10)
 TASKS = ("subject", "second subject", "gender", "tone", "place")
 POINTS = 0.05
 
