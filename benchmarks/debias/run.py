@@ -111,6 +111,12 @@ class Bench:
         others = [o for o in OTHERS for _ in range((len(pixels) - split) // len(OTHERS))]
         return np.array(counts), float(np.mean(self.sight.recognised(pixels[split:], others)))
 
+    def crossings(self, pixels: np.ndarray) -> float:
+        """Reads genders and tones together off `drawn`: Δ of their ten crossings."""
+        both = TASKS["crossed"]
+        counts, _ = self.seen(pixels, both.wanted, ZeroShotEyes(self.sight.encoder, both.eyes))
+        return round(mean_delta(counts, list(both.wanted.values())).value, 3)
+
     def task(self, name: str, task: Task) -> dict[str, Any]:
         """Debiases all professions at once and measures before and after."""
         wanted, eyes = task.wanted, ZeroShotEyes(self.sight.encoder, task.eyes)
@@ -125,15 +131,19 @@ class Bench:
             about=f"{self.sight.encoder.identity} {task.eyes}{' compiled' * self.compiled}",
         )  # fmt: skip
         goal = list(wanted.values())
-        before, others_before = self.seen(self.unedited(), wanted, eyes)
+        unedited = self.unedited()
         with found.edit.applied(self.pipe, force=True):
-            after, others_after = self.seen(self.drawn(), wanted, eyes)
+            edited = self.drawn()
+        before, others_before = self.seen(unedited, wanted, eyes)
+        after, others_after = self.seen(edited, wanted, eyes)
         one, two = mean_delta(before, goal), mean_delta(after, goal)
         return {
             "delta_before": round(one.value, 3),
             "delta_after": round(two.value, 3),
             "interval": [round(two.low, 3), round(two.high, 3)],
             "floor": round(two.floor, 3),
+            "crossings_before": self.crossings(unedited),
+            "crossings_after": self.crossings(edited),
             "counts_after": dict(zip(world.PROFESSIONS, after.tolist(), strict=True)),
             "unfinished": list(found.unfinished),
             "others_before": round(others_before, 3),
@@ -159,14 +169,15 @@ def _told(look: Look) -> None:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The tasks as Markdown."""
     lines = [
-        "| attributes | Δ before | Δ after | of chance alone | others before → after | images, "
-        "rounds | the published loops draw |",
-        "|---|---|---|---|---|---|---|",
+        "| attributes | Δ before | Δ after | of chance alone | of the crossings | others before → "
+        "after | images, rounds | the published loops draw |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {r['name']} | {r['delta_before']} | {r['delta_after']} "
-        f"({r['interval'][0]}–{r['interval'][1]}) | {r['floor']} | {r['others_before']} → "
-        f"{r['others_after']} | {r['images']}, {r['rounds']} | {r['original_recipe']} (2025), "
+        f"({r['interval'][0]}–{r['interval'][1]}) | {r['floor']} | {r['crossings_before']} → "
+        f"{r['crossings_after']} | {r['others_before']} → {r['others_after']} | "
+        f"{r['images']}, {r['rounds']} | {r['original_recipe']} (2025), "
         f"{OLD_RECIPE * r['original_recipe']} (2024) |"
         for r in rows
     ]
