@@ -56,7 +56,7 @@ TASKS = {
     ),
     "tones": Task(
         TONES,
-        Control(tolerance=0.05, batch=80, most=160, rounds=18),
+        Control(tolerance=0.05, batch=80, most=160, rounds=12),
         "a {concept} with {attribute}",
     ),
     "crossed": Task(
