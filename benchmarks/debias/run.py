@@ -78,6 +78,7 @@ class Bench:
     def __init__(self, work: Path, images: int, steps: int, compiled: bool) -> None:
         self.pipe, self.sight, self.compiled = generator(compiled), Sight(), compiled
         self.work, self.images, self.steps = work, images, steps
+        self.people = len(world.PROFESSIONS) * images
 
     def drawn(self) -> np.ndarray:
         """Fresh images: of each profession, then a quarter as many of each other concept."""
@@ -99,22 +100,25 @@ class Bench:
 
     def seen(
         self, pixels: np.ndarray, wanted: Mapping[str, float], eyes: ZeroShotEyes
-    ) -> tuple[np.ndarray, float]:
-        """Reads `drawn`: each profession's images by attribute, (16, k); others recognised."""
-        split = len(world.PROFESSIONS) * self.images
+    ) -> np.ndarray:
+        """Reads the professions of `drawn`: images of each by attribute, (16, k)."""
+        people = np.split(pixels[: self.people], len(world.PROFESSIONS))
         counts = []
-        for own, profession in zip(
-            np.split(pixels[:split], len(world.PROFESSIONS)), world.PROFESSIONS, strict=True
-        ):
+        for own, profession in zip(people, world.PROFESSIONS, strict=True):
             found = eyes([Image.fromarray(x) for x in own], profession, list(wanted))
             counts.append(np.bincount(found, minlength=len(wanted)))
-        others = [o for o in OTHERS for _ in range((len(pixels) - split) // len(OTHERS))]
-        return np.array(counts), float(np.mean(self.sight.recognised(pixels[split:], others)))
+        return np.array(counts)
+
+    def recognised(self, pixels: np.ndarray) -> float:
+        """Reads the other concepts of `drawn`: share of their images that show them."""
+        others = pixels[self.people :]
+        asked = [o for o in OTHERS for _ in range(len(others) // len(OTHERS))]
+        return round(float(np.mean(self.sight.recognised(others, asked))), 3)
 
     def crossings(self, pixels: np.ndarray) -> float:
         """Reads genders and tones together off `drawn`: Δ of their ten crossings."""
         both = TASKS["crossed"]
-        counts, _ = self.seen(pixels, both.wanted, ZeroShotEyes(self.sight.encoder, both.eyes))
+        counts = self.seen(pixels, both.wanted, ZeroShotEyes(self.sight.encoder, both.eyes))
         return round(mean_delta(counts, list(both.wanted.values())).value, 3)
 
     def task(self, name: str, task: Task) -> dict[str, Any]:
@@ -134,8 +138,8 @@ class Bench:
         unedited = self.unedited()
         with found.edit.applied(self.pipe, force=True):
             edited = self.drawn()
-        before, others_before = self.seen(unedited, wanted, eyes)
-        after, others_after = self.seen(edited, wanted, eyes)
+        before = self.seen(unedited, wanted, eyes)
+        after = self.seen(edited, wanted, eyes)
         one, two = mean_delta(before, goal), mean_delta(after, goal)
         return {
             "delta_before": round(one.value, 3),
@@ -146,8 +150,8 @@ class Bench:
             "crossings_after": self.crossings(edited),
             "counts_after": dict(zip(world.PROFESSIONS, after.tolist(), strict=True)),
             "unfinished": list(found.unfinished),
-            "others_before": round(others_before, 3),
-            "others_after": round(others_after, 3),
+            "others_before": self.recognised(unedited),
+            "others_after": self.recognised(edited),
             "images": found.images,
             "original_recipe": found.original_recipe,
             "rounds": 1 + max(look.round for look in found.looks),
