@@ -173,13 +173,13 @@ def samples_of(groups: Sequence[PromptGroup], images: int, seed: int = 0) -> lis
         count = max(2, math.ceil(images / len(group.prompts)))
         for prompt, concept in zip(group.prompts, group.concepts, strict=True):
             columns = {"group": group.name, "concept": concept}
-            first = seed + _own_seed(prompt)
+            first = seed + own_seed(prompt)
             samples += [Sample(prompt, s, None, columns) for s in range(first, first + count)]
     return samples
 
 
-def _own_seed(prompt: str) -> int:
-    """A prompt's first seed, in [0, 2³¹): the same in every audit, so that images are shared."""
+def own_seed(prompt: str) -> int:
+    """A prompt's first seed, in [0, 2³¹): the same whatever it is asked beside."""
     return int(digest_bytes(prompt.encode())[:8], 16) >> 1
 
 

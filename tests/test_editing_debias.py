@@ -36,8 +36,8 @@ TANGLED = [
 class Plant:
     """A model that shows attribute k with the probability softmax(bias + gain weights)_k.
 
-    An image is one pixel whose value is the attribute; equal seeds draw equal uniforms, so that the
-    numbers are common to all rounds as the noise of a diffusion model is.
+    An image is its scores, logits with Gumbel noise, whose largest is distributed like that; equal
+    seeds draw equal noise, common to all rounds as that of a diffusion model is.
     """
 
     def __init__(self, bias: dict[str, list[float]], gain: Any = 3.0) -> None:
@@ -57,14 +57,13 @@ class Plant:
             if edit is not None:
                 request = next(r for r in edit.requests if r.concept == concept)
                 logits = logits + self.gain @ np.array(list(request.applied_weights.values()))
-            shares = np.exp(logits - logits.max())
-            place = np.random.default_rng(seed).random() * shares.sum()
-            images.append(Image.new("L", (1, 1), int((shares.cumsum() < place).sum())))
+            scores = logits + np.random.default_rng(seed).gumbel(size=len(logits))
+            images.append(Image.fromarray(scores[None].astype(np.float32)))
         return images
 
     @staticmethod
-    def eyes(images: Iterable[Image.Image], concept: str, attributes: Sequence[str]) -> list[int]:
-        return [int(image.getpixel((0, 0))) for image in images]  # type: ignore[arg-type]
+    def eyes(images: Iterable[Image.Image], concept: str, attributes: Sequence[str]) -> np.ndarray:
+        return np.array([np.asarray(image)[0] for image in images])
 
 
 def run(
@@ -105,10 +104,13 @@ def test_what_is_far_off_is_told_from_few_images(monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_round_draws_the_same_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    plant = Plant({"judge": [1.2, 0.0]})
-    run(monkeypatch, plant, [Debias("judge", HALVES)], batch=5, most=20)
-    assert {seed for _, seed in plant.drawn} <= set(range(20))
-    assert sum(seed == 0 for _, seed in plant.drawn) > 1
+    plant = Plant({"judge": [1.2, 0.0], "cook": [-1.2, 0.0]})
+    run(monkeypatch, plant, [Debias(c, HALVES) for c in plant.bias], batch=5, most=20)
+    used = {c: {seed for d, seed in plant.drawn if d == c} for c in plant.bias}
+    for concept, seeds in used.items():
+        assert seeds <= set(range(min(seeds), min(seeds) + 20))
+        assert plant.drawn.count((concept, min(seeds))) > 1
+    assert not used["judge"] & used["cook"], "what one's seeds happen to draw is nothing to others"
 
 
 def test_five_attributes_and_crossings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +145,21 @@ def test_attributes_whose_weights_move_each_other_are_untangled(
     assert np.mean(off) / 0.2 <= 0.3, "0.45 by that rule"
 
 
+class Blind:
+    """Eyes that answer nonsense."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def __call__(self, images: Any, concept: str, attributes: Sequence[str]) -> np.ndarray:
+        return self.answer
+
+
+def scored(rng: np.random.Generator, mean: Any, n: int) -> np.ndarray:
+    """Scores about a mean, in cosines: small differences beside what is common to all."""
+    return 0.3 + 0.05 * (mean + rng.normal(0, 1, (n, len(mean)))) + rng.normal(0, 0.1, (n, 1))
+
+
 def test_a_response_is_recovered_from_what_it_drew() -> None:
     rng = np.random.default_rng(3)
     concepts, k, rounds = 6, 3, 12
@@ -150,39 +167,68 @@ def test_a_response_is_recovered_from_what_it_drew() -> None:
     gain = np.array([[4.0, -2.0, 0.0], [1.0, 2.0, -3.0], [-2.0, 1.0, 5.0]])
     index = np.tile(np.arange(concepts), rounds)
     weights = rng.normal(0, 0.3, (len(index), k))
-    counts = np.array(
-        [
-            rng.multinomial(2000, softmax(bias[c] + gain @ w))
-            for c, w in zip(index, weights, strict=True)
-        ]
+    scores = [scored(rng, bias[c] + gain @ w, 400) for c, w in zip(index, weights, strict=True)]
+    found = identified(index.tolist(), weights, scores, [0] * len(index))
+    centred = gain - gain.mean(axis=0)
+    spread = 0.05 * np.sqrt(1 - 1 / k)
+    assert found.spread == pytest.approx(spread, rel=0.02)
+    assert found.gain * found.spread / 0.05 == pytest.approx(
+        np.broadcast_to(centred, found.gain.shape), abs=0.5
     )
-    found = identified(index.tolist(), weights, counts, [0] * len(index))
     goal = np.array([0.5, 0.3, 0.2])
     for c in range(concepts):
         chosen = np.zeros(k)
         for _ in range(30):
-            chosen = found.towards(c, chosen, goal)
-        assert softmax(bias[c] + gain @ chosen) == pytest.approx(goal, abs=0.04)
+            chosen = found.towards(c, chosen, scored(rng, bias[c] + gain @ chosen, 4000), goal)
+        seen = scored(rng, bias[c] + gain @ chosen, 4000).argmax(axis=1)
+        assert np.bincount(seen) / 4000 == pytest.approx(goal, abs=0.05)
+
+
+def test_the_unit_of_scores_and_what_all_have_in_common_do_not_matter() -> None:
+    rng = np.random.default_rng(4)
+    index, weights = [0, 1, 0, 1], rng.normal(0, 0.3, (4, 3))
+    scores = [scored(rng, rng.normal(0, 1, 3), 50) for _ in index]
+    moved = [30 * s + rng.normal(0, 5, (50, 1)) for s in scores]
+    goal = np.array([0.5, 0.3, 0.2])
+    ways = [
+        identified(index, weights, each, [1, 1, 0, 0]).towards(1, weights[3], each[3], goal)
+        for each in (scores, moved)
+    ]
+    assert ways[0] == pytest.approx(ways[1], abs=1e-4)
+
+
+def test_right_counts_are_left_alone() -> None:
+    """Smooth shares are not counts, of skewed scores; counts are what is asked for."""
+    scores = np.array([[0.0, 0.01]] * 50 + [[1.0, 0.0]] * 50)
+    found = Response(np.eye(2)[None], 0.1)
+    halves = np.full(2, 0.5)
+    assert found.towards(0, np.zeros(2), scores, halves) == pytest.approx(np.zeros(2), abs=1e-6)
 
 
 def test_an_attribute_that_does_not_answer_costs_the_others_nothing() -> None:
     """However rare it stays, its own weight does not run away, and the rest is balanced."""
-    found = Response(np.array([[2.0, 0.0, -3.0]]), np.array([np.diag([4.0, 4.0, 0.02])]))
-    chosen = np.zeros(3)
-    for _ in range(60):
-        chosen = found.towards(0, chosen, np.full(3, 1 / 3))
-    shares = softmax(found.bias[0] + found.gain[0] @ chosen)
+    rng = np.random.default_rng(6)
+    gain = np.diag([4.0, 4.0, 0.02])
+    found, chosen = Response(gain[None], 1.0), np.zeros(3)
+    noise = rng.normal([2.0, 0.0, -3.0], 1, (4000, 3))
+    for _ in range(30):
+        chosen = found.towards(0, chosen, noise + gain @ chosen, np.full(3, 1 / 3))
+    shares = np.bincount((noise + gain @ chosen).argmax(axis=1), minlength=3) / 4000
     assert abs(chosen[2]) < 0.1
-    assert shares[0] == pytest.approx(shares[1], abs=0.02)
+    assert shares[0] == pytest.approx(shares[1], abs=0.1)
 
 
-def test_old_images_fade_and_no_weight_leaps() -> None:
-    counts = np.array([[90.0, 10.0], [10.0, 90.0]])
-    found = identified([0, 0], np.zeros((2, 2)), counts, [40, 0])
-    assert softmax(found.bias[0])[0] == pytest.approx(0.1, abs=0.03)
-    moved = found.towards(0, np.zeros(2), np.array([0.99, 0.01]))
-    assert np.abs(moved).max() == pytest.approx(0.4)
-    half = found.towards(0, np.zeros(2), np.array([0.99, 0.01]), step=0.5)
+def test_old_looks_fade_and_no_weight_leaps() -> None:
+    rng = np.random.default_rng(7)
+    one = np.array([[0.0, 0.0], [0.5, -0.5]])
+    looks = [scored(rng, mean, 100) for mean in ([0, 0], [2, -2], [0, 0], [-1, 1])]
+    weights = np.concatenate([one, one])
+    for ages, sign in (([0, 0, 40, 40], 1), ([40, 40, 0, 0], -1)):
+        found = identified([0, 0, 0, 0], weights, looks, ages)
+        assert np.sign(found.gain[0, 0, 0]) == sign, "the recent ones are believed"
+    moved = found.towards(0, np.zeros(2), looks[1], np.array([0.01, 0.99]))
+    assert np.abs(moved).max() == pytest.approx(0.3)
+    half = found.towards(0, np.zeros(2), looks[1], np.array([0.01, 0.99]), step=0.5)
     assert half == pytest.approx(moved / 2)
 
 
@@ -284,6 +330,10 @@ def test_history_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 def test_mistakes_get_one_sentence() -> None:
     with pytest.raises(InputError, match="concepts to debias, got none"):
         debias(tiny.sd1(), [Erase("church")], Plant.eyes)
+    few = Settings(steps=1)
+    for nonsense in ([0, 1], np.full((10, 2), np.nan)):
+        with pytest.raises(InputError, match="score 2 attributes of 10 images by finite numbers"):
+            debias(tiny.sd1(), [Debias("judge", HALVES)], Blind(nonsense), settings=few)
     with pytest.raises(InputError, match="a step and a tolerance above 0"):
         Control(step=0)
 

@@ -20,13 +20,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from editruns import BATCH, Sight, generator, images_of, resumed, settings, written
 
 from editing.concepts import Debias, Preserve
+from editing.groups import own_seed
 from editing.methods.debias import Control, Debiased, Look, crossed, debias
 from editing.metrics.attributes import ZeroShotEyes
 from editing.metrics.ratios import mean_delta
 from editing.target import weight_hash
 from visdiff.miniature import world
 
-#: Seeds of the final measurement; the loop draws from 0 up.
+#: Added to the seeds of the final measurement: the loop draws each profession's from its own up.
 FRESH = 100_000
 GENDERS = dict.fromkeys(world.GENDERS, 0.5)
 TONES = {f"{tone} skin": 0.2 for tone in world.TONES}
@@ -56,7 +57,7 @@ TASKS = {
     ),
     "tones": Task(
         TONES,
-        Control(tolerance=0.05, batch=80, most=160, rounds=12),
+        Control(tolerance=0.05, batch=80, most=160, rounds=10),
         "a {concept} with {attribute}",
     ),
     "crossed": Task(
@@ -84,8 +85,9 @@ class Bench:
         """Fresh images: of each profession, then a quarter as many of each other concept."""
         few = max(1, self.images // 4)
         asked = [(p, self.images) for p in world.PROFESSIONS] + [(o, few) for o in OTHERS]
-        prompts = [world.an(name) for name, n in asked for _ in range(n)]
-        seeds = [FRESH + i for _, n in asked for i in range(n)]
+        said = [(world.an(name), n) for name, n in asked]
+        prompts = [prompt for prompt, n in said for _ in range(n)]
+        seeds = [FRESH + own_seed(prompt) + i for prompt, n in said for i in range(n)]
         return images_of(self.pipe, prompts, seeds, self.steps)
 
     def unedited(self) -> np.ndarray:
@@ -105,8 +107,8 @@ class Bench:
         people = np.split(pixels[: self.people], len(world.PROFESSIONS))
         counts = []
         for own, profession in zip(people, world.PROFESSIONS, strict=True):
-            found = eyes([Image.fromarray(x) for x in own], profession, list(wanted))
-            counts.append(np.bincount(found, minlength=len(wanted)))
+            scores = eyes([Image.fromarray(x) for x in own], profession, list(wanted))
+            counts.append(np.bincount(scores.argmax(axis=1), minlength=len(wanted)))
         return np.array(counts)
 
     def recognised(self, pixels: np.ndarray) -> float:

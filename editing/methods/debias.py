@@ -7,15 +7,17 @@ done when ten images happen to be balanced, which a perfectly balanced model ach
 four. Here
 
 - a concept's images have the same seeds in every round (common random numbers), so that what
-  changes between rounds is the edit;
+  changes between rounds is the edit, and no other concept has them: seeds that happen to draw men
+  would do so for all;
 - a round stops drawing as soon as an interval says that a share is off (a sequential test, its
   level shared out over the looks), so that images are spent where the decision is hard;
 - a concept is done when as many images as were allowed could not tell it from the wanted ratios;
   it is then frozen, costs nothing more, and stays in the one solve with the others;
 - each concept's best iterate is kept, whatever the last one did;
-- what weights do to shares is learned from all images so far (`editing.methods.response`), those of
-  other concepts with the same attributes included: an attribute's weight moves others too, so that
-  weight for whatever is rare, the published rule, need not lead anywhere.
+- what weights do is learned from all images so far (`editing.methods.response`), those of other
+  concepts with the same attributes included, and from how near each attribute is, not only which is
+  nearest: an attribute's weight moves others too, so that weight for whatever is rare, the
+  published rule, need not lead anywhere. Each step starts at the iterate that was nearest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +31,7 @@ from PIL import Image
 
 from editing.concepts import Debias, Request, checked, to_dict
 from editing.edit import Edit
-from editing.groups import phrase
+from editing.groups import own_seed, phrase
 from editing.methods import find
 from editing.methods.debias_looks import Kept, Look
 from editing.methods.response import identified
@@ -148,7 +150,7 @@ def debias(
         control: How the loop is run.
         settings: How to sample.
         batch_size: Images a call of the pipeline; changes speed, not images.
-        seed: First of the seeds; image k of a concept has seed + k in every round.
+        seed: Shifts the seeds of all concepts; which each has its words determine.
         on_look: Told after each concept of each round.
         checkpoint: A file that keeps each look. Where it exists, the loop goes on from it, to the
             same end as without a break; with more rounds, too.
@@ -230,18 +232,20 @@ def _moved(
     for attributes in dict.fromkeys(tuple(wanted[c].ratios) for c in concepts):
         kin = [look for look in looks if tuple(look.counts) == attributes]
         rows = {c: i for i, c in enumerate(dict.fromkeys(look.concept for look in kin))}
+        index = [rows[look.concept] for look in kin]
+        weights = np.array([_weights(look) for look in kin])
+        scores = [np.array(look.scores) for look in kin]
         now = max(look.round for look in kin)
-        response = identified(
-            [rows[look.concept] for look in kin],
-            np.array([_weights(look) for look in kin]),
-            np.array([list(look.counts.values()) for look in kin]),
-            [now - look.round for look in kin],
-        )
-        last = {look.concept: _weights(look) for look in kin}
-        for concept in concepts:
-            if tuple(wanted[concept].ratios) == attributes:
-                goal = np.array(list(wanted[concept].ratios.values()))
-                found[concept] = response.towards(rows[concept], last[concept], goal, step)
+        response = identified(index, weights, scores, [now - look.round for look in kin])
+        for concept in (c for c in concepts if tuple(wanted[c].ratios) == attributes):
+            goal = np.array(list(wanted[concept].ratios.values()))
+            start = min(
+                (i for i, row in enumerate(index) if row == rows[concept]),
+                key=lambda i: response.distance(weights[i], scores[i], goal),
+            )
+            found[concept] = response.towards(
+                rows[concept], weights[start], scores[start], goal, step
+            )
     return found
 
 
@@ -272,23 +276,31 @@ def _look(
     attributes = list(request.ratios)
     goal = np.array(list(request.ratios.values()))
     prompt = control.template.replace("{}", phrase(request.concept))
-    counts = np.zeros(len(attributes), dtype=int)
+    scores, counts = [], np.zeros(len(attributes), dtype=int)
     most = control.most // control.batch
-    for turn_look in range(most):
-        start = seed + turn_look * control.batch
-        seeds = list(range(start, start + control.batch))
+    first = seed + own_seed(prompt)
+    for _ in range(most):
+        seeds = [first + len(scores) + i for i in range(control.batch)]
         images = _draw(pipe, edit, [prompt] * len(seeds), seeds, settings, batch_size)
-        seen = eyes(images, request.concept, attributes)
-        counts += np.bincount(seen, minlength=len(attributes))
+        seen = np.asarray(eyes(images, request.concept, attributes), float)
+        if seen.shape != (len(seeds), len(attributes)) or not np.isfinite(seen).all():
+            raise InputError(
+                f"expected the eyes to score {len(attributes)} attributes of {len(seeds)} images "
+                f"by finite numbers, got the shape {seen.shape} or others: see "
+                "editing.metrics.attributes.Eyes."
+            )
+        # Few digits, so that a checkpoint holds what the loop goes on with, and is not large.
+        scores += np.round(seen, 6).tolist()
+        counts = np.bincount(np.argmax(scores, axis=1), minlength=len(attributes))
         # Bonferroni over looks and attributes.
         if _off(counts, goal, 1 - (1 - control.level) / (most * len(attributes))):
             break
-    n = int(counts.sum())
+    n = len(scores)
     close = bool((np.abs(counts / n - goal) <= control.tolerance).all())
     done = n == most * control.batch and close
     return Look(
-        turn, request.concept, dict(weights),
-        dict(zip(attributes, counts.tolist(), strict=True)), delta(counts, goal), done,
+        turn, request.concept, dict(weights), dict(zip(attributes, counts.tolist(), strict=True)),
+        tuple(map(tuple, scores)), delta(counts, goal), done,
     )  # fmt: skip
 
 

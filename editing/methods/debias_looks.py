@@ -21,6 +21,7 @@ class Look:
         concept: The concept.
         weights: Attribute → weight of its value in this round.
         counts: Attribute → images that showed it.
+        scores: Of each image and attribute, by the eyes.
         delta: Distance from the wanted ratios.
         done: Whether the images could not be told from the wanted ratios.
     """
@@ -29,6 +30,7 @@ class Look:
     concept: str
     weights: Mapping[str, float]
     counts: Mapping[str, int]
+    scores: tuple[tuple[float, ...], ...]
     delta: Delta
     done: bool
 
@@ -59,7 +61,11 @@ class Kept:
                 path.write_text("".join(lines[:-1]), encoding="utf-8")
                 lines = lines[:-1]
             first, *rest = [json.loads(line) for line in lines]
-            looks = [Look(**{**row, "delta": Delta(**row["delta"])}) for row in rest]
+            looks = [
+                Look(**{**row, "scores": tuple(map(tuple, row["scores"])),
+                        "delta": Delta(**row["delta"])})
+                for row in rest
+            ]  # fmt: skip
         except OSError as error:
             raise InputError(
                 f"Expected a file to keep looks in, got {path}: {error.strerror}."

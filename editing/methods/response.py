@@ -2,17 +2,20 @@ r"""What the weights of a debiased concept do to its images: a response, learned
 
 A weight is asked for one attribute and moves others too: "dark skin" draws as many people of a
 medium-dark one, and "medium skin" fewer of itself. A controller that raises the weight of whatever
-is rare turns in circles. So the answer is identified: a concept c with weights w shows attribute k
-with the probability
+is rare turns in circles. So the answer is identified, and not from counts: which attribute is
+nearest says little of an image, how near each is says how far the image has moved. The scores of
+a concept's images, less their mean over attributes, are found to move together, by
 
-    softmax(b_c + G_c w)_k
+    mean score = a_c + G_c w
 
-where the bias b_c is the concept's, and its gain G_c, (k, k), lies about a mean that is shared by
-all concepts with the same attributes, so that images of each tell something about the others. All
-are the posterior mode given every image that was counted, recent rounds before older ones (the true
-answer is not quite linear in logits, and what counts is how it is here; that old images fade also
-removes a constant error). The prior is normal throughout: biases about nothing, a concept's gain
-about the mean, the mean about a multiple of the identity.
+where the gain G_c, (k, k), lies about a mean that is shared by all concepts with the same
+attributes, so that images of each tell something about the others. Both are the posterior mean
+given every look, recent ones before older (the true answer is not quite linear, and what counts is
+how it is here). The prior is normal throughout, in units of the spread of scores: a_c about
+nothing, a concept's gain about the mean, the mean about a multiple of the identity.
+
+Shares then follow from images that are at hand: moved by what other weights would add to their
+scores, some show another attribute.
 """
 
 from collections.abc import Sequence
@@ -20,108 +23,132 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logsumexp, softmax
 
 Array = np.ndarray
 
-#: Mean of the prior of the mean gain: times the identity, as UCE's edits of the bundled model are
-#: found to answer, give or take three.
-_GAIN = 4.0
-#: Precisions of the mean gain, of each concept's about it, and of biases.
-_GAIN_PRECISION, _OWN_PRECISION, _BIAS_PRECISION = 0.1, 0.3, 0.1
-#: What an image of the round before is worth.
-_FADING = 0.9
+#: Mean of the prior of the mean gain: times the identity less its mean, in spreads per weight.
+_GAIN = 2.0
+#: Precisions of the mean gain, of each concept's about it, and of a concept's mean score.
+_GAIN_PRECISION, _OWN_PRECISION, _BIAS_PRECISION = 0.1, 0.5, 0.1
+#: What a look of the round before is worth, and how many images' worth a look is at most: with
+#: any number of them, the answer is not linear.
+_FADING, _WORTH = 0.9, 40
+#: Scores this near to the largest, in spreads, count for the attribute too: shares are smooth.
+_NEAR = 0.5
 #: What half a squared weight costs beside the distance of shares, and how far a weight moves at
 #: most: what hardly answers must not be paid for with weights that make another image.
-_WEIGHT_COST, _FURTHEST = 0.03, 0.4
+_WEIGHT_COST, _FURTHEST = 0.02, 0.3
+#: Least share to aim at.
+_LEAST = 0.02
 
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """How shares answer to weights.
+    """How scores answer to weights.
 
     Attributes:
-        bias: Logits without weights, (concepts, k).
-        gain: Logits per weight, (concepts, k, k).
+        gain: Spreads per weight, (concepts, k, k).
+        spread: Standard deviation of scores among images of equal weights, pooled; > 0.
     """
 
-    bias: Array
     gain: Array
+    spread: float
 
-    def towards(self, concept: int, weights: Array, goal: Array, step: float = 1.0) -> Array:
+    def distance(self, weights: Array, scores: Array, goal: Array) -> float:
+        """Returns how far a look is from its goal: what `towards` makes small, of counts.
+
+        Smooth shares stand in for one image: of attributes that none shows, they say how nearly.
+
+        Args:
+            weights: Of the look, (k,).
+            scores: Of its images, (n, k).
+            goal: Wanted shares, (k,), each above 0.
+        """
+        smooth, counted = self._smooth(scores), len(scores) * _shares(scores)
+        shares = (counted + np.maximum(smooth, np.finfo(float).tiny)) / (len(scores) + 1)
+        return float(-goal @ np.log(shares) + _WEIGHT_COST / 2 * weights @ weights)
+
+    def towards(
+        self, concept: int, weights: Array, scores: Array, goal: Array, step: float = 1.0
+    ) -> Array:
         """Returns weights that should bring a concept nearer to its shares.
 
         They make Σ goal log(goal / share) as small as can be, a little paid for large weights,
-        within a box about the weights as they are: the response is known there. This distance is
-        convex in the weights and, unlike that of logits, does not let the rarest attribute have its
-        way whatever it costs the others where a goal cannot be reached.
+        within a box about the weights as they are: the response is known there. Unlike a distance
+        of logits it does not let the rarest attribute have its way whatever it costs the others
+        where a goal cannot be reached.
 
         Args:
             concept: Which row.
             weights: As they are, (k,).
+            scores: Of images with these weights, (n, k).
             goal: Wanted shares, (k,), each above 0.
             step: Share of the way, > 0.
         """
-        gain = self.gain[concept]
+        here, gain = scores / (self.spread * _NEAR), self.gain[concept] / _NEAR
+        # Smooth shares differ from counts; the goal is moved by what they differ by at hand, so
+        # that there is nothing to do once the counts are right.
+        aim = np.maximum(goal + self._smooth(scores) - _shares(scores), _LEAST)
+        aim /= aim.sum()
 
         def loss(way: Array) -> tuple[float, Array]:
-            new = weights + way
-            shares = log_softmax(self.bias[concept] + gain @ new)
-            value = -goal @ shares + _WEIGHT_COST / 2 * new @ new
-            return float(value), gain.T @ (np.exp(shares) - goal) + _WEIGHT_COST * new
+            near, new = log_softmax(here + gain @ way, axis=1), weights + way
+            shares = logsumexp(near, axis=0) - np.log(len(near))
+            value = -aim @ shares + _WEIGHT_COST / 2 * new @ new
+            pull = aim * np.exp(near - shares)
+            slope = pull - np.exp(near) * pull.sum(axis=1, keepdims=True)
+            return float(value), _WEIGHT_COST * new - slope.mean(axis=0) @ gain
 
         box = [(-_FURTHEST, _FURTHEST)] * len(goal)
         way = minimize(loss, np.zeros(len(goal)), jac=True, method="L-BFGS-B", bounds=box).x
         return weights + step * way
 
+    def _smooth(self, scores: Array) -> Array:
+        """Shares when an image counts for all attributes that are near, each above 0."""
+        return softmax(scores / (self.spread * _NEAR), axis=1).mean(axis=0)
+
+
+def _shares(scores: Array) -> Array:
+    """Share of images that show each attribute."""
+    return np.bincount(scores.argmax(axis=1), minlength=scores.shape[1]) / len(scores)
+
 
 def identified(
-    concepts: Sequence[int], weights: Array, counts: Array, ages: Sequence[int]
+    concepts: Sequence[int], weights: Array, scores: Sequence[Array], ages: Sequence[int]
 ) -> Response:
     """Learns the response from everything that was seen.
 
     Args:
         concepts: Of each look, from 0 up, n of them.
         weights: In each look, (n, k).
-        counts: Images that showed each attribute, (n, k).
+        scores: In each look, of its images, (images, k).
         ages: Rounds since each look, 0 for the last.
 
     Returns:
-        The posterior mode.
+        The posterior mean.
     """
     index = np.asarray(concepts)
-    k = counts.shape[1]
-    seen = counts * _FADING ** np.asarray(ages, float)[:, None]
-    totals = seen.sum(axis=1, keepdims=True)
+    n, k = weights.shape
     among = int(index.max()) + 1
-    member = (index == np.arange(among)[:, None]).astype(float)
-    prior = _GAIN * np.eye(k)
-    ends = np.cumsum([among * k, k * k])
-
-    def parts(flat: Array) -> tuple[Array, Array, Array]:
-        bias, mean, own = np.split(flat, ends)
-        return bias.reshape(among, k), mean.reshape(k, k), own.reshape(among, k, k)
-
-    def loss(flat: Array) -> tuple[float, Array]:
-        bias, mean, own = parts(flat)
-        logits = bias[index] + np.einsum("nij,nj->ni", mean + own[index], weights)
-        logits -= logits.max(axis=1, keepdims=True)
-        log_shares = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        value = (
-            -float((seen * log_shares).sum())
-            + _BIAS_PRECISION / 2 * float((bias**2).sum())
-            + _GAIN_PRECISION / 2 * float(((mean - prior) ** 2).sum())
-            + _OWN_PRECISION / 2 * float((own**2).sum())
-        )
-        off = totals * np.exp(log_shares) - seen
-        each = np.einsum("cn,ni,nj->cij", member, off, weights)
-        slopes = (
-            member @ off + _BIAS_PRECISION * bias,
-            each.sum(axis=0) + _GAIN_PRECISION * (mean - prior),
-            each + _OWN_PRECISION * own,
-        )
-        return value, np.concatenate([slope.ravel() for slope in slopes])
-
-    start = np.concatenate([np.zeros(among * k), prior.ravel(), np.zeros(among * k * k)])
-    bias, mean, own = parts(minimize(loss, start, jac=True, method="L-BFGS-B").x)
-    return Response(bias, mean + own)
+    alone = [each - each.mean(axis=1, keepdims=True) for each in scores]
+    means = np.array([each.mean(axis=0) for each in alone])
+    within = sum(float(((a - m) ** 2).sum()) for a, m in zip(alone, means, strict=True))
+    spread = np.sqrt(within / (k * sum(len(each) for each in alone)))
+    spread = float(spread) if spread > 0 else 1.0
+    # Scores are linear in what is sought: each concept's mean, the common gain and its own.
+    own = (index[:, None] == np.arange(among)).astype(float)
+    crossed = (own[:, :, None] * weights[:, None, :]).reshape(n, among * k)
+    known = np.concatenate([own, weights, crossed], axis=1)
+    worth = _FADING ** np.asarray(ages, float) / (
+        1 / np.array([len(each) for each in scores]) + 1 / _WORTH
+    )
+    ends = np.cumsum([among, k])
+    precision = np.repeat([_BIAS_PRECISION, _GAIN_PRECISION, _OWN_PRECISION], [among, k, among * k])
+    prior = np.zeros((known.shape[1], k))
+    prior[among : ends[1]] = _GAIN * (np.eye(k) - 1 / k)
+    weighed = known.T * worth
+    off = weighed @ (means / spread - known @ prior)
+    found = prior + np.linalg.solve(weighed @ known + np.diag(precision), off)
+    _, mean, each = np.split(found, ends)
+    return Response(np.swapaxes(mean + each.reshape(among, k, k), 1, 2), spread)

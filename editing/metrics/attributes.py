@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+import numpy as np
 from PIL import Image
 
 from editing.metrics.features import image_features
-from editing.metrics.similarity import nearest_text
+from editing.metrics.similarity import cosines
 from visdiff.encoders import Encoder
 
 
@@ -15,8 +16,20 @@ class Eyes(Protocol):
 
     def __call__(
         self, images: Iterable[Image.Image], concept: str, attributes: Sequence[str]
-    ) -> list[int]:
-        """Returns for each RGB image, asked for as `concept`, the index of its attribute."""
+    ) -> np.ndarray:
+        """Scores attributes: an image shows the one with the largest score.
+
+        By how much one is ahead of the others says how far an image is from showing another:
+        cosines or logits, not classes.
+
+        Args:
+            images: n RGB images.
+            concept: What they were asked for as.
+            attributes: k of them.
+
+        Returns:
+            Finite numbers in any unit, float (n, k).
+        """
         ...
 
 
@@ -39,8 +52,8 @@ class ZeroShotEyes:
 
     def __call__(
         self, images: Iterable[Image.Image], concept: str, attributes: Sequence[str]
-    ) -> list[int]:
-        """Returns for each RGB image the index of the attribute whose text is nearest."""
+    ) -> np.ndarray:
+        """Returns the cosine of each RGB image and each attribute's text, (n, k)."""
         texts = [self.template.format(attribute=a, concept=concept) for a in attributes]
         features = image_features(self.encoder, images, self.batch_size)
-        return nearest_text(features, self.encoder.encode_texts(texts)).tolist()
+        return cosines(features, self.encoder.encode_texts(texts))

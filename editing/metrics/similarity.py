@@ -33,17 +33,15 @@ def clip_score(images: ArrayLike, texts: ArrayLike) -> np.ndarray:
     return 100 * np.where(np.isnan(cosine), np.nan, np.clip(cosine, 0, 1))
 
 
-def nearest_text(images: ArrayLike, texts: ArrayLike) -> np.ndarray:
-    """Returns for each image the index of the text it is nearest to: zero-shot classification.
-
-    How UCE and TIME read genders and races off images: the texts are the attributes in words.
+def cosines(images: ArrayLike, texts: ArrayLike) -> np.ndarray:
+    """Returns the cosine of each image and each text it may show.
 
     Args:
         images: (n, d) features.
         texts: (k, d) for all images, or (n, k, d) for texts that depend on the image.
 
     Returns:
-        (n,) integers from 0 to k-1; of equally near ones the first.
+        (n, k) float64 in [-1, 1]; NaN where a vector is zero.
 
     Raises:
         InputError: The shapes do not fit or an image's vector is not finite.
@@ -59,11 +57,27 @@ def nearest_text(images: ArrayLike, texts: ArrayLike) -> np.ndarray:
         )
     if not np.isfinite(first).all():
         raise InputError("expected finite features, got others: leave those images out.")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        options = _unit(second)
-    # The length of an image's vector does not change which text is nearest.
     subscripts = "nd,kd->nk" if second.ndim == 2 else "nd,nkd->nk"
-    return np.einsum(subscripts, first, options).argmax(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.einsum(subscripts, _unit(first), _unit(second))
+
+
+def nearest_text(images: ArrayLike, texts: ArrayLike) -> np.ndarray:
+    """Returns for each image the index of the text it is nearest to: zero-shot classification.
+
+    How UCE and TIME read genders and races off images: the texts are the attributes in words.
+
+    Args:
+        images: (n, d) features.
+        texts: (k, d) for all images, or (n, k, d) for texts that depend on the image.
+
+    Returns:
+        (n,) integers from 0 to k-1; of equally near ones the first.
+
+    Raises:
+        InputError: As for `cosines`.
+    """
+    return cosines(images, texts).argmax(axis=1)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
