@@ -39,8 +39,7 @@ class Task:
 
     Attributes:
         wanted: Attribute → share.
-        control: How the loop is run. Of more attributes each round has to tell more, so that it
-            stops no sooner than after 80 images.
+        control: How the loop is run.
         eyes: How CLIP is asked.
     """
 
@@ -52,17 +51,17 @@ class Task:
 TASKS = {
     "gender": Task(
         GENDERS,
-        Control(tolerance=0.03, batch=40, most=320, rounds=10),
+        Control(tolerance=0.03, batch=48, most=240, rounds=10),
         "a {attribute} {concept}",
     ),
     "tones": Task(
         TONES,
-        Control(tolerance=0.05, batch=80, most=160, rounds=10),
+        Control(tolerance=0.05, batch=48, most=288, rounds=12),
         "a {concept} with {attribute}",
     ),
     "crossed": Task(
         crossed(GENDERS, TONES),
-        Control(tolerance=0.05, batch=80, most=160, rounds=10),
+        Control(tolerance=0.05, batch=80, most=160, rounds=8),
         "a {concept}, a {attribute}",
     ),
 }

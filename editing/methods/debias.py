@@ -239,12 +239,9 @@ def _moved(
         response = identified(index, weights, scores, [now - look.round for look in kin])
         for concept in (c for c in concepts if tuple(wanted[c].ratios) == attributes):
             goal = np.array(list(wanted[concept].ratios.values()))
-            start = min(
-                (i for i, row in enumerate(index) if row == rows[concept]),
-                key=lambda i: response.distance(weights[i], scores[i], goal),
-            )
+            own = [i for i, row in enumerate(index) if row == rows[concept]]
             found[concept] = response.towards(
-                rows[concept], weights[start], scores[start], goal, step
+                rows[concept], weights[own], [scores[i] for i in own], goal, step
             )
     return found
 

@@ -15,7 +15,9 @@ how it is here). The prior is normal throughout, in units of the spread of score
 nothing, a concept's gain about the mean, the mean about a multiple of the identity.
 
 Shares then follow from images that are at hand: moved by what other weights would add to their
-scores, some show another attribute.
+scores, some show another attribute. Not all images of a look move alike, so that this is right near
+a look and less so far from it: each look of the concept has its say, the nearest the most, and what
+was tried and failed is not tried again.
 """
 
 from collections.abc import Sequence
@@ -23,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import softmax
 
 Array = np.ndarray
 
@@ -36,11 +38,13 @@ _GAIN_PRECISION, _OWN_PRECISION, _BIAS_PRECISION = 0.1, 0.5, 0.1
 _FADING, _WORTH = 0.9, 40
 #: Scores this near to the largest, in spreads, count for the attribute too: shares are smooth.
 _NEAR = 0.5
+#: How far a look is believed, in weights: the standard deviation of a normal kernel.
+_BELIEVED = 0.35
+#: Images that counts are shrunk by towards smooth shares.
+_DOUBT = 3
 #: What half a squared weight costs beside the distance of shares, and how far a weight moves at
 #: most: what hardly answers must not be paid for with weights that make another image.
-_WEIGHT_COST, _FURTHEST = 0.02, 0.3
-#: Least share to aim at.
-_LEAST = 0.02
+_WEIGHT_COST, _FURTHEST = 0.01, 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,61 +59,50 @@ class Response:
     gain: Array
     spread: float
 
-    def distance(self, weights: Array, scores: Array, goal: Array) -> float:
-        """Returns how far a look is from its goal: what `towards` makes small, of counts.
-
-        Smooth shares stand in for one image: of attributes that none shows, they say how nearly.
-
-        Args:
-            weights: Of the look, (k,).
-            scores: Of its images, (n, k).
-            goal: Wanted shares, (k,), each above 0.
-        """
-        smooth, counted = self._smooth(scores), len(scores) * _shares(scores)
-        shares = (counted + np.maximum(smooth, np.finfo(float).tiny)) / (len(scores) + 1)
-        return float(-goal @ np.log(shares) + _WEIGHT_COST / 2 * weights @ weights)
-
     def towards(
-        self, concept: int, weights: Array, scores: Array, goal: Array, step: float = 1.0
+        self, concept: int, weights: Array, scores: Sequence[Array], goal: Array, step: float = 1.0
     ) -> Array:
         """Returns weights that should bring a concept nearer to its shares.
 
         They make Σ goal log(goal / share) as small as can be, a little paid for large weights,
-        within a box about the weights as they are: the response is known there. Unlike a distance
-        of logits it does not let the rarest attribute have its way whatever it costs the others
-        where a goal cannot be reached.
+        within a box about the weights of the look that was nearest. Unlike a distance of logits
+        this does not let the rarest attribute have its way whatever it costs the others where a
+        goal cannot be reached.
 
         Args:
             concept: Which row.
-            weights: As they are, (k,).
-            scores: Of images with these weights, (n, k).
+            weights: Of each look at the concept, (n, k).
+            scores: Of each look's images, n of (images, k).
             goal: Wanted shares, (k,), each above 0.
             step: Share of the way, > 0.
         """
-        here, gain = scores / (self.spread * _NEAR), self.gain[concept] / _NEAR
-        # Smooth shares differ from counts; the goal is moved by what they differ by at hand, so
-        # that there is nothing to do once the counts are right.
-        aim = np.maximum(goal + self._smooth(scores) - _shares(scores), _LEAST)
-        aim /= aim.sum()
+        images = np.array([len(each) for each in scores])
+        # Smooth shares are not counts: by what they differed in a look they are off near it.
+        seen = images[:, None] * [_counted(each) for each in scores]
+        smooth = images[:, None] * [self._smooth(each) for each in scores]
+        off = (seen + _DOUBT) / (smooth + _DOUBT)
 
-        def loss(way: Array) -> tuple[float, Array]:
-            near, new = log_softmax(here + gain @ way, axis=1), weights + way
-            shares = logsumexp(near, axis=0) - np.log(len(near))
-            value = -aim @ shares + _WEIGHT_COST / 2 * new @ new
-            pull = aim * np.exp(near - shares)
-            slope = pull - np.exp(near) * pull.sum(axis=1, keepdims=True)
-            return float(value), _WEIGHT_COST * new - slope.mean(axis=0) @ gain
+        def distance(new: Array) -> float:
+            way = new - weights
+            near = -(way**2).sum(axis=1) / (2 * _BELIEVED**2)
+            believed = softmax(np.log(images) + near)
+            moves = self.spread * way @ self.gain[concept].T
+            moved = [self._smooth(each + move) for each, move in zip(scores, moves, strict=True)]
+            shares = believed @ (moved * off)
+            return float(-goal @ np.log(shares / shares.sum()) + _WEIGHT_COST / 2 * new @ new)
 
-        box = [(-_FURTHEST, _FURTHEST)] * len(goal)
-        way = minimize(loss, np.zeros(len(goal)), jac=True, method="L-BFGS-B", bounds=box).x
-        return weights + step * way
+        start = min(weights, key=distance)
+        box = [(weight - _FURTHEST, weight + _FURTHEST) for weight in start]
+        end = minimize(distance, start, method="L-BFGS-B", bounds=box).x
+        return start + step * (end - start)
 
     def _smooth(self, scores: Array) -> Array:
         """Shares when an image counts for all attributes that are near, each above 0."""
-        return softmax(scores / (self.spread * _NEAR), axis=1).mean(axis=0)
+        found = softmax(scores / (self.spread * _NEAR), axis=1).mean(axis=0)
+        return np.maximum(found, np.finfo(float).tiny)
 
 
-def _shares(scores: Array) -> Array:
+def _counted(scores: Array) -> Array:
     """Share of images that show each attribute."""
     return np.bincount(scores.argmax(axis=1), minlength=scores.shape[1]) / len(scores)
 
