@@ -65,6 +65,11 @@ TASKS = {
         "a {concept}, a {attribute}",
     ),
 }
+#: What all prompts have in common, the start token and the article, is held as firmly as sixteen
+#: edits pull at it. At UCE's own scales, which are for one edit, both moved by a third of their
+#: length, and each profession's images with the weights of all others.
+SCALES = {"null_scale": 100.0, "preserve_scale": 1.0}
+ARTICLES = Preserve(["a", "an"], scale=100.0)
 #: Images a concept and round of the paper's code, for each that its successor draws: five texts
 #: times five seeds times ten images, against ten images.
 OLD_RECIPE = 25
@@ -128,10 +133,11 @@ class Bench:
         requests = [
             *(Debias(p, wanted) for p in world.PROFESSIONS),
             Preserve([world.an(s) for s in world.SUBJECTS]),
+            ARTICLES,
         ]
         found = debias(
             self.pipe, requests, eyes, control=task.control,
-            settings=settings(self.steps), batch_size=BATCH, on_look=_told, nearest=0,
+            settings=settings(self.steps), batch_size=BATCH, on_look=_told, nearest=0, **SCALES,
             checkpoint=self.work / f"{name}-{task.control.most}-{self.steps}.jsonl",
             about=f"{self.sight.encoder.identity} {task.eyes}{' compiled' * self.compiled}",
         )  # fmt: skip
@@ -214,6 +220,7 @@ def main() -> None:
         "images": given.images,
         "steps": given.steps,
         "compiled": given.compile,
+        "scales": SCALES,
         "control": {name: asdict(task.control) for name, task in TASKS.items()},
     }
     given.work.mkdir(parents=True, exist_ok=True)
