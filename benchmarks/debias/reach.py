@@ -1,8 +1,8 @@
 """Which skin tones' shares the weights of five attributes can reach at all, and why not all.
 
-The loop sees which tone CLIP finds nearest. Here its five similarities are looked at themselves:
-each attribute alone is given a weight, and how far that moves the similarities of a profession's
-images, on the same seeds, is a column of the profession's gain. An image shows another tone when
+The loop learns from CLIP's five similarities (`editing.methods.response`). Here each attribute
+alone is given a weight, and how far that moves the similarities of a profession's images, on the
+same seeds, is a column of the profession's gain. An image shows another tone when
 its similarities are moved past each other, so that a move is worth what it does to the images at
 hand; the moves that weights can make are the gain's. `moved` checks that: the shares that the mean
 move predicts for the images without weights, beside those that the images with weights show.
@@ -22,7 +22,7 @@ from scipy.special import softmax
 
 import editing
 from editing.concepts import Debias, Preserve
-from editing.metrics.features import image_features
+from editing.metrics.attributes import ZeroShotEyes
 from visdiff.miniature import world
 
 TONES = [f"{tone} skin" for tone in world.TONES]
@@ -36,9 +36,8 @@ COST = 0.01
 def scores(pipe: object, sight: Sight, profession: str, images: int) -> np.ndarray:
     """Similarities to the five tones less their mean, (images, 5)."""
     pixels = images_of(pipe, [world.an(profession)] * images, range(images), steps=12)
-    features = image_features(sight.encoder, (Image.fromarray(x) for x in pixels))
-    texts = sight.encoder.encode_texts([f"a {profession} with {tone}" for tone in TONES])
-    found = np.asarray(features) @ np.asarray(texts).T
+    eyes = ZeroShotEyes(sight.encoder, "a {concept} with {attribute}")
+    found = eyes((Image.fromarray(x) for x in pixels), profession, TONES)
     return found - found.mean(axis=1, keepdims=True)
 
 

@@ -66,8 +66,8 @@ TASKS = {
     ),
 }
 #: What all prompts have in common, the start token and the article, is held as firmly as sixteen
-#: edits pull at it. At UCE's own scales, which are for one edit, both moved by a third of their
-#: length, and each profession's images with the weights of all others.
+#: edits pull at it. At UCE's own scales, which are for one edit, both move far, and each
+#: profession's images with the weights of all others.
 SCALES = {"null_scale": 100.0, "preserve_scale": 1.0}
 ARTICLES = Preserve(["a", "an"], scale=100.0)
 #: Images a concept and round of the paper's code, for each that its successor draws: five texts
