@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -18,12 +18,16 @@ from visdiff.miniature import world
 
 #: That of the evaluation in the model card.
 GUIDANCE = 5.0
+Precision = Literal["bfloat16", "model"]
 BATCH = 16
 
 
-def settings(steps: int) -> Settings:
-    """How the benchmarks sample: under autocast, which halves the time of this CPU."""
-    return Settings(steps, GUIDANCE, precision="bfloat16")
+def settings(steps: int, precision: Precision = "bfloat16") -> Settings:
+    """How the benchmarks sample: under autocast, which halves the time of CPUs that have bfloat16.
+
+    On others it takes more than twice as long as single precision ("model").
+    """
+    return Settings(steps, GUIDANCE, precision=precision)
 
 
 def generator(compiled: bool) -> Any:
@@ -39,9 +43,15 @@ def generator(compiled: bool) -> Any:
     return pipe
 
 
-def images_of(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> np.ndarray:
+def images_of(
+    pipe: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    steps: int,
+    precision: Precision = "bfloat16",
+) -> np.ndarray:
     """One image a prompt and seed, uint8 (n, 64, 64, 3)."""
-    return draw(pipe, prompts, seeds, settings=settings(steps), batch_size=BATCH)
+    return draw(pipe, prompts, seeds, settings=settings(steps, precision), batch_size=BATCH)
 
 
 def every(prompts: Sequence[str], seeds: Sequence[int]) -> tuple[list[str], list[int]]:

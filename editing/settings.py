@@ -10,12 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from visdiff.errors import InputError
 
-Tokens = Literal["last", "last+eos+pad", "all", "aligned"]
+Tokens = Literal["last", "last+eos+pad", "words+eos+pad", "all", "aligned"]
 """Which positions of a prompt stand for its concept.
 
 ``last``: the concept's last token. ``last+eos+pad``: that, the end token and the padding, where
-CLIP gathers what a prompt means. ``all``: every position. ``aligned``: every position, each token
-meeting the same token of the target, in order (TIME).
+CLIP gathers what a prompt means. ``words+eos+pad``: all of the concept's tokens beside these, or
+the first word of an erased "palm tree" goes on colouring what is drawn; but it has the same vector
+in all prompts that begin like that, so not for "van gogh" where vans shall stay. ``all``: every
+position. ``aligned``: every position, each token meeting the same token of the target, in order
+(TIME).
 """
 
 

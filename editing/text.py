@@ -138,6 +138,9 @@ def selected(layout: Layout, tokens: Tokens) -> list[int]:
             return [layout.last]
         case "last+eos+pad":
             return list(dict.fromkeys([layout.last, *range(layout.end, layout.length)]))
+        case "words+eos+pad":
+            words = range(layout.first, layout.last + 1)
+            return list(dict.fromkeys([*words, *range(layout.end, layout.length)]))
         case "all" | "aligned":
             return list(range(layout.length))
 
@@ -147,10 +150,18 @@ def matched(source: Layout, target: Layout, tokens: Tokens) -> list[tuple[int, i
 
     The concept's last token meets the target's last token, or, where the target is "", the
     prompt's end token: its own, not the start token that it shares with every prompt. The end
-    meets the end and the k-th padding the k-th padding, the last one when there are fewer. Words
-    around the concept keep their distance from it (``all``) or meet the same word (``aligned``).
+    meets the end and the k-th padding the k-th padding, the last one when there are fewer. Other
+    words of the concept meet the target's, counted from the last, or its first where it has fewer
+    (``words+eos+pad``). Words around the concept keep their distance from it (``all``) or meet the
+    same word (``aligned``).
     """
-    meets = _aligned(source, target) if tokens == "aligned" else _shifted(source, target)
+    match tokens:
+        case "aligned":
+            meets = _aligned(source, target)
+        case "words+eos+pad":
+            meets = _shifted(source, target, target.first)
+        case _:
+            meets = _shifted(source, target, target.start)
     pairs = [*((i, i) for i in range(source.start)), *meets, (source.end, target.end)]
     pairs += [
         (i, min(target.end + i - source.end, target.length - 1))
@@ -258,11 +269,11 @@ def _encoder(pipe: Any) -> Any:
     )
 
 
-def _shifted(source: Layout, target: Layout) -> list[tuple[int, int]]:
+def _shifted(source: Layout, target: Layout, lowest: int) -> list[tuple[int, int]]:
     # Without a concept of its own, a target's end token stands for it.
     highest = target.end if target.last == target.end else target.end - 1
     return [
-        (i, min(max(target.last + i - source.last, target.start), max(highest, target.start)))
+        (i, min(max(target.last + i - source.last, lowest), max(highest, lowest)))
         for i in range(source.start, source.end)
     ]
 

@@ -56,16 +56,21 @@ def test_selections_are_what_they_are_called(reader: Any) -> None:
     assert selected(layout, "last+eos+pad") == [2, *range(3, 32)]
     assert selected(layout, "all") == list(range(32))
     # '' has no token of its own but the end.
-    assert selected(of(reader, ""), "last+eos+pad") == list(range(1, 32))
+    for tokens in ("last+eos+pad", "words+eos+pad"):
+        assert selected(of(reader, ""), tokens) == list(range(1, 32))
+    engine = of(reader, "fire engine", "a {} at night")
+    own = list(range(engine.first, engine.last + 1))
+    assert len(own) >= 2
+    assert selected(engine, "words+eos+pad") == [*own, *range(engine.end, 32)]
 
 
-@pytest.mark.parametrize("tokens", ["last", "last+eos+pad", "all", "aligned"])
+@pytest.mark.parametrize("tokens", ["last", "last+eos+pad", "words+eos+pad", "all", "aligned"])
 def test_matching_with_itself_is_the_identity(reader: Any, tokens: Any) -> None:
     layout = of(reader, "church", "a photo of a {} at sunset")
     assert matched(layout, layout, tokens) == [(i, i) for i in selected(layout, tokens)]
 
 
-@pytest.mark.parametrize("tokens", ["last", "last+eos+pad", "all", "aligned"])
+@pytest.mark.parametrize("tokens", ["last", "last+eos+pad", "words+eos+pad", "all", "aligned"])
 @pytest.mark.parametrize("target", ["", "fire engine", "dog"])
 def test_every_selected_position_meets_one_of_the_targets(
     reader: Any, tokens: Any, target: str
@@ -86,6 +91,21 @@ def test_last_meets_last_end_meets_end_padding_meets_padding(reader: Any) -> Non
     assert pairs[a.end + 1] == b.end + 1
     # The target has fewer paddings: its last one serves the rest.
     assert pairs[31] == pairs[30] == 31
+
+
+def test_every_word_of_a_concept_meets_one_of_the_targets_own(reader: Any) -> None:
+    engine = of(reader, "fire engine", "a {} at night")
+    first, last = engine.first, engine.last
+    assert last > first
+    dog, same = of(reader, "dog", "a {} at night"), of(reader, "fire hydrant", "a {} at night")
+    pairs = dict(matched(engine, dog, "words+eos+pad"))
+    assert pairs[last] == dog.last
+    assert all(dog.first <= pairs[i] <= dog.last for i in range(first, last + 1)), "not the article"
+    pairs = dict(matched(engine, same, "words+eos+pad"))
+    assert (pairs[last], pairs[last - 1]) == (same.last, same.last - 1)
+    nothing = of(reader, "", "a {} at night")
+    pairs = dict(matched(engine, nothing, "words+eos+pad"))
+    assert {pairs[i] for i in range(first, last + 1)} == {nothing.end}
 
 
 def test_nothing_in_particular_is_met_by_its_end_token(reader: Any) -> None:

@@ -9,9 +9,9 @@ what is measured on them are kept as they are finished: a killed run goes on.
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,13 @@ class Method:
         row: What it is called.
         name: As `editing.fit` knows it; "none" for the unedited model.
         preserves: Whether it is given the rest of the world to preserve, as its paper has it.
+        options: Settings that are not the method's own.
     """
 
     row: str
     name: str
     preserves: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 METHODS = (
@@ -65,6 +67,7 @@ METHODS = (
     Method("uce-2024", "uce-2024", preserves=True),
     Method("uce-2025", "uce-2025", preserves=True),
     Method("uce (ours)", "uce", preserves=True),
+    Method("uce (ours), all words", "uce", preserves=True, options={"tokens": "words+eos+pad"}),
     Method("rece", "rece", preserves=True),
     Method("esd-x", "esd-x"),
     Method("esd-u", "esd-u"),
@@ -104,7 +107,7 @@ class Bench:
             requests.append(Preserve(others_than([erased])))
         begun = time.perf_counter()
         if method.name.startswith(("uce", "rece", "time")):
-            edit = editing.fit(self.pipe, requests, method.name, nearest=0)
+            edit = editing.fit(self.pipe, requests, method.name, nearest=0, **method.options)
         else:
             # Weights and their updates stay in single precision; passes take half the time.
             with torch.autocast("cpu", torch.bfloat16):

@@ -11,9 +11,9 @@ a function of weights, a Gaussian process (Rasmussen and Williams 2006, chapter 
     covariance a² [c = c'] + (b² + b'² [c = c']) w · w' + (r² + r'² [c = c']) exp(-|w - w'|² / 2 l²)
 
 between concepts c and c' at weights w and w', the same for each attribute: a mean score of the
-concept's own, a gain that is mostly common to all concepts with the same attributes, and what is not
-linear in the answer. Images of each concept thus tell something about the others, far from where
-it was looked at too, and near a look the look is believed.
+concept's own, a gain that is mostly common to all concepts with the same attributes, and what is
+not linear in the answer. Images of each concept thus tell something about the others, and what a
+look has shown is held to near its weights.
 
 Shares then follow from images that are at hand: moved by what other weights would add to their
 scores, some show another attribute. Not all images of a look move alike, so that this is right near
