@@ -1,7 +1,7 @@
 """What the benchmarks of edits share: images of the miniature's generator, and its eyes."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,6 +119,6 @@ def written(folder: Path, about: Mapping[str, Any], rows: Sequence[Mapping[str, 
     (folder / "results.json").write_text(text + "\n")
 
 
-def others_than(names: Sequence[str]) -> list[str]:
+def others_than(names: Collection[str]) -> list[str]:
     """Phrases of all subjects and professions but these: what is to be preserved."""
     return [world.an(s) for s in (*world.SUBJECTS, *world.PROFESSIONS) if s not in names]

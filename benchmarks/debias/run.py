@@ -93,7 +93,8 @@ class Bench:
         self, work: Path, images: int, steps: int, precision: Precision, compiled: bool
     ) -> None:
         self.pipe, self.sight, self.compiled = generator(compiled), Sight(), compiled
-        self.work, self.images, self.steps, self.precision = work, images, steps, precision
+        self.work, self.images, self.steps = work, images, steps
+        self.precision: Precision = precision
         self.people = len(world.PROFESSIONS) * images
 
     def drawn(self) -> np.ndarray:
