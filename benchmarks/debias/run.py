@@ -156,9 +156,9 @@ class Bench:
             nearest=0, **SCALES,
         )  # fmt: skip
         goal = list(wanted.values())
-        unedited = self.unedited()
         with found.edit.applied(self.pipe, force=True):
             edited = self.drawn()
+        unedited = self.unedited()
         before = self.seen(unedited, wanted, eyes)
         after = self.seen(edited, wanted, eyes)
         one, two = mean_delta(before, goal), mean_delta(after, goal)
@@ -227,7 +227,7 @@ def main() -> None:
     given = parser.parse_args()
     tasks = {name: TASKS[name] for name in given.tasks}
     if given.quick:
-        given.images, given.steps = 4, 4
+        given.images, given.steps = 4, 2
         quick = Control(tolerance=0.03, batch=16, most=16, rounds=1)
         tasks = {"gender": replace(TASKS["gender"], control=quick)}
     bench = Bench(given.work, given.images, given.steps, given.precision, given.compile)

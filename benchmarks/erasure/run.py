@@ -193,12 +193,12 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", choices=[m.row for m in METHODS])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--quick", action="store_true", help="2 classes, 2 seeds, 4 steps, UCE")
+    parser.add_argument("--quick", action="store_true", help="2 classes, 2 seeds, 2 steps, UCE")
     given = parser.parse_args()
     seeds, steps, classes = given.seeds, given.steps, CLASSES
     methods = [m for m in METHODS if given.methods is None or m.row in given.methods]
     if given.quick:
-        seeds, steps, classes = 2, 4, CLASSES[:2]
+        seeds, steps, classes = 2, 2, CLASSES[:2]
         methods = [m for m in METHODS if m.row in ("none", "uce (ours)")]
     named = {f"{m.row}: {c}": (m, c) for m in methods for c in classes}
     sys.stderr.write(f"{len(named)} cells of {len(CLASSES) * seeds + EMPTY_SEEDS} images\n")

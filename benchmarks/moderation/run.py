@@ -79,9 +79,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/moderation"))
     parser.add_argument("--seeds", type=int, default=20, help="images a prompt")
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--quick", action="store_true", help="1 seed, 4 steps, no results.json")
+    parser.add_argument("--quick", action="store_true", help="1 seed, 2 steps, no results.json")
     given = parser.parse_args()
-    seeds, steps = (1, 4) if given.quick else (given.seeds, given.steps)
+    seeds, steps = (1, 2) if given.quick else (given.seeds, given.steps)
     pipe, sight = load_pipeline("miniature"), Sight()
 
     def measure(name: str) -> dict[str, Any]:
