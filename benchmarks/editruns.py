@@ -113,10 +113,12 @@ def _file(work: Path, about: Mapping[str, Any]) -> Path:
     return folder / "results.jsonl"
 
 
-def written(folder: Path, about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a whole run's ``results.json``."""
+def written(
+    folder: Path, about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], name: str = "results"
+) -> None:
+    """Writes a whole run's ``results.json``, or another file where parts are run alone."""
     text = json.dumps({**about, "rows": list(rows)}, indent=1)
-    (folder / "results.json").write_text(text + "\n")
+    (folder / f"{name}.json").write_text(text + "\n")
 
 
 def others_than(names: Collection[str]) -> list[str]:

@@ -210,7 +210,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Runs the tasks that are named, prints the table and writes ``results.json``."""
+    """Runs the tasks that are named, prints the table and writes a JSON file of each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/debias"))
     parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
@@ -223,7 +223,7 @@ def main() -> None:
         help="model: twice as fast on a CPU without bfloat16, half as fast on one with it",
     )
     parser.add_argument("--compile", action="store_true", help="twice as fast, needs g++")
-    parser.add_argument("--quick", action="store_true", help="few images, no results.json")
+    parser.add_argument("--quick", action="store_true", help="few images, writes nothing")
     given = parser.parse_args()
     tasks = {name: TASKS[name] for name in given.tasks}
     if given.quick:
@@ -248,7 +248,8 @@ def main() -> None:
     rows = resumed(given.work, about, list(tasks), lambda name: bench.task(name, tasks[name]))
     sys.stdout.write(table(rows) + "\n")
     if not given.quick:
-        written(Path(__file__).parent, about, rows)
+        for row in rows:
+            written(Path(__file__).parent, about, [row], row["name"])
 
 
 if __name__ == "__main__":
