@@ -3,14 +3,14 @@
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from editing.metrics.classifiers import TransformersClassifier
-from editing.sampling import Settings, draw
+from editing.sampling import Precision, Settings, draw
 from editing.target import load_pipeline
 from visdiff.encoders.open_clip import OpenClipEncoder
 from visdiff.hashing import canonical_json, digest_bytes
@@ -18,7 +18,6 @@ from visdiff.miniature import world
 
 #: That of the evaluation in the model card.
 GUIDANCE = 5.0
-Precision = Literal["bfloat16", "model"]
 BATCH = 16
 
 

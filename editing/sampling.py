@@ -16,6 +16,8 @@ import numpy as np
 from editing.family import Family, family_of
 from visdiff.errors import InputError
 
+Precision = Literal["model", "bfloat16"]
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -43,7 +45,7 @@ class Settings:
     width: int | None = None
     negative_prompt: str | None = None
     scheduler: str | None = None
-    precision: Literal["model", "bfloat16"] = "model"
+    precision: Precision = "model"
 
     def __post_init__(self) -> None:
         if self.steps < 1:

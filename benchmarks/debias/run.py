@@ -17,22 +17,14 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import (
-    BATCH,
-    Precision,
-    Sight,
-    generator,
-    images_of,
-    resumed,
-    settings,
-    written,
-)
+from editruns import BATCH, Sight, generator, images_of, resumed, settings, written
 
 from editing.concepts import Debias, Preserve
 from editing.groups import own_seed
 from editing.methods.debias import Control, Debiased, Look, crossed, debias
 from editing.metrics.attributes import ZeroShotEyes
 from editing.metrics.ratios import mean_delta
+from editing.sampling import Precision
 from editing.target import weight_hash
 from visdiff.miniature import world
 
