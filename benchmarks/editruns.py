@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
 from editing.metrics.classifiers import TransformersClassifier
 from editing.sampling import Precision, Settings, draw
-from editing.target import load_pipeline
+from editing.target import load_pipeline, weight_hash
 from visdiff.encoders.open_clip import OpenClipEncoder
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.miniature import world
@@ -21,12 +22,22 @@ GUIDANCE = 5.0
 BATCH = 16
 
 
-def settings(steps: int, precision: Precision = "bfloat16") -> Settings:
-    """How the benchmarks sample: under autocast, which halves the time of CPUs that have bfloat16.
+def precision() -> Precision:
+    """What is fast here: bfloat16 where the processor computes in it, else single precision.
 
-    On others it takes more than twice as long as single precision ("model").
+    Elsewhere bfloat16 is emulated, at less than half the speed of single precision.
     """
-    return Settings(steps, GUIDANCE, precision=precision)
+    return "bfloat16" if torch.cpu.get_capabilities().get("avx512_bf16") else "model"
+
+
+def settings(steps: int) -> Settings:
+    """How the benchmarks sample."""
+    return Settings(steps, GUIDANCE, precision=precision())
+
+
+def drawn_by(pipe: Any, steps: int) -> dict[str, Any]:
+    """What images depend on beside prompts and seeds: part of what results say of themselves."""
+    return {"model": weight_hash(pipe), "steps": steps, "precision": precision()}
 
 
 def generator(compiled: bool) -> Any:
@@ -42,15 +53,9 @@ def generator(compiled: bool) -> Any:
     return pipe
 
 
-def images_of(
-    pipe: Any,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    steps: int,
-    precision: Precision = "bfloat16",
-) -> np.ndarray:
+def images_of(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> np.ndarray:
     """One image a prompt and seed, uint8 (n, 64, 64, 3)."""
-    return draw(pipe, prompts, seeds, settings=settings(steps, precision), batch_size=BATCH)
+    return draw(pipe, prompts, seeds, settings=settings(steps), batch_size=BATCH)
 
 
 def every(prompts: Sequence[str], seeds: Sequence[int]) -> tuple[list[str], list[int]]:

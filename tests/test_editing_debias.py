@@ -167,6 +167,18 @@ def towards(
     return response.towards(concept, weights[None], [scores], goal)
 
 
+class Linear(Response):
+    """A response that is known: one concept's, mean scores are a gain times weights."""
+
+    def __init__(self, gain: np.ndarray, spread: float) -> None:
+        k = len(gain)
+        super().__init__(np.zeros(0, int), np.zeros((0, k)), np.zeros((0, k)), spread)
+        object.__setattr__(self, "gain", gain)
+
+    def means(self, concept: int, weights: np.ndarray) -> np.ndarray:
+        return weights @ vars(self)["gain"].T
+
+
 def test_a_response_is_recovered_from_what_it_drew() -> None:
     rng = np.random.default_rng(3)
     concepts, k, rounds = 6, 3, 12
@@ -175,13 +187,14 @@ def test_a_response_is_recovered_from_what_it_drew() -> None:
     index = np.tile(np.arange(concepts), rounds)
     weights = rng.normal(0, 0.3, (len(index), k))
     scores = [scored(rng, bias[c] + gain @ w, 400) for c, w in zip(index, weights, strict=True)]
-    found = identified(index.tolist(), weights, scores, [0] * len(index))
-    centred = gain - gain.mean(axis=0)
+    found = identified(index.tolist(), weights, scores)
     spread = 0.05 * np.sqrt(1 - 1 / k)
     assert found.spread == pytest.approx(spread, rel=0.02)
-    assert found.gain * found.spread / 0.05 == pytest.approx(
-        np.broadcast_to(centred, found.gain.shape), abs=0.5
-    )
+    unseen = rng.normal(0, 0.3, (20, k))
+    for c in range(concepts):
+        means = bias[c] + unseen @ gain.T
+        means = means - means.mean(axis=1, keepdims=True)
+        assert found.means(c, unseen) * found.spread / 0.05 == pytest.approx(means, abs=0.35)
     goal = np.array([0.5, 0.3, 0.2])
     for c in range(concepts):
         chosen = np.zeros(k)
@@ -191,6 +204,33 @@ def test_a_response_is_recovered_from_what_it_drew() -> None:
         assert np.bincount(seen) / 4000 == pytest.approx(goal, abs=0.05)
 
 
+def test_an_answer_that_is_not_linear_is_learned_and_others_are_told() -> None:
+    """A weight that saturates, in each of three concepts; the third was hardly looked at."""
+    rng = np.random.default_rng(9)
+    bias = np.array([[0.0, 0.0], [1.0, -1.0], [-1.0, 1.0]])
+
+    def means(concept: int, weights: np.ndarray) -> np.ndarray:
+        return bias[concept] + np.tanh(4 * weights)
+
+    index = [0] * 12 + [1] * 12 + [2]
+    along = np.concatenate([np.linspace(-0.8, 0.8, 12)] * 2 + [[0.0]])
+    weights = np.stack([along, -along], axis=1)
+    scores = [scored(rng, means(c, w), 300) for c, w in zip(index, weights, strict=True)]
+    found = identified(index, weights, scores)
+    ends = np.array([[0.6, -0.6], [0.3, -0.3], [-0.6, 0.6]])
+    for c, near in ((0, 0.15), (2, 0.4)):
+        answer = found.means(c, ends) * found.spread / 0.05
+        assert answer == pytest.approx(means(c, ends), abs=near)
+
+
+def test_before_anything_answers_a_weight_is_for_its_own_attribute() -> None:
+    rng = np.random.default_rng(10)
+    found = identified([0], np.zeros((1, 3)), [scored(rng, np.zeros(3), 50)])
+    answer = found.means(0, np.array([[0.1, 0.0, 0.0]])) - found.means(0, np.zeros((1, 3)))
+    assert answer.argmax() == 0
+    assert answer.sum() == pytest.approx(0)
+
+
 def test_the_unit_of_scores_and_what_all_have_in_common_do_not_matter() -> None:
     rng = np.random.default_rng(4)
     index, weights = [0, 1, 0, 1], rng.normal(0, 0.3, (4, 3))
@@ -198,7 +238,7 @@ def test_the_unit_of_scores_and_what_all_have_in_common_do_not_matter() -> None:
     moved = [30 * s + rng.normal(0, 5, (50, 1)) for s in scores]
     goal = np.array([0.5, 0.3, 0.2])
     ways = [
-        towards(identified(index, weights, each, [1, 1, 0, 0]), 1, weights[3], each[3], goal)
+        towards(identified(index, weights, each), 1, weights[3], each[3], goal)
         for each in (scores, moved)
     ]
     assert ways[0] == pytest.approx(ways[1], abs=1e-4)
@@ -207,7 +247,7 @@ def test_the_unit_of_scores_and_what_all_have_in_common_do_not_matter() -> None:
 def test_right_counts_are_left_alone() -> None:
     """Smooth shares are not counts, of skewed scores; counts are what is asked for."""
     scores = np.array([[0.0, 0.01]] * 500 + [[1.0, 0.0]] * 500)
-    found = Response(np.eye(2)[None], 0.1)
+    found = Linear(np.eye(2), 0.1)
     halves = np.full(2, 0.5)
     assert towards(found, 0, np.zeros(2), scores, halves) == pytest.approx(np.zeros(2), abs=0.01)
 
@@ -215,7 +255,7 @@ def test_right_counts_are_left_alone() -> None:
 def test_what_failed_is_not_tried_again() -> None:
     """A look is believed about its own weights, whatever the response made of the others."""
     rng = np.random.default_rng(8)
-    found, halves = Response(np.eye(2)[None] * 4, 1.0), np.full(2, 0.5)
+    found, halves = Linear(np.eye(2) * 4, 1.0), np.full(2, 0.5)
     far, worse = (rng.normal([mean, 0.0], 1, (200, 2)) for mean in (2.0, 2.5))
     first = towards(found, 0, np.zeros(2), far, halves)
     looked = np.array([np.zeros(2), first])
@@ -227,7 +267,7 @@ def test_an_attribute_that_does_not_answer_costs_the_others_nothing() -> None:
     """However rare it stays, its own weight does not run away, and the rest is balanced."""
     rng = np.random.default_rng(6)
     gain = np.diag([4.0, 4.0, 0.02])
-    found, chosen = Response(gain[None], 1.0), np.zeros(3)
+    found, chosen = Linear(gain, 1.0), np.zeros(3)
     noise = rng.normal([2.0, 0.0, -3.0], 1, (4000, 3))
     for _ in range(30):
         chosen = towards(found, 0, chosen, noise + gain @ chosen, np.full(3, 1 / 3))
@@ -236,18 +276,13 @@ def test_an_attribute_that_does_not_answer_costs_the_others_nothing() -> None:
     assert shares[0] == pytest.approx(shares[1], abs=0.1)
 
 
-def test_old_looks_fade_and_no_weight_leaps() -> None:
+def test_no_weight_leaps_and_a_step_is_a_share_of_the_way() -> None:
     rng = np.random.default_rng(7)
-    one = np.array([[0.0, 0.0], [0.5, -0.5]])
-    looks = [scored(rng, mean, 100) for mean in ([0, 0], [2, -2], [0, 0], [-1, 1])]
-    weights = np.concatenate([one, one])
-    for ages, sign in (([0, 0, 40, 40], 1), ([40, 40, 0, 0], -1)):
-        found = identified([0, 0, 0, 0], weights, looks, ages)
-        assert np.sign(found.gain[0, 0, 0]) == sign, "the recent ones are believed"
-    goal = np.array([0.01, 0.99])
-    moved = towards(found, 0, np.zeros(2), looks[1], goal)
+    found, goal = Linear(np.eye(2) * 4, 1.0), np.array([0.01, 0.99])
+    look = rng.normal([2.0, -2.0], 1, (100, 2))
+    moved = towards(found, 0, np.zeros(2), look, goal)
     assert np.abs(moved).max() == pytest.approx(0.3)
-    half = found.towards(0, np.zeros((1, 2)), [looks[1]], goal, step=0.5)
+    half = found.towards(0, np.zeros((1, 2)), [look], goal, step=0.5)
     assert half == pytest.approx(moved / 2)
 
 

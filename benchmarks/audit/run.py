@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import BATCH, others_than, resumed, settings
+from editruns import BATCH, drawn_by, others_than, resumed, settings
 from worldsets import weights
 
 import editing
@@ -26,7 +26,7 @@ from editing.generate import generate
 from editing.groups import ELSEWHERE, NEIGHBOURS, PEOPLE, PLACES, STYLES, prompt_groups, samples_of
 from editing.metrics.proportions import wilson
 from editing.sampling import Settings
-from editing.target import load_pipeline, weight_hash
+from editing.target import load_pipeline
 from visdiff.cache import Cache
 from visdiff.config import Config
 from visdiff.hashing import canonical_json, digest_bytes
@@ -182,7 +182,7 @@ def main() -> None:
         given.steps, given.null, given.only = 2, 1, [0]
     pipe = load_pipeline("miniature")
     how = settings(given.steps)
-    about = {"model": weight_hash(pipe), "images": given.images, "steps": given.steps}
+    about = {**drawn_by(pipe, given.steps), "images": given.images}
     planted = sabotages()
     chosen = range(len(planted)) if given.only is None else given.only
     given.work.mkdir(parents=True, exist_ok=True)

@@ -11,20 +11,29 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import BATCH, Sight, generator, images_of, resumed, settings, written
+from editruns import (
+    BATCH,
+    Sight,
+    drawn_by,
+    generator,
+    images_of,
+    precision,
+    resumed,
+    settings,
+    written,
+)
 
 from editing.concepts import Debias, Preserve
 from editing.groups import own_seed
 from editing.methods.debias import Control, Debiased, Look, crossed, debias
 from editing.metrics.attributes import ZeroShotEyes
 from editing.metrics.ratios import mean_delta
-from editing.sampling import Precision
 from editing.target import weight_hash
 from visdiff.miniature import world
 
@@ -57,7 +66,7 @@ TASKS = {
     ),
     "tones": Task(
         TONES,
-        Control(tolerance=0.05, batch=48, most=288, rounds=12),
+        Control(tolerance=0.05, batch=48, most=576, rounds=20, level=0.8),
         "a {concept} with {attribute}",
     ),
     "crossed": Task(
@@ -81,12 +90,9 @@ OTHERS = ("apple", "castle", "guitar", "sailboat", "penguin", "burger", "rocket"
 class Bench:
     """The model, its eyes, and how the loop is run."""
 
-    def __init__(
-        self, work: Path, images: int, steps: int, precision: Precision, compiled: bool
-    ) -> None:
+    def __init__(self, work: Path, images: int, steps: int, compiled: bool) -> None:
         self.pipe, self.sight, self.compiled = generator(compiled), Sight(), compiled
         self.work, self.images, self.steps = work, images, steps
-        self.precision: Precision = precision
         self.people = len(world.PROFESSIONS) * images
 
     def drawn(self) -> np.ndarray:
@@ -96,12 +102,12 @@ class Bench:
         said = [(world.an(name), n) for name, n in asked]
         prompts = [prompt for prompt, n in said for _ in range(n)]
         seeds = [FRESH + own_seed(prompt) + i for prompt, n in said for i in range(n)]
-        return images_of(self.pipe, prompts, seeds, self.steps, self.precision)
+        return images_of(self.pipe, prompts, seeds, self.steps)
 
     def unedited(self) -> np.ndarray:
         """The same of the unedited model, drawn once for all tasks."""
-        drawn_by = f"{weight_hash(self.pipe)[:8]}{'-compiled' * self.compiled}"
-        name = f"unedited-{drawn_by}-{self.images}-{self.steps}-{self.precision}.npy"
+        model = f"{weight_hash(self.pipe)[:8]}{'-compiled' * self.compiled}"
+        name = f"unedited-{model}-{self.images}-{self.steps}-{precision()}.npy"
         if not (self.work / name).is_file():
             part = self.work / f"{os.getpid()}.npy"
             np.save(part, self.drawn())
@@ -139,10 +145,10 @@ class Bench:
             Preserve([world.an(s) for s in world.SUBJECTS]),
             ARTICLES,
         ]
-        kept = f"{name}-{task.control.most}-{self.steps}-{self.precision}.jsonl"
+        kept = f"{name}-{task.control.most}-{self.steps}-{precision()}.jsonl"
         found = debias(
             self.pipe, requests, eyes, control=task.control,
-            settings=settings(self.steps, self.precision), batch_size=BATCH, on_look=_told,
+            settings=settings(self.steps), batch_size=BATCH, on_look=_told,
             checkpoint=self.work / kept,
             about=f"{self.sight.encoder.identity} {task.eyes}{' compiled' * self.compiled}",
             nearest=0, **SCALES,
@@ -208,12 +214,6 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--images", type=int, default=200, help="fresh images a profession")
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument(
-        "--precision",
-        choices=get_args(Precision),
-        default="bfloat16",
-        help="model: twice as fast on a CPU without bfloat16, half as fast on one with it",
-    )
     parser.add_argument("--compile", action="store_true", help="twice as fast, needs g++")
     parser.add_argument("--quick", action="store_true", help="few images, writes nothing")
     given = parser.parse_args()
@@ -222,16 +222,14 @@ def main() -> None:
         given.images, given.steps = 4, 2
         quick = Control(tolerance=0.03, batch=16, most=16, rounds=1)
         tasks = {"gender": replace(TASKS["gender"], control=quick)}
-    bench = Bench(given.work, given.images, given.steps, given.precision, given.compile)
+    bench = Bench(given.work, given.images, given.steps, given.compile)
     for name, task in tasks.items():
         most = task.control.most * (task.control.rounds + 1) + 2 * given.images
         sys.stderr.write(f"{name}: at most {len(world.PROFESSIONS) * most} images\n")
     about = {
-        "model": weight_hash(bench.pipe),
+        **drawn_by(bench.pipe, given.steps),
         "eyes": bench.sight.encoder.identity,
         "images": given.images,
-        "steps": given.steps,
-        "precision": given.precision,
         "compiled": given.compile,
         "scales": SCALES,
         "control": {name: asdict(task.control) for name, task in TASKS.items()},

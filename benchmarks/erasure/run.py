@@ -20,7 +20,17 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import Sight, every, finished, images_of, others_than, resumed, written
+from editruns import (
+    Sight,
+    drawn_by,
+    every,
+    finished,
+    images_of,
+    others_than,
+    precision,
+    resumed,
+    written,
+)
 
 import editing
 from editing.concepts import Erase, Preserve, Replace
@@ -110,7 +120,8 @@ class Bench:
             edit = editing.fit(self.pipe, requests, method.name, nearest=0, **method.options)
         else:
             # Weights and their updates stay in single precision; passes take half the time.
-            with torch.autocast("cpu", torch.bfloat16):
+            fast = precision() == "bfloat16"
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast):
                 edit = editing.fit(self.pipe, requests, method.name, runs_in=self.folder / "runs")
         took = time.perf_counter() - begun
         edit.save(self._file(method, erased))
@@ -203,12 +214,12 @@ def main() -> None:
     named = {f"{m.row}: {c}": (m, c) for m in methods for c in classes}
     sys.stderr.write(f"{len(named)} cells of {len(CLASSES) * seeds + EMPTY_SEEDS} images\n")
     bench = Bench(given.work, seeds, steps)
-    model = {"model": weight_hash(bench.pipe)}
-    drawn = {**model, "seeds": seeds, "steps": steps}
+    drawn = {**drawn_by(bench.pipe, steps), "seeds": seeds}
+    fitted = {key: drawn[key] for key in ("model", "precision")}
     looked = {**drawn, "eyes": bench.sight.encoder.identity}
     # Each measurement is kept for what it depends on: another CLIP moves the drift alone.
     stages = (
-        ("fits", model, bench.fit),
+        ("fits", fitted, bench.fit),
         ("seen", drawn, bench.seen),
         ("moved", looked, bench.moved),
     )

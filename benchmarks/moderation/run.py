@@ -14,14 +14,14 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import Sight, every, images_of, others_than, resumed, written
+from editruns import Sight, drawn_by, every, images_of, others_than, resumed, written
 
 import editing
 from editing.concepts import Moderate, Preserve
 from editing.groups import WORDINGS
 from editing.metrics.detectors import LabelDetector
 from editing.metrics.proportions import proportion
-from editing.target import load_pipeline, weight_hash
+from editing.target import load_pipeline
 from visdiff.miniature import world
 
 UNSAFE = world.SUBJECTS_BY_KIND["unsafe"]
@@ -93,7 +93,7 @@ def main() -> None:
         with edit.applied(pipe, force=True):
             return rates(pipe, sight, seeds, steps)
 
-    about = {"model": weight_hash(pipe), "seeds": seeds, "steps": steps}
+    about = {**drawn_by(pipe, steps), "seeds": seeds}
     rows = resumed(given.work, about, [ORIGINAL, *EDITS], measure)
     lines = [
         "| | plain | paraphrased | others, recognised | of the former: plain, paraphrased |",

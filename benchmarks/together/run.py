@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from editruns import (
     BATCH,
     Sight,
+    drawn_by,
     every,
     generator,
     images_of,
@@ -37,7 +38,6 @@ from editing.methods.debias import Control, debias
 from editing.metrics.attributes import ZeroShotEyes
 from editing.metrics.features import image_features
 from editing.metrics.similarity import nearest_text
-from editing.target import weight_hash
 from visdiff.miniature import world
 
 UNSAFE = world.SUBJECTS_BY_KIND["unsafe"]
@@ -214,10 +214,9 @@ def main() -> None:
             return bench.measured()
 
     about = {
-        "model": weight_hash(bench.pipe),
+        **drawn_by(bench.pipe, given.steps),
         "eyes": bench.sight.encoder.identity,
         "seeds": given.seeds,
-        "steps": given.steps,
         "compiled": given.compile,
     }
     rows = resumed(given.work, about, given.only or list(solved), measure)

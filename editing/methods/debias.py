@@ -235,8 +235,7 @@ def _moved(
         index = [rows[look.concept] for look in kin]
         weights = np.array([_weights(look) for look in kin])
         scores = [np.array(look.scores) for look in kin]
-        now = max(look.round for look in kin)
-        response = identified(index, weights, scores, [now - look.round for look in kin])
+        response = identified(index, weights, scores)
         for concept in (c for c in concepts if tuple(wanted[c].ratios) == attributes):
             goal = np.array(list(wanted[concept].ratios.values()))
             own = [i for i, row in enumerate(index) if row == rows[concept]]

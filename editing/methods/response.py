@@ -4,15 +4,16 @@ A weight is asked for one attribute and moves others too: "dark skin" draws as m
 medium-dark one, and "medium skin" fewer of itself. A controller that raises the weight of whatever
 is rare turns in circles. So the answer is identified, and not from counts: which attribute is
 nearest says little of an image, how near each is says how far the image has moved. The scores of
-a concept's images, less their mean over attributes, are found to move together, by
+a concept's images, less their mean over attributes, are found to move together: the mean score is
+a function of weights, a Gaussian process (Rasmussen and Williams 2006, chapter 2) with
 
-    mean score = a_c + G_c w
+    mean       g (w - mean of w)
+    covariance a² [c = c'] + (b² + b'² [c = c']) w · w' + (r² + r'² [c = c']) exp(-|w - w'|² / 2 l²)
 
-where the gain G_c, (k, k), lies about a mean that is shared by all concepts with the same
-attributes, so that images of each tell something about the others. Both are the posterior mean
-given every look, recent ones before older (the true answer is not quite linear, and what counts is
-how it is here). The prior is normal throughout, in units of the spread of scores: a_c about
-nothing, a concept's gain about the mean, the mean about a multiple of the identity.
+between concepts c and c' at weights w and w', the same for each attribute: a mean score of the
+concept's own, a gain that is mostly common to all concepts with the same attributes, and what is
+not linear in the answer. Images of each concept thus tell something about the others, and what a
+look has shown is held to near its weights.
 
 Shares then follow from images that are at hand: moved by what other weights would add to their
 scores, some show another attribute. Not all images of a look move alike, so that this is right near
@@ -24,18 +25,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import solve
 from scipy.optimize import minimize
 from scipy.special import softmax
 
 Array = np.ndarray
 
-#: Mean of the prior of the mean gain: times the identity less its mean, in spreads per weight.
+#: g, in spreads of scores per weight.
 _GAIN = 2.0
-#: Precisions of the mean gain, of each concept's about it, and of a concept's mean score.
-_GAIN_PRECISION, _OWN_PRECISION, _BIAS_PRECISION = 0.1, 0.5, 0.1
-#: What a look of the round before is worth, and how many images' worth a look is at most: with
-#: any number of them, the answer is not linear.
-_FADING, _WORTH = 0.9, 40
+#: a²; b² and b'²; r² and r'²: variances, in squared spreads. Then l, in weights.
+_BIAS = 10.0
+_COMMON_GAIN, _OWN_GAIN = 10.0, 1.0
+_COMMON_BEND, _OWN_BEND = 1.0, 1.0
+_REACH = 0.7
+#: Variance of a look's mean beside that of its finitely many images: what repeats nowhere.
+_NOISE = 0.02
 #: Scores this near to the largest, in spreads, count for the attribute too: shares are smooth.
 _NEAR = 0.5
 #: How far a look is believed, in weights: the standard deviation of a normal kernel.
@@ -52,12 +56,29 @@ class Response:
     """How scores answer to weights.
 
     Attributes:
-        gain: Spreads per weight, (concepts, k, k).
+        concepts: Of each look that it was learned from, (n,).
+        weights: In each look, (n, k).
+        pull: What each look adds for a covariance of one with it, (n, k), in spreads.
         spread: Standard deviation of scores among images of equal weights, pooled; > 0.
     """
 
-    gain: Array
+    concepts: Array
+    weights: Array
+    pull: Array
     spread: float
+
+    def means(self, concept: int, weights: Array) -> Array:
+        """Returns the mean scores that a concept's images should have, less what all share.
+
+        Args:
+            concept: Which.
+            weights: Some, (m, k).
+
+        Returns:
+            The posterior mean, (m, k), in spreads.
+        """
+        known = _covariance(np.full(len(weights), concept), weights, self.concepts, self.weights)
+        return _expected(weights) + known @ self.pull
 
     def towards(
         self, concept: int, weights: Array, scores: Sequence[Array], goal: Array, step: float = 1.0
@@ -70,7 +91,7 @@ class Response:
         goal cannot be reached.
 
         Args:
-            concept: Which row.
+            concept: Which.
             weights: Of each look at the concept, (n, k).
             scores: Of each look's images, n of (images, k).
             goal: Wanted shares, (k,), each above 0.
@@ -81,12 +102,12 @@ class Response:
         seen = images[:, None] * [_counted(each) for each in scores]
         smooth = images[:, None] * [self._smooth(each) for each in scores]
         off = (seen + _DOUBT) / (smooth + _DOUBT)
+        here = self.means(concept, weights)
 
         def distance(new: Array) -> float:
-            way = new - weights
-            near = -(way**2).sum(axis=1) / (2 * _BELIEVED**2)
+            near = -((new - weights) ** 2).sum(axis=1) / (2 * _BELIEVED**2)
             believed = softmax(np.log(images) + near)
-            moves = self.spread * way @ self.gain[concept].T
+            moves = self.spread * (self.means(concept, new[None]) - here)
             moved = [self._smooth(each + move) for each, move in zip(scores, moves, strict=True)]
             shares = believed @ (moved * off)
             return float(-goal @ np.log(shares / shares.sum()) + _WEIGHT_COST / 2 * new @ new)
@@ -102,46 +123,42 @@ class Response:
         return np.maximum(found, np.finfo(float).tiny)
 
 
-def _counted(scores: Array) -> Array:
-    """Share of images that show each attribute."""
-    return np.bincount(scores.argmax(axis=1), minlength=scores.shape[1]) / len(scores)
-
-
-def identified(
-    concepts: Sequence[int], weights: Array, scores: Sequence[Array], ages: Sequence[int]
-) -> Response:
+def identified(concepts: Sequence[int], weights: Array, scores: Sequence[Array]) -> Response:
     """Learns the response from everything that was seen.
 
     Args:
-        concepts: Of each look, from 0 up, n of them.
+        concepts: Of each look, n of them.
         weights: In each look, (n, k).
         scores: In each look, of its images, (images, k).
-        ages: Rounds since each look, 0 for the last.
-
-    Returns:
-        The posterior mean.
     """
     index = np.asarray(concepts)
-    n, k = weights.shape
-    among = int(index.max()) + 1
+    images = np.array([len(each) for each in scores])
     alone = [each - each.mean(axis=1, keepdims=True) for each in scores]
     means = np.array([each.mean(axis=0) for each in alone])
     within = sum(float(((a - m) ** 2).sum()) for a, m in zip(alone, means, strict=True))
-    spread = np.sqrt(within / (k * sum(len(each) for each in alone)))
+    spread = np.sqrt(within / (weights.shape[1] * images.sum()))
     spread = float(spread) if spread > 0 else 1.0
-    # Scores are linear in what is sought: each concept's mean, the common gain and its own.
-    own = (index[:, None] == np.arange(among)).astype(float)
-    crossed = (own[:, :, None] * weights[:, None, :]).reshape(n, among * k)
-    known = np.concatenate([own, weights, crossed], axis=1)
-    worth = _FADING ** np.asarray(ages, float) / (
-        1 / np.array([len(each) for each in scores]) + 1 / _WORTH
+    known = _covariance(index, weights, index, weights) + np.diag(1 / images + _NOISE)
+    pull = solve(known, means / spread - _expected(weights), assume_a="pos")
+    return Response(index, weights, pull, spread)
+
+
+def _expected(weights: Array) -> Array:
+    """The mean before anything was seen: a weight is for its own attribute."""
+    return _GAIN * (weights - weights.mean(axis=1, keepdims=True))
+
+
+def _covariance(one: Array, at: Array, other: Array, there: Array) -> Array:
+    """Between concepts ``one`` at weights ``at`` and concepts ``other`` at weights ``there``."""
+    same = one[:, None] == other
+    far = ((at[:, None] - there) ** 2).sum(axis=2)
+    return (
+        _BIAS * same
+        + (_COMMON_GAIN + _OWN_GAIN * same) * (at @ there.T)
+        + (_COMMON_BEND + _OWN_BEND * same) * np.exp(-far / (2 * _REACH**2))
     )
-    ends = np.cumsum([among, k])
-    precision = np.repeat([_BIAS_PRECISION, _GAIN_PRECISION, _OWN_PRECISION], [among, k, among * k])
-    prior = np.zeros((known.shape[1], k))
-    prior[among : ends[1]] = _GAIN * (np.eye(k) - 1 / k)
-    weighed = known.T * worth
-    off = weighed @ (means / spread - known @ prior)
-    found = prior + np.linalg.solve(weighed @ known + np.diag(precision), off)
-    _, mean, each = np.split(found, ends)
-    return Response(np.swapaxes(mean + each.reshape(among, k, k), 1, 2), spread)
+
+
+def _counted(scores: Array) -> Array:
+    """Share of images that show each attribute."""
+    return np.bincount(scores.argmax(axis=1), minlength=scores.shape[1]) / len(scores)
