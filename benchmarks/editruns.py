@@ -36,7 +36,10 @@ def settings(steps: int) -> Settings:
 
 
 def drawn_by(pipe: Any, steps: int) -> dict[str, Any]:
-    """What images depend on beside prompts and seeds: part of what results say of themselves."""
+    """What images depend on beside prompts and seeds: part of what results say of themselves.
+
+    Those that name no precision are of bfloat16.
+    """
     return {"model": weight_hash(pipe), "steps": steps, "precision": precision()}
 
 
