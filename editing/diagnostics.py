@@ -161,8 +161,9 @@ def _drift(entries: Sequence[Entry], change: LinearMap, moved: float) -> dict[st
             squared += float(change.moved(block.source).square().sum())
             total += float(block.source.to(torch.float64).square().sum())
         else:
-            read = change.right @ block.second_moment @ change.right.T
-            squared += float((read * (change.left @ change.left.T)).sum())
+            matrix = change.left.T @ change.right
+            spread = torch.linalg.multi_dot([change.left.T, change.right, block.second_moment])
+            squared += float((spread * matrix).sum())
             total += float(block.second_moment.diagonal().sum())
     if not count:
         return None

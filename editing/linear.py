@@ -190,9 +190,11 @@ def effective_rank(change: LinearMap) -> float:
 
     Between 1, when one direction makes all of the change, and the map's rank; 0 for no change.
     """
-    product = (change.left @ change.left.T) @ (change.right @ change.right.T)
+    left, right = change.left, change.right
+    # In the cheapest order: of many edits at once the factors have more rows than columns.
+    product = torch.linalg.multi_dot([right.T, left, left.T, right])
     second = float(product.diagonal().sum())
-    fourth = float((product * product.T).sum())
+    fourth = float(product.square().sum())
     return second**2 / fourth if fourth > 0 else 0.0
 
 
