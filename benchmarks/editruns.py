@@ -1,6 +1,7 @@
 """What the benchmarks of edits share: images of the miniature's generator, and its eyes."""
 
 import json
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from editing.concepts import Preserve
+from editing.methods.debias import Look
 from editing.metrics.classifiers import TransformersClassifier
 from editing.sampling import Precision, Settings, draw
 from editing.target import load_pipeline, weight_hash
@@ -20,6 +23,9 @@ from visdiff.miniature import world
 #: That of the evaluation in the model card.
 GUIDANCE = 5.0
 BATCH = 16
+#: What nearly all prompts have in common beside the start token: many edits in one solve each pull
+#: at it, so that it is held as firmly.
+ARTICLES = Preserve(["a", "an"], scale=100.0)
 
 
 def precision() -> Precision:
@@ -114,10 +120,23 @@ def finished(work: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
-def _file(work: Path, about: Mapping[str, Any]) -> Path:
+def kept_in(work: Path, about: Mapping[str, Any]) -> Path:
+    """Folder of what a run keeps to go on from, made if there is none; other values, another."""
     folder = work / digest_bytes(canonical_json(dict(about)).encode())[:8]
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / "results.jsonl"
+    return folder
+
+
+def _file(work: Path, about: Mapping[str, Any]) -> Path:
+    return kept_in(work, about) / "results.jsonl"
+
+
+def told(look: Look) -> None:
+    """Says on stderr what a debiasing loop has seen."""
+    said = " done" if look.done else ""
+    sys.stderr.write(
+        f"round {look.round} {look.concept}: Δ {look.delta.value:.2f} of {look.delta.n}{said}\n"
+    )
 
 
 def written(

@@ -18,6 +18,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from editruns import (
+    ARTICLES,
     BATCH,
     Sight,
     drawn_by,
@@ -26,12 +27,13 @@ from editruns import (
     precision,
     resumed,
     settings,
+    told,
     written,
 )
 
 from editing.concepts import Debias, Preserve
 from editing.groups import own_seed
-from editing.methods.debias import Control, Debiased, Look, crossed, debias
+from editing.methods.debias import Control, Debiased, crossed, debias
 from editing.metrics.attributes import ZeroShotEyes
 from editing.metrics.ratios import mean_delta
 from editing.target import weight_hash
@@ -79,7 +81,6 @@ TASKS = {
 #: edits pull at it. At UCE's own scales, which are for one edit, both move far, and each
 #: profession's images with the weights of all others.
 SCALES: Mapping[str, Any] = {"null_scale": 100.0, "preserve_scale": 1.0}
-ARTICLES = Preserve(["a", "an"], scale=100.0)
 #: Images a concept and round of the paper's code, for each that its successor draws: five texts
 #: times five seeds times ten images, against ten images.
 OLD_RECIPE = 25
@@ -148,7 +149,7 @@ class Bench:
         kept = f"{name}-{task.control.most}-{self.steps}-{precision()}.jsonl"
         found = debias(
             self.pipe, requests, eyes, control=task.control,
-            settings=settings(self.steps), batch_size=BATCH, on_look=_told,
+            settings=settings(self.steps), batch_size=BATCH, on_look=told,
             checkpoint=self.work / kept,
             about=f"{self.sight.encoder.identity} {task.eyes}{' compiled' * self.compiled}",
             nearest=0, **SCALES,
@@ -180,13 +181,6 @@ class Bench:
 
 def _weights(found: Debiased) -> dict[str, dict[str, float]]:
     return {r.concept: r.applied_weights for r in found.edit.requests if isinstance(r, Debias)}
-
-
-def _told(look: Look) -> None:
-    said = " done" if look.done else ""
-    sys.stderr.write(
-        f"round {look.round} {look.concept}: Δ {look.delta.value:.2f} of {look.delta.n}{said}\n"
-    )
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -11,7 +11,8 @@ that are not measured.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,18 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from editruns import (
+    ARTICLES,
     BATCH,
     Sight,
     drawn_by,
     every,
     generator,
     images_of,
+    kept_in,
     others_than,
     resumed,
     settings,
+    told,
     written,
 )
 from PIL import Image
@@ -49,6 +53,9 @@ SECONDS = ("hammer", "pizza", "tulip", "owl", "drum", "key", "bus", "house")
 ELSEWHERE, BESIDE = ("a robot", "a lemon"), ("a tent", "a snail", "a violin")
 #: The bar is 5 points of a mean over sixteen: fewer images than in benchmarks/debias are enough.
 CONTROL = Control(tolerance=0.06, batch=48, most=96, rounds=8)
+#: At UCE's own scales, which are for one edit, 28 edits move the start token and the article far,
+#: and with them whatever nobody asked to change. README.md has what other scales give.
+SCALES: Mapping[str, Any] = {"null_scale": 100.0, "preserve_scale": 0.3}
 TASKS = ("subject", "second subject", "gender", "tone", "place")
 POINTS = 0.05
 
@@ -198,27 +205,32 @@ def main() -> None:
     control = Control(batch=2, most=2, rounds=1) if given.quick else CONTROL
     solved = {"nothing": [], **asked, "all in one solve": everything}
 
-    def measure(name: str) -> dict[str, Any]:
-        if not solved[name]:
-            return bench.measured()
-        requests = [*solved[name], preserved]
-        if any(isinstance(r, Debias) for r in requests):
-            edit = debias(
-                bench.pipe, requests, ZeroShotEyes(bench.sight.encoder, "a {attribute} {concept}"),
-                control=control, settings=settings(given.steps), batch_size=BATCH,
-                templates=TEMPLATES, nearest=0,
-            ).edit  # fmt: skip
-        else:
-            edit = editing.fit(bench.pipe, requests, templates=TEMPLATES, nearest=0)
-        with edit.applied(bench.pipe, force=True):
-            return bench.measured()
-
     about = {
         **drawn_by(bench.pipe, given.steps),
         "eyes": bench.sight.encoder.identity,
         "seeds": given.seeds,
         "compiled": given.compile,
+        "scales": SCALES,
+        "control": asdict(control),
     }
+
+    def measure(name: str) -> dict[str, Any]:
+        if not solved[name]:
+            return bench.measured()
+        requests = [*solved[name], preserved, ARTICLES]
+        if any(isinstance(r, Debias) for r in requests):
+            edit = debias(
+                bench.pipe, requests, ZeroShotEyes(bench.sight.encoder, "a {attribute} {concept}"),
+                control=control, settings=settings(given.steps), batch_size=BATCH,
+                on_look=told,
+                checkpoint=kept_in(given.work, about) / f"{name}.jsonl",
+                templates=TEMPLATES, nearest=0, **SCALES,
+            ).edit  # fmt: skip
+        else:
+            edit = editing.fit(bench.pipe, requests, templates=TEMPLATES, nearest=0, **SCALES)
+        with edit.applied(bench.pipe, force=True):
+            return bench.measured()
+
     rows = resumed(given.work, about, given.only or list(solved), measure)
     sys.stdout.write(table(rows) + "\n")
     if given.only:
