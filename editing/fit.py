@@ -6,19 +6,15 @@
 ...     image = pipe("a church").images[0]
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
-from editing.changes import SharedMap
-from editing.concepts import Preserve, Request, checked
-from editing.diagnostics import diagnose
+from editing.concepts import Preserve, Request
 from editing.edit import Edit
 from editing.ledger import Ledger
 from editing.methods import find
 from editing.methods.closed_form import ClosedForm
-from editing.settings import LinearConfig
-from editing.target import Projection, load_pipeline, projections
+from editing.target import load_pipeline
 from visdiff.errors import InputError
 
 
@@ -55,13 +51,10 @@ def add(edit: Edit, pipe: Any, requests: Sequence[Request]) -> Edit:
     Raises:
         InputError: The edit has no ledger, the base is another, or the requests contradict.
     """
-    ledger, chosen, settings = _opened(edit)
+    chosen, _ = _opened(edit)
     pipe = load_pipeline(pipe)
     edit.check_base(pipe)
-    added = checked([*edit.requests, *requests])[len(edit.requests) :]
-    chosen.check(added)
-    ledger = ledger.with_entries(chosen.entries(pipe, added, settings))
-    return _again(edit, ledger, (*edit.requests, *added), chosen, settings, projections(pipe))
+    return chosen.amended(edit, pipe, [*edit.requests, *requests])
 
 
 def withdraw(edit: Edit, requests: Sequence[Request]) -> Edit:
@@ -72,40 +65,22 @@ def withdraw(edit: Edit, requests: Sequence[Request]) -> Edit:
     Raises:
         InputError: The edit has no ledger, holds no such request, or nothing would be left.
     """
-    ledger, chosen, settings = _opened(edit)
-    ledger = ledger.without(requests)
-    kept = tuple(r for r in edit.requests if r not in requests)
+    chosen, ledger = _opened(edit)
+    ledger.without(requests)  # Raises if it lacks one.
+    kept = [r for r in edit.requests if r not in requests]
     if all(isinstance(r, Preserve) for r in kept):
         raise InputError(
             "Expected requests to remain after the withdrawal, got none; leave the edit off "
             "instead."
         )
-    layers = tuple(p for c in edit.changes if isinstance(c, SharedMap) for p in c.layers)
-    return _again(edit, ledger, kept, chosen, settings, layers)
+    return chosen.amended(edit, None, kept)
 
 
-def _opened(edit: Edit) -> tuple[Ledger, ClosedForm, LinearConfig]:
+def _opened(edit: Edit) -> tuple[ClosedForm, Ledger]:
     chosen = find(edit.method) if edit.ledger is not None else None
     if edit.ledger is None or not isinstance(chosen, ClosedForm):
         raise InputError(
             f"Expected an edit with its ledger, got one of {edit.method} without; only closed-form "
             "edits as they were fitted (not scaled, composed or stripped) can be changed."
         )
-    return edit.ledger, chosen, LinearConfig(**edit.config)
-
-
-def _again(
-    edit: Edit,
-    ledger: Ledger,
-    requests: tuple[Request, ...],
-    chosen: ClosedForm,
-    settings: LinearConfig,
-    layers: Sequence[Projection],
-) -> Edit:
-    changes, solutions = chosen.solve(ledger, settings, layers)
-    # Which tokens stand for a concept and what lies near it is known only where it was encoded.
-    found = diagnose(ledger, solutions)
-    shown: Mapping[str, Any] = edit.diagnostics.get("tokens", {})
-    concepts = {r.concept for r in requests if not isinstance(r, Preserve)}
-    found["tokens"] = {c: t for c, t in shown.items() if c in concepts}
-    return replace(edit, requests=requests, changes=changes, ledger=ledger, diagnostics=found)
+    return chosen, edit.ledger

@@ -1,7 +1,7 @@
 """Closed-form methods: the published formulas transcribed, the ledger, and what preserving does."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,9 +13,10 @@ from editing.changes import SharedMap
 from editing.concepts import Debias, Erase, Moderate, Preserve, Replace, Request
 from editing.edit import Edit
 from editing.linear import Tensor
-from editing.methods import find, names
+from editing.methods import closed_form, find, names, statistics
+from editing.methods.closed_form import ClosedForm
 from editing.target import parameter, projections
-from editing.text import Phrase, lay_out
+from editing.text import Encoded, Phrase, encode, lay_out
 from visdiff.errors import InputError
 
 MIXTURE: tuple[Request, ...] = (
@@ -301,6 +302,35 @@ def test_adding_and_withdrawing_equal_the_fresh_solve_in_any_order(pipe: Any, me
             assert difference.norm() <= 1e-9 * expected.norm()
         # Shares are summed in an order of their own: not even rounding differs.
         assert edit.digest == fresh.digest
+
+
+@pytest.mark.parametrize("method", ["uce", "uce-2024"])
+def test_other_weights_equal_a_fresh_solve_and_read_only_what_they_change(
+    pipe: Any, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [Erase("church"), Preserve(["castle", "house"])]
+    first, second = (
+        Debias("cook", {"man": 0.5, "woman": 0.5}, weights={"man": w, "woman": 0.3})
+        for w in (0.2, -0.1)
+    )
+    chosen = find(method)
+    assert isinstance(chosen, ClosedForm)
+    fresh = chosen.fit(pipe, [second, *kept], nearest=0)
+    before = chosen.fit(pipe, [first, *kept], nearest=0)
+    assert before.digest != fresh.digest
+    read: list[str] = []
+
+    def told(pipe: Any, phrases: Sequence[Phrase]) -> Iterator[Encoded]:
+        read.extend(phrase.concept for phrase in phrases)
+        return encode(pipe, phrases)
+
+    for module in (closed_form, statistics):
+        monkeypatch.setattr(module, "encode", told)
+    after = chosen.amended(before, pipe, [second, *kept])
+    assert set(read) == {"cook", "man", "woman"}
+    assert after.digest == fresh.digest
+    assert set(after.requests) == set(fresh.requests)
+    assert after.diagnostics["tokens"] == fresh.diagnostics["tokens"]
 
 
 def test_many_preserved_texts_are_kept_as_their_moment(pipe: Any) -> None:

@@ -5,7 +5,7 @@ solve are the same for all.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -122,6 +122,37 @@ class ClosedForm:
             ledger=ledger,
             diagnostics=diagnostics,
         )
+
+    def amended(self, edit: Edit, pipe: Any, requests: Sequence[Request]) -> Edit:
+        """Returns an edit of other requests; the text encoder reads only what the edit lacks.
+
+        It is exactly what `fit` with the edit's settings and these requests gives, but for what its
+        diagnostics say of neighbours, of which a ledger knows nothing.
+
+        Args:
+            edit: An edit of this method, with its ledger.
+            pipe: The unedited pipeline that it was fitted to; not looked at if no request is new.
+            requests: All that is asked for now.
+
+        Raises:
+            InputError: Requests contradict each other, or a concept has no tokens.
+        """
+        assert edit.ledger is not None
+        config = LinearConfig(**edit.config)
+        requests = checked(requests)
+        self.check(requests)
+        new = [r for r in requests if r not in edit.requests]
+        ledger = edit.ledger.without([r for r in edit.requests if r not in requests])
+        tokens: dict[str, Any] = edit.diagnostics.get("tokens", {})
+        if new:
+            ledger = ledger.with_entries(self.entries(pipe, new, config))
+            tokens = tokens | tokens_used(pipe, new, config, self.meet)
+        layers = tuple(p for c in edit.changes if isinstance(c, SharedMap) for p in c.layers)
+        changes, solutions = self.solve(ledger, config, layers)
+        concepts = {r.concept for r in requests if not isinstance(r, Preserve)}
+        found = diagnose(ledger, solutions)
+        found["tokens"] = {c: t for c, t in tokens.items() if c in concepts}
+        return replace(edit, requests=requests, changes=changes, ledger=ledger, diagnostics=found)
 
     def configured(self, settings: Mapping[str, Any]) -> LinearConfig:
         """Returns the method's settings with some changed.

@@ -33,6 +33,7 @@ from editing.concepts import Debias, Request, checked, to_dict
 from editing.edit import Edit
 from editing.groups import own_seed, phrase
 from editing.methods import find
+from editing.methods.closed_form import ClosedForm
 from editing.methods.debias_looks import Kept, Look
 from editing.methods.response import identified
 from editing.metrics.attributes import Eyes
@@ -183,7 +184,7 @@ def debias(
     for turn in range(control.rounds + 1):
         current = [_weighted(r, weights) for r in asked]
         if turn:
-            edit = find(method).fit(pipe, current, **options)
+            edit = _solved(pipe, current, method, options, edit)
         active = [c for c in wanted if c not in best or not best[c].done]
         if not active:
             break
@@ -254,6 +255,20 @@ def _weighted(request: Request, weights: Mapping[str, np.ndarray]) -> Request:
         return request
     found = dict(zip(request.ratios, weights[request.concept].tolist(), strict=True))
     return replace(request, weights=found)
+
+
+def _solved(
+    pipe: Any,
+    requests: Sequence[Request],
+    method: str,
+    options: Mapping[str, Any],
+    before: Edit | None,
+) -> Edit:
+    """Solves for a round; what is the same in all of them is read from the text encoder once."""
+    found = find(method)
+    if before is None or not isinstance(found, ClosedForm):
+        return found.fit(pipe, requests, **options)
+    return found.amended(before, pipe, requests)
 
 
 def _look(
