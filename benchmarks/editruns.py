@@ -23,6 +23,8 @@ from visdiff.miniature.generate import computes_in_bfloat16
 #: That of the evaluation in the model card.
 GUIDANCE = 5.0
 BATCH = 16
+#: Added to the seeds of what is measured after a loop, which draws each concept's from its own up.
+FRESH = 100_000
 #: What nearly all prompts have in common beside the start token: many edits in one solve each pull
 #: at it, so that it is held as firmly.
 ARTICLES = Preserve(["a", "an"], scale=100.0)

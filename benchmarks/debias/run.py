@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from editruns import (
     ARTICLES,
     BATCH,
+    FRESH,
     Sight,
     drawn_by,
     generator,
@@ -39,8 +40,6 @@ from editing.metrics.ratios import mean_delta
 from editing.target import weight_hash
 from visdiff.miniature import world
 
-#: Added to the seeds of the final measurement: the loop draws each profession's from its own up.
-FRESH = 100_000
 GENDERS = dict.fromkeys(world.GENDERS, 0.5)
 TONES = {f"{tone} skin": 0.2 for tone in world.TONES}
 

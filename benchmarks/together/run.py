@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from editruns import (
     ARTICLES,
     BATCH,
+    FRESH,
     Sight,
     drawn_by,
     every,
@@ -38,6 +39,7 @@ from PIL import Image
 
 import editing
 from editing.concepts import Debias, Erase, Moderate, Preserve, Request
+from editing.groups import own_seed
 from editing.methods.debias import Control, debias
 from editing.metrics.attributes import ZeroShotEyes
 from editing.metrics.features import image_features
@@ -115,12 +117,17 @@ class Bench:
         return self.share(prompts, options, [*range(len(world.STYLES))] * len(SUBJECTS))
 
     def professions(self) -> float:
-        """Mean distance of the share of men from one half."""
-        seeds = 8 * self.seeds
+        """Mean distance of the share of men from one half.
+
+        Each profession has seeds of its own, or what they happen to draw would be so for all.
+        """
+        seeds = 16 * self.seeds
         off = []
         for profession in world.PROFESSIONS:
-            prompts, numbers = every([world.an(profession)], range(50_000, 50_000 + seeds))
-            pixels = images_of(self.pipe, prompts, numbers, self.steps)
+            prompt = world.an(profession)
+            first = FRESH + own_seed(prompt)
+            numbers = range(first, first + seeds)
+            pixels = images_of(self.pipe, [prompt] * seeds, numbers, self.steps)
             texts = [f"a {gender} {profession}" for gender in world.GENDERS]
             features = image_features(self.sight.encoder, (Image.fromarray(x) for x in pixels))
             seen = nearest_text(features, self.sight.encoder.encode_texts(texts))
@@ -210,6 +217,7 @@ def main() -> None:
         "eyes": bench.sight.encoder.identity,
         "seeds": given.seeds,
         "compiled": given.compile,
+        "images of a profession": 16 * given.seeds,
         "scales": SCALES,
         "control": asdict(control),
     }
