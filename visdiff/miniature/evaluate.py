@@ -16,7 +16,7 @@ import numpy as np
 
 from visdiff import miniature
 from visdiff.miniature import world
-from visdiff.miniature.generate import Drawing, autocast, load_pipeline, sample
+from visdiff.miniature.generate import Drawing, load_pipeline, sample
 from visdiff.miniature.world import Scene
 from visdiff.torchvision_compat import ensure_torchvision
 
@@ -291,7 +291,7 @@ def reconstruct(images: np.ndarray) -> np.ndarray:
 
     vae: Any = AutoencoderKL.from_pretrained(miniature.folder("diffusion") / "vae").float().eval()
     parts = []
-    with torch.inference_mode(), autocast():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         for start in range(0, len(images), 128):
             batch = pixels(images[start : start + 128], torch.device("cpu"))
             decoded = vae.decode(vae.encode(batch).latent_dist.mean).sample.float()

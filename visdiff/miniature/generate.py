@@ -1,8 +1,7 @@
 """Draws with the bundled generator: prompts and seeds in, image files and a manifest out.
 
 An image depends on the weights, the prompt, the seed and the settings; its initial noise comes
-from its own seed. Processors that compute in bfloat16 draw in it, others in float32, which changes
-images a little.
+from its own seed.
 """
 
 import csv
@@ -35,26 +34,6 @@ class Drawing:
 
     prompt: str
     seed: int
-
-
-def computes_in_bfloat16() -> bool:
-    """Whether this processor computes in bfloat16: about four times as fast as in float32.
-
-    Others emulate it, at less than half the speed of float32. Where torch is too old to tell, it is
-    taken to be so.
-    """
-    import torch
-
-    told = getattr(torch.cpu, "get_capabilities", None)
-    found = {"bf16": True} if told is None else told()
-    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def autocast() -> Any:
-    """Computes in bfloat16 where this processor does; elsewhere it changes nothing."""
-    import torch
-
-    return torch.autocast("cpu", torch.bfloat16, enabled=computes_in_bfloat16())
 
 
 def load_pipeline() -> Any:
@@ -98,7 +77,6 @@ def draw(
         "model": weights_digest(miniature.folder("diffusion")),
         "steps": steps,
         "guidance": guidance,
-        "bfloat16": computes_in_bfloat16(),
     }
     parts = [settings | asdict(d) for d in drawings]
     files = [cache.path_for("image", p, ".png") for p in parts]
@@ -132,7 +110,7 @@ def draw(
 
 
 def sample(pipeline: Any, drawings: Sequence[Drawing], steps: int, guidance: float) -> list[Any]:
-    """Draws one batch with DDIM, in bfloat16 where that is fast; returns PIL images."""
+    """Draws one batch with DDIM under bf16 autocast; returns PIL images."""
     import torch
 
     side = pipeline.unet.config.sample_size
@@ -143,7 +121,7 @@ def sample(pipeline: Any, drawings: Sequence[Drawing], steps: int, guidance: flo
         )
         for d in drawings
     ])  # fmt: skip
-    with torch.inference_mode(), autocast():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         return pipeline(
             prompt=[d.prompt for d in drawings],
             latents=latents,
