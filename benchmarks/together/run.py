@@ -84,9 +84,9 @@ def kept(named: Sequence[str]) -> Preserve:
 class Bench:
     """The model as it is now, and what is seen on its images."""
 
-    def __init__(self, steps: int, seeds: int, compiled: bool) -> None:
+    def __init__(self, steps: int, seeds: int, people: int, compiled: bool) -> None:
         self.pipe, self.sight = generator(compiled), Sight()
-        self.steps, self.seeds = steps, seeds
+        self.steps, self.seeds, self.people = steps, seeds, people
 
     def chosen(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> np.ndarray:
         """Draws prompts and returns, for each image, which of its options CLIP finds nearest."""
@@ -121,13 +121,12 @@ class Bench:
 
         Each profession has seeds of its own, or what they happen to draw would be so for all.
         """
-        seeds = 16 * self.seeds
         off = []
         for profession in world.PROFESSIONS:
             prompt = world.an(profession)
             first = FRESH + own_seed(prompt)
-            numbers = range(first, first + seeds)
-            pixels = images_of(self.pipe, [prompt] * seeds, numbers, self.steps)
+            numbers = range(first, first + self.people)
+            pixels = images_of(self.pipe, [prompt] * self.people, numbers, self.steps)
             texts = [f"a {gender} {profession}" for gender in world.GENDERS]
             features = image_features(self.sight.encoder, (Image.fromarray(x) for x in pixels))
             seen = nearest_text(features, self.sight.encoder.encode_texts(texts))
@@ -199,17 +198,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/together"))
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--people", type=int, default=64, help="images of a profession")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--only", nargs="*", help="some rows; nothing is written")
     parser.add_argument("--compile", action="store_true", help="twice as fast, needs g++")
-    parser.add_argument("--quick", action="store_true", help="all at once, 1 seed, 2 steps")
+    parser.add_argument("--quick", action="store_true", help="all at once, few images, 2 steps")
     given = parser.parse_args()
     if given.quick:
-        given.seeds, given.steps, given.only = 1, 2, ["all in one solve"]
-    bench, asked = Bench(given.steps, given.seeds, given.compile), parts()
+        given.seeds, given.people, given.steps, given.only = 1, 2, 2, ["all in one solve"]
+    bench, asked = Bench(given.steps, given.seeds, given.people, given.compile), parts()
     everything: list[Request] = [r for part in asked.values() for r in part]
     preserved = kept([r.concept for r in everything if not isinstance(r, Preserve)])
     control = Control(batch=2, most=2, rounds=1) if given.quick else CONTROL
+    templates = TEMPLATES[:1] if given.quick else TEMPLATES
     solved = {"nothing": [], **asked, "all in one solve": everything}
 
     about = {
@@ -217,7 +218,7 @@ def main() -> None:
         "eyes": bench.sight.encoder.identity,
         "seeds": given.seeds,
         "compiled": given.compile,
-        "images of a profession": 16 * given.seeds,
+        "images of a profession": given.people,
         "scales": SCALES,
         "control": asdict(control),
     }
@@ -232,10 +233,10 @@ def main() -> None:
                 control=control, settings=settings(given.steps), batch_size=BATCH,
                 on_look=told,
                 checkpoint=kept_in(given.work, about) / f"{name}.jsonl",
-                templates=TEMPLATES, nearest=0, **SCALES,
+                templates=templates, nearest=0, **SCALES,
             ).edit  # fmt: skip
         else:
-            edit = editing.fit(bench.pipe, requests, templates=TEMPLATES, nearest=0, **SCALES)
+            edit = editing.fit(bench.pipe, requests, templates=templates, nearest=0, **SCALES)
         with edit.applied(bench.pipe, force=True):
             return bench.measured()
 
