@@ -56,7 +56,7 @@ ELSEWHERE, BESIDE = ("a robot", "a lemon"), ("a tent", "a snail", "a violin")
 #: The bar is 5 points of a mean over sixteen: fewer images than in benchmarks/debias are enough.
 CONTROL = Control(tolerance=0.06, batch=48, most=96, rounds=8)
 #: At UCE's own scales, which are for one edit, 28 edits move the start token and the article far,
-#: and with them whatever nobody asked to change. README.md has what other scales give.
+#: and with them whatever nobody asked to change.
 SCALES: Mapping[str, Any] = {"null_scale": 100.0, "preserve_scale": 0.3}
 TASKS = ("subject", "second subject", "gender", "tone", "place")
 POINTS = 0.05
