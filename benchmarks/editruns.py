@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from editing.concepts import Preserve
 from editing.methods.debias import Look
 from editing.metrics.classifiers import TransformersClassifier
-from editing.sampling import Precision, Settings, draw
-from editing.target import load_pipeline, weight_hash
+from editing.pipelines.loading import load_pipeline
+from editing.pipelines.sampling import Precision, Settings, draw
+from editing.pipelines.weights import weight_hash
+from editing.requests import Preserve
 from visdiff.encoders.open_clip import OpenClipEncoder
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.miniature import world

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from visdiff.backends import Backends
+from visdiff.comparison.backends import Backends
 from visdiff.config import Config
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.miniature.render import Art

@@ -10,18 +10,16 @@ erasure, personalisation) and then has `visdiff` say what the edit changed, mean
 The public names below are resolved on first use (PEP 562): ``import editing`` loads no torch.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from editing.audit import audit
-    from editing.compose import compose
-    from editing.concepts import Debias, Erase, Moderate, Preserve, Replace
+    from editing.audits.audit import audit
     from editing.edit import Edit
-    from editing.fit import add, fit, withdraw
-    from editing.target import load_pipeline
+    from editing.edit.compose import compose
+    from editing.fitting import add, fit, withdraw
+    from editing.pipelines.loading import load_pipeline
+    from editing.requests import Debias, Erase, Moderate, Preserve, Replace
 
 __all__ = [
     "Debias",
@@ -39,18 +37,18 @@ __all__ = [
 ]
 
 _HOME = {
-    "Debias": "editing.concepts",
+    "Debias": "editing.requests",
     "Edit": "editing.edit",
-    "Erase": "editing.concepts",
-    "Moderate": "editing.concepts",
-    "Preserve": "editing.concepts",
-    "Replace": "editing.concepts",
-    "add": "editing.fit",
-    "audit": "editing.audit",
-    "compose": "editing.compose",
-    "fit": "editing.fit",
-    "load_pipeline": "editing.target",
-    "withdraw": "editing.fit",
+    "Erase": "editing.requests",
+    "Moderate": "editing.requests",
+    "Preserve": "editing.requests",
+    "Replace": "editing.requests",
+    "add": "editing.fitting",
+    "audit": "editing.audits.audit",
+    "compose": "editing.edit.compose",
+    "fit": "editing.fitting",
+    "load_pipeline": "editing.pipelines.loading",
+    "withdraw": "editing.fitting",
 }
 
 
@@ -66,18 +64,3 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names too, resolved or not."""
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """The type of this package's module object: `visdiff` explains why.
-
-    ``audit``, ``compose`` and ``fit`` are functions, public, and the submodules that hold them.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HOME and isinstance(value, ModuleType):
-            return
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from editing.audit import audit
-from editing.audit_report import AuditReport
-from editing.concepts import Erase, Preserve
+from editing.audits.audit import audit
+from editing.audits.report import AuditReport
 from editing.edit import Edit
-from editing.fit import fit
+from editing.fitting import fit
 from editing.generate import Progress
-from editing.sampling import Settings
-from editing.target import load_pipeline
+from editing.pipelines.loading import load_pipeline
+from editing.pipelines.sampling import Settings
+from editing.requests import Erase, Preserve
 from visdiff.cache import Cache
 from visdiff.miniature import world
 

@@ -17,12 +17,12 @@ from chatserver import Answer, alternatives, error, says
 from fakes import Killed, picture
 from typer.testing import CliRunner
 
-from visdiff.batch.cli import app
 from visdiff.batch.run import Collected, Submitted, collect, forget, submit
 from visdiff.batch.state import BatchState
-from visdiff.bench.cli import app as bench_app
 from visdiff.bench.store import Results
 from visdiff.cache import Cache
+from visdiff.cli.batch import app
+from visdiff.cli.bench import app as bench_app
 from visdiff.config import Config
 from visdiff.engine import Applied
 from visdiff.errors import InputError, VisdiffError

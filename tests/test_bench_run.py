@@ -16,7 +16,6 @@ from fakes import Killed, picture
 from typer.testing import CliRunner
 
 from visdiff.bench import table
-from visdiff.bench.cli import app
 from visdiff.bench.pairs import Benchmark, Pair
 from visdiff.bench.run import (
     Finding,
@@ -30,6 +29,7 @@ from visdiff.bench.run import (
 )
 from visdiff.bench.store import Results, sole_writer
 from visdiff.cache import Cache
+from visdiff.cli.bench import app
 from visdiff.config import Config
 from visdiff.errors import InputError, MissingBackendError
 from visdiff.imageset import ImageSet

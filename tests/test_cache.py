@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from visdiff import cache_rows
 from visdiff.cache import Cache
+from visdiff.cache import rows as cache_rows
 from visdiff.errors import CacheMissError, InputError, UnreadableImageError, VisdiffError
 from visdiff.hashing import key
 

@@ -13,18 +13,18 @@ from fakes import CHANNELS, picture, said, write_set
 from PIL import Image
 
 import visdiff
-from visdiff.backends import Backends
 from visdiff.cache import Cache
-from visdiff.compare import NO_DIFFERENCE
+from visdiff.comparison.backends import Backends
+from visdiff.comparison.compare import NO_DIFFERENCE
+from visdiff.comparison.null import mixed_up, shuffled
+from visdiff.comparison.plan import plan
+from visdiff.comparison.rounds import propose
+from visdiff.comparison.split import Halves
 from visdiff.errors import CacheMissError, InputError, VisdiffError
-from visdiff.halves import Halves
 from visdiff.imageset import ImageSet
 from visdiff.llm import Failure
-from visdiff.null import mixed_up, shuffled
-from visdiff.plan import plan
 from visdiff.proposers import Evidence, Proposals
 from visdiff.results import DifferenceReport, Hypothesis
-from visdiff.rounds import propose
 
 WORDS: dict[str, Any] = {
     "captioner": "manifest",

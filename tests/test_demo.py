@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from visdiff import demo
+from visdiff.cli import demo
 from visdiff.results import DifferenceReport
 
 

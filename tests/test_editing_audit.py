@@ -13,18 +13,26 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import editing
-from editing.audit import audit, audit_sets
-from editing.audit_cli import app
-from editing.audit_report import AuditReport, Outcome, drift_by_concept
-from editing.concepts import Debias, Erase, Moderate, Preserve, Replace, Request
+from editing.audits.audit import audit, audit_sets
+from editing.audits.prompt_groups import (
+    EMPTY,
+    MEANT,
+    PARAPHRASES,
+    TARGETS,
+    PromptGroup,
+    prompt_groups,
+)
+from editing.audits.prompt_groups import samples_of as samples
+from editing.audits.report import AuditReport, Outcome, drift_by_concept
+from editing.cli.audit import app
 from editing.generate import generate
-from editing.groups import EMPTY, MEANT, PARAPHRASES, TARGETS, PromptGroup, phrase, prompt_groups
-from editing.groups import samples_of as samples
+from editing.generate.phrases import phrase
+from editing.generate.prompts import Sample
 from editing.metrics.proportions import proportion
-from editing.prompts import Sample
-from editing.requestfile import read_requests, requests_toml
-from editing.sampling import Settings
-from editing.target import load_pipeline
+from editing.pipelines.loading import load_pipeline
+from editing.pipelines.sampling import Settings
+from editing.requests import Debias, Erase, Moderate, Preserve, Replace, Request
+from editing.requests.toml import read_requests, requests_toml
 from visdiff.cache import Cache
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet

@@ -10,11 +10,12 @@ import tiny_pipelines as tiny
 from typer.testing import CliRunner, Result
 
 import editing
-from editing.cli import app
-from editing.concepts import Debias, Erase, Preserve, Replace
+from editing.cli.edit import app
 from editing.edit import Edit
-from editing.requestfile import read_requests
-from editing.target import load_pipeline, weight_hash
+from editing.pipelines.loading import load_pipeline
+from editing.pipelines.weights import weight_hash
+from editing.requests import Debias, Erase, Preserve, Replace
+from editing.requests.toml import read_requests
 from visdiff.errors import InputError
 
 
@@ -189,7 +190,7 @@ def test_visdiff_has_the_command_and_says_mistakes_in_one_sentence(tmp_path: Pat
 
 def test_the_package_is_cheap_to_import() -> None:
     code = (
-        "import sys, editing, editing.cli; "
+        "import sys, editing, editing.cli.edit; "
         "print([n for n in ('torch', 'diffusers', 'transformers') if n in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from editing.concepts import (
+from editing.requests import (
     Debias,
     Erase,
     Moderate,

@@ -10,13 +10,13 @@ import tiny_pipelines as tiny
 from PIL import Image
 from scipy.special import softmax
 
-from editing.concepts import Debias, Erase, Request
 from editing.methods import debias as loop
 from editing.methods.debias import Control, Debiased, crossed, debias
-from editing.methods.debias_looks import Look
-from editing.methods.response import Response, identified
+from editing.methods.debias.history import Look
+from editing.methods.debias.response import Response, identified
 from editing.metrics.attributes import ZeroShotEyes
-from editing.sampling import Settings
+from editing.pipelines.sampling import Settings
+from editing.requests import Debias, Erase, Request
 from visdiff.errors import InputError
 
 HALVES = {"man": 0.5, "woman": 0.5}
@@ -367,7 +367,7 @@ def test_history_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_history_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from editing.methods.debias_plot import plot, save
+    from editing.methods.debias.plot import plot, save
 
     plant = Plant({"judge": [3.0, 0.0], "cook": [0.1, 0.0]})
     found = run(monkeypatch, plant, [Debias(c, HALVES) for c in plant.bias])
@@ -394,7 +394,7 @@ def test_mistakes_get_one_sentence() -> None:
 
 @pytest.mark.slow
 def test_on_the_miniature_a_biased_profession_is_balanced() -> None:
-    from editing.target import load_pipeline
+    from editing.pipelines.loading import load_pipeline
     from visdiff.encoders.open_clip import OpenClipEncoder
 
     pipe = load_pipeline("miniature")

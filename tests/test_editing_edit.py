@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 import editing
-from editing.changes import Full, LowRank, NewTokens, SharedMap
-from editing.compose import compose, overlap
-from editing.concepts import Debias, Erase, Preserve, Replace
 from editing.edit import Edit
-from editing.lora import save_lora, to_lora
-from editing.target import base_name, load_pipeline, parameter, projections, weight_hash
+from editing.edit.compose import compose, overlap
+from editing.edit.deltas import Full, LowRank, NewTokens, SharedMap
+from editing.edit.lora import save_lora, to_lora
+from editing.pipelines.loading import load_pipeline
+from editing.pipelines.weights import base_name, parameter, projections, weight_hash
+from editing.requests import Debias, Erase, Preserve, Replace
 from visdiff.errors import InputError
 
 MAKERS = {"sd1": tiny.sd1, "sd2": tiny.sd2, "sdxl": tiny.sdxl, "flux": tiny.flux}

@@ -17,10 +17,11 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from editing import generate_cli, imagefolder
+from editing.cli import generate as generate_cli
 from editing.generate import EDITED, Progress, Run, Variant, generate, paired
-from editing.prompts import Prompt, Sample, expand
-from editing.sampling import Settings, draw
+from editing.generate import folder as imagefolder
+from editing.generate.prompts import Prompt, Sample, expand
+from editing.pipelines.sampling import Settings, draw
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 
@@ -210,7 +211,7 @@ def test_the_manifest_says_what_made_each_image(pipe: Any, tmp_path: Path) -> No
     assert frame["source_caption"].tolist()[:2] == ["no"] * 2
     assert frame["artist"].tolist()[:2] == ["Ünal"] * 2
     assert "caption" not in frame.columns
-    from editing.target import weight_hash
+    from editing.pipelines.weights import weight_hash
 
     assert set(frame["model"]) == {weight_hash(pipe)}
     assert len(set(frame["key"])) == 4

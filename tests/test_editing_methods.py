@@ -9,14 +9,14 @@ import tiny_pipelines as tiny
 import torch
 
 import editing
-from editing.changes import SharedMap
-from editing.concepts import Debias, Erase, Moderate, Preserve, Replace, Request
 from editing.edit import Edit
+from editing.edit.deltas import SharedMap
 from editing.linear import Tensor
-from editing.methods import closed_form, find, names, statistics
-from editing.methods.closed_form import ClosedForm
-from editing.target import parameter, projections
-from editing.text import Encoded, Phrase, encode, lay_out
+from editing.methods import closed_form, find, names
+from editing.methods.closed_form import ClosedForm, statistics
+from editing.pipelines.text import Encoded, Phrase, encode, lay_out
+from editing.pipelines.weights import parameter, projections
+from editing.requests import Debias, Erase, Moderate, Preserve, Replace, Request
 from visdiff.errors import InputError
 
 MIXTURE: tuple[Request, ...] = (

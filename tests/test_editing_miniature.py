@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import editing
-from editing.concepts import Erase, Preserve, Replace
-from editing.target import load_pipeline
+from editing.pipelines.loading import load_pipeline
+from editing.requests import Erase, Preserve, Replace
 from visdiff import miniature
 from visdiff.miniature import world
 from visdiff.miniature.evaluate import SUBJECTS

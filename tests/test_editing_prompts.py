@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editing.prompts import Prompt, expand, parse_seeds, read_prompts
+from editing.generate.prompts import Prompt, expand, parse_seeds, read_prompts
 from visdiff.errors import InputError
 
 

@@ -9,20 +9,20 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 
-from editing.changes import Full
-from editing.concepts import Debias, Erase, Moderate, Preserve, Replace, Request
-from editing.denoiser import Denoiser
 from editing.edit import Edit
-from editing.methods.all_but_one import ALL_BUT_ONE
-from editing.methods.concept_ablation import CONCEPT_ABLATION
-from editing.methods.esd import ESD_U, ESD_X, ESD_X_STRICT
+from editing.edit.deltas import Full
 from editing.methods.score import Objective, ScoreMethod, trained_names
-from editing.methods.score_points import Task, drawn_point
-from editing.methods.score_settings import ScoreConfig
-from editing.objective import Scores, aimed, paper_eta
-from editing.target import parameter
-from editing.train import Cost, Plan, Stepped, generator, train
-from editing.trajectories import Drawn, ddim, draw
+from editing.methods.score.all_but_one import ALL_BUT_ONE
+from editing.methods.score.concept_ablation import CONCEPT_ABLATION
+from editing.methods.score.esd import ESD_U, ESD_X, ESD_X_STRICT
+from editing.methods.score.objective import Scores, aimed, paper_eta
+from editing.methods.score.points import Task, drawn_point
+from editing.methods.score.settings import ScoreConfig
+from editing.methods.score.trajectories import Drawn, ddim, draw
+from editing.pipelines.denoiser import Denoiser
+from editing.pipelines.weights import parameter
+from editing.requests import Debias, Erase, Moderate, Preserve, Replace, Request
+from editing.training import Cost, Plan, Stepped, generator, train
 from visdiff.errors import InputError
 
 METHODS = [ESD_X, ESD_U, ESD_X_STRICT, CONCEPT_ABLATION, ALL_BUT_ONE]

@@ -8,15 +8,22 @@ import tiny_pipelines as tiny
 import torch
 from PIL import Image
 
-from editing.changes import Full
-from editing.concepts import Erase
-from editing.denoiser import Denoiser
 from editing.edit import Edit
-from editing.purification import Inversion, decoded, encoded, inverted, purify, regenerated
-from editing.sampling import Settings
-from editing.sampling import draw as images
-from editing.target import parameter
-from editing.trajectories import Route, ddim, draw, drawn, evaluations
+from editing.edit.deltas import Full
+from editing.methods.score.purification import (
+    Inversion,
+    decoded,
+    encoded,
+    inverted,
+    purify,
+    regenerated,
+)
+from editing.methods.score.trajectories import Route, ddim, draw, drawn, evaluations
+from editing.pipelines.denoiser import Denoiser
+from editing.pipelines.sampling import Settings
+from editing.pipelines.sampling import draw as images
+from editing.pipelines.weights import parameter
+from editing.requests import Erase
 from visdiff.errors import InputError
 
 ROUTES = [Route("a dog", 3), Route("", 4), Route("a church on sand", 5)]

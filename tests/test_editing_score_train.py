@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from editing.train import (
+from editing.training import (
     Losses,
     Plan,
     Saved,

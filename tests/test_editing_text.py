@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import tiny_pipelines as tiny
 
-from editing.text import Layout, Phrase, describe, lay_out, matched, neighbours, selected
+from editing.pipelines.text import Layout, Phrase, describe, lay_out, matched, neighbours, selected
 from visdiff.errors import InputError
 
 

@@ -15,7 +15,7 @@ from visdiff.cache import Cache
 from visdiff.captioners.blip import Blip2Captioner
 from visdiff.encoders.open_clip import OpenClipEncoder
 from visdiff.engine import Applied, apply
-from visdiff.engine_ray import RayEngine
+from visdiff.engine.ray import RayEngine
 from visdiff.errors import InputError, MissingBackendError
 from visdiff.imageset import ImageSet
 

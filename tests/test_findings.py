@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from visdiff import findings, stats
+from visdiff import stats
+from visdiff.comparison import findings
 from visdiff.config import StatisticsConfig
 from visdiff.results import Difference, Hypothesis, Rejected
 

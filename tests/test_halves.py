@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from visdiff.comparison.split import Halves, align, cut, open_both
 from visdiff.errors import InputError
-from visdiff.halves import Halves, align, cut, open_both
 from visdiff.imageset import ImageSet
 
 

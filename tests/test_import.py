@@ -50,7 +50,12 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize(
     "first",
-    ["import visdiff.compare", "from visdiff.compare import compare", "visdiff.compare", "pass"],
+    [
+        "import visdiff.comparison.compare",
+        "from visdiff.comparison.compare import compare",
+        "visdiff.comparison.compare",
+        "pass",
+    ],
 )
 def test_compare_is_the_function_whatever_was_imported_before(first: str) -> None:
     # Importing a submodule binds it in its package: unguarded, the module would hide the function.

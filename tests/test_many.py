@@ -15,15 +15,15 @@ from typer.testing import CliRunner
 
 import visdiff
 from visdiff import stats
-from visdiff.backends import Backends
 from visdiff.cache import Cache
+from visdiff.cli.many import compare_many as command
+from visdiff.comparison.backends import Backends
+from visdiff.comparison.many import compare_many, compare_pairs, compare_rest, open_sets
 from visdiff.config import Config
 from visdiff.errors import CacheMissError, InputError, VisdiffError
 from visdiff.imageset import ImageSet
-from visdiff.many import compare_many, compare_pairs, compare_rest, open_sets
-from visdiff.many_cli import compare_many as command
-from visdiff.many_report import ManyReport, pair_folders
 from visdiff.results import DifferenceReport
+from visdiff.results.many import ManyReport, pair_folders
 
 WORDS: dict[str, Any] = {
     "captioner": "manifest",

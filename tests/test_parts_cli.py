@@ -11,16 +11,16 @@ from fakes import said, write_set
 from typer.testing import CliRunner
 
 import visdiff
-from visdiff import captioning
 from visdiff.cache import Cache
+from visdiff.captioners import table as captioning
 from visdiff.captioners.manifest import ManifestCaptioner
 from visdiff.cli import app
+from visdiff.comparison.ranking import rank, with_hypotheses
 from visdiff.config import Config
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.imageset import ImageSet
 from visdiff.llm import Failure
 from visdiff.llm.scripted import ScriptedChat
-from visdiff.ranking import rank, with_hypotheses
 
 WORDS = ("--captioner", "manifest", "--ranker", "captions-lexical")
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from visdiff.cache import Cache
+from visdiff.comparison.preflight import MAX_Q, MIN_EFFECT, Confound, Preflight, measure, preflight
 from visdiff.imageset import ImageSet
-from visdiff.preflight import MAX_Q, MIN_EFFECT, Confound, Preflight, measure, preflight
 
 N = 30
 Draw = Callable[[np.random.Generator], Image.Image]

@@ -14,11 +14,11 @@ from fakes import write_set
 from typer.testing import CliRunner
 
 from visdiff.cache import Cache
+from visdiff.cli.recipes import app
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.recipes.classifier_failures import classifier_failures
-from visdiff.recipes.cli import app
 from visdiff.recipes.clip_vs_resnet import clip_vs_resnet
 from visdiff.recipes.forming import (
     check_sides,
@@ -180,8 +180,8 @@ def test_the_sentences_sort_new_images_or_say_that_they_cannot(
 def test_a_wrong_direction_is_no_vote_and_unscored_is_no_data(
     tmp_path: Path, told: dict[str, Any]
 ) -> None:
-    from visdiff.backends import Backends
-    from visdiff.compare import compare
+    from visdiff.comparison.backends import Backends
+    from visdiff.comparison.compare import compare
 
     a = ImageSet.open(colours(tmp_path / "a", {"x": ("red", 90)}, 1))
     b = ImageSet.open(colours(tmp_path / "b", {"x": ("blue", 90)}, 2))

@@ -13,7 +13,7 @@ import pytest
 from visdiff import registry
 from visdiff.errors import InputError, MissingBackendError
 
-ROLES = ("captioner", "proposer", "ranker", "encoder", "renderer", "judge", "llm")
+ROLES = ("captioner", "proposer", "ranker", "encoder", "judge", "llm")
 
 
 def install(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str, str]) -> None:

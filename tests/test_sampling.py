@@ -11,14 +11,14 @@ from fakes import picture
 from PIL import Image
 
 import visdiff
-from visdiff.backends import Backends
 from visdiff.cache import Cache
+from visdiff.comparison.backends import Backends
+from visdiff.comparison.selection import Strategy, choose, diverse, representative
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.proposers import Evidence, Proposals
 from visdiff.results import Direction, Hypothesis
-from visdiff.sampling import Strategy, choose, diverse, representative
 
 IS_A = np.arange(200) < 100
 STRATEGIES: tuple[Strategy, ...] = ("representative", "diverse")

@@ -13,7 +13,7 @@ from scipy import stats as reference
 from sklearn.metrics import roc_auc_score
 
 from visdiff import stats
-from visdiff.redundancy import spearman
+from visdiff.stats.redundancy import spearman
 
 NAN = math.nan
 
@@ -103,7 +103,7 @@ def test_auroc_of_empty_sets_missing_and_constant_scores():
 def test_auroc_in_blocks_equals_auroc_at_once(monkeypatch):
     scores, is_a = np.random.default_rng(1).normal(size=(7, 11)), two_sets(5, 6)
     whole = stats.auroc(scores, is_a)
-    monkeypatch.setattr("visdiff.roc._SORTED_BLOCK", 24)
+    monkeypatch.setattr("visdiff.stats.roc._SORTED_BLOCK", 24)
     np.testing.assert_array_equal(stats.auroc(scores, is_a), whole)
 
 
@@ -221,7 +221,7 @@ def test_bootstrap_over_prompts_covers_where_delong_is_blind_to_them():
 
 
 def test_bootstrap_resamples_equal_sklearn_with_repeated_images():
-    from visdiff.roc import _weighted_areas
+    from visdiff.stats.roc import _weighted_areas
 
     rng = np.random.default_rng(6)
     a, b = rng.integers(0, 5, size=(2, 12)).astype(float)

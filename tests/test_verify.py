@@ -12,13 +12,13 @@ import pytest
 from fakes import said, write_set
 
 import visdiff
-from visdiff.backends import Backends
 from visdiff.cache import Cache
+from visdiff.comparison.backends import Backends
+from visdiff.comparison.many import compare_many
+from visdiff.comparison.plan import plan
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
-from visdiff.many import compare_many
-from visdiff.plan import plan
 from visdiff.results import DifferenceReport, Hypothesis
 
 WORDS: dict[str, Any] = {

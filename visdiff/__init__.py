@@ -8,13 +8,11 @@ The public names below are resolved on first use (PEP 562), so that ``import vis
 milliseconds: nothing heavy, not even numpy, is loaded before it is needed.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visdiff.compare import compare
+    from visdiff.comparison.compare import compare
     from visdiff.config import Config
     from visdiff.imageset import ImageSet
     from visdiff.results import Difference, DifferenceReport, Hypothesis
@@ -37,7 +35,7 @@ _HOME = {
     "DifferenceReport": "visdiff.results",
     "Hypothesis": "visdiff.results",
     "ImageSet": "visdiff.imageset",
-    "compare": "visdiff.compare",
+    "compare": "visdiff.comparison.compare",
 }
 
 
@@ -53,21 +51,3 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names too, resolved or not."""
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """The type of this package's module object.
-
-    ``compare`` is both a function, public, and the submodule it is written in. Importing a
-    submodule binds it in its package, which would hide the function from whoever imports the
-    package after, say, the command line did. Such a binding is refused; ``from visdiff.compare
-    import …`` and ``sys.modules`` still reach the submodule.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HOME and isinstance(value, ModuleType):
-            return
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -25,7 +25,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     },
     "engine": {
         "local": "visdiff.engine:LocalEngine",
-        "ray": "visdiff.engine_ray:RayEngine",
+        "ray": "visdiff.engine.ray:RayEngine",
     },
     "judge": {
         "chat": "visdiff.judges.chat:ChatJudge",
@@ -52,11 +52,6 @@ _BUILT_IN: dict[str, dict[str, str]] = {
         "clip": "visdiff.rankers.clip:ClipRanker",
         "vqa": "visdiff.rankers.vqa:VqaRanker",
     },
-    "renderer": {
-        "folder": "visdiff.report.folder:write_folder",
-        "html": "visdiff.report.html:render_html",
-        "markdown": "visdiff.report.markdown:render_markdown",
-    },
 }
 
 
@@ -73,7 +68,7 @@ def load(role: str, name: str) -> Any:
     """Import the object that a name stands for.
 
     Args:
-        role: "captioner", "encoder", "engine", "judge", "llm", "proposer", "ranker" or "renderer".
+        role: "captioner", "encoder", "engine", "judge", "llm", "proposer" or "ranker".
         name: A name from `names`, or ``"module:Object"``.
 
     Returns:

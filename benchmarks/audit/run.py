@@ -19,14 +19,22 @@ from editruns import BATCH, drawn_by, others_than, resumed, settings
 from worldsets import weights
 
 import editing
-from editing.audit import IMAGES, audit, audit_sets
-from editing.audit_report import AuditReport
-from editing.concepts import Debias, Erase, Preserve, Replace, Request, target_of
+from editing.audits.audit import IMAGES, audit, audit_sets
+from editing.audits.prompt_groups import (
+    ELSEWHERE,
+    NEIGHBOURS,
+    PEOPLE,
+    PLACES,
+    STYLES,
+    prompt_groups,
+    samples_of,
+)
+from editing.audits.report import AuditReport
 from editing.generate import generate
-from editing.groups import ELSEWHERE, NEIGHBOURS, PEOPLE, PLACES, STYLES, prompt_groups, samples_of
 from editing.metrics.proportions import wilson
-from editing.sampling import Settings
-from editing.target import load_pipeline
+from editing.pipelines.loading import load_pipeline
+from editing.pipelines.sampling import Settings
+from editing.requests import Debias, Erase, Preserve, Replace, Request, target_of
 from visdiff.cache import Cache
 from visdiff.config import Config
 from visdiff.hashing import canonical_json, digest_bytes

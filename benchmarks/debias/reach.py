@@ -1,11 +1,11 @@
 """Which skin tones' shares the weights of five attributes can reach at all, and why not all.
 
-The loop learns from CLIP's five similarities (`editing.methods.response`). Here each attribute
-alone is given a weight, and how far that moves the similarities of a profession's images, on the
-same seeds, is a column of the profession's gain. An image shows another tone when
-its similarities are moved past each other, so that a move is worth what it does to the images at
-hand; the moves that weights can make are the gain's. `moved` checks that: the shares that the mean
-move predicts for the images without weights, beside those that the images with weights show.
+The loop learns from CLIP's five similarities (`editing.methods.debias.response`). Here each
+attribute alone is given a weight, and how far that moves the similarities of a profession's images,
+on the same seeds, is a column of the profession's gain. An image shows another tone when its
+similarities are moved past each other, so that a move is worth what it does to the images at hand;
+the moves that weights can make are the gain's. `moved` checks that: the shares that the mean move
+predicts for the images without weights, beside those that the images with weights show.
 """
 
 import argparse
@@ -21,15 +21,15 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 
 import editing
-from editing.concepts import Debias, Preserve
 from editing.metrics.attributes import ZeroShotEyes
+from editing.requests import Debias, Preserve
 from visdiff.miniature import world
 
 TONES = [f"{tone} skin" for tone in world.TONES]
 WEIGHT = 0.4
 #: Similarities this near to the largest count for the tone too, so that shares are smooth.
 NEAR = 0.012
-#: What half a squared weight costs, as in `editing.methods.response`.
+#: What half a squared weight costs, as in `editing.methods.debias.response`.
 COST = 0.01
 
 

@@ -32,12 +32,12 @@ from editruns import (
     written,
 )
 
-from editing.concepts import Debias, Preserve
-from editing.groups import own_seed
+from editing.generate.phrases import own_seed
 from editing.methods.debias import Control, Debiased, crossed, debias
 from editing.metrics.attributes import ZeroShotEyes
 from editing.metrics.ratios import mean_delta
-from editing.target import weight_hash
+from editing.pipelines.weights import weight_hash
+from editing.requests import Debias, Preserve
 from visdiff.miniature import world
 
 GENDERS = dict.fromkeys(world.GENDERS, 0.5)

@@ -33,11 +33,12 @@ from editruns import (
 )
 
 import editing
-from editing.concepts import Erase, Preserve, Replace
 from editing.edit import Edit
 from editing.metrics.drift import drift
 from editing.metrics.features import image_features
-from editing.target import load_pipeline, weight_hash
+from editing.pipelines.loading import load_pipeline
+from editing.pipelines.weights import weight_hash
+from editing.requests import Erase, Preserve, Replace
 from visdiff.miniature import world
 
 CLASSES = world.SUBJECTS_BY_KIND["imagenette"]

@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 
-from editing.changes import LowRank
 from editing.edit import Edit
+from editing.edit.deltas import LowRank
 from editing.generate import paired
-from editing.prompts import Sample
-from editing.sampling import Settings
-from editing.target import load_pipeline, parameter, projections
+from editing.generate.prompts import Sample
+from editing.pipelines.loading import load_pipeline
+from editing.pipelines.sampling import Settings
+from editing.pipelines.weights import parameter, projections
 
 BAR = 1.05
 WORDS = ("a church", "a dog on the grass", "a firefighter", "an apple next to a hammer")

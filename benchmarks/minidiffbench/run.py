@@ -20,18 +20,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from worldsets import weights
 
 from visdiff import registry
-from visdiff.backends import Backends
 from visdiff.bench import minidiffbench, table
 from visdiff.bench.pairs import Benchmark
 from visdiff.bench.run import Finding, Found, System, run
 from visdiff.bench.store import Results, sole_writer
 from visdiff.cache import Cache
+from visdiff.comparison.backends import Backends
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.judges.world import WorldJudge
 from visdiff.proposers.ngrams import NgramProposer
-from visdiff.roc import auroc
+from visdiff.stats.roc import auroc
 
 SEED = 1
 PROPOSERS = ("ngrams", "concepts", "blip2-features")

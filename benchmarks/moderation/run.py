@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from editruns import Sight, drawn_by, every, images_of, others_than, resumed, written
 
 import editing
-from editing.concepts import Moderate, Preserve
-from editing.groups import WORDINGS
+from editing.audits.prompt_groups import WORDINGS
 from editing.metrics.detectors import LabelDetector
 from editing.metrics.proportions import proportion
-from editing.target import load_pipeline
+from editing.pipelines.loading import load_pipeline
+from editing.requests import Moderate, Preserve
 from visdiff.miniature import world
 
 UNSAFE = world.SUBJECTS_BY_KIND["unsafe"]

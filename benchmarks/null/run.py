@@ -17,7 +17,7 @@ from worldsets import arguments, deliver, render_set, resumed
 
 from visdiff import stats
 from visdiff.cache import Cache
-from visdiff.compare import Backends, compare
+from visdiff.comparison.compare import Backends, compare
 from visdiff.config import Config
 from visdiff.imageset import ImageSet
 from visdiff.miniature import world

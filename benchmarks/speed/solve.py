@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 
-from editing.changes import SharedMap
-from editing.concepts import Erase, Preserve
-from editing.ledger import Block, Entry, Ledger
+from editing.edit.deltas import SharedMap
+from editing.edit.ledger import Block, Entry, Ledger
+from editing.pipelines.weights import Projection
+from editing.requests import Erase, Preserve
 from editing.settings import LinearConfig
-from editing.target import Projection
 
 ERASED, PRESERVED = 100, 1_000
 #: Family → (width of the text, layer width → cross-attentions); each has keys and values.

@@ -38,12 +38,12 @@ from editruns import (
 from PIL import Image
 
 import editing
-from editing.concepts import Debias, Erase, Moderate, Preserve, Request
-from editing.groups import own_seed
+from editing.generate.phrases import own_seed
 from editing.methods.debias import Control, debias
 from editing.metrics.attributes import ZeroShotEyes
 from editing.metrics.features import image_features
 from editing.metrics.similarity import nearest_text
+from editing.requests import Debias, Erase, Moderate, Preserve, Request
 from visdiff.miniature import world
 
 UNSAFE = world.SUBJECTS_BY_KIND["unsafe"]

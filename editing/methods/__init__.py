@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:
-    from editing.concepts import Request
     from editing.edit import Edit
+    from editing.requests import Request
 
 _METHODS = {
-    "all-but-one": "editing.methods.all_but_one:ALL_BUT_ONE",
-    "concept-ablation": "editing.methods.concept_ablation:CONCEPT_ABLATION",
-    "esd-u": "editing.methods.esd:ESD_U",
-    "esd-x": "editing.methods.esd:ESD_X",
-    "esd-x-strict": "editing.methods.esd:ESD_X_STRICT",
-    "rece": "editing.methods.rece:RECE",
-    "time": "editing.methods.time:TIME",
-    "uce": "editing.methods.uce:UCE",
-    "uce-2024": "editing.methods.uce:UCE_2024",
-    "uce-2025": "editing.methods.uce:UCE_2025",
+    "all-but-one": "editing.methods.score.all_but_one:ALL_BUT_ONE",
+    "concept-ablation": "editing.methods.score.concept_ablation:CONCEPT_ABLATION",
+    "esd-u": "editing.methods.score.esd:ESD_U",
+    "esd-x": "editing.methods.score.esd:ESD_X",
+    "esd-x-strict": "editing.methods.score.esd:ESD_X_STRICT",
+    "rece": "editing.methods.closed_form.rece:RECE",
+    "time": "editing.methods.closed_form.time:TIME",
+    "uce": "editing.methods.closed_form.uce:UCE",
+    "uce-2024": "editing.methods.closed_form.uce:UCE_2024",
+    "uce-2025": "editing.methods.closed_form.uce:UCE_2025",
 }
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from visdiff.cache_rows import write_atomically
+from visdiff.cache.rows import write_atomically
 from visdiff.errors import InputError, VisdiffError
 from visdiff.hashing import canonical_json, key
 from visdiff.llm.batch import Line

@@ -2,9 +2,9 @@
 
 The attribute that sets a pair apart, known of every image, takes the place of the ranker's score.
 Everything else is that of a comparison: the same images are scored, the same number of hypotheses
-is tested by the same statistics (`visdiff.findings.test`), and the same thresholds confirm. What
-stays below this ceiling is lost by captioner, proposer and ranker; what the ceiling itself lacks,
-no model could give, because so many images at this purity do not tell.
+is tested by the same statistics (`visdiff.comparison.findings.test`), and the same thresholds
+confirm. What stays below this ceiling is lost by captioner, proposer and ranker; what the ceiling
+itself lacks, no model could give, because so many images at this purity do not tell.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdiff.bench.purity import mixed
+from visdiff.comparison.findings import test
 from visdiff.config import StatisticsConfig
-from visdiff.findings import test
 from visdiff.results import Hypothesis
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from visdiff import decode
+from visdiff.imageset import decode
 
 _SET = re.compile(r"(?P<split>[^/]+)/(?P<number>[0-9]+)_(?P<side>[ab12])(?:/(?P<file>.+))?")
 

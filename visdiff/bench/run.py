@@ -16,13 +16,13 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from visdiff.backends import Backends
 from visdiff.bench.pairs import NULL, Benchmark, Pair
 from visdiff.bench.purity import mixed
 from visdiff.bench.scoring import Agreement, agreement
 from visdiff.bench.store import Record, Results, sole_writer
 from visdiff.cache import Cache
-from visdiff.compare import compare
+from visdiff.comparison.backends import Backends
+from visdiff.comparison.compare import compare
 from visdiff.config import Config
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.imageset import ImageSet
@@ -76,7 +76,7 @@ System = Callable[[ImageSet, ImageSet], Found]
 
 
 def comparison(config: Config, cache: Cache) -> System:
-    """Return `visdiff.compare.compare` as a system: what its report lists, in the report's order.
+    """Return `comparison.compare.compare` as a system: the differences in the report's order.
 
     Acc@k of the paper is of everything that was ranked, tested or not. So are these: first the
     report's differences, the confirmed ones before the others, and then, as suggestions that nobody

@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from visdiff import manifest
 from visdiff.bench.files import Finder, SetName, lettered
 from visdiff.bench.pairs import Benchmark, Pair
 from visdiff.errors import InputError
+from visdiff.imageset import manifest
 
 PAIRED = ("easy", "medium", "hard")
 #: File name of a split → what it is called here.

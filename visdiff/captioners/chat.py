@@ -13,7 +13,7 @@ from visdiff.engine import Applied
 from visdiff.errors import InputError, UnreadableImageError
 from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel, Failure, Message, Request
-from visdiff.pictures import encoded
+from visdiff.llm.pictures import encoded
 
 # Images at a time: so many pictures are in memory.
 _CHUNK = 64

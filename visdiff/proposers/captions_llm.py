@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from visdiff import manifest
 from visdiff.errors import InputError
+from visdiff.imageset import manifest
 from visdiff.proposers import Evidence
 from visdiff.proposers.asking import AskingProposer, Part, drawn
 

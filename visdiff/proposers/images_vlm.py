@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from visdiff.errors import InputError, UnreadableImageError
 from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel
-from visdiff.pictures import encoded
+from visdiff.llm.pictures import encoded
 from visdiff.proposers import Evidence, Proposals
 from visdiff.proposers.asking import AskingProposer, Part, drawn
 

@@ -21,7 +21,7 @@ from visdiff.encoders.blip2 import image_features, language_inputs
 from visdiff.errors import InputError, UnreadableImageError
 from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel, Message, Request
-from visdiff.pictures import encoded
+from visdiff.llm.pictures import encoded
 from visdiff.rankers.asking import CHOICES, ask, summary
 from visdiff.results import Hypothesis
 

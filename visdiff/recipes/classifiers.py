@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from visdiff import manifest, miniature
+from visdiff import miniature
 from visdiff.cache import Cache
 from visdiff.encoders.hub import load_weights
 from visdiff.encoders.open_clip import OpenClipEncoder
 from visdiff.engine import Refused, apply, resolve_device
 from visdiff.errors import InputError, MissingBackendError
 from visdiff.hashing import weights_digest
-from visdiff.imageset import ImageSet
+from visdiff.imageset import ImageSet, manifest
 from visdiff.torchvision_compat import ensure_torchvision
 
 LIBRARIES = ("torchvision", "timm", "transformers", "open_clip")

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from visdiff import manifest
 from visdiff.errors import InputError, UnreadableImageError
-from visdiff.imageset import ImageSet
+from visdiff.imageset import ImageSet, manifest
 
 Pairs = list[tuple[ImageSet, ImageSet]]
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from visdiff import manifest
 from visdiff.cache import Cache
+from visdiff.comparison.split import align
 from visdiff.config import Config
 from visdiff.errors import InputError
-from visdiff.halves import align
-from visdiff.imageset import ImageSet
+from visdiff.imageset import ImageSet, manifest
 from visdiff.recipes.forming import Pairs, slices, texts, with_columns
 from visdiff.recipes.run import Formed, RecipeReport, run
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from visdiff import stats
-from visdiff.backends import Backends
 from visdiff.cache import Cache
+from visdiff.comparison.backends import Backends
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
@@ -113,7 +113,7 @@ def check(
     set is taken to be likelier. A sentence without a score on an image has no vote on it.
 
     Args:
-        report: As `visdiff.compare.compare` made it, with its scores.
+        report: As `visdiff.comparison.compare.compare` made it, with its scores.
         a: Images of A that were put aside.
         b: Images of B.
         backends: The models of the report.

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from visdiff import manifest
 from visdiff.cache import Cache
 from visdiff.config import Config
 from visdiff.errors import InputError
-from visdiff.imageset import ImageSet
+from visdiff.imageset import ImageSet, manifest
 from visdiff.recipes.forming import Pairs, digests, left_out, texts, with_columns
 from visdiff.recipes.run import Formed, RecipeReport, run
 

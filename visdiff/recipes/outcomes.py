@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from visdiff.cache import Cache
+from visdiff.comparison.plan import ManyPlan, plan_unformed
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
-from visdiff.plan import ManyPlan, plan_unformed
 from visdiff.recipes.classifiers import LIBRARIES, TEMPLATE, predict
 from visdiff.recipes.forming import classes, left_out, texts
 

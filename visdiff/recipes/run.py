@@ -11,16 +11,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from visdiff.backends import Backends
 from visdiff.cache import Cache
+from visdiff.comparison.backends import Backends
+from visdiff.comparison.many import compare_pairs
+from visdiff.comparison.plan import ManyPlan, plan_many
 from visdiff.config import Config
 from visdiff.imageset import ImageSet
-from visdiff.many import compare_pairs
-from visdiff.many_report import ManyReport, Pair, write
-from visdiff.plan import ManyPlan, plan_many
 from visdiff.recipes.heldout import HeldOut, check, hold_out
 from visdiff.report.markdown import escape
 from visdiff.results import DifferenceReport
+from visdiff.results.many import ManyReport, Pair, write
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Audits of edits: what an edit changed, on purpose or not, compared with `visdiff`."""

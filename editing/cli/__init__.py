@@ -1,0 +1,1 @@
+"""Commands that `editing` adds to the `visdiff` command, one module each."""

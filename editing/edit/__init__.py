@@ -1,0 +1,350 @@
+"""Edit: a change of a model's weights, what produced it, and the way to put it on and take it off.
+
+One safetensors file. The pipeline an edit was fitted to is never changed by the fit; it is changed
+while an edit is applied, and then gets back the very tensors that it had.
+"""
+
+import copy
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from editing.edit import deltas as forms
+from editing.edit import ledger as ledgers
+from editing.edit.deltas import AnyChange, NewTokens
+from editing.edit.ledger import Ledger
+from editing.pipelines.weights import component_hashes, parameter, weight_hash
+from editing.requests import Request, from_dict, to_dict
+from visdiff.errors import InputError
+from visdiff.hashing import canonical_json, digest_bytes
+
+SCHEMA = 1
+_KEY = "visdiff_edit"
+_PACKAGES = ("visdiff", "torch", "diffusers", "transformers", "safetensors")
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A change of weights and its origin.
+
+    Attributes:
+        method: What produced it ("uce", "esd-x", "dreambooth").
+        requests: What was asked for.
+        config: Settings of the method, as JSON.
+        base_model: Hub id or name of the model it was fitted to.
+        base_hash: `editing.pipelines.weights.weight_hash` of that model.
+        base_parts: The hash of each of its components.
+        changes: What changes.
+        ledger: Statistics a request, of closed-form edits; None where there are none.
+        diagnostics: What could be said before any image was made, as JSON.
+        seeds: Seeds that the method used; closed forms use none.
+        versions: Package → version at the time of the fit.
+    """
+
+    method: str
+    requests: tuple[Request, ...]
+    config: Mapping[str, Any]
+    base_model: str
+    base_hash: str
+    base_parts: Mapping[str, str]
+    changes: tuple[AnyChange, ...]
+    ledger: Ledger | None = None
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=lambda: _versions())
+
+    def __post_init__(self) -> None:
+        for name in ("config", "base_parts", "diagnostics", "versions"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    @cached_property
+    def digest(self) -> str:
+        """Names what the edit does to images: its changes and its base. 64 hexadecimal characters.
+
+        How it was made, its diagnostics and its ledger do not count.
+        """
+        parts = [forms.content(change) for change in self.changes]
+        return digest_bytes(canonical_json([SCHEMA, self.base_hash, parts]).encode())
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Full names of the tensors that it changes."""
+        return tuple(forms.tensors_of(self.changes))
+
+    @classmethod
+    def of(cls, pipe: Any, *, base_model: str, **fields: Any) -> "Edit":
+        """Makes an edit with the hashes of the pipeline that it was fitted to.
+
+        Args:
+            pipe: The unedited pipeline.
+            base_model: What to call it.
+            **fields: The other fields.
+        """
+        parts = component_hashes(pipe)
+        whole = digest_bytes(canonical_json(parts).encode())
+        return cls(base_model=base_model, base_hash=whole, base_parts=parts, **fields)
+
+    def without_ledger(self) -> "Edit":
+        """Returns the same edit, smaller, from which no request can be withdrawn."""
+        return replace(self, ledger=None)
+
+    def scaled(self, factor: float) -> "Edit":
+        """Returns the edit times a factor: 0 is the base, 1 the edit, −1 its opposite."""
+        changed = tuple(forms.scaled(change, factor) for change in self.changes)
+        # The ledger's solve would give the unscaled edit.
+        return replace(self, changes=changed, ledger=self.ledger if factor == 1 else None)
+
+    @contextmanager
+    def applied(self, pipe: Any, scale: float = 1.0, force: bool = False) -> Iterator[Any]:
+        """Applies the edit inside the block; afterwards the pipeline holds its own tensors again.
+
+        Args:
+            pipe: The pipeline it was fitted to. Its denoiser and text encoders are changed.
+            scale: Factor on the edit.
+            force: Apply to another base too.
+
+        Yields:
+            The pipeline.
+
+        Raises:
+            InputError: The base is another one, or lacks a tensor.
+        """
+        handle = self.apply(pipe, scale, force)
+        try:
+            yield pipe
+        finally:
+            handle.revert()
+
+    def apply(self, pipe: Any, scale: float = 1.0, force: bool = False) -> "Applied":
+        """Applies the edit until `Applied.revert`; as `applied`."""
+        if not force:
+            self.check_base(pipe)
+        chosen = self.changes if scale == 1 else self.scaled(scale).changes
+        return _apply(pipe, chosen)
+
+    def check_base(self, pipe: Any) -> None:
+        """Makes sure that a pipeline is the one the edit was fitted to; its VAE may differ.
+
+        Raises:
+            InputError: A component's weights differ, or a component is missing.
+        """
+        here = component_hashes(pipe)
+        for name, digest in self.base_parts.items():
+            if name != "vae" and here.get(name) != digest:
+                got = here.get(name, "")[:12] or "none"
+                raise InputError(
+                    f"Expected the base that this edit was fitted to ({self.base_model}, {name} "
+                    f"{digest[:12]}), got {name} {got}; load that model at the precision it was "
+                    "fitted at and without other edits or adapters, or force the edit onto this "
+                    "one."
+                )
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the edit to one safetensors file, whole or not at all; returns its path.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
+        path = Path(path)
+        tensors: dict[str, torch.Tensor] = {}
+        headers = []
+        for number, change in enumerate(self.changes):
+            header, parts = forms.packed(change)
+            headers.append(header)
+            tensors |= {f"change.{number}.{name}": t for name, t in parts.items()}
+        entries = None
+        if self.ledger is not None:
+            entries, parts = ledgers.packed(self.ledger)
+            tensors |= {f"ledger.{name}": t for name, t in parts.items()}
+        described = {**self.to_dict(), "changes": headers, "ledger": entries}
+        # One tensor may serve several changes; safetensors wants each in memory of its own.
+        own = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".edit-") as folder:
+                part = Path(folder) / "part"
+                save_file(own, part, metadata={_KEY: json.dumps(described, ensure_ascii=False)})
+                os.replace(part, path)
+        except OSError as error:
+            raise InputError(
+                f"Expected a path to write the edit to, got {path}: {error.strerror}."
+            ) from error
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Edit":
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: There is no such file, or it holds no edit that this version reads.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"Expected an edit's file, got {path}, which does not exist.")
+        try:
+            with safe_open(path, "pt") as file:
+                text = (file.metadata() or {}).get(_KEY)
+                # Not a mapping: it has no values().
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if text is None:
+                raise InputError(
+                    f"Expected an edit that `visdiff edit` wrote, got {path}, a safetensors file "
+                    "without its description."
+                )
+            values = json.loads(text)
+            if values["schema"] != SCHEMA:
+                raise InputError(
+                    f"Expected an edit of schema {SCHEMA}, got {path} of schema "
+                    f"{values['schema']}; install the version of visdiff that wrote it."
+                )
+            return cls._read(values, tensors)
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"Expected an edit that `visdiff edit` wrote, got {path}, which cannot be read "
+                f"({type(error).__name__}: {error})."
+            ) from error
+
+    @classmethod
+    def _read(cls, values: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> "Edit":
+        changes = [
+            forms.unpacked(header, _under(tensors, f"change.{number}."))
+            for number, header in enumerate(values["changes"])
+        ]
+        entries = values["ledger"]
+        return cls(
+            method=values["method"],
+            requests=tuple(from_dict(r) for r in values["requests"]),
+            config=values["config"],
+            base_model=values["base"]["model"],
+            base_hash=values["base"]["hash"],
+            base_parts=values["base"]["parts"],
+            changes=tuple(changes),
+            ledger=None
+            if entries is None
+            else ledgers.unpacked(entries, _under(tensors, "ledger.")),
+            diagnostics=values["diagnostics"],
+            seeds=tuple(values["seeds"]),
+            versions=values["versions"],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what is known of the edit, without its tensors, as JSON writes it."""
+        return {
+            "schema": SCHEMA,
+            "digest": self.digest,
+            "method": self.method,
+            "requests": [to_dict(r) for r in self.requests],
+            "config": dict(self.config),
+            "base": {
+                "model": self.base_model,
+                "hash": self.base_hash,
+                "parts": dict(self.base_parts),
+            },
+            "tensors": len(self.tensors),
+            "diagnostics": dict(self.diagnostics),
+            "seeds": list(self.seeds),
+            "versions": dict(self.versions),
+        }
+
+
+class Applied:
+    """An edit that is on a pipeline; `revert` takes it off."""
+
+    def __init__(self) -> None:
+        self._tensors: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+        self._parts: list[tuple[Any, str, Any]] = []
+
+    def revert(self) -> None:
+        """Gives the pipeline back, bit for bit, the tensors and tokenizers that it had."""
+        while self._tensors:
+            holder, original = self._tensors.pop()
+            # The pipeline may have been moved meanwhile.
+            holder.data = original.to(device=holder.device, dtype=holder.dtype)
+        while self._parts:
+            owner, name, original = self._parts.pop()
+            setattr(owner, name, original)
+
+    def _swap(self, holder: torch.nn.Parameter, value: torch.Tensor) -> None:
+        self._tensors.append((holder, holder.data))
+        holder.data = value
+
+    def _swap_part(self, owner: Any, name: str, value: Any) -> None:
+        self._parts.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+
+
+def _apply(pipe: Any, changes: tuple[AnyChange, ...]) -> Applied:
+    handle = Applied()
+    try:
+        for name in forms.tensors_of(changes):
+            holder = parameter(pipe, name)
+            base = holder.data.cpu()
+            total = base.to(torch.float64)
+            for change in changes:
+                if not isinstance(change, NewTokens) and name in change.names():
+                    total = total + _fitting(change.delta(name, base), base, name)
+            handle._swap(holder, total.to(device=holder.device, dtype=holder.dtype))
+        for change in changes:
+            if isinstance(change, NewTokens):
+                _add_tokens(pipe, change, handle)
+    except BaseException:
+        handle.revert()
+        raise
+    return handle
+
+
+def _fitting(delta: torch.Tensor, base: torch.Tensor, name: str) -> torch.Tensor:
+    if delta.shape != base.shape:
+        raise InputError(
+            f"Expected {name} of shape {tuple(delta.shape)}, got {tuple(base.shape)}; the edit is "
+            "for another model."
+        )
+    return delta
+
+
+def _add_tokens(pipe: Any, change: NewTokens, handle: Applied) -> None:
+    encoder = getattr(pipe, change.encoder)
+    table = encoder.get_input_embeddings()
+    tokenizer = copy.deepcopy(getattr(pipe, change.tokenizer))
+    known = [t for t in change.vectors if t in tokenizer.get_vocab()]
+    if known:
+        raise InputError(
+            f"Expected tokens that the tokenizer does not know, got {', '.join(known)}; another "
+            "edit with the same token is applied, or the base has it."
+        )
+    tokenizer.add_tokens(list(change.vectors))
+    rows = torch.stack(list(change.vectors.values())).to(table.weight)
+    # Between the table's last row and the first new id there may be a gap.
+    ids = tokenizer.convert_tokens_to_ids(list(change.vectors))
+    size = max(table.num_embeddings, max(ids) + 1)
+    grown = table.weight.data.new_zeros((size, table.embedding_dim))
+    grown[: table.num_embeddings] = table.weight.data
+    grown[ids] = rows
+    handle._swap(table.weight, grown)
+    handle._swap_part(table, "num_embeddings", size)
+    handle._swap_part(pipe, change.tokenizer, tokenizer)
+
+
+def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in _PACKAGES}
+
+
+__all__ = ["SCHEMA", "Applied", "Edit", "weight_hash"]

@@ -1,0 +1,193 @@
+"""Several edits as one, and where they get in each other's way.
+
+Composition adds changes: each edit does to the base what it does alone. That is right as long as
+none acts on what another edits; where one does, both are reported, and requests that can be solved
+together (`editing.add`) should be.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, product
+
+import torch
+
+from editing.edit import Edit
+from editing.edit import deltas as forms
+from editing.edit.deltas import Full, LowRank, NewTokens, SharedMap
+from editing.linear import LinearMap
+from editing.requests import Preserve, Request, normal, target_of
+from visdiff.errors import InputError
+
+OVERLAP = 0.2
+"""Least overlap that is reported."""
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Two edits that act on the same thing.
+
+    Attributes:
+        first: Position of an edit.
+        second: Position of the other.
+        overlap: In [0, 1]; 0 is none, 1 is the same direction.
+        reason: A sentence for the user.
+    """
+
+    first: int
+    second: int
+    overlap: float
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Composition:
+    """Edits as one.
+
+    Attributes:
+        edit: The sum.
+        conflicts: Where its parts get in each other's way, worst first.
+    """
+
+    edit: Edit
+    conflicts: tuple[Conflict, ...]
+
+
+def compose(edits: Sequence[Edit], scales: Sequence[float] | None = None) -> Composition:
+    """Adds edits of one base.
+
+    Args:
+        edits: Two or more, fitted to the same base.
+        scales: Factor on each; 1 by default.
+
+    Returns:
+        The composed edit, without a ledger, and the conflicts found.
+
+    Raises:
+        InputError: Fewer than two edits, bases that differ, or two edits that add the same token.
+    """
+    scales = [1.0] * len(edits) if scales is None else list(scales)
+    if len(edits) < 2 or len(scales) != len(edits):
+        raise InputError(
+            f"Expected two or more edits and a scale for each, got {len(edits)} and {len(scales)}."
+        )
+    first = edits[0]
+    for edit in edits[1:]:
+        if edit.base_hash != first.base_hash:
+            raise InputError(
+                f"Expected edits of one base, got {first.base_model} ({first.base_hash[:12]}) and "
+                f"{edit.base_model} ({edit.base_hash[:12]}); fit them to the same model."
+            )
+    changes = tuple(
+        forms.scaled(change, scale)
+        for edit, scale in zip(edits, scales, strict=True)
+        for change in edit.changes
+    )
+    tokens = [t for c in changes if isinstance(c, NewTokens) for t in c.vectors]
+    if len(tokens) != len(set(tokens)):
+        raise InputError(
+            "Expected edits that add different tokens, got the same token twice; train one of them "
+            "with another token."
+        )
+    summed = replace(
+        first,
+        method="+".join(dict.fromkeys(e.method for e in edits)),
+        requests=tuple(dict.fromkeys(r for e in edits for r in e.requests)),
+        config={"parts": [e.digest for e in edits], "scales": scales},
+        changes=changes,
+        ledger=None,
+        diagnostics={},
+        seeds=tuple(s for e in edits for s in e.seeds),
+    )
+    found = [c for pair in combinations(range(len(edits)), 2) for c in _conflicts(edits, *pair)]
+    return Composition(summed, tuple(sorted(found, key=lambda c: -c.overlap)))
+
+
+def overlap(first: Edit, second: Edit) -> float:
+    """Returns how much two edits act on the same directions, in [0, 1].
+
+    Of two closed-form edits, how far either moves the concepts of the other, relative to how far
+    those move by their own edit; where the ledger is gone, the largest cosine between what the two
+    maps do to text. Of other edits, the cosine between their changes of the tensors that both
+    change and hold in full or in factors.
+    """
+    values = [0.0]
+    for a, b in product(first.changes, second.changes):
+        if isinstance(a, SharedMap) and isinstance(b, SharedMap):
+            if a.layers == b.layers:
+                values.append(_map_overlap(first, a, second, b))
+        elif isinstance(a, (LowRank, Full)) and isinstance(b, (LowRank, Full)):
+            values += [_cosine(a, b, name) for name in a.names() if name in b.names()]
+    return min(max(values), 1.0)
+
+
+def _map_overlap(first: Edit, a: SharedMap, second: Edit, b: SharedMap) -> float:
+    if first.ledger is None or second.ledger is None:
+        return abs(_map_cosine(a.map, b.map))
+    return max(_reach(first, a.map, b.map, a), _reach(second, b.map, a.map, a))
+
+
+def _reach(edit: Edit, own: LinearMap, other: LinearMap, change: SharedMap) -> float:
+    """How far another map moves an edit's concepts, relative to its own map."""
+    assert edit.ledger is not None
+    space = change.layers[0].space
+    rows = [
+        e.blocks[space].source
+        for e in edit.ledger.entries
+        if e.role == "change" and space in e.blocks
+    ]
+    sources = torch.cat([r for r in rows if r is not None])
+    mine = float(own.moved(sources).norm())
+    return float(other.moved(sources).norm()) / mine if mine > 0 else 0.0
+
+
+def _map_cosine(a: LinearMap, b: LinearMap) -> float:
+    def inner(x: LinearMap, y: LinearMap) -> float:
+        return float(((x.left @ y.left.T) * (x.right @ y.right.T)).sum())
+
+    size = (inner(a, a) * inner(b, b)) ** 0.5
+    return inner(a, b) / size if size > 0 else 0.0
+
+
+def _cosine(a: LowRank | Full, b: LowRank | Full, name: str) -> float:
+    # Neither reads the weight: low-rank and full changes are what they are.
+    none = torch.empty(0)
+    x = a.delta(name, none).flatten()
+    y = b.delta(name, none).flatten()
+    return abs(float(torch.nn.functional.cosine_similarity(x, y, dim=0)))
+
+
+def _conflicts(edits: Sequence[Edit], i: int, j: int) -> list[Conflict]:
+    first, second = edits[i], edits[j]
+    found = [
+        Conflict(i, j, 1.0, f"Edits {i + 1} and {j + 1} want different things of {concept!r}.")
+        for concept in _contradictions(first.requests, second.requests)
+    ]
+    measured = overlap(first, second)
+    if measured >= OVERLAP:
+        found.append(
+            Conflict(
+                i,
+                j,
+                measured,
+                f"Edits {i + 1} and {j + 1} act on the same directions ({measured:.0%}): solve "
+                "their requests together, or scale one down.",
+            )
+        )
+    return found
+
+
+def _contradictions(a: Sequence[Request], b: Sequence[Request]) -> list[str]:
+    wanted = {normal(r.concept): r for r in a if not isinstance(r, Preserve)}
+    found = []
+    for request in b:
+        if isinstance(request, Preserve):
+            found += [t for t in request.concepts if normal(t) in wanted]
+            continue
+        other = wanted.get(normal(request.concept))
+        if other is not None and (
+            type(other) is not type(request) or target_of(other) != target_of(request)
+        ):
+            found.append(request.concept)
+    kept = {normal(t) for r in a if isinstance(r, Preserve) for t in r.concepts}
+    found += [r.concept for r in b if not isinstance(r, Preserve) and normal(r.concept) in kept]
+    return found

@@ -1,0 +1,275 @@
+"""What each request adds to the statistics of a closed-form edit, kept so that it can be taken out.
+
+A and B of `editing.linear` are sums over requests. As long as each request's share is known, adding
+or withdrawing one is a sum and one solve, exact, whatever the order in which requests came, where
+editing an already edited model compounds. Shares are summed in an order of their own, so that not
+even rounding depends on the order.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import torch
+
+from editing.linear import Solution, Tensor, absolute_lambda, gram, solve
+from editing.pipelines.weights import Space
+from editing.requests import Request, from_dict, to_dict
+from editing.settings import LinearConfig
+from visdiff.errors import InputError
+from visdiff.hashing import canonical_json
+
+Role = Literal["change", "preserve", "null", "corpus"]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One request's vectors in one space.
+
+    Attributes:
+        source: The vectors as the encoder gave them, float32, shape (n, d); or None when they are
+            more than d and ``moment`` says all that is needed.
+        moment: Their sum of outer products, float64, shape (d, d), if ``source`` is None.
+        shift: Target − source of the vectors that move, float64, shape (r, d); None for none.
+        index: Which source each row of ``shift`` moves, int64, shape (r,).
+        gains: Factor on each row of ``shift`` for each layer, float64, shape (layers, r), or None.
+    """
+
+    source: Tensor | None
+    moment: Tensor | None = None
+    shift: Tensor | None = None
+    index: Tensor | None = None
+    gains: Tensor | None = None
+
+    @property
+    def second_moment(self) -> Tensor:
+        """Sum of outer products, float64, shape (d, d)."""
+        if self.moment is not None:
+            return self.moment
+        assert self.source is not None
+        return gram(self.source)
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One request's share.
+
+    Attributes:
+        role: What the vectors are there for.
+        request: The request; None for '' and for the corpus.
+        texts: Number of texts that were read.
+        vectors: Number of vectors, by space.
+        blocks: The vectors, by space.
+    """
+
+    role: Role
+    request: Request | None
+    texts: int
+    vectors: Mapping[Space, int]
+    blocks: Mapping[Space, Block]
+
+    @property
+    def key(self) -> str:
+        """What the entry is told apart by."""
+        return self.role if self.request is None else canonical_json(to_dict(self.request))
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """All requests' shares, in an order that does not depend on when they came.
+
+    Attributes:
+        entries: One a request, sorted by key, and one each for '' and the corpus where used.
+        second: Σ WᵀW over the layers of each space, float64, shape (d, d), for methods that look
+            for what revives a concept.
+    """
+
+    entries: tuple[Entry, ...]
+    second: Mapping[Space, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.entries, key=lambda e: e.key))
+        object.__setattr__(self, "entries", ordered)
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """The requests, in the ledger's order."""
+        return tuple(e.request for e in self.entries if e.request is not None)
+
+    def spaces(self) -> tuple[Space, ...]:
+        """The spaces in which something is changed."""
+        found: dict[Space, None] = {}
+        for entry in self.entries:
+            if entry.role == "change":
+                found |= dict.fromkeys(entry.blocks)
+        return tuple(found)
+
+    def with_entries(self, entries: Iterable[Entry]) -> "Ledger":
+        """Returns a ledger with more entries.
+
+        Raises:
+            InputError: A request is in it already.
+        """
+        entries = tuple(entries)
+        known = {e.key for e in self.entries}
+        for entry in entries:
+            if entry.key in known:
+                raise InputError(
+                    f"Expected a request that the edit does not hold yet, got {entry.request}."
+                )
+        return Ledger((*self.entries, *entries), self.second)
+
+    def without(self, requests: Sequence[Request]) -> "Ledger":
+        """Returns a ledger without some requests.
+
+        Raises:
+            InputError: A request is not in it.
+        """
+        gone = {canonical_json(to_dict(r)) for r in requests}
+        missing = gone - {e.key for e in self.entries}
+        if missing:
+            raise InputError(
+                f"Expected requests that the edit holds, got {', '.join(sorted(missing))}; see "
+                "`visdiff edit show`."
+            )
+        return Ledger(tuple(e for e in self.entries if e.key not in gone), self.second)
+
+    def weight(self, entry: Entry, space: Space, config: LinearConfig) -> float:
+        """Returns the weight of an entry's vectors in the objective."""
+        scale = 1.0 if entry.request is None else entry.request.scale
+        if entry.role == "change":
+            return config.erase_scale * scale
+        if entry.role in ("preserve", "null"):
+            if config.preserve_scale is not None:
+                return config.null_scale if entry.role == "null" else config.preserve_scale * scale
+            kept = sum(e.texts for e in self.entries if e.role in ("preserve", "null"))
+            return max(0.1, 1 / kept) * scale
+        changed = sum(
+            e.vectors[space] for e in self.entries if space in e.blocks and e.role == "change"
+        )
+        return config.corpus_scale * changed / max(entry.vectors[space], 1)
+
+    def statistics(self, space: Space, config: LinearConfig) -> Tensor:
+        """Returns B without its ridge, float64, shape (d, d).
+
+        Raises:
+            InputError: No entry has vectors in the space.
+        """
+        shares = self._shares(space, config)
+        total = next(shares, None)
+        if total is None:
+            raise InputError(f"Expected vectors in the space {space!r}, got none.")
+        for share in shares:
+            total.add_(share)
+        return total
+
+    def _shares(self, space: Space, config: LinearConfig) -> Iterator[Tensor]:
+        """Yields what B is the sum of: vectors of many entries in one product, then moments."""
+        rows: list[Tensor] = []
+        weights: list[Tensor] = []
+        moments: list[tuple[Tensor, float]] = []
+        for entry in self.entries:
+            weight = self.weight(entry, space, config) if space in entry.blocks else 0.0
+            if weight <= 0:
+                continue
+            block = entry.blocks[space]
+            if block.source is None:
+                moments.append((block.second_moment, weight))
+                continue
+            rows.append(block.source)
+            weights.append(torch.full((len(block.source),), weight, dtype=torch.float64))
+            # A product of a few vectors takes as long to add up as one of many.
+            if sum(map(len, rows)) >= block.source.shape[1]:
+                yield gram(torch.cat(rows), torch.cat(weights))
+                rows, weights = [], []
+        if rows:
+            yield gram(torch.cat(rows), torch.cat(weights))
+        for moment, weight in moments:
+            yield moment * weight
+
+    def solve(
+        self,
+        space: Space,
+        config: LinearConfig,
+        also: Sequence[tuple[Tensor, Tensor, float]] = (),
+    ) -> Solution:
+        """Solves for the map of one space.
+
+        Args:
+            space: Which vectors.
+            config: Scales and λ.
+            also: Sources, their shifts and a weight, to move beside those of the entries (RECE).
+        """
+        sources, shifts, gains = [], [], []
+        for entry in self.entries:
+            block = entry.blocks.get(space)
+            if block is None or block.shift is None or block.index is None:
+                continue
+            assert block.source is not None
+            sources.append(block.source.to(torch.float64)[block.index])
+            shifts.append(block.shift * self.weight(entry, space, config))
+            gains.append(block.gains)
+        b = self.statistics(space, config)
+        for source, shift, weight in also:
+            b = b + gram(source, weight)
+            sources.append(source)
+            shifts.append(shift * weight)
+            gains.append(None)
+        lam = config.lam if config.lam is not None else absolute_lambda(b, config.lam_rel or 0.0)
+        return solve(b, torch.cat(sources), torch.cat(shifts), lam, _joined(gains, shifts))
+
+
+def packed(ledger: Ledger) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Returns what a file holds of a ledger: JSON, and tensors by names."""
+    headers: list[dict[str, Any]] = []
+    tensors = {f"second.{space}": moment for space, moment in ledger.second.items()}
+    for number, entry in enumerate(ledger.entries):
+        request = None if entry.request is None else to_dict(entry.request)
+        headers.append({
+            "role": entry.role,
+            "request": request,
+            "texts": entry.texts,
+            "vectors": dict(entry.vectors),
+        })  # fmt: skip
+        for space, block in entry.blocks.items():
+            for part in ("source", "moment", "shift", "index", "gains"):
+                value = getattr(block, part)
+                if value is not None:
+                    tensors[f"{number}.{space}.{part}"] = value
+    return headers, tensors
+
+
+def unpacked(headers: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> Ledger:
+    """Reads what `packed` returned."""
+    entries = []
+    for number, header in enumerate(headers):
+        request = None if header["request"] is None else from_dict(header["request"])
+        blocks: dict[Space, Block] = {}
+        for space in header["vectors"]:
+            parts = {
+                part: tensors[f"{number}.{space}.{part}"]
+                for part in ("source", "moment", "shift", "index", "gains")
+                if f"{number}.{space}.{part}" in tensors
+            }
+            blocks[cast(Space, space)] = Block(parts.pop("source", None), **parts)
+        entries.append(Entry(header["role"], request, header["texts"], header["vectors"], blocks))
+    second: dict[Space, Tensor] = {
+        cast(Space, name.removeprefix("second.")): moment
+        for name, moment in tensors.items()
+        if name.startswith("second.")
+    }
+    return Ledger(tuple(entries), second)
+
+
+def _joined(gains: Sequence[Tensor | None], shifts: Sequence[Tensor]) -> Tensor | None:
+    given = [g for g in gains if g is not None]
+    if not given:
+        return None
+    layers = given[0].shape[0]
+    return torch.cat(
+        [
+            torch.ones((layers, s.shape[0]), dtype=torch.float64) if g is None else g
+            for g, s in zip(gains, shifts, strict=True)
+        ],
+        dim=1,
+    )

@@ -1,0 +1,320 @@
+"""What the closed-form methods share: requests → statistics → maps.
+
+A method is a choice of positions, of defaults and, for RECE, of more rounds; the statistics and the
+solve are the same for all.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from editing.edit import Edit
+from editing.edit.deltas import SharedMap
+from editing.edit.ledger import Block, Entry, Ledger
+from editing.linear import Solution, Tensor
+from editing.methods.closed_form.diagnostics import diagnose, near_vectors, tokens_used
+from editing.methods.closed_form.statistics import moments, pooled_of, rows, second_moments
+from editing.pipelines.loading import load_pipeline
+from editing.pipelines.text import Encoded, Layout, Phrase, encode, matched, selected
+from editing.pipelines.weights import Projection, Space, base_name, projections, widths
+from editing.requests import Debias, Preserve, Request, checked, target_of
+from editing.settings import LinearConfig, Tokens
+from visdiff.errors import InputError
+
+Meeting = tuple[int, tuple[int, ...]]
+"""A position of a concept's prompt, and the position of each of its targets that it takes after."""
+Meet = Callable[[Layout, Sequence[Layout], Tokens], list[Meeting]]
+Keep = Callable[[Layout, Tokens], list[int]]
+
+Solver = Callable[[Ledger, Space, LinearConfig], Solution]
+Gains = Callable[[Any, Tensor, Sequence[Tensor]], Tensor]
+"""(pipeline, source vectors, each attribute's vectors) → layers × attributes."""
+
+
+def meet(source: Layout, targets: Sequence[Layout], tokens: Tokens) -> list[Meeting]:
+    """Pairs positions as `editing.pipelines.text.matched` does, with each of several targets."""
+    each = [dict(matched(source, target, tokens)) for target in targets]
+    return [(i, tuple(e[i] for e in each)) for i in selected(source, tokens)]
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """A closed-form method.
+
+    Attributes:
+        name: What it is called.
+        config: Its defaults.
+        fixed: Settings that make the method what it is and cannot be changed.
+        meet: Which positions of a concept take after which of its targets.
+        keep: Which positions of a preserved prompt are held.
+        gains: Factor on each attribute's value for each layer when debiasing; None for one.
+        preserves: Whether it has a preserve term.
+        solver: Statistics of one space → its map.
+        reads_weights: Whether the solver needs Σ WᵀW in the ledger.
+    """
+
+    name: str
+    config: LinearConfig
+    fixed: frozenset[str] = frozenset()
+    meet: Meet = meet
+    keep: Keep = selected
+    gains: Gains | None = None
+    preserves: bool = True
+    solver: Solver = Ledger.solve
+    reads_weights: bool = False
+
+    def fit(
+        self,
+        pipe: Any,
+        requests: Sequence[Request],
+        *,
+        corpus: Sequence[str] = (),
+        neighbours: Sequence[str] = (),
+        nearest: int = 5,
+        **settings: Any,
+    ) -> Edit:
+        """Solves for an edit that meets all requests at once. The pipeline is only read.
+
+        Args:
+            pipe: A pipeline of Stable Diffusion 1, 2 or XL, or what
+                `editing.pipelines.loading.load_pipeline` takes.
+            requests: Erase, Replace, Debias, Moderate and Preserve, in any mixture.
+            corpus: Prompts whose second moment is held, as one more preserve term.
+            neighbours: Texts to watch for spill, beside the nearest words of the text encoder.
+            nearest: How many nearest words of each changed concept to watch.
+            **settings: Those of `editing.settings.LinearConfig` that differ from the method's own.
+
+        Returns:
+            The edit, with its ledger and diagnostics.
+
+        Raises:
+            InputError: Requests contradict each other, a concept has no tokens, a setting is not
+                sound, or the pipeline has nothing that reads text.
+        """
+        config = self.configured(settings)
+        requests = checked(requests)
+        self.check(requests)
+        if corpus and not self.preserves:
+            raise InputError(
+                f"Expected no corpus for {self.name}, which has no preserve term; use uce."
+            )
+        pipe = load_pipeline(pipe)
+        layers = projections(pipe)
+        entries = list(self.entries(pipe, requests, config))
+        if self.preserves and (config.null_scale > 0 or config.preserve_scale is None):
+            entries.append(self.null_entry(pipe, config))
+        if corpus:
+            entries.append(self.corpus_entry(pipe, corpus, config))
+        second = second_moments(pipe, layers) if self.reads_weights else {}
+        ledger = Ledger(tuple(entries), second)
+        changes, solutions = self.solve(ledger, config, layers)
+        near = near_vectors(pipe, requests, neighbours, nearest)
+        diagnostics = diagnose(ledger, solutions, near)
+        diagnostics["tokens"] = tokens_used(pipe, requests, config, self.meet)
+        return Edit.of(
+            pipe,
+            base_model=base_name(pipe),
+            method=self.name,
+            requests=requests,
+            config=config.model_dump(mode="json"),
+            changes=changes,
+            ledger=ledger,
+            diagnostics=diagnostics,
+        )
+
+    def amended(self, edit: Edit, pipe: Any, requests: Sequence[Request]) -> Edit:
+        """Returns an edit of other requests; the text encoder reads only what the edit lacks.
+
+        It is exactly what `fit` with the edit's settings and these requests gives, but for what its
+        diagnostics say of neighbours, of which a ledger knows nothing.
+
+        Args:
+            edit: An edit of this method, with its ledger.
+            pipe: The unedited pipeline that it was fitted to; not looked at if no request is new.
+            requests: All that is asked for now.
+
+        Raises:
+            InputError: Requests contradict each other, or a concept has no tokens.
+        """
+        assert edit.ledger is not None
+        config = LinearConfig(**edit.config)
+        requests = checked(requests)
+        self.check(requests)
+        new = [r for r in requests if r not in edit.requests]
+        ledger = edit.ledger.without([r for r in edit.requests if r not in requests])
+        tokens: dict[str, Any] = edit.diagnostics.get("tokens", {})
+        if new:
+            ledger = ledger.with_entries(self.entries(pipe, new, config))
+            tokens = tokens | tokens_used(pipe, new, config, self.meet)
+        layers = tuple(p for c in edit.changes if isinstance(c, SharedMap) for p in c.layers)
+        changes, solutions = self.solve(ledger, config, layers)
+        concepts = {r.concept for r in requests if not isinstance(r, Preserve)}
+        found = diagnose(ledger, solutions)
+        found["tokens"] = {c: t for c, t in tokens.items() if c in concepts}
+        return replace(edit, requests=requests, changes=changes, ledger=ledger, diagnostics=found)
+
+    def configured(self, settings: Mapping[str, Any]) -> LinearConfig:
+        """Returns the method's settings with some changed.
+
+        Raises:
+            InputError: A setting is unknown, out of range, or fixed for this method.
+        """
+        config = self.config.changed(**settings)
+        held = [n for n in settings if n in self.fixed and settings[n] != getattr(self.config, n)]
+        if held:
+            raise InputError(
+                f"Expected {', '.join(held)} as {self.name} has it, got another value; this is "
+                "what makes it that method: use uce for a free choice."
+            )
+        return config
+
+    def check(self, requests: Iterable[Request]) -> None:
+        """Makes sure that the method can take requests.
+
+        Raises:
+            InputError: Concepts shall be preserved by a method that cannot.
+        """
+        if not self.preserves and any(isinstance(r, Preserve) for r in requests):
+            raise InputError(
+                f"Expected no preserve list for {self.name}, which has no preserve term, got one; "
+                "use uce."
+            )
+
+    def entries(
+        self, pipe: Any, requests: Sequence[Request], config: LinearConfig
+    ) -> Iterable[Entry]:
+        """Reads the statistics of requests from the text encoder, one entry each, in order.
+
+        Raises:
+            InputError: No token represents a concept, or a prompt is too long.
+        """
+        changes = [r for r in requests if not isinstance(r, Preserve)]
+        wanted = {
+            Phrase(template, text): None
+            for request in changes
+            for template in config.templates
+            for text in (request.concept, *_targets(request))
+        }
+        known = dict(zip(wanted, encode(pipe, list(wanted)), strict=True))
+        for request in requests:
+            if isinstance(request, Preserve):
+                phrases = [Phrase(t, c) for c in request.concepts for t in config.templates]
+                yield self._kept(pipe, request, phrases, config)
+                continue
+            blocks: dict[Space, Block] = {"tokens": self._moved(pipe, request, known, config)}
+            if config.pooled == "edit" and "pooled" in widths(pipe):
+                blocks["pooled"] = _pooled_moved(request, known, config)
+            counts: dict[Space, int] = {s: rows(b) for s, b in blocks.items()}
+            yield Entry("change", request, 1, counts, blocks)
+
+    def null_entry(self, pipe: Any, config: LinearConfig) -> Entry:
+        """Reads the statistics of the empty prompt: all of its positions."""
+        (empty,) = encode(pipe, [Phrase("{}", "")])
+        blocks: dict[Space, Block] = {"tokens": Block(empty.states)}
+        if config.pooled == "edit" and empty.pooled is not None:
+            blocks["pooled"] = Block(empty.pooled[None])
+        return Entry("null", None, 1, {s: rows(b) for s, b in blocks.items()}, blocks)
+
+    def corpus_entry(self, pipe: Any, texts: Sequence[str], config: LinearConfig) -> Entry:
+        """Reads the second moment of a corpus of prompts: every position but the start token."""
+        phrases = [Phrase("{}", text) for text in texts]
+        blocks, counts = moments(
+            pipe, phrases, lambda layout: list(range(layout.start, layout.length)), config
+        )
+        return Entry("corpus", None, len(texts), counts, blocks)
+
+    def solve(
+        self,
+        ledger: Ledger,
+        config: LinearConfig,
+        layers: Sequence[Projection],
+    ) -> tuple[tuple[SharedMap, ...], dict[Space, Solution]]:
+        """Solves for one map a space.
+
+        Args:
+            ledger: The statistics.
+            config: Settings.
+            layers: All layers that read text.
+
+        Returns:
+            The changes, and how well posed each solve was.
+        """
+        solutions: dict[Space, Solution] = {}
+        for space in ledger.spaces():
+            solutions[space] = self.solver(ledger, space, config)
+        changes = tuple(
+            SharedMap(tuple(p for p in layers if p.space == space), solution.map)
+            for space, solution in solutions.items()
+        )
+        return changes, solutions
+
+    def _kept(
+        self, pipe: Any, request: Preserve, phrases: Sequence[Phrase], config: LinearConfig
+    ) -> Entry:
+        blocks, counts = moments(
+            pipe, phrases, lambda layout: self.keep(layout, config.tokens), config
+        )
+        return Entry("preserve", request, len(request.concepts), counts, blocks)
+
+    def _moved(
+        self,
+        pipe: Any,
+        request: Any,
+        known: Mapping[Phrase, Encoded],
+        config: LinearConfig,
+    ) -> Block:
+        sources, shifts, index, gains, count = [], [], [], [], 0
+        for template in config.templates:
+            source = known[Phrase(template, request.concept)]
+            targets = [known[Phrase(template, text)] for text in _targets(request)]
+            pairs = self.meet(source.layout, [t.layout for t in targets], config.tokens)
+            positions = torch.tensor([i for i, _ in pairs])
+            c = source.states[positions].to(torch.float64)
+            values = [
+                t.states[torch.tensor([js[k] for _, js in pairs])].to(torch.float64)
+                for k, t in enumerate(targets)
+            ]
+            here = torch.arange(count, count + len(pairs))
+            sources.append(source.states[positions])
+            if isinstance(request, Debias) and self.gains is not None:
+                weights = list(request.applied_weights.values())
+                found = self.gains(pipe, c, values)
+                shifts += [w * a for w, a in zip(weights, values, strict=True)]
+                index += [here] * len(values)
+                gains.append(found.repeat_interleave(len(pairs), dim=1))
+            else:
+                shifts.append(_shift(request, c, values))
+                index.append(here)
+            count += len(pairs)
+        return Block(
+            torch.cat(sources),
+            None,
+            torch.cat(shifts),
+            torch.cat(index),
+            torch.cat(gains, dim=1) if gains else None,
+        )
+
+
+def _targets(request: Any) -> tuple[str, ...]:
+    return tuple(request.ratios) if isinstance(request, Debias) else (target_of(request).strip(),)
+
+
+def _shift(request: Any, source: Tensor, targets: Sequence[Tensor]) -> Tensor:
+    """Target − source: an attribute is added to a debiased concept, another takes its place."""
+    if isinstance(request, Debias):
+        weights = request.applied_weights.values()
+        return torch.stack([w * a for w, a in zip(weights, targets, strict=True)]).sum(0)
+    return targets[0] - source
+
+
+def _pooled_moved(request: Any, known: Mapping[Phrase, Encoded], config: LinearConfig) -> Block:
+    sources, shifts = [], []
+    for template in config.templates:
+        source = pooled_of(known[Phrase(template, request.concept)])
+        targets = [pooled_of(known[Phrase(template, text)]) for text in _targets(request)]
+        wide = [t.to(torch.float64) for t in targets]
+        sources.append(source)
+        shifts.append(_shift(request, source.to(torch.float64), wide))
+    return Block(torch.stack(sources), None, torch.stack(shifts), torch.arange(len(sources)))

@@ -1,0 +1,1 @@
+"""Diffusion pipelines: loading, families, weights, text encoding, sampling and denoising."""

@@ -1,0 +1,77 @@
+"""A diffusers pipeline for what a user may name. The one file of `editing` that loads one."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from editing.pipelines.weights import components
+from visdiff import miniature
+from visdiff.encoders.hub import load_weights
+from visdiff.errors import InputError
+from visdiff.torchvision_compat import ensure_torchvision
+
+
+def load_pipeline(model: Any) -> Any:
+    """Returns a diffusers pipeline for what a user may name.
+
+    Args:
+        model: A hub id ("stable-diffusion-v1-5/stable-diffusion-v1-5"), a folder that
+            ``save_pretrained`` wrote, "miniature" for the bundled generator, or a pipeline, which
+            is returned as it is.
+
+    Returns:
+        The pipeline; when loaded here, in float32 on the CPU and without progress bars.
+
+    Raises:
+        InputError: There is no such folder, the folder holds no pipeline, or the object is none.
+        MissingBackendError: The weights can be neither found on disk nor downloaded.
+    """
+    if not isinstance(model, (str, Path)):
+        if not any(isinstance(part, torch.nn.Module) for _, part in components(model)):
+            raise InputError(
+                "Expected a diffusers pipeline, a hub id, a folder or 'miniature', got "
+                f"{type(model).__name__} without unet or transformer."
+            )
+        return model
+    source = miniature.folder("diffusion") if model == "miniature" else model
+    path = Path(source).expanduser()
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        raise InputError(
+            f"Expected a pipeline's folder, got {path} without model_index.json; give the folder "
+            "that save_pretrained wrote."
+        )
+    if path.is_file():
+        raise InputError(
+            f"Expected a pipeline's folder, got the file {path}; load it with "
+            "StableDiffusionPipeline.from_single_file(…).save_pretrained(FOLDER) once, then give "
+            "the folder."
+        )
+    if not path.is_dir() and not _could_be_hub_id(str(model)):
+        raise InputError(
+            f"Expected a hub id (owner/name), a folder or 'miniature', got {str(model)!r}, which "
+            "is none of them; check the spelling."
+        )
+    ensure_torchvision()
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        pipeline = load_weights(
+            lambda: DiffusionPipeline.from_pretrained(
+                path if path.is_dir() else str(model), dtype=torch.float32
+            ),
+            f"pipeline {model}",
+        )
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _could_be_hub_id(text: str) -> bool:
+    parts = text.split("/")
+    return len(parts) == 2 and all(parts) and not text.startswith((".", "~"))

@@ -1,0 +1,5 @@
+"""``python -m visdiff.cli``."""
+
+from visdiff.cli import main
+
+main()

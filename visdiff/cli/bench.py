@@ -1,0 +1,308 @@
+"""``visdiff bench``: run VisDiffBench or MiniDiffBench, judge, score, tabulate, compare judges.
+
+Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mistake, 3 finished in
+part (pairs failed, images missing, verdicts missing).
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from visdiff.cli.options import CacheOption, Json, assignments, configuration
+from visdiff.errors import InputError
+
+if TYPE_CHECKING:
+    from visdiff.bench.pairs import Benchmark
+    from visdiff.cache import Cache
+    from visdiff.config import Config
+
+app = typer.Typer(
+    help="Benchmarks of set comparison: run, judge, score.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Root = Annotated[Path, typer.Argument(help="Folder of the benchmark.")]
+ResultsArgument = Annotated[Path, typer.Argument(help="Results file of `bench run`.")]
+Images = Annotated[Path | None, typer.Option(help="Where the images lie, when elsewhere.")]
+JudgeName = Annotated[
+    str, typer.Option("--judge", help="world (the miniature's pairs), chat, human or module:Class.")
+]
+Sheet = Annotated[Path | None, typer.Option(help="Filled-in sheet of the human judge.")]
+Llm = Annotated[str | None, typer.Option(help="Backend of the chat judge's model.")]
+LlmSet = Annotated[
+    list[str] | None,
+    typer.Option("--llm-set", metavar="NAME=VALUE", help="Of the chat judge, such as model=gpt-4."),
+]
+Samples = Annotated[int, typer.Option(help="Answers the chat judge asks for; a majority decides.")]
+
+#: What can be had, pairs by split.
+_KNOWN: Mapping[str, Mapping[str, int]] = {
+    "VisDiffBench": {
+        "easy": 50, "medium": 50, "hard": 50, "imagenet-r": 14, "imagenet-star": 23,
+    },
+    "MiniDiffBench": {"easy": 50, "medium": 50, "hard": 50, "null": 200},
+}  # fmt: skip
+
+
+@app.command("list")
+def list_(
+    root: Annotated[Path | None, typer.Argument(help="Folder of a benchmark.")] = None,
+    images: Images = None,
+    as_json: Json = False,
+) -> None:
+    """Print what a benchmark's folder holds and lacks; without a folder, what there is to get."""
+    from visdiff import registry
+
+    if root is None:
+        known = {"benchmarks": _KNOWN, "judges": registry.names("judge")}
+        if as_json:
+            typer.echo(json.dumps(known, indent=2))
+            return
+        for name, splits in _KNOWN.items():
+            parts = ", ".join(f"{split} {n}" for split, n in splits.items())
+            typer.echo(f"{name}  {sum(splits.values())} pairs: {parts}")
+        typer.echo(f"judges  {', '.join(known['judges'])}")
+        typer.echo(
+            "VisDiffBench: get it from github.com/Understanding-Visual-Datasets/VisDiff; "
+            "MiniDiffBench: `visdiff bench render`. Then: visdiff bench list FOLDER"
+        )
+        return
+    benchmark = _load(root, images)
+    missing = benchmark.missing
+    if as_json:
+        data = {
+            "name": benchmark.name,
+            "splits": benchmark.splits,
+            "missing": list(missing),
+            "notes": list(benchmark.notes),
+        }
+        typer.echo(json.dumps(data, indent=2))
+    else:
+        typer.echo(f"{benchmark.name}  {len(benchmark.pairs)} pairs")
+        for split, count in benchmark.splits.items():
+            own = [pair for pair in benchmark.pairs if pair.split == split]
+            files = len({file for pair in own for file in (*pair.images_a, *pair.images_b)})
+            lacking = len({name for pair in own for name in pair.missing})
+            typer.echo(f"{split:14} {count:4} pairs {files:7} images {lacking:5} missing")
+        for note in benchmark.notes:
+            typer.echo(f"note: {note}", err=True)
+        for name in missing:
+            typer.echo(f"missing: {name}", err=True)
+    if missing:
+        raise typer.Exit(3)
+
+
+@app.command()
+def render(
+    folder: Annotated[Path, typer.Argument(help="Gets the images and an index.")],
+    art: Annotated[Path, typer.Option(help="Folder with node_modules of the art packages.")],
+    seed: int = 0,
+    pairs: Annotated[int, typer.Option(help="Pairs of each of easy, medium and hard.")] = 50,
+    null_pairs: Annotated[int, typer.Option(help="Pairs that do not differ.")] = 200,
+    size: Annotated[int, typer.Option(help="Images a side.")] = 100,
+) -> None:
+    """Draw MiniDiffBench from the art packages; a killed run goes on."""
+    from visdiff.bench import minidiffbench
+
+    benchmark = minidiffbench.render(
+        folder, art, seed=seed, pairs=pairs, null_pairs=null_pairs, size=size
+    )
+    typer.echo(f"{len(benchmark.pairs)} pairs in {folder}")
+
+
+@app.command()
+def run(
+    root: Root,
+    out: Annotated[Path, typer.Option(help="Results file, one a run; a killed run goes on.")],
+    judge: JudgeName,
+    images: Images = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only these splits.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many pairs of each.")] = None,
+    preset: Annotated[str | None, typer.Option(help="miniature, laptop or a .toml file.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")] = None,
+    captioner: str | None = None,
+    proposer: str | None = None,
+    ranker: str | None = None,
+    seed: int | None = None,
+    purity: Annotated[float, typer.Option(help="1 pure … 0.5 fully mixed.")] = 1.0,
+    directions: Annotated[
+        Literal["A", "both"], typer.Option(help="A: what is truer of A, as in the paper.")
+    ] = "A",
+    top: Annotated[int, typer.Option(help="Judge so many hypotheses of a pair.")] = 10,
+    sheet: Sheet = None,
+    llm: Llm = None,
+    llm_set: LlmSet = None,
+    samples: Samples = 1,
+    cache: CacheOption = "rw",
+    as_json: Json = False,
+) -> None:
+    """Compare every pair, judge the hypotheses, append the results, print the scores."""
+    from visdiff.bench.run import run as run_benchmark
+    from visdiff.cache import Cache
+
+    settings = (
+        configuration(preset, config)
+        .changed(captioner=captioner, proposer=proposer, ranker=ranker, seed=seed)
+        .with_set(assignments(set_, "--set"))
+    )
+    benchmark = _load(root, images).only(split, limit)
+    for note in benchmark.notes:
+        typer.echo(f"note: {note}", err=True)
+    if benchmark.missing:
+        typer.echo(
+            f"{len(benchmark.missing)} images are missing (first: {benchmark.missing[0]}); "
+            f"`visdiff bench list {root}` names them all.",
+            err=True,
+        )
+    with Cache(mode=cache) as store:
+        judged_by = _judge(judge, sheet, samples, _asking(settings, llm, llm_set), store)
+        results = run_benchmark(
+            benchmark,
+            out,
+            config=settings,
+            judge=judged_by,
+            cache=store,
+            purity=purity,
+            directions=directions,
+            top=top,
+        )
+    _deliver([results], as_json)
+
+
+@app.command()
+def score(
+    results: ResultsArgument,
+    judge: Annotated[str | None, typer.Option(help="Judge again with this judge.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Results file of that judge.")] = None,
+    write_sheet: Annotated[
+        Path | None, typer.Option(help="Write a blinded sheet for people, and stop.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Order of the sheet's rows; the bootstrap.")] = 0,
+    sheet: Sheet = None,
+    llm: Llm = None,
+    llm_set: LlmSet = None,
+    samples: Samples = 1,
+    cache: CacheOption = "rw",
+    as_json: Json = False,
+) -> None:
+    """Print the accuracies of a run, after judging it again or not; or write a sheet for people."""
+    import numpy as np
+
+    from visdiff.bench.run import claims, rejudge
+    from visdiff.bench.store import Results
+    from visdiff.cache import Cache
+    from visdiff.config import Config
+    from visdiff.judges import human
+
+    found = Results.read(results)
+    if write_sheet is not None:
+        count = human.write_sheet(claims(found), write_sheet, np.random.default_rng(seed))
+        typer.echo(f"{count} claims to rate 2, 1 or 0 in {write_sheet}")
+        return
+    if judge is not None:
+        if out is None:
+            raise InputError("Expected --out with --judge, got none: each judge has its own file.")
+        with Cache(mode=cache) as store:
+            asked = _asking(Config(), llm, llm_set)
+            found = rejudge(found, out, _judge(judge, sheet, samples, asked, store))
+    _deliver([found], as_json, seed)
+
+
+@app.command()
+def table(
+    results: Annotated[list[Path], typer.Argument(help="Results files of `bench run`.")],
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Print proposers × rankers like the paper's table, published numbers beside ours."""
+    from visdiff.bench.store import Results
+
+    _deliver([Results.read(path) for path in results], as_json, seed, whole=True)
+
+
+@app.command()
+def agree(
+    first: Annotated[Path, typer.Argument(help="A run's results.")],
+    second: Annotated[Path, typer.Argument(help="The same run by another judge.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two judges of the same hypotheses: agreement, Cohen's kappa, confusion table."""
+    from visdiff.bench.run import agree as compare_judges
+    from visdiff.bench.store import Results
+
+    both = [Results.read(path) for path in (first, second)]
+    found = compare_judges(*both)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2))
+        return
+    names = [results.header["judge"].get("judge", "?") for results in both]
+    typer.echo(f"{found.n} claims with two scores, {found.unscored} without")
+    for what, value in (
+        ("agreement", found.observed),
+        ("Cohen's kappa", found.kappa),
+        ("kappa, quadratic weights", found.weighted_kappa),
+    ):
+        typer.echo(f"{what:26}{'undefined' if value is None else f'{value:.3f}'}")
+    typer.echo(f"{names[0]} (rows) × {names[1]} (columns)")
+    typer.echo("      " + "".join(f"{score:>7}" for score in ("0", "0.5", "1")))
+    for label, row in zip(("0", "0.5", "1"), found.table, strict=True):
+        typer.echo(f"{label:>6}" + "".join(f"{count:>7}" for count in row))
+
+
+def _load(root: Path, images: Path | None) -> "Benchmark":
+    """Open a folder as the benchmark that it is."""
+    from visdiff.bench import visdiffbench
+
+    # Not imported unless it is one: drawing needs more libraries than reading.
+    if (root / "minidiffbench.jsonl").is_file():
+        from visdiff.bench import minidiffbench
+
+        return minidiffbench.load(root)
+    return visdiffbench.load(root, images)
+
+
+def _asking(config: "Config", llm: str | None, llm_set: list[str] | None) -> "Config":
+    """Return a configuration with the judge's chat model, which need not be the proposer's."""
+    settings = {f"llm.{name}": value for name, value in assignments(llm_set, "--llm-set").items()}
+    return config.changed(llm=llm).with_set(settings)
+
+
+def _judge(name: str, sheet: Path | None, samples: int, config: "Config", cache: "Cache") -> Any:
+    """Make a judge; each takes of these settings what means something to it."""
+    from visdiff import registry
+    from visdiff.comparison.backends import chat_model
+    from visdiff.llm.budget import Ledger
+
+    def llm() -> Any:
+        return chat_model(config, cache, Ledger(config.llm.max_calls, config.llm.max_cost))
+
+    return registry.load("judge", name)(llm=llm, sheet=sheet, samples=samples)
+
+
+def _deliver(results: list[Any], as_json: bool, seed: int = 0, whole: bool = False) -> None:
+    """Print the scores; what is missing goes to stderr and makes the exit status 3."""
+    from visdiff.bench.table import render, rows
+
+    found = rows(results, seed)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        typer.echo(render(found, published=whole))
+    partly = False
+    for one in results:
+        for name, reason in one.failed.items():
+            typer.echo(f"failed: {name}: {reason}", err=True)
+        if one.n_unscored:
+            typer.echo(f"{one.n_unscored} hypotheses have no verdict ({one.path}).", err=True)
+        partly = partly or bool(one.failed or one.n_unscored or one.n_missing)
+    if partly:
+        sys.stdout.flush()
+        raise typer.Exit(3)

@@ -1,0 +1,58 @@
+"""``visdiff cache``: what the cache holds, and what to drop from it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from visdiff.errors import InputError
+
+app = typer.Typer(help="Look after the cache of captions, embeddings and images.")
+
+
+@app.command("stats")
+def cache_stats() -> None:
+    """Print what the cache holds."""
+    from visdiff.cache import Cache
+
+    with Cache(mode="ro") as store:
+        for name, value in store.stats().items():
+            typer.echo(f"{name}: {value}")
+
+
+@app.command("prune")
+def cache_prune(
+    max_mb: Annotated[float | None, typer.Option(help="Drop the oldest beyond this size.")] = None,
+    older_than_days: float | None = None,
+) -> None:
+    """Drop entries by size or age."""
+    from visdiff.cache import Cache
+
+    if max_mb is None and older_than_days is None:
+        raise InputError("Expected --max-mb or --older-than-days, got neither; say what to drop.")
+    with Cache() as store:
+        limit = None if max_mb is None else int(max_mb * 1e6)
+        typer.echo(f"{store.prune(limit, older_than_days)} entries dropped")
+
+
+@app.command("verify")
+def cache_verify() -> None:
+    """Check every entry; names the damaged ones and ends with status 3 when there are any."""
+    from visdiff.cache import Cache
+
+    with Cache(mode="ro") as store:
+        damaged = store.verify()
+    for key in damaged:
+        typer.echo(key)
+    typer.echo(f"{len(damaged)} damaged entries", err=True)
+    if damaged:
+        raise typer.Exit(3)
+
+
+@app.command("export")
+def cache_export(path: Path) -> None:
+    """Write the entries as JSON lines."""
+    from visdiff.cache import Cache
+
+    with Cache(mode="ro") as store:
+        typer.echo(f"{store.export(path)} entries written to {path}")

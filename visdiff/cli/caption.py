@@ -1,0 +1,92 @@
+"""``visdiff caption``: the captions of one set, as a manifest.
+
+Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mistake, 3 finished in
+part (images that could not be read or captioned).
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from visdiff.cli.options import (
+    CacheOption,
+    ConfigFile,
+    DryRun,
+    Json,
+    Llm,
+    MaxCalls,
+    MaxCost,
+    Preset,
+    Settings,
+    Where,
+    assignments,
+    configuration,
+)
+
+
+def caption(
+    images: Annotated[str, typer.Argument(metavar="SET", help="Folder, glob or manifest.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write: .csv, .jsonl or .parquet.")],
+    where: Where = None,
+    preset: Preset = None,
+    captioner: str | None = None,
+    llm: Llm = None,
+    max_calls: MaxCalls = None,
+    max_cost: MaxCost = None,
+    as_json: Json = False,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    cache: CacheOption = "rw",
+    dry_run: DryRun = False,
+) -> None:
+    """Caption every image of a set and write a manifest: path, caption, and what is known else.
+
+    `visdiff compare` reads it back with --captioner manifest. Captions are cached as they are made,
+    so that a killed run goes on where it stopped. An image without a caption has an empty cell, is
+    counted and named, and makes the exit status 3; running again tries it again.
+    """
+    from visdiff.cache import Cache
+    from visdiff.captioners import table as captioning
+    from visdiff.comparison.backends import captioner_of
+    from visdiff.comparison.readiness import check_captioner
+    from visdiff.imageset import ImageSet
+
+    settings = (
+        configuration(preset, config)
+        .changed(
+            captioner=captioner, llm__model=llm, llm__max_calls=max_calls, llm__max_cost=max_cost
+        )
+        .with_set(assignments(set_, "--set"))
+    )
+    opened = ImageSet.open(images, assignments(where, "--where"))
+    captioning.check_target(out)
+    if dry_run:
+        asks = getattr(captioner_of(settings)[0], "asks", False)
+        calls = len(opened) if asks else 0
+        told = {"images": len(opened), "paid_calls": calls}
+        sentence = (
+            f"{len(opened)} images to caption, less what the cache holds; {calls} calls of the "
+            "chat model."
+        )
+        typer.echo(json.dumps(told) if as_json else sentence)
+        return
+    with Cache(mode=cache) as store:
+        backend, ledger = captioner_of(settings, store)
+        check_captioner(backend, opened, store)
+        found = backend.captions(opened, store, True)
+    captioning.write(captioning.table(opened, found.values, out.parent), out)
+    failed = {opened.ids[i]: reason for i, reason in sorted(found.failures.items())}
+    n = len(opened) - len(failed)
+    if as_json:
+        told = {"images": len(opened), "captioned": n, "failed": failed, "out": str(out)}
+        typer.echo(json.dumps(told, indent=2))
+    else:
+        typer.echo(f"{n} of {len(opened)} images captioned: {out}")
+    if ledger.spent:
+        typer.echo("warning: the budget is spent: not every image was asked about", err=True)
+    if failed:
+        name, reason = next(iter(failed.items()))
+        typer.echo(f"warning: {len(failed)} without a caption (first: {name}: {reason})", err=True)
+        raise typer.Exit(3)

@@ -1,0 +1,90 @@
+"""``visdiff compare``: two sets, one report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from visdiff.cli.options import (
+    CacheOption,
+    ConfigFile,
+    DryRun,
+    Json,
+    Llm,
+    MaxCalls,
+    MaxCost,
+    Preset,
+    Settings,
+    Verify,
+    Where,
+    assignments,
+    configuration,
+    writable,
+)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="Set A: folder, glob or manifest.")],
+    b: Annotated[str, typer.Argument(help="Set B.")],
+    where_a: Where = None,
+    where_b: Where = None,
+    preset: Preset = None,
+    captioner: str | None = None,
+    proposer: str | None = None,
+    ranker: str | None = None,
+    verify: Verify = None,
+    llm: Llm = None,
+    max_calls: MaxCalls = None,
+    max_cost: MaxCost = None,
+    paired_by: Annotated[
+        str | None, typer.Option(metavar="COLUMNS", help="Such as prompt,seed.")
+    ] = None,
+    rounds: Annotated[str | None, typer.Option(help="A number, or auto.")] = None,
+    sampling: Annotated[
+        str | None,
+        typer.Option(help="What the proposer is shown: random, representative or diverse images."),
+    ] = None,
+    seed: int | None = None,
+    null: Annotated[int | None, typer.Option(help="Shuffled runs beside the real one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
+    as_json: Json = False,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    cache: CacheOption = "rw",
+    dry_run: DryRun = False,
+) -> None:
+    """Say how image set A differs from image set B."""
+    from visdiff.cache import Cache
+    from visdiff.cli.terminal import deliver
+    from visdiff.comparison.compare import compare as run
+    from visdiff.comparison.plan import plan
+
+    settings = (
+        configuration(preset, config)
+        .changed(
+            captioner=captioner,
+            proposer=proposer,
+            ranker=ranker,
+            verify=verify,
+            paired_by=tuple(c.strip() for c in paired_by.split(",")) if paired_by else None,
+            rounds=int(rounds) if rounds and rounds.isdecimal() else rounds,
+            seed=seed,
+            null_repeats=null,
+            proposer__sampling=sampling,
+            llm__model=llm,
+            llm__max_calls=max_calls,
+            llm__max_cost=max_cost,
+        )
+        .with_set(assignments(set_, "--set"))
+    )
+    filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
+    if out is not None:
+        writable(out)
+    costs = plan(a, b, settings, filter_a, filter_b)
+    if dry_run:
+        typer.echo(costs.to_json() if as_json else costs.sentence())
+        return
+    typer.echo(costs.sentence(), err=True)
+    with Cache(mode=cache) as store:
+        report = run(a, b, config=settings, where_a=filter_a, where_b=filter_b, cache=store)
+    deliver(report, out, as_json)

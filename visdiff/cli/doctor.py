@@ -1,0 +1,130 @@
+"""What is installed here, and which presets can run."""
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+
+import typer
+
+from visdiff.cli.options import Json
+from visdiff.comparison.provenance import versions
+from visdiff.config import Config, preset_names
+from visdiff.errors import VisdiffError
+from visdiff.imageset import ImageSet
+
+
+def doctor(as_json: Json = False) -> None:
+    """Print what is installed and which presets can run here."""
+    diagnosis = diagnose()
+    if as_json:
+        typer.echo(json.dumps(asdict(diagnosis), indent=2))
+        return
+    for name, value in {**diagnosis.machine, **diagnosis.packages}.items():
+        typer.echo(f"{name:16} {value}")
+    typer.echo(f"{'torchvision':16} {diagnosis.torchvision}")
+    typer.echo(f"{'cache':16} {diagnosis.cache}")
+    for check in diagnosis.presets:
+        state = "usable" if check.usable else f"not usable: {check.reason}"
+        typer.echo(f"{'preset':8}{check.name:9} {state}")
+
+
+@dataclass(frozen=True)
+class PresetCheck:
+    """Whether a preset can run on this machine as it is.
+
+    Attributes:
+        name: The preset.
+        usable: Whether all its weights load without a network.
+        reason: What is missing and how to get it; "" when usable.
+    """
+
+    name: str
+    usable: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What ``visdiff doctor`` prints.
+
+    Attributes:
+        machine: Python, platform, device, cores.
+        packages: Package → version.
+        torchvision: How torchvision is imported here.
+        cache: Folder and size of the cache.
+        presets: One check a preset.
+    """
+
+    machine: dict[str, str]
+    packages: dict[str, str]
+    torchvision: str
+    cache: str
+    presets: list[PresetCheck]
+
+
+def diagnose() -> Diagnosis:
+    """Looks at the installation; loads the models of each preset from disk, fetches nothing."""
+    from visdiff.cache import Cache
+    from visdiff.engine import resolve_device
+    from visdiff.torchvision_compat import ensure_torchvision
+
+    declared = ensure_torchvision()
+    with Cache() as cache:
+        stats = cache.stats()
+    return Diagnosis(
+        machine={
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": resolve_device("auto"),
+            "cores": str(os.cpu_count()),
+        },
+        packages=versions(),
+        torchvision=(
+            "compiled operators do not fit this torch; schemas declared, all but detection works"
+            if declared
+            else "imports as it is"
+        ),
+        cache=", ".join(f"{k} {v}" for k, v in stats.items()),
+        presets=[check_preset(name) for name in preset_names()],
+    )
+
+
+def check_preset(name: str) -> PresetCheck:
+    """Puts one blank image through a preset's models, from this machine's disk alone.
+
+    A chat model is not called: what is looked for is its name, and a key where it needs one.
+    """
+    from PIL import Image
+
+    from visdiff.cache import Cache
+    from visdiff.comparison.backends import Backends, chat_model
+    from visdiff.encoders.hub import hub_offline
+    from visdiff.llm import Message, Request
+    from visdiff.llm.budget import Ledger
+    from visdiff.results import Hypothesis
+
+    blank = ImageSet.open([Image.new("RGB", (64, 64), "white")])
+    config = Config.of(name)
+    try:
+        backends = Backends.of(config)
+    except VisdiffError as error:
+        return PresetCheck(name, False, str(error))
+    question = Request((Message("user", ("a dog",)),), "doctor")
+    uses = [
+        lambda: backends.ranker.score(
+            [Hypothesis("a dog", "A", "doctor")], blank, ["a dog"], nothing, False
+        )
+    ]
+    if backends.proposer.needs_captions or backends.ranker.needs_captions:
+        uses.insert(0, lambda: backends.captioner.captions(blank, nothing, False))
+    if backends.proposer.calls:
+        uses.append(lambda: chat_model(config, None, Ledger()).check([question]))
+    missing = []
+    with Cache(mode="off") as nothing, hub_offline():
+        for use in uses:
+            try:
+                use()
+            except VisdiffError as error:
+                missing.append(str(error))
+    return PresetCheck(name, not missing, "; ".join(missing))

@@ -1,0 +1,132 @@
+"""``visdiff compare-many``: n sets, every pair or each against the rest, one correction over all.
+
+Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mistake, 3 finished in
+part (a pair that could not be compared, images that could not be read or scored).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from visdiff.cli.options import (
+    CacheOption,
+    ConfigFile,
+    DryRun,
+    Json,
+    Preset,
+    Settings,
+    Verify,
+    assignments,
+    configuration,
+    writable,
+)
+from visdiff.errors import InputError
+
+if TYPE_CHECKING:
+    from visdiff.imageset import ImageSet
+    from visdiff.results.many import ManyReport
+
+Out = Annotated[Path | None, typer.Option(help="Folder for the index and the pairs' reports.")]
+
+
+def compare_many(
+    sets: Annotated[list[str], typer.Argument(help="Folders, globs or manifests.")],
+    name: Annotated[
+        list[str] | None, typer.Option(help="What to call the sets, one each, in order.")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Part one manifest by a column.")
+    ] = None,
+    rest: Annotated[bool, typer.Option("--rest", help="Each set against all others.")] = False,
+    preset: Preset = None,
+    captioner: str | None = None,
+    proposer: str | None = None,
+    ranker: str | None = None,
+    verify: Verify = None,
+    seed: int | None = None,
+    out: Out = None,
+    as_json: Json = False,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    cache: CacheOption = "rw",
+    dry_run: DryRun = False,
+) -> None:
+    """Compare n sets of images, every pair or each with the rest; one correction over all."""
+    from visdiff.cache import Cache
+    from visdiff.comparison import many
+    from visdiff.comparison.plan import plan_many
+
+    settings = (
+        configuration(preset, config)
+        .changed(captioner=captioner, proposer=proposer, ranker=ranker, verify=verify, seed=seed)
+        .with_set(assignments(set_, "--set"))
+    )
+    opened = _opened(sets, name, by)
+    if out is not None:
+        writable(out)
+    pairs = many.each_and_rest(opened) if rest else many.every_pair(opened)
+    costs = plan_many(pairs, settings)
+    if dry_run:
+        typer.echo(costs.to_json() if as_json else f"{len(opened)} sets: {costs.sentence()}")
+        return
+    typer.echo(f"{len(opened)} sets: {costs.sentence()}", err=True)
+    run = many.compare_rest if rest else many.compare_many
+    with Cache(mode=cache) as store:
+        deliver(run(opened, config=settings, cache=store), out, as_json)
+
+
+def deliver(many: "ManyReport", out: Path | None, as_json: bool) -> None:
+    """Saves and prints a result; exits with status 3 when it is not whole."""
+    if out is not None:
+        many.save(out)
+    if as_json:
+        typer.echo(many.to_json(indent=2))
+    else:
+        _echo(many)
+    if out is not None:
+        typer.echo(f"report: {out / 'index.html'}", err=as_json)
+    if not whole(many):
+        raise typer.Exit(3)
+
+
+def whole(many: "ManyReport") -> bool:
+    """Whether every pair was compared and every image read and scored."""
+    return not many.failed and not any(
+        r.set_a.n_unreadable
+        or r.set_b.n_unreadable
+        or r.unanswered
+        or any(d.n_unscored or d.verify_n_unscored for d in r.differences)
+        for r in many.reports.values()
+    )
+
+
+def _echo(many: "ManyReport") -> None:
+    from visdiff.report.many import summary
+
+    typer.echo(f"{many.title}: {summary(many)}")
+    for (a, b), report in many.reports.items():
+        typer.echo(f"{a} and {b}: {report.verdict}")
+    for warning in many.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    for (a, b), reason in many.failed.items():
+        typer.echo(f"not compared: {a} and {b}: {reason}", err=True)
+
+
+def _opened(sets: Sequence[str], names: Sequence[str] | None, by: str | None) -> "list[ImageSet]":
+    from visdiff.comparison.many import open_sets
+    from visdiff.imageset import ImageSet
+
+    if by is not None:
+        if len(sets) != 1 or names:
+            raise InputError(
+                f"Expected one manifest and no --name with --by, got {len(sets)} sources; the "
+                "column's values name the sets."
+            )
+        return open_sets(sets[0], by)
+    if names and len(names) != len(sets):
+        raise InputError(f"Expected a --name for each of {len(sets)} sets, got {len(names)}.")
+    return open_sets(
+        [ImageSet.open(s, name=n) for s, n in zip(sets, names or [None] * len(sets), strict=True)]
+    )

@@ -1,0 +1,135 @@
+"""``visdiff rank``: your own sentences, tested on two sets.
+
+Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mistake, 3 finished in
+part (images that could not be read or scored).
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from visdiff.cli.options import (
+    CacheOption,
+    ConfigFile,
+    DryRun,
+    Json,
+    Llm,
+    MaxCalls,
+    MaxCost,
+    Preset,
+    Settings,
+    Verify,
+    Where,
+    assignments,
+    configuration,
+    writable,
+)
+
+
+def rank(
+    a: Annotated[str, typer.Argument(help="Set A: folder, glob or manifest.")],
+    b: Annotated[str, typer.Argument(help="Set B.")],
+    hypotheses: Annotated[
+        list[str],
+        typer.Option(
+            metavar="TEXT|FILE",
+            help='A sentence ("A: a dog" claims it of set A; without a letter both directions are '
+            "tested), or a text file of them, one a line. May be repeated.",
+        ),
+    ],
+    where_a: Where = None,
+    where_b: Where = None,
+    preset: Preset = None,
+    captioner: str | None = None,
+    ranker: str | None = None,
+    verify: Verify = None,
+    llm: Llm = None,
+    max_calls: MaxCalls = None,
+    max_cost: MaxCost = None,
+    paired_by: Annotated[
+        str | None, typer.Option(metavar="COLUMNS", help="Such as prompt,seed.")
+    ] = None,
+    seed: int | None = None,
+    null: Annotated[int | None, typer.Option(help="Shuffled runs beside the real one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
+    as_json: Json = False,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    cache: CacheOption = "rw",
+    dry_run: DryRun = False,
+) -> None:
+    """Rank your own sentences by how well they tell set A from set B.
+
+    Every sentence is tested, in the direction claimed or in both, with one correction over all. As
+    in `visdiff compare`, the numbers come from the half of the images that is kept for them;
+    sentences that you did not take from these images may be tested on more of them, with --set
+    statistics.discovery_fraction=0.05.
+    """
+    from visdiff.cache import Cache
+    from visdiff.cli.terminal import finish, print_table, warn
+    from visdiff.comparison.plan import plan
+    from visdiff.comparison.ranking import rank as run
+    from visdiff.comparison.ranking import with_hypotheses
+    from visdiff.comparison.split import open_both
+
+    settings = (
+        configuration(preset, config)
+        .changed(
+            captioner=captioner,
+            ranker=ranker,
+            verify=verify,
+            paired_by=tuple(c.strip() for c in paired_by.split(",")) if paired_by else None,
+            seed=seed,
+            null_repeats=null,
+            llm__model=llm,
+            llm__max_calls=max_calls,
+            llm__max_cost=max_cost,
+        )
+        .with_set(assignments(set_, "--set"))
+    )
+    if settings.proposer.backend == "manual":
+        hypotheses = [*settings.proposer.hypotheses, *hypotheses]
+    settings = with_hypotheses(settings, hypotheses)
+    filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
+    if out is not None:
+        writable(out)
+    costs = plan(a, b, settings, filter_a, filter_b)
+    if dry_run:
+        typer.echo(costs.to_json() if as_json else costs.sentence())
+        return
+    typer.echo(costs.sentence(), err=True)
+    with Cache(mode=cache) as store:
+        ranking = run(*open_both(a, b, filter_a, filter_b), settings, store)
+    report = ranking.report
+    if out is not None:
+        report.save(out)
+    if as_json:
+        typer.echo(json.dumps(ranking.to_dict(), indent=2, allow_nan=False))
+    else:
+        names = {"A": report.set_a.name, "B": report.set_b.name}
+        columns = ["sentence", "claimed of", "AUROC", "interval", "p", "q"]
+        rows = [
+            (
+                s.confirmed,
+                [
+                    s.text,
+                    names[s.direction],
+                    _text(s.auroc, ".2f"),
+                    f"{_text(s.ci_low, '.2f')}–{_text(s.ci_high, '.2f')}",
+                    _text(s.p_value, ".1g"),
+                    _text(s.q_value, ".1g"),
+                ],
+            )
+            for s in ranking.sentences
+        ]
+        print_table(report.verdict, columns, rows)
+        warn(report)
+    finish(report, out, as_json)
+    if any(s.n_unscored for s in ranking.sentences):  # the report tells of differences only
+        raise typer.Exit(3)
+
+
+def _text(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)

@@ -1,0 +1,1 @@
+"""How image set A differs from image set B: the whole procedure, one module a step."""

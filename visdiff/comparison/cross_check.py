@@ -1,0 +1,106 @@
+"""The cross-check: a second ranker scores what the first one confirmed, on the same images.
+
+Two rankers that look at images in different ways (CLIP's cosine, answers to a question, words of a
+caption) rarely err alike. A difference that the second one does not see is still confirmed, since
+the test of the first stands, but the reader is told.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from visdiff.cache import Cache
+from visdiff.comparison.backends import Backends
+from visdiff.comparison.findings import test
+from visdiff.comparison.split import Halves
+from visdiff.config import Config
+from visdiff.results import Difference, Hypothesis
+
+#: Makes the second ranker's permutations other than those of the first.
+_STREAM = 0x5EC0D
+
+
+def cross_check(
+    differences: Sequence[Difference],
+    halves: Halves,
+    said: Sequence[str | None] | None,
+    config: Config,
+    backends: Backends,
+    cache: Cache,
+    progress: bool,
+) -> tuple[tuple[Difference, ...], list[str]]:
+    """Scores the confirmed differences by the second ranker, on the images that confirmed them.
+
+    Args:
+        differences: Those of the report; unconfirmed ones stay as they are.
+        halves: The images.
+        said: Captions of the scored images, A's first; None when nobody has read them yet.
+        config: ``verify`` is the second ranker; the interval's level is that of the first.
+        backends: The models, a second ranker among them.
+        cache: Where captions and scores are kept.
+        progress: Show progress bars on stderr.
+
+    Returns:
+        The differences in the same order, the confirmed ones with the second ranker's AUROC and
+        interval, oriented by the claim. One is disputed when that interval does not lie above 0.5,
+        and neither disputed nor undisputed when the second ranker could score nothing. And
+        sentences the reader must see.
+    """
+    confirmed = [d for d in differences if d.confirmed]
+    if not confirmed:
+        return tuple(differences), []
+    a, b, warnings = halves.scoring_a, halves.scoring_b, list[str]()
+    if backends.verifier.needs_captions and said is None:
+        found = backends.captions(a, b, cache, progress)
+        said = found.values
+        if found.failures:
+            warnings.append(
+                f"{len(found.failures)} images have no caption for the second ranker "
+                f"(first: {next(iter(found.failures.values()))})."
+            )
+    hypotheses = [Hypothesis(d.text, d.direction, d.proposer, d.round) for d in confirmed]
+    scores = backends.verify(hypotheses, a, b, said, cache, progress)
+    tests = test(
+        hypotheses,
+        scores,
+        halves.scoring_is_a,
+        config.statistics,
+        np.random.default_rng([config.seed, _STREAM]),
+        groups=halves.groups,
+    )
+    checked = {}
+    for row, difference in enumerate(confirmed):
+        low, high = (_number(bound) for bound in tests.interval[row])
+        checked[difference.text, difference.direction] = replace(
+            difference,
+            verify_auroc=_number(tests.auroc[row]),
+            verify_ci_low=low,
+            verify_ci_high=high,
+            verify_n_unscored=int(np.isnan(scores[row]).sum()),
+            disputed=None if low is None else not low > 0.5,
+        )
+    name = config.verify.backend if config.verify is not None else "second ranker"
+    warnings += _told(list(checked.values()), name)
+    return tuple(checked.get((d.text, d.direction), d) for d in differences), warnings
+
+
+def _told(checked: Sequence[Difference], ranker: str) -> list[str]:
+    """What the reader must know of the check, in a sentence each."""
+    told = []
+    disputed = [d for d in checked if d.disputed]
+    if disputed:
+        texts = ", ".join(f"“{d.text}”" for d in disputed[:3])
+        more = f" and {len(disputed) - 3} more" if len(disputed) > 3 else ""
+        told.append(
+            f"The second ranker ({ranker}) does not see {len(disputed)} of {len(checked)} "
+            f"confirmed differences: {texts}{more}."
+        )
+    missing = sum(d.verify_n_unscored for d in checked)
+    if missing:
+        told.append(f"{missing} scores of the second ranker ({ranker}) are missing.")
+    return told
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,397 @@
+"""What could spoil a comparison, found before a model has seen anything.
+
+Two sets may differ in a way that no caption should be needed for: one was saved as JPEG at quality
+60, is darker, or shares images with the other. One pass over the files measures what is trivial and
+reports what separates the sets.
+"""
+
+import itertools
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from visdiff import stats
+from visdiff.cache import Cache
+from visdiff.errors import CacheMissError, UnreadableImageError
+from visdiff.imageset import ImageSet, decode
+
+MAX_Q = 0.05
+"""A confound is flagged at this false discovery rate …"""
+MIN_EFFECT = 0.15
+"""… when its AUROC is at least this far from 0.5."""
+
+# Part of the cache key; raise it when a measurement changes.
+_VERSION = 1
+_CHUNK = 256
+_SIDE = 64
+_NAMED = 5
+# Red, green and blue this close together (of 255) are grey: JPEG does not keep them equal.
+_GREY = 4
+
+# Name: what the set with larger values is, and how to write a mean.
+_NUMERIC: dict[str, tuple[str, str]] = {
+    "pixels": ("larger", "{:,.0f} pixels"),
+    "aspect": ("wider for their height", "a width of {:.2f} times the height"),
+    "file_size": ("larger as files", "{:,.0f} bytes"),
+    "jpeg_quality": ("compressed less", "an estimated JPEG quality of {:.0f}"),
+    "brightness": ("brighter", "a brightness of {:.2f}"),
+    "colourfulness": ("more colourful", "a colourfulness of {:.1f}"),
+}
+
+# Luminance quantisation at quality 50 in the JPEG standard (ITU-T T.81, table K.1), zigzag or not:
+# only its sum is used.
+_STANDARD_SUM = 3688
+
+
+@dataclass(frozen=True)
+class Confound:
+    """A trivial property, and how well it alone tells the sets apart.
+
+    Attributes:
+        name: "pixels", "aspect", "file_size", "jpeg_quality", "brightness", "colourfulness",
+            "greyscale" or "format: JPEG" and the like.
+        auroc: P(A > B) + P(A = B) / 2 of the property, in [0, 1].
+        mean_a: Mean over the readable images of set A; of "greyscale" and formats the share.
+        mean_b: The same for set B.
+        p_value: Two-sided Mann–Whitney.
+        q_value: Benjamini–Hochberg over the properties.
+        flagged: Whether q_value <= 0.05 and the AUROC is at least 0.15 from 0.5.
+        sentence: The same for people.
+    """
+
+    name: str
+    auroc: float
+    mean_a: float
+    mean_b: float
+    p_value: float
+    q_value: float
+    flagged: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found in the files of two sets.
+
+    Attributes:
+        name_a: Name of set A.
+        name_b: Name of set B.
+        duplicates_within_a: Images of A whose bytes equal an earlier one's.
+        duplicates_within_b: The same for B.
+        cross_duplicates: Ids of images of A and B with the same bytes; each such image of either
+            set is in at least one pair.
+        unreadable_a: Id and reason of each image of A that cannot be decoded.
+        unreadable_b: The same for B.
+        confounds: The properties, the most separating first.
+    """
+
+    name_a: str
+    name_b: str
+    duplicates_within_a: int
+    duplicates_within_b: int
+    cross_duplicates: list[tuple[str, str]]
+    unreadable_a: list[tuple[str, str]]
+    unreadable_b: list[tuple[str, str]]
+    confounds: list[Confound]
+
+    def warnings(self) -> list[str]:
+        """Return one sentence for each thing that should be looked at; empty when all is well."""
+        found: list[str] = []
+        if self.cross_duplicates:
+            pairs = [f"{a} = {b}" for a, b in self.cross_duplicates]
+            count = len({a for a, _ in self.cross_duplicates})
+            found.append(f"{_images(count, 'A')} in B as well, byte for byte: {_some(pairs)}.")
+        for label, count in (("A", self.duplicates_within_a), ("B", self.duplicates_within_b)):
+            if count:
+                copies = "a copy" if count == 1 else "copies"
+                found.append(f"{_images(count, label)} {copies} of another in the same set.")
+        for label, failed in (("A", self.unreadable_a), ("B", self.unreadable_b)):
+            if failed:
+                names = _some([name for name, _ in failed])
+                found.append(f"{_images(len(failed), label)} unreadable and left out: {names}.")
+        return found + [confound.sentence for confound in self.confounds if confound.flagged]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, and `warnings`, as JSON values."""
+        return {
+            **asdict(self),
+            "cross_duplicates": [list(pair) for pair in self.cross_duplicates],
+            "unreadable_a": [list(pair) for pair in self.unreadable_a],
+            "unreadable_b": [list(pair) for pair in self.unreadable_b],
+            "warnings": self.warnings(),
+        }
+
+
+def preflight(
+    a: ImageSet,
+    b: ImageSet,
+    *,
+    progress: bool = False,
+    cache: Cache | None = None,
+    workers: int | None = None,
+) -> Preflight:
+    """Look at every file of two sets once.
+
+    Args:
+        a: Set A.
+        b: Set B.
+        progress: Show a bar on stderr.
+        cache: Where measurements are kept by content; None measures again each time.
+        workers: Threads that decode; by default up to four.
+
+    Returns:
+        Duplicates, unreadable images and confounds. A missing or damaged image is counted, never
+        an error. What one of the sets does not have (JPEG quality of PNG files) is left out.
+    """
+    workers = workers or min(4, os.cpu_count() or 1)
+    with (
+        ThreadPoolExecutor(workers, thread_name_prefix="visdiff") as pool,
+        tqdm(
+            total=len(a) + len(b),
+            desc="preflight",
+            unit="image",
+            disable=not progress,
+            file=sys.stderr,
+        ) as bar,
+    ):
+        looked_a = list(_look(a, cache, pool, bar))
+        looked_b = list(_look(b, cache, pool, bar))
+    by_digest_a, by_digest_b = _by_digest(a, looked_a), _by_digest(b, looked_b)
+    return Preflight(
+        name_a=a.name,
+        name_b=b.name,
+        duplicates_within_a=sum(len(ids) - 1 for ids in by_digest_a.values()),
+        duplicates_within_b=sum(len(ids) - 1 for ids in by_digest_b.values()),
+        cross_duplicates=[
+            pair
+            for digest, ids in by_digest_a.items()
+            for pair in _pairs(ids, by_digest_b.get(digest, []))
+        ],
+        unreadable_a=[(a.ids[i], look.failure) for i, look in enumerate(looked_a) if look.failure],
+        unreadable_b=[(b.ids[i], look.failure) for i, look in enumerate(looked_b) if look.failure],
+        confounds=_confounds(
+            [look.measured for look in looked_a if look.measured],
+            [look.measured for look in looked_b if look.measured],
+        ),
+    )
+
+
+def measure(data: bytes | None, image: Image.Image, label: str) -> dict[str, Any]:
+    """Measure the trivial properties of one image.
+
+    Args:
+        data: Its file's bytes; None when there is no file.
+        image: The loaded image as it is stored (`visdiff.imageset.ImageSet.raw`).
+        label: How to name it in an error.
+
+    Returns:
+        JSON: "pixels", "aspect" (upright width / height), "file_size" in bytes (or None), "format"
+        (or None), "jpeg_quality" in 1 to 100 (or None), "brightness" in [0, 1] (Rec. 601 luma),
+        "colourfulness" (Hasler and Süsstrunk 2003, "Measuring colourfulness in natural images"),
+        "greyscale".
+
+    Raises:
+        UnreadableImageError: The pixels cannot be loaded.
+    """
+    rgb = decode.to_rgb(image, label)
+    width, height = rgb.size
+    # Averages are all that counts: a small copy has the same, and not the colour noise of a JPEG.
+    rgb.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
+    pixels = np.asarray(rgb, dtype=np.float64)
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    red_green, yellow_blue = red - green, (red + green) / 2 - blue
+    spread = math.hypot(red_green.std(), yellow_blue.std())
+    offset = math.hypot(red_green.mean(), yellow_blue.mean())
+    luma = (0.299 * red + 0.587 * green + 0.114 * blue) / 255
+    return {
+        "pixels": width * height,
+        "aspect": width / height,
+        "file_size": None if data is None else len(data),
+        # A phone's MPO is a JPEG with a second picture behind it.
+        "format": "JPEG" if image.format == "MPO" else image.format,
+        "jpeg_quality": _jpeg_quality(image),
+        "brightness": float(luma.mean()),
+        "colourfulness": spread + 0.3 * offset,
+        "greyscale": bool(np.ptp(pixels, axis=-1).max() <= _GREY),
+    }
+
+
+@dataclass(frozen=True)
+class _Look:
+    digest: str | None
+    measured: Mapping[str, Any] | None
+    failure: str = ""
+
+
+def _look(
+    images: ImageSet, cache: Cache | None, pool: ThreadPoolExecutor, bar: "tqdm[Any]"
+) -> Iterator[_Look]:
+    """Digest and measure each image, a chunk at a time, so that memory does not grow."""
+
+    def digest(index: int) -> str | None:
+        try:
+            return images.digest(index)
+        except UnreadableImageError:
+            return None
+
+    def compute(index: int) -> dict[str, Any] | str:
+        try:
+            data, image = images.raw(index)
+            return measure(data, image, str(images.path(index) or images.ids[index]))
+        except UnreadableImageError as error:
+            return str(error)
+
+    for start in range(0, len(images), _CHUNK):
+        chunk = range(start, min(start + _CHUNK, len(images)))
+        cached: dict[int, Any] = {}
+        digests: dict[int, str | None] = {}
+        if cache is not None:
+            # Content must be known before it can be looked up: the rest is read once more.
+            digests = dict(zip(chunk, pool.map(digest, chunk), strict=True))
+            cached = _from_cache(cache, digests)
+        rest = [index for index in chunk if index not in cached]
+        new: dict[int, Any] = dict(zip(rest, pool.map(compute, rest), strict=True))
+        # `raw` has read the bytes, so this reads nothing again.
+        digests.update({index: digest(index) for index in rest})
+        if cache is not None:
+            cache.put_many(
+                "preflight",
+                [
+                    (_parts(digests[index]), value)
+                    for index, value in new.items()
+                    if not isinstance(value, str) and digests[index]
+                ],
+            )
+        for index in chunk:
+            value = cached[index] if index in cached else new[index]
+            if isinstance(value, str):
+                yield _Look(digests[index], None, value)
+            else:
+                yield _Look(digests[index], value)
+        bar.update(len(chunk))
+
+
+def _parts(digest: str | None) -> dict[str, Any]:
+    return {"image": digest, "version": _VERSION}
+
+
+def _from_cache(cache: Cache, digests: Mapping[int, str | None]) -> dict[int, Any]:
+    known = [index for index, digest in digests.items() if digest]
+    try:
+        values = cache.get_many("preflight", [_parts(digests[index]) for index in known])
+    except CacheMissError:
+        # Measuring needs no model: a replay does it again rather than fail.
+        return {}
+    pairs = zip(known, values, strict=True)
+    return {index: value for index, value in pairs if value is not None}
+
+
+def _by_digest(images: ImageSet, looked: Sequence[_Look]) -> dict[str, list[str]]:
+    """Group ids by content, files that do not decode included: two copies of it are copies."""
+    groups: dict[str, list[str]] = {}
+    for name, look in zip(images.ids, looked, strict=True):
+        if look.digest:
+            groups.setdefault(look.digest, []).append(name)
+    return groups
+
+
+def _pairs(ids_a: Sequence[str], ids_b: Sequence[str]) -> list[tuple[str, str]]:
+    """Pair copies so that each is in a pair, without listing every combination."""
+    if not ids_b:
+        return []
+    pairs = itertools.zip_longest(ids_a, ids_b)
+    return [(a or ids_a[-1], b or ids_b[-1]) for a, b in pairs]
+
+
+def _confounds(
+    measured_a: Sequence[Mapping[str, Any]], measured_b: Sequence[Mapping[str, Any]]
+) -> list[Confound]:
+    """Test each property; the most separating first."""
+    if len(measured_a) < 2 or len(measured_b) < 2:
+        return []
+    measured = [*measured_a, *measured_b]
+    is_a = np.arange(len(measured)) < len(measured_a)
+    columns: dict[str, np.ndarray] = {
+        name: np.array([math.nan if row[name] is None else float(row[name]) for row in measured])
+        for name in (*_NUMERIC, "greyscale")
+    }
+    formats = sorted({row["format"] for row in measured if row["format"]})
+    # Of two formats, one share says both.
+    for name in formats[: 1 if len(formats) == 2 else None]:
+        columns[f"format: {name}"] = np.array([float(row["format"] == name) for row in measured])
+    # What is constant, or unknown in one of the sets, separates nothing and is not tested.
+    columns = {
+        name: values
+        for name, values in columns.items()
+        if np.isfinite(values[is_a]).sum() >= 2
+        and np.isfinite(values[~is_a]).sum() >= 2
+        and np.nanmin(values) < np.nanmax(values)
+    }
+    if not columns:
+        return []
+    scores = np.stack(list(columns.values()))
+    areas = stats.auroc(scores, is_a)
+    one_sided = np.minimum(stats.mann_whitney(scores, is_a), stats.mann_whitney(-scores, is_a))
+    p_values = np.minimum(1.0, 2 * one_sided)
+    q_values = stats.benjamini_hochberg(p_values)
+    found: list[Confound] = []
+    for row, name in enumerate(columns):
+        area, q_value = float(areas[row]), float(q_values[row])
+        mean_a = float(np.nanmean(scores[row][is_a]))
+        mean_b = float(np.nanmean(scores[row][~is_a]))
+        found.append(
+            Confound(
+                name=name,
+                auroc=area,
+                mean_a=mean_a,
+                mean_b=mean_b,
+                p_value=float(p_values[row]),
+                q_value=q_value,
+                flagged=q_value <= MAX_Q and abs(area - 0.5) >= MIN_EFFECT,
+                sentence=_sentence(name, area, mean_a, mean_b),
+            )
+        )
+    return sorted(found, key=lambda confound: -abs(confound.auroc - 0.5))
+
+
+def _sentence(name: str, area: float, mean_a: float, mean_b: float) -> str:
+    if name in _NUMERIC:
+        more, form = _NUMERIC[name]
+        higher, lower = ("A", "B") if area >= 0.5 else ("B", "A")
+        return (
+            f"The images of {higher} are {more} than those of {lower}: on average A has "
+            f"{form.format(mean_a)}, B {form.format(mean_b)} (AUROC {max(area, 1 - area):.2f})."
+        )
+    what = "greyscale" if name == "greyscale" else f"{name.removeprefix('format: ')} files"
+    return (
+        f"{mean_a:.0%} of the images of A are {what}, and {mean_b:.0%} of those of B "
+        f"(AUROC {max(area, 1 - area):.2f})."
+    )
+
+
+def _jpeg_quality(image: Image.Image) -> float | None:
+    """Estimate the quality setting from the luminance quantisation, by the IJG library's rule."""
+    tables = getattr(image, "quantization", None)
+    if not tables:
+        return None
+    scale = 100 * sum(next(iter(tables.values()))) / _STANDARD_SUM
+    quality = 5000 / scale if scale > 100 else 100 - scale / 2
+    return float(min(100.0, max(1.0, quality)))
+
+
+def _images(count: int, label: str) -> str:
+    return f"1 image of {label} is" if count == 1 else f"{count:,} images of {label} are"
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    more = len(names) - _NAMED
+    return f"{shown} and {more:,} more" if more > 0 else shown

@@ -1,0 +1,144 @@
+"""The two halves of a comparison: one proposes, the other is counted (design, statistics 1)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from visdiff.errors import InputError
+from visdiff.imageset import ImageSet, manifest
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Both sets, cut.
+
+    Attributes:
+        discovery_a: Images of A that hypotheses come from.
+        discovery_b: Images of B that hypotheses come from.
+        scoring_a: Images of A that every number is computed on.
+        scoring_b: Images of B; when paired, image i of ``scoring_b`` belongs to image i of
+            ``scoring_a``, and likewise in discovery.
+        double_dipped: Too few images for two halves: all four hold all images.
+        groups: (n_scoring,) the prompt of each scored pair, for the bootstrap; None when unpaired.
+    """
+
+    discovery_a: ImageSet
+    discovery_b: ImageSet
+    scoring_a: ImageSet
+    scoring_b: ImageSet
+    double_dipped: bool
+    groups: np.ndarray | None = None
+
+    @property
+    def scoring_is_a(self) -> np.ndarray:
+        """(n_a + n_b,) bool over the scored images, those of A first."""
+        return _membership(self.scoring_a, self.scoring_b)
+
+    @property
+    def discovery_is_a(self) -> np.ndarray:
+        """(n_a + n_b,) bool over the discovery images, those of A first."""
+        return _membership(self.discovery_a, self.discovery_b)
+
+
+def open_both(
+    a: Any,
+    b: Any,
+    where_a: Mapping[str, Any] | None = None,
+    where_b: Mapping[str, Any] | None = None,
+    name_a: str | None = None,
+    name_b: str | None = None,
+) -> tuple[ImageSet, ImageSet]:
+    """Opens both sets and gives them names that tell them apart.
+
+    Two files of the same name (``A/manifest.csv`` and ``B/manifest.csv``) go by their folders.
+
+    Raises:
+        InputError: A source, column or group does not exist, or a set is empty.
+    """
+    set_a = ImageSet.open(a, where_a, name=name_a)
+    set_b = ImageSet.open(b, where_b, name=name_b)
+    if set_a.name == set_b.name:
+        folders = [Path(s.source).parent.name for s in (set_a, set_b)]
+        if "" in folders or folders[0] == folders[1]:
+            folders = [f"{set_a.name} (A)", f"{set_b.name} (B)"]
+        set_a, set_b = (
+            ImageSet.open(s, name=n) for s, n in zip((set_a, set_b), folders, strict=True)
+        )
+    return set_a, set_b
+
+
+def cut(
+    a: ImageSet, b: ImageSet, *, fraction: float, min_scored: int, paired_by: Sequence[str] = ()
+) -> Halves:
+    """Cuts both sets by content (by pair key when paired), so that duplicates never straddle.
+
+    Args:
+        a: Set A; when paired, already aligned with ``b`` by :func:`align`.
+        b: Set B.
+        fraction: Share that goes to discovery.
+        min_scored: With fewer images a side left to score, all are used for both purposes.
+        paired_by: The pair key's columns.
+    """
+    key = list(paired_by) or None
+    discovery_a, scoring_a = a.split(fraction, key=key)
+    discovery_b, scoring_b = b.split(fraction, key=key)
+    too_few = min(len(scoring_a), len(scoring_b)) < min_scored
+    if too_few or min(len(discovery_a), len(discovery_b)) < 1:
+        discovery_a, discovery_b, scoring_a, scoring_b, too_few = a, b, a, b, True
+    groups = None
+    if paired_by:
+        # The bootstrap resamples whole prompts: images of one prompt resemble each other.
+        groups = scoring_a.frame[paired_by[0]].map(manifest.text).to_numpy(dtype=str)
+    return Halves(discovery_a, discovery_b, scoring_a, scoring_b, too_few, groups)
+
+
+def align(a: ImageSet, b: ImageSet, paired_by: Sequence[str]) -> tuple[ImageSet, ImageSet, int]:
+    """Keeps the images that have a partner and puts partners at the same position.
+
+    Args:
+        a: Set A, with the key's columns in its frame.
+        b: Set B.
+        paired_by: Columns whose values together name a pair, such as ``("prompt", "seed")``.
+
+    Returns:
+        Both sets, aligned, and the number of images left out for want of a partner.
+
+    Raises:
+        InputError: A column is missing, a key occurs twice in one set, or nothing pairs.
+    """
+    places = []
+    for images in (a, b):
+        missing = [c for c in paired_by if c not in images.frame.columns]
+        if missing:
+            raise InputError(
+                f"Expected the columns {', '.join(paired_by)} in {images.name} to pair the sets "
+                f"by, got {', '.join(map(str, images.frame.columns))}; add "
+                f"{', '.join(missing)} to the manifest."
+            )
+        # As text, in the way that the cut reads them: 7 in one manifest and 7.0 in the other pair.
+        columns = [images.frame[c].map(manifest.text).tolist() for c in paired_by]
+        keys = list(zip(*columns, strict=True))
+        place = {key: i for i, key in enumerate(keys)}
+        if len(place) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise InputError(
+                f"Expected each ({', '.join(paired_by)}) once in {images.name}, got {twice} more "
+                "than once; pair by one more column, such as the seed."
+            )
+        places.append(place)
+    in_a, in_b = places
+    shared = [key for key in in_a if key in in_b]
+    if not shared:
+        raise InputError(
+            f"Expected {a.name} and {b.name} to share values of ({', '.join(paired_by)}), got "
+            "none in common; check that both manifests name prompts and seeds alike."
+        )
+    left_out = len(in_a) + len(in_b) - 2 * len(shared)
+    return a.subset([in_a[k] for k in shared]), b.subset([in_b[k] for k in shared]), left_out
+
+
+def _membership(a: ImageSet, b: ImageSet) -> np.ndarray:
+    return np.arange(len(a) + len(b)) < len(a)

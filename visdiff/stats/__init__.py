@@ -1,0 +1,355 @@
+"""Statistics of scores: how well they separate two sets, how surely, and how far they overlap.
+
+Pure functions on arrays. A matrix of scores has one row a hypothesis and one column an image; NaN
+is a score that is missing (an unreadable image, a failed call) and is left out of that row alone.
+What is returned for a row never depends on which other rows were passed with it.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from visdiff.stats.redundancy import redundant
+from visdiff.stats.roc import (
+    BLOCK,
+    ROUNDING,
+    Floats,
+    auroc,
+    blocks,
+    check_level,
+    checked,
+    delong_interval,
+    matrix,
+    paired_interval,
+)
+
+__all__ = [
+    "auroc",
+    "benjamini_hochberg",
+    "delong_interval",
+    "mann_whitney",
+    "minimum_detectable_auroc",
+    "paired_interval",
+    "redundant",
+    "separability",
+    "sign_flip",
+    "unexplained",
+    "wilson",
+]
+
+# Above this many comparisons the exact null distribution is slow and equals the normal one.
+_EXACT_COMPARISONS = 2000
+# A probe that gives an image's own set this probability explains it.
+_EXPLAINED = 0.75
+_Method = Literal["exact", "asymptotic"]
+
+
+def mann_whitney(scores: ArrayLike, is_a: ArrayLike) -> Floats:
+    """Return the one-sided p-value of each hypothesis against "set A scores no higher".
+
+    The test of Mann and Whitney 1947 ("On a test of whether one of two random variables is
+    stochastically larger than the other"), by `scipy.stats.mannwhitneyu`: exact for few scores
+    without ties (8 or fewer in a set), else normal with corrections for ties and continuity.
+
+    Args:
+        scores: (h, n) real numbers; NaN is left out.
+        is_a: (n,) booleans, True for the images of set A.
+
+    Returns:
+        (h,) float64 in [0, 1]; 1 for constant scores, NaN where a set has no score.
+
+    Raises:
+        ValueError: The shapes do not fit, or `is_a` is not boolean.
+    """
+    scores, is_a = checked(scores, is_a)
+    p_values = np.full(len(scores), np.nan)
+    for rows in blocks(*scores.shape):
+        p_values[rows] = _mann_whitney(scores[rows], is_a)
+    return p_values
+
+
+def sign_flip(
+    differences: ArrayLike, rng: np.random.Generator, n_resamples: int = 10_000
+) -> Floats:
+    """Return the one-sided p-value of each hypothesis against "A and B of a pair are exchangeable".
+
+    Fisher's randomisation test for pairs (Fisher 1935, "The Design of Experiments"): if nothing
+    tells the two images of a pair apart, the sign of their difference is a fair coin. The statistic
+    is the mean difference, the alternative that it is above zero. All sign patterns are used when
+    there are no more than `n_resamples`, so that the p-value is exact; else that many random ones,
+    the same for every hypothesis, and p = (1 + k) / (1 + n_resamples) (Phipson and Smyth 2010,
+    "Permutation p-values should never be zero").
+
+    Memory is bounded, whatever the numbers of hypotheses, pairs and resamples.
+
+    Args:
+        differences: (h, p) finite numbers, score in A minus score in B within a pair; NaN is left
+            out.
+        rng: Draws the signs.
+        n_resamples: How many random sign patterns to draw, 1 or more.
+
+    Returns:
+        (h,) float64 in (0, 1]; 1 where every difference is zero, NaN where none is known.
+
+    Raises:
+        ValueError: `differences` is no matrix or has infinite entries, or `n_resamples` is below 1.
+    """
+    differences = matrix("differences", differences)
+    if np.isinf(differences).any():
+        raise ValueError("expected finite differences or NaN, got infinite ones: leave them out")
+    if n_resamples < 1:
+        raise ValueError(f"expected n_resamples of 1 or more, got {n_resamples}")
+    known = ~np.isnan(differences)
+    # A missing pair adds nothing to the sum under any sign, which is to leave it out.
+    values = np.where(known, differences, 0.0)
+    least = values.sum(axis=1) - ROUNDING * np.abs(values).sum(axis=1)
+    n_pairs = values.shape[1]
+    exact = 2**n_pairs <= n_resamples
+    reached = np.zeros(len(values), dtype=np.int64)
+    for signs in _all_signs(n_pairs) if exact else _random_signs(n_pairs, n_resamples, rng):
+        for rows in blocks(len(values), len(signs)):
+            reached[rows] += (values[rows] @ signs.T >= least[rows, None]).sum(axis=1)
+    p_values = reached / 2**n_pairs if exact else (1 + reached) / (1 + n_resamples)
+    return np.where(known.any(axis=1), p_values, np.nan)
+
+
+def benjamini_hochberg(p: ArrayLike) -> Floats:
+    """Return q-values: rejecting those ≤ q keeps the expected share of false rejections ≤ q.
+
+    Benjamini and Hochberg 1995, "Controlling the false discovery rate", by
+    `scipy.stats.false_discovery_control`. Every hypothesis that was tested has to be among them,
+    those that were then thrown away included.
+
+    Args:
+        p: (m,) p-values in [0, 1]. NaN stays NaN and does not count as a test.
+
+    Returns:
+        (m,) float64 in [0, 1].
+
+    Raises:
+        ValueError: A p-value is out of range.
+    """
+    p_values = np.asarray(p, dtype=np.float64)
+    q_values = np.full_like(p_values, np.nan)
+    known = ~np.isnan(p_values)
+    if known.any():
+        q_values[known] = stats.false_discovery_control(p_values[known])
+    return q_values
+
+
+def separability(
+    features: ArrayLike, is_a: ArrayLike, rng: np.random.Generator, folds: int = 5
+) -> float:
+    """Return how well a linear probe tells set A from set B on images that it has not seen.
+
+    A cross-validated L2 logistic regression on standardised columns; its prior is scaled with the
+    number of columns, so that many weak columns do not outweigh few strong ones. The AUROC is
+    averaged over folds, not pooled: scores of different probes do not compare, and pooling them
+    puts noise below 0.5 (Forman and Scholz 2010, "Apples-to-apples in cross-validation studies").
+
+    Args:
+        features: (n, d) embeddings or sentence scores. A row without any value (an unreadable
+            image) is left out; a single missing value is set to its column's mean over the training
+            folds.
+        is_a: (n,) booleans, True for the images of set A.
+        rng: Draws the folds.
+        folds: Number of folds, 2 or more.
+
+    Returns:
+        AUROC in [0, 1], about 0.5 when the sets are alike. NaN with no column, or with fewer than
+        2 * `folds` images in a set.
+
+    Raises:
+        ValueError: The shapes do not fit, `is_a` is not boolean, or `folds` is below 2.
+    """
+    features = matrix("features", features)
+    _, is_a = checked(features.T, is_a)
+    if folds < 2:
+        raise ValueError(f"expected 2 folds or more, got {folds}")
+    # The draw comes first: what follows in the caller must not depend on an early return.
+    fold_seed = int(rng.integers(2**32))
+    known = ~np.isnan(features)
+    features = features[:, known.any(axis=0)]
+    features, is_a = features[known.any(axis=1)], is_a[known.any(axis=1)]
+    if not features.shape[1] or min(is_a.sum(), (~is_a).sum()) < 2 * folds:
+        return math.nan
+    areas = []
+    for _, test, decisions in _held_out(features, is_a, fold_seed, folds):
+        areas.append(auroc(decisions[None], is_a[test])[0])
+    return float(np.mean(areas))
+
+
+def unexplained(
+    features: ArrayLike, is_a: ArrayLike, rng: np.random.Generator, folds: int = 5
+) -> NDArray[np.bool_]:
+    """Return which images the features leave open: held out, a probe is not sure of their set.
+
+    The probe is that of `separability`. An image is explained when the probe gives the set that it
+    is of a probability of at least three quarters, half way from a guess to certainty. Merely being
+    on the right side is not enough: a sentence true of half of A and none of B puts all of B there,
+    but says nothing of what sets B apart from the other half of A.
+
+    Args:
+        features: (n, d) sentence scores; missing values as in `separability`.
+        is_a: (n,) booleans, True for the images of set A.
+        rng: Draws the folds.
+        folds: Number of folds, 2 or more.
+
+    Returns:
+        (n,) booleans; all True where `separability` is NaN, and True for rows without a value.
+
+    Raises:
+        ValueError: As for `separability`.
+    """
+    features = matrix("features", features)
+    _, is_a = checked(features.T, is_a)
+    if folds < 2:
+        raise ValueError(f"expected 2 folds or more, got {folds}")
+    fold_seed = int(rng.integers(2**32))
+    open_ = np.ones(len(features), dtype=bool)
+    known = ~np.isnan(features)
+    features = features[:, known.any(axis=0)]
+    rows = np.flatnonzero(known.any(axis=1))
+    features, is_a = features[rows], is_a[rows]
+    if not features.shape[1] or min(is_a.sum(), (~is_a).sum()) < 2 * folds:
+        return open_
+    least = math.log(_EXPLAINED / (1 - _EXPLAINED))
+    for train, test, decisions in _held_out(features, is_a, fold_seed, folds):
+        # The larger set is not the likelier one: take the prior odds out again.
+        share = is_a[train].mean()
+        decisions = decisions - math.log(share / (1 - share))
+        open_[rows[test]] = np.where(is_a[test], decisions, -decisions) < least
+    return open_
+
+
+def minimum_detectable_auroc(n_a: int, n_b: int, alpha: float, power: float = 0.8) -> float:
+    """Return the smallest AUROC that a one-sided Mann–Whitney test finds with the given power.
+
+    Noether 1987, "Sample size determination for some common nonparametric tests":
+    0.5 + (z_alpha + z_power) * sqrt((n_a + n_b) / (12 n_a n_b)). It takes the variance that holds
+    without a difference, and so errs to the large side for AUROCs above about 0.8.
+
+    Args:
+        n_a: Number of scored images in A.
+        n_b: Number of scored images in B.
+        alpha: Level of the test, between 0 and 0.5.
+        power: Chance to find a difference of that size, 0.5 or more and below 1.
+
+    Returns:
+        A number in (0.5, 1]. 1 means that no more than perfect separation can be counted on to be
+        found, if even that; it is also returned when a set is empty.
+
+    Raises:
+        ValueError: `alpha` or `power` is out of range, or a number of images is negative.
+    """
+    if not 0 < alpha < 0.5 or not 0.5 <= power < 1:
+        raise ValueError(
+            f"expected 0 < alpha < 0.5 and 0.5 <= power < 1, got alpha={alpha}, power={power}"
+        )
+    if min(n_a, n_b) < 0:
+        raise ValueError(f"expected numbers of images of 0 or more, got {n_a} and {n_b}")
+    if min(n_a, n_b) == 0:
+        return 1.0
+    quantiles = stats.norm.isf(alpha) + stats.norm.ppf(power)
+    return min(1.0, float(0.5 + quantiles * math.sqrt((n_a + n_b) / (12 * n_a * n_b))))
+
+
+def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Return a confidence interval for the proportion behind k successes in n trials.
+
+    Wilson 1927, "Probable inference, the law of succession, and statistical inference", by
+    `scipy.stats.binomtest`.
+
+    Args:
+        k: Successes, 0 to n.
+        n: Trials; with none, nothing is known and the interval is (0, 1).
+        level: Confidence level, between 0 and 1.
+
+    Returns:
+        Lower and upper bound.
+
+    Raises:
+        ValueError: `k` or `level` is out of range.
+    """
+    check_level(level)
+    if not 0 <= k <= n:
+        raise ValueError(f"expected 0 <= k <= n, got k={k}, n={n}")
+    if n == 0:
+        return 0.0, 1.0
+    interval = stats.binomtest(int(k), int(n)).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _held_out(
+    features: Floats, is_a: NDArray[np.bool_], seed: int, folds: int
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], Floats]]:
+    """Yield, fold by fold, the training rows, the others, and a probe's log-odds of A for these."""
+    # scikit-learn takes longer to import than everything else in this module takes to run.
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(
+        SimpleImputer(keep_empty_features=True),
+        StandardScaler(),
+        LogisticRegression(C=1 / features.shape[1], max_iter=1000),
+    )
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    for train, test in splitter.split(features, is_a):
+        probe.fit(features[train], is_a[train])
+        yield train, test, probe.decision_function(features[test])
+
+
+def _mann_whitney(scores: Floats, is_a: NDArray[np.bool_]) -> Floats:
+    known = ~np.isnan(scores)
+    n_a, n_b = known[:, is_a].sum(axis=1), known[:, ~is_a].sum(axis=1)
+    ordered = np.sort(scores, axis=1)
+    tied = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+    # Chosen row by row: scipy's own choice for a matrix depends on ties anywhere in it.
+    exact = (np.minimum(n_a, n_b) <= 8) & (n_a * n_b <= _EXACT_COMPARISONS) & ~tied
+    testable = (n_a > 0) & (n_b > 0)
+    p_values = np.full(len(scores), np.nan)
+    complete = known.all(axis=1)
+    for method in get_args(_Method):
+        alike = testable & (exact == (method == "exact"))
+        rows = alike & complete
+        if rows.any():
+            p_values[rows] = _greater(scores[rows][:, is_a], scores[rows][:, ~is_a], method)
+        for row in np.flatnonzero(alike & ~complete):
+            a, b = is_a & known[row], ~is_a & known[row]
+            p_values[row] = _greater(scores[row, a], scores[row, b], method)
+    return p_values
+
+
+def _greater(a: Floats, b: Floats, method: _Method) -> Floats:
+    with warnings.catch_warnings():
+        # Constant scores divide by a spread of zero; the p-value of 1 that comes of it is right.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return stats.mannwhitneyu(a, b, alternative="greater", axis=-1, method=method).pvalue
+
+
+def _all_signs(n_pairs: int) -> Iterator[Floats]:
+    """Yield every pattern of signs once, some rows at a time."""
+    step = max(1, BLOCK // max(1, n_pairs))
+    for start in range(0, 2**n_pairs, step):
+        numbers = np.arange(start, min(start + step, 2**n_pairs))
+        yield _as_signs((numbers[:, None] >> np.arange(n_pairs)) & 1)
+
+
+def _random_signs(n_pairs: int, count: int, rng: np.random.Generator) -> Iterator[Floats]:
+    """Yield `count` random patterns of signs; the draws depend on nothing but the arguments."""
+    step = max(1, BLOCK // n_pairs)
+    for start in range(0, count, step):
+        size = (min(step, count - start), n_pairs)
+        yield _as_signs(rng.integers(0, 2, size, dtype=np.int8))
+
+
+def _as_signs(bits: NDArray[np.integer]) -> Floats:
+    return 1 - 2 * bits.astype(np.float64)
