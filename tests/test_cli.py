@@ -13,7 +13,7 @@ import pytest
 from fakes import said, write_set
 from PIL import Image
 
-from visdiff import cli
+from visdiff.cli import app as cli
 
 ROOT = Path(__file__).parents[1]
 WORDS = ("--captioner", "manifest", "--ranker", "captions-lexical")

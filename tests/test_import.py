@@ -53,12 +53,12 @@ def test_unknown_name_is_an_attribute_error() -> None:
     [
         "import visdiff.comparison.compare",
         "from visdiff.comparison.compare import compare",
-        "visdiff.comparison.compare",
+        "visdiff.compare",
         "pass",
     ],
 )
 def test_compare_is_the_function_whatever_was_imported_before(first: str) -> None:
-    # Importing a submodule binds it in its package: unguarded, the module would hide the function.
+    # Importing a submodule binds it in its package: no submodule may have a public name.
     code = f"import visdiff\n{first}\nprint(type(visdiff.compare).__name__)"
     assert python(code).strip() == "function"
 

@@ -14,7 +14,7 @@ import visdiff
 from visdiff.cache import Cache
 from visdiff.captioners import table as captioning
 from visdiff.captioners.manifest import ManifestCaptioner
-from visdiff.cli import app
+from visdiff.cli.app import app
 from visdiff.comparison.ranking import rank, with_hypotheses
 from visdiff.config import Config
 from visdiff.errors import InputError, MissingBackendError, VisdiffError

@@ -22,7 +22,7 @@ SIZE = 8
 # The command, then the most memory that its process ever held: the kernel counts it.
 COMMAND = """
 import sys
-from visdiff import cli
+from visdiff.cli import app as cli
 try:
     cli.main()
 finally:

@@ -149,7 +149,7 @@ def warm(work: Path, n: int) -> Iterator[tuple[float, float]]:
             picture.save(folder / f"{i:04d}.png")
         sides.append(str(folder))
     command = [
-        *(sys.executable, "-c", "from visdiff.cli import main; main()", "compare", *sides),
+        *(sys.executable, "-c", "from visdiff.cli.app import main; main()", "compare", *sides),
         *("--preset", "miniature", "--json"),
     ]
     environment = {**os.environ, "VISDIFF_CACHE_DIR": str(work / "cache")}

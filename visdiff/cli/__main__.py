@@ -1,5 +1,5 @@
 """``python -m visdiff.cli``."""
 
-from visdiff.cli import main
+from visdiff.cli.app import main
 
 main()
