@@ -14,7 +14,7 @@ from editing.edit.ledger import Ledger
 from editing.methods import find
 from editing.methods.closed_form import ClosedForm
 from editing.pipelines.loading import load_pipeline
-from editing.requests import Preserve, Request
+from editing.requests import Request, changes_of
 from visdiff.errors import InputError
 
 
@@ -68,7 +68,7 @@ def withdraw(edit: Edit, requests: Sequence[Request]) -> Edit:
     chosen, ledger = _opened(edit)
     ledger.without(requests)  # Raises if it lacks one.
     kept = [r for r in edit.requests if r not in requests]
-    if all(isinstance(r, Preserve) for r in kept):
+    if not changes_of(kept):
         raise InputError(
             "Expected requests to remain after the withdrawal, got none; leave the edit off "
             "instead."

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 import editing
 from editing.audits.audit import audit, audit_sets
+from editing.audits.outcomes import Outcome
 from editing.audits.prompt_groups import (
     EMPTY,
     MEANT,
@@ -23,7 +24,7 @@ from editing.audits.prompt_groups import (
     prompt_groups,
 )
 from editing.audits.prompt_groups import samples_of as samples
-from editing.audits.report import AuditReport, Outcome, drift_by_concept
+from editing.audits.report import AuditReport, drift_by_concept
 from editing.cli.audit import app
 from editing.generate import generate
 from editing.generate.phrases import phrase

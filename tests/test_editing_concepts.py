@@ -14,7 +14,6 @@ from editing.requests import (
     Request,
     checked,
     from_dict,
-    to_dict,
 )
 from visdiff.errors import InputError
 
@@ -35,7 +34,7 @@ def test_any_mixture_is_taken_as_it_is() -> None:
 
 @pytest.mark.parametrize("request_", ALL, ids=repr)
 def test_a_request_survives_json(request_: Request) -> None:
-    assert from_dict(to_dict(request_)) == request_
+    assert from_dict(request_.to_dict()) == request_
 
 
 def test_a_swap_is_sound() -> None:

@@ -34,7 +34,7 @@ from editing.generate import generate
 from editing.metrics.proportions import wilson
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.sampling import Settings
-from editing.requests import Debias, Erase, Preserve, Replace, Request, target_of
+from editing.requests import Debias, Erase, Preserve, Replace, Request, changes_of
 from visdiff.cache import Cache
 from visdiff.config import Config
 from visdiff.hashing import canonical_json, digest_bytes
@@ -134,8 +134,7 @@ def sabotaged(
 
 def _held(one: Sabotage) -> list[str]:
     """Everything else that the audit looks at: the hidden effect shall be the only one."""
-    changed = {one.asked, *(r.concept for r in one.hidden if not isinstance(r, Preserve))}
-    changed |= {target_of(r) for r in one.hidden if isinstance(r, Replace)}
+    changed = {one.asked, *(text for r in changes_of(one.hidden) for text in (r.concept, r.target))}
     looked = [prompt for pairs in ELSEWHERE.values() for _, prompt in pairs]
     return [t for t in (*others_than(changed), *looked) if not {t, _bare(t)} & changed]
 

@@ -179,7 +179,7 @@ class Bench:
 
 
 def _weights(found: Debiased) -> dict[str, dict[str, float]]:
-    return {r.concept: r.applied_weights for r in found.edit.requests if isinstance(r, Debias)}
+    return {r.concept: dict(r.applied_weights) for r in found.edit.requests if r.ratios}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -43,7 +43,7 @@ from editing.methods.debias import Control, debias
 from editing.metrics.attributes import ZeroShotEyes
 from editing.metrics.features import image_features
 from editing.metrics.similarity import nearest_text
-from editing.requests import Debias, Erase, Moderate, Preserve, Request
+from editing.requests import Debias, Erase, Moderate, Preserve, Request, changes_of
 from visdiff.miniature import world
 
 UNSAFE = world.SUBJECTS_BY_KIND["unsafe"]
@@ -208,7 +208,7 @@ def main() -> None:
         given.seeds, given.people, given.steps, given.only = 1, 2, 2, ["all in one solve"]
     bench, asked = Bench(given.steps, given.seeds, given.people, given.compile), parts()
     everything: list[Request] = [r for part in asked.values() for r in part]
-    preserved = kept([r.concept for r in everything if not isinstance(r, Preserve)])
+    preserved = kept([r.concept for r in changes_of(everything)])
     control = Control(batch=2, most=2, rounds=1) if given.quick else CONTROL
     templates = TEMPLATES[:1] if given.quick else TEMPLATES
     solved = {"nothing": [], **asked, "all in one solve": everything}
@@ -227,7 +227,7 @@ def main() -> None:
         if not solved[name]:
             return bench.measured()
         requests = [*solved[name], preserved, ARTICLES]
-        if any(isinstance(r, Debias) for r in requests):
+        if any(r.needs_weights for r in requests):
             edit = debias(
                 bench.pipe, requests, ZeroShotEyes(bench.sight.encoder, "a {attribute} {concept}"),
                 control=control, settings=settings(given.steps), batch_size=BATCH,

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from editing.requests import Debias, Preserve, Request
 from visdiff.report.collect import auroc_text, p_text
 from visdiff.report.html import CONTENT_SECURITY_POLICY
 
 if TYPE_CHECKING:
+    from editing.audits.outcomes import Outcome
     from editing.audits.pairs import ShownPair
-    from editing.audits.report import AuditReport, GroupAudit, Outcome
+    from editing.audits.report import AuditReport, GroupAudit
 
 _FULL = 1.5
 """Drift at the right edge of the bars; 1 is the seed-noise floor."""
@@ -30,7 +30,7 @@ def render(report: "AuditReport", folder: str | Path) -> str:
         policy=CONTENT_SECURITY_POLICY,
         verdict=report.verdict,
         about=dict(report.about),
-        asked=[sentence(r) for r in report.requests],
+        asked=[r.describe() for r in report.requests],
         outcomes=[_outcome(o) for o in report.outcomes],
         groups=[_group(g) for g in report.groups],
         beside=[_group(g) for g in report.groups if not g.meant],
@@ -50,21 +50,10 @@ def render_fragment(report: "AuditReport") -> str:
     )
 
 
-def sentence(request: Request) -> str:
-    """A request in words: "erase church", "replace dog with cat"."""
-    if isinstance(request, Debias):
-        shares = ", ".join(f"{a} {s:.0%}" for a, s in request.ratios.items())
-        return f"debias {request.concept}: {shares}"
-    if isinstance(request, Preserve):
-        return f"preserve {', '.join(request.concepts)}"
-    target = getattr(request, "target", "")
-    return f"{request.kind} {request.concept}" + (f", draw {target} instead" if target else "")
-
-
 def _outcome(o: "Outcome") -> dict[str, Any]:
     wanted = o.wanted if isinstance(o.wanted, str) else f"{o.wanted:.0%}"
     return {
-        "request": sentence(o.request),
+        "request": o.request.describe(),
         "sought": o.sought,
         "wanted": wanted,
         "before": f"{o.before.value:.0%}",

@@ -13,7 +13,7 @@ from typing import Any
 from editing.generate.phrases import bare, own_seed, phrase
 from editing.generate.prompts import Sample
 from editing.pipelines.text import neighbours
-from editing.requests import Debias, Preserve, Request, normal, target_of
+from editing.requests import Request, changes_of, normal, preserved_of
 
 TARGETS = "targets"
 PARAPHRASES = "paraphrases"
@@ -113,13 +113,9 @@ def prompt_groups(
         elsewhere: Group → concepts and prompts to look at beside; those that the edit changes, and
             its targets, are left out.
     """
-    changes = [r for r in requests if not isinstance(r, Preserve)]
-    kept = [text for r in requests if isinstance(r, Preserve) for text in r.concepts]
+    changes, kept = changes_of(requests), preserved_of(requests)
     meant = {bare(c.concept) for c in changes}
-    named = meant | {bare(target_of(c)) for c in changes} | {bare(text) for text in kept}
-    for change in changes:
-        if isinstance(change, Debias):
-            named |= {bare(attribute) for attribute in change.ratios}
+    named = {bare(text) for request in requests for text in request.named}
     nearest = [word for c in changes for word in neighbours(pipe, c.concept, count)]
     words = dict.fromkeys([*near, *nearest[:MOST_NEIGHBOURS]])
     beside = [w for w in words if bare(w) not in named]

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from editing.audits.outcomes import Outcome
 from editing.audits.pairs import ShownPair
 from editing.metrics.drift import Drift
-from editing.metrics.proportions import Proportion
-from editing.requests import Change, Debias, Preserve, Request, to_dict
+from editing.requests import Preserve, Request, preserved_of
 from editing.requests.toml import requests_toml
 from visdiff.errors import InputError
 from visdiff.results import Difference, DifferenceReport
@@ -22,48 +22,6 @@ SCHEMA = 1
 
 NOTABLE = 0.5
 """Drift from which a concept is worth preserving: half of what another seed would do."""
-
-_EDGE = 0.1
-"""An attribute's share counts as reached within this."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one request, read off its prompts' images by zero-shot classification.
-
-    Attributes:
-        request: What was asked for.
-        sought: What was looked for: the concept itself, its target, or an attribute.
-        before: Share of the original's images that show it.
-        after: Share of the edited model's.
-        wanted: "less", "more", or the share asked for.
-        met: "yes", "in part" or "no".
-    """
-
-    request: Change
-    sought: str
-    before: Proportion
-    after: Proportion
-    wanted: str | float
-    met: str
-
-    @classmethod
-    def of(cls, request: Change, sought: str, before: Proportion, after: Proportion) -> "Outcome":
-        """Judges the shares: a tenth is left of what shall go, eight tenths show what shall come.
-
-        In part: the intervals of the two shares lie apart, on the right side of each other.
-        """
-        if isinstance(request, Debias):
-            goal = request.ratios[sought]
-            closer = abs(after.value - goal) < abs(before.value - goal)
-            met = "yes" if abs(after.value - goal) <= _EDGE else "in part" if closer else "no"
-            return cls(request, sought, before, after, goal, met)
-        if sought == request.concept:
-            partly = after.high < before.low
-            met = "yes" if after.value <= 0.1 * before.value else "in part" if partly else "no"
-            return cls(request, sought, before, after, "less", met)
-        met = "yes" if after.value >= 0.8 else "in part" if after.low > before.high else "no"
-        return cls(request, sought, before, after, "more", met)
 
 
 @dataclass(frozen=True)
@@ -145,7 +103,7 @@ class AuditReport:
     @property
     def to_preserve(self) -> tuple[str, ...]:
         """Concepts outside the meant groups that moved notably, farthest first."""
-        known = {t for r in self.requests if isinstance(r, Preserve) for t in r.concepts}
+        known = preserved_of(self.requests)
         moved = [
             (value, concept)
             for group in self.groups
@@ -176,10 +134,10 @@ class AuditReport:
             "schema": SCHEMA,
             "verdict": self.verdict,
             "about": dict(self.about),
-            "requests": [to_dict(r) for r in self.requests],
+            "requests": [r.to_dict() for r in self.requests],
             "outcomes": [
                 {
-                    "request": to_dict(o.request),
+                    "request": o.request.to_dict(),
                     "sought": o.sought,
                     "wanted": o.wanted,
                     "met": o.met,

@@ -136,11 +136,11 @@ def _known(edit: Path | None, requests: Path | None, base: str | None) -> tuple[
 
 
 def _opened(a: Path, b: Path) -> tuple[Any, Any]:
-    from editing.audits.audit import check_folders
+    from editing.audits.grouping import check_columns
     from visdiff.imageset import ImageSet
 
     sets = ImageSet.open(a), ImageSet.open(b)
-    check_folders(*sets)
+    check_columns(*sets)
     return sets
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -298,7 +299,7 @@ def _echo(edit: "Edit") -> None:
     found = edit.diagnostics
     typer.echo(f"{edit.method} edit of {edit.base_model}, {len(edit.tensors)} tensors")
     for request in edit.requests:
-        typer.echo(f"  {_sentence(request)}")
+        typer.echo(f"  {shorten(request.describe(), 200, placeholder=' …')}")
     for concept, tokens in found.get("tokens", {}).items():
         shown = ", ".join(f"{t['index']} {t['token']}" for t in tokens)
         typer.echo(f"tokens of {concept!r}: {shown}")
@@ -320,21 +321,6 @@ def _echo(edit: "Edit") -> None:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"digest: {edit.digest}")
     sys.stdout.flush()
-
-
-def _sentence(request: "Request") -> str:
-    from editing.requests import Debias, Erase, Preserve, Replace
-
-    match request:
-        case Replace() | Erase(target=str(_)) if request.target:
-            return f"{request.kind} {request.concept!r} → {request.target!r}"
-        case Debias():
-            shares = ", ".join(f"{a} {s:g}" for a, s in request.ratios.items())
-            return f"debias {request.concept!r} to {shares}"
-        case Preserve():
-            return f"preserve {len(request.concepts)}: {', '.join(request.concepts[:8])}"
-        case _:
-            return f"{request.kind} {request.concept!r}"
 
 
 def _numbers(texts: Sequence[str], option: str) -> dict[str, float]:

@@ -26,7 +26,7 @@ from editing.edit import ledger as ledgers
 from editing.edit.deltas import AnyChange, NewTokens
 from editing.edit.ledger import Ledger
 from editing.pipelines.weights import component_hashes, parameter, weight_hash
-from editing.requests import Request, from_dict, to_dict
+from editing.requests import Request, from_dict
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
 
@@ -247,7 +247,7 @@ class Edit:
             "schema": SCHEMA,
             "digest": self.digest,
             "method": self.method,
-            "requests": [to_dict(r) for r in self.requests],
+            "requests": [r.to_dict() for r in self.requests],
             "config": dict(self.config),
             "base": {
                 "model": self.base_model,

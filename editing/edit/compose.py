@@ -15,7 +15,7 @@ from editing.edit import Edit
 from editing.edit import deltas as forms
 from editing.edit.deltas import Full, LowRank, NewTokens, SharedMap
 from editing.linear import LinearMap
-from editing.requests import Preserve, Request, normal, target_of
+from editing.requests import Request, changes_of, normal, preserved_of
 from visdiff.errors import InputError
 
 OVERLAP = 0.2
@@ -177,17 +177,12 @@ def _conflicts(edits: Sequence[Edit], i: int, j: int) -> list[Conflict]:
 
 
 def _contradictions(a: Sequence[Request], b: Sequence[Request]) -> list[str]:
-    wanted = {normal(r.concept): r for r in a if not isinstance(r, Preserve)}
+    wanted = {normal(r.concept): r for r in changes_of(a)}
+    kept = {normal(text) for text in preserved_of(a)}
     found = []
     for request in b:
-        if isinstance(request, Preserve):
-            found += [t for t in request.concepts if normal(t) in wanted]
-            continue
+        found += [text for text in request.preserved if normal(text) in wanted]
         other = wanted.get(normal(request.concept))
-        if other is not None and (
-            type(other) is not type(request) or target_of(other) != target_of(request)
-        ):
+        if other is not None and (other.kind, other.target) != (request.kind, request.target):
             found.append(request.concept)
-    kept = {normal(t) for r in a if isinstance(r, Preserve) for t in r.concepts}
-    found += [r.concept for r in b if not isinstance(r, Preserve) and normal(r.concept) in kept]
-    return found
+    return found + [r.concept for r in changes_of(b) if normal(r.concept) in kept]

@@ -14,7 +14,7 @@ import torch
 
 from editing.linear import Solution, Tensor, absolute_lambda, gram, solve
 from editing.pipelines.weights import Space
-from editing.requests import Request, from_dict, to_dict
+from editing.requests import Request, from_dict
 from editing.settings import LinearConfig
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json
@@ -71,7 +71,7 @@ class Entry:
     @property
     def key(self) -> str:
         """What the entry is told apart by."""
-        return self.role if self.request is None else canonical_json(to_dict(self.request))
+        return self.role if self.request is None else canonical_json(self.request.to_dict())
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ class Ledger:
         Raises:
             InputError: A request is not in it.
         """
-        gone = {canonical_json(to_dict(r)) for r in requests}
+        gone = {canonical_json(r.to_dict()) for r in requests}
         missing = gone - {e.key for e in self.entries}
         if missing:
             raise InputError(
@@ -224,7 +224,7 @@ def packed(ledger: Ledger) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     headers: list[dict[str, Any]] = []
     tensors = {f"second.{space}": moment for space, moment in ledger.second.items()}
     for number, entry in enumerate(ledger.entries):
-        request = None if entry.request is None else to_dict(entry.request)
+        request = None if entry.request is None else entry.request.to_dict()
         headers.append({
             "role": entry.role,
             "request": request,

@@ -28,6 +28,16 @@ _METHODS = {
 class Method(Protocol):
     """What makes an edit of requests."""
 
+    @property
+    def name(self) -> str:
+        """Its name in the table."""
+        ...
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Kinds of requests that it takes."""
+        ...
+
     def fit(self, pipe: Any, requests: "Sequence[Request]", /, **settings: Any) -> "Edit":
         """Returns an edit that meets the requests. The pipeline is only read."""
         ...
@@ -52,3 +62,26 @@ def find(name: str) -> Method:
         )
     module, _, attribute = _METHODS[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def check_kinds(method: Method, requests: "Sequence[Request]", *alternatives: str) -> None:
+    """Makes sure that a method takes every kind of request.
+
+    Args:
+        method: The method.
+        requests: What is asked of it.
+        *alternatives: Methods to suggest, the first that takes all of the requests.
+
+    Raises:
+        InputError: It does not take one of them.
+    """
+    refused = next((r for r in requests if r.kind not in method.kinds), None)
+    if refused is None:
+        return
+    asked = {r.kind for r in requests}
+    able = [n for n in alternatives if asked <= find(n).kinds]
+    raise InputError(
+        f"Expected requests to {', '.join(sorted(method.kinds))} for {method.name}, which has no "
+        f"{refused.kind} term, got {refused.describe()!r}; "
+        f"{f'use {able[0]}' if able else 'make it an edit of its own'}."
+    )

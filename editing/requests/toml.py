@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from editing.requests import Request, from_dict, to_dict
+from editing.requests import KINDS, Request, from_dict
 from visdiff.errors import InputError
 
 
@@ -38,14 +38,15 @@ def read_requests(path: Path) -> tuple[list[Request], dict[str, Any]]:
     found: list[Request] = []
     for kind, tables in values.items():
         if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
+            tables = ", ".join(f"[[{k}]]" for k in KINDS)
             raise InputError(
-                f"Expected method, corpus, watch, [config] and [[erase]], [[replace]], [[debias]], "
-                f"[[moderate]] or [[preserve]] in {path}, got {kind!r}."
+                f"Expected method, corpus, watch, [config], {tables} in {path}, got {kind!r}."
             )
         for table in tables:
-            if kind == "preserve" and "file" in table:
+            field = KINDS[kind].lists if kind in KINDS else ""
+            if field and "file" in table:
                 listed = lines_of(path.parent / str(table.pop("file")))
-                table["concepts"] = [*table.get("concepts", []), *listed]
+                table[field] = [*table.get(field, []), *listed]
             found.append(from_dict({**table, "kind": kind}))
     return found, options
 
@@ -54,7 +55,7 @@ def requests_toml(requests: Sequence[Request], method: str = "uce") -> str:
     """Writes requests as the TOML file that `visdiff edit run` reads."""
     lines = [f"method = {_toml(method)}"]
     for request in requests:
-        values = to_dict(request)
+        values = request.to_dict()
         lines += ["", f"[[{values.pop('kind')}]]"]
         lines += [f"{n} = {_toml(v)}" for n, v in values.items() if v is not None]
     return "\n".join(lines) + "\n"

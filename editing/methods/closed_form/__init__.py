@@ -14,12 +14,13 @@ from editing.edit import Edit
 from editing.edit.deltas import SharedMap
 from editing.edit.ledger import Block, Entry, Ledger
 from editing.linear import Solution, Tensor
+from editing.methods import check_kinds
 from editing.methods.closed_form.diagnostics import diagnose, near_vectors, tokens_used
 from editing.methods.closed_form.statistics import moments, pooled_of, rows, second_moments
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.text import Encoded, Layout, Phrase, encode, matched, selected
 from editing.pipelines.weights import Projection, Space, base_name, projections, widths
-from editing.requests import Debias, Preserve, Request, checked, target_of
+from editing.requests import Request, changes_of, checked
 from editing.settings import LinearConfig, Tokens
 from visdiff.errors import InputError
 
@@ -50,7 +51,7 @@ class ClosedForm:
         meet: Which positions of a concept take after which of its targets.
         keep: Which positions of a preserved prompt are held.
         gains: Factor on each attribute's value for each layer when debiasing; None for one.
-        preserves: Whether it has a preserve term.
+        kinds: Kinds of requests that it takes.
         solver: Statistics of one space → its map.
         reads_weights: Whether the solver needs Σ WᵀW in the ledger.
     """
@@ -61,9 +62,14 @@ class ClosedForm:
     meet: Meet = meet
     keep: Keep = selected
     gains: Gains | None = None
-    preserves: bool = True
+    kinds: frozenset[str] = frozenset({"erase", "replace", "debias", "moderate", "preserve"})
     solver: Solver = Ledger.solve
     reads_weights: bool = False
+
+    @property
+    def preserves(self) -> bool:
+        """Whether it has a preserve term."""
+        return "preserve" in self.kinds
 
     def fit(
         self,
@@ -95,7 +101,7 @@ class ClosedForm:
         """
         config = self.configured(settings)
         requests = checked(requests)
-        self.check(requests)
+        check_kinds(self, requests, "uce")
         if corpus and not self.preserves:
             raise InputError(
                 f"Expected no corpus for {self.name}, which has no preserve term; use uce."
@@ -141,7 +147,7 @@ class ClosedForm:
         assert edit.ledger is not None
         config = LinearConfig(**edit.config)
         requests = checked(requests)
-        self.check(requests)
+        check_kinds(self, requests, "uce")
         new = [r for r in requests if r not in edit.requests]
         ledger = edit.ledger.without([r for r in edit.requests if r not in requests])
         tokens: dict[str, Any] = edit.diagnostics.get("tokens", {})
@@ -150,7 +156,7 @@ class ClosedForm:
             tokens = tokens | tokens_used(pipe, new, config, self.meet)
         layers = tuple(p for c in edit.changes if isinstance(c, SharedMap) for p in c.layers)
         changes, solutions = self.solve(ledger, config, layers)
-        concepts = {r.concept for r in requests if not isinstance(r, Preserve)}
+        concepts = {r.concept for r in changes_of(requests)}
         found = diagnose(ledger, solutions)
         found["tokens"] = {c: t for c, t in tokens.items() if c in concepts}
         return replace(edit, requests=requests, changes=changes, ledger=ledger, diagnostics=found)
@@ -170,18 +176,6 @@ class ClosedForm:
             )
         return config
 
-    def check(self, requests: Iterable[Request]) -> None:
-        """Makes sure that the method can take requests.
-
-        Raises:
-            InputError: Concepts shall be preserved by a method that cannot.
-        """
-        if not self.preserves and any(isinstance(r, Preserve) for r in requests):
-            raise InputError(
-                f"Expected no preserve list for {self.name}, which has no preserve term, got one; "
-                "use uce."
-            )
-
     def entries(
         self, pipe: Any, requests: Sequence[Request], config: LinearConfig
     ) -> Iterable[Entry]:
@@ -190,17 +184,16 @@ class ClosedForm:
         Raises:
             InputError: No token represents a concept, or a prompt is too long.
         """
-        changes = [r for r in requests if not isinstance(r, Preserve)]
         wanted = {
             Phrase(template, text): None
-            for request in changes
+            for request in changes_of(requests)
             for template in config.templates
-            for text in (request.concept, *_targets(request))
+            for text in (request.concept, *request.applied_weights)
         }
         known = dict(zip(wanted, encode(pipe, list(wanted)), strict=True))
         for request in requests:
-            if isinstance(request, Preserve):
-                phrases = [Phrase(t, c) for c in request.concepts for t in config.templates]
+            if request.preserved:
+                phrases = [Phrase(t, c) for c in request.preserved for t in config.templates]
                 yield self._kept(pipe, request, phrases, config)
                 continue
             blocks: dict[Space, Block] = {"tokens": self._moved(pipe, request, known, config)}
@@ -251,24 +244,24 @@ class ClosedForm:
         return changes, solutions
 
     def _kept(
-        self, pipe: Any, request: Preserve, phrases: Sequence[Phrase], config: LinearConfig
+        self, pipe: Any, request: Request, phrases: Sequence[Phrase], config: LinearConfig
     ) -> Entry:
         blocks, counts = moments(
             pipe, phrases, lambda layout: self.keep(layout, config.tokens), config
         )
-        return Entry("preserve", request, len(request.concepts), counts, blocks)
+        return Entry("preserve", request, len(request.preserved), counts, blocks)
 
     def _moved(
         self,
         pipe: Any,
-        request: Any,
+        request: Request,
         known: Mapping[Phrase, Encoded],
         config: LinearConfig,
     ) -> Block:
         sources, shifts, index, gains, count = [], [], [], [], 0
         for template in config.templates:
             source = known[Phrase(template, request.concept)]
-            targets = [known[Phrase(template, text)] for text in _targets(request)]
+            targets = [known[Phrase(template, text)] for text in request.applied_weights]
             pairs = self.meet(source.layout, [t.layout for t in targets], config.tokens)
             positions = torch.tensor([i for i, _ in pairs])
             c = source.states[positions].to(torch.float64)
@@ -278,7 +271,7 @@ class ClosedForm:
             ]
             here = torch.arange(count, count + len(pairs))
             sources.append(source.states[positions])
-            if isinstance(request, Debias) and self.gains is not None:
+            if self.gains is not None and request.keeps_own:
                 weights = list(request.applied_weights.values())
                 found = self.gains(pipe, c, values)
                 shifts += [w * a for w, a in zip(weights, values, strict=True)]
@@ -297,23 +290,18 @@ class ClosedForm:
         )
 
 
-def _targets(request: Any) -> tuple[str, ...]:
-    return tuple(request.ratios) if isinstance(request, Debias) else (target_of(request).strip(),)
+def _shift(request: Request, source: Tensor, values: Sequence[Tensor]) -> Tensor:
+    """New value − source: the weighted values take the place of the source, or are added to it."""
+    weights = request.applied_weights.values()
+    new = torch.stack([w * v for w, v in zip(weights, values, strict=True)]).sum(0)
+    return new if request.keeps_own else new - source
 
 
-def _shift(request: Any, source: Tensor, targets: Sequence[Tensor]) -> Tensor:
-    """Target − source: an attribute is added to a debiased concept, another takes its place."""
-    if isinstance(request, Debias):
-        weights = request.applied_weights.values()
-        return torch.stack([w * a for w, a in zip(weights, targets, strict=True)]).sum(0)
-    return targets[0] - source
-
-
-def _pooled_moved(request: Any, known: Mapping[Phrase, Encoded], config: LinearConfig) -> Block:
+def _pooled_moved(request: Request, known: Mapping[Phrase, Encoded], config: LinearConfig) -> Block:
     sources, shifts = [], []
     for template in config.templates:
         source = pooled_of(known[Phrase(template, request.concept)])
-        targets = [pooled_of(known[Phrase(template, text)]) for text in _targets(request)]
+        targets = [pooled_of(known[Phrase(template, text)]) for text in request.applied_weights]
         wide = [t.to(torch.float64) for t in targets]
         sources.append(source)
         shifts.append(_shift(request, source.to(torch.float64), wide))

@@ -14,7 +14,7 @@ from editing.edit.ledger import Entry, Ledger
 from editing.linear import LinearMap, Solution, Tensor, effective_rank
 from editing.pipelines.text import Encoded, Phrase, describe, encode, lay_out, neighbours
 from editing.pipelines.weights import Space
-from editing.requests import Debias, Preserve, Request, normal, to_dict
+from editing.requests import Request, changes_of, normal
 from editing.settings import LinearConfig
 
 SPILL = 0.5
@@ -75,11 +75,10 @@ def diagnose(
 def tokens_used(pipe: Any, requests: Sequence[Request], config: LinearConfig, meet: Any) -> Any:
     """Returns for each changed concept which tokens of its bare phrase stand for it, as JSON."""
     found = {}
-    for request in requests:
-        if not isinstance(request, Preserve):
-            layout = lay_out(pipe, Phrase("{}", request.concept))
-            positions = [i for i, _ in meet(layout, [layout], config.tokens)]
-            found[request.concept] = describe(layout, positions)
+    for request in changes_of(requests):
+        layout = lay_out(pipe, Phrase("{}", request.concept))
+        positions = [i for i, _ in meet(layout, [layout], config.tokens)]
+        found[request.concept] = describe(layout, positions)
     return found
 
 
@@ -98,11 +97,11 @@ def near_vectors(
     Returns:
         Text and the vectors of its last and end tokens, shape (2, d).
     """
-    named = {normal(n) for request in requests for n in _named(request)}
+    named = {normal(n) for request in requests for n in request.named}
     words = dict.fromkeys(given)
     found: dict[str, None] = {}
-    for request in requests:
-        if not isinstance(request, Preserve) and count:
+    for request in changes_of(requests):
+        if count:
             found |= dict.fromkeys(neighbours(pipe, request.concept, count))
     words |= dict.fromkeys(list(found)[:most])
     phrases = [Phrase("{}", w) for w in words if normal(w) not in named]
@@ -111,13 +110,6 @@ def near_vectors(
 
 def _own(encoded: Encoded) -> Tensor:
     return encoded.states[[encoded.layout.last, encoded.layout.end]]
-
-
-def _named(request: Request) -> list[str]:
-    if isinstance(request, Preserve):
-        return list(request.concepts)
-    values = to_dict(request)
-    return [request.concept, values.get("target", ""), *values.get("ratios", ())]
 
 
 def _typical_move(ledger: Ledger, change: LinearMap) -> float:
@@ -135,7 +127,6 @@ def _rms(rows: Tensor) -> float:
 def _target(entry: Entry, change: LinearMap) -> dict[str, Any]:
     block = entry.blocks["tokens"]
     assert entry.request is not None
-    assert not isinstance(entry.request, Preserve)
     assert block.source is not None
     assert block.shift is not None
     assert block.index is not None
@@ -201,7 +192,7 @@ def _warnings(found: Mapping[str, Any], ledger: Ledger) -> list[str]:
                 f"The solve for {space} is ill conditioned ({solve['condition']:.0e}): raise "
                 "lam_rel."
             )
-    if any(isinstance(r, Debias) and r.weights is None for r in ledger.requests):
+    if any(r.needs_weights for r in ledger.requests):
         said.append(
             "Debiasing weights were not measured, the wanted ratios stand in for them: the ratios "
             "of images will differ from what was asked."

@@ -17,7 +17,6 @@ from editing.edit.ledger import Ledger
 from editing.linear import Solution, Tensor, revived
 from editing.methods.closed_form import ClosedForm
 from editing.pipelines.weights import Space
-from editing.requests import Debias
 from editing.settings import LinearConfig
 
 
@@ -36,7 +35,9 @@ def revive_and_solve(ledger: Ledger, space: Space, config: LinearConfig) -> Solu
         found = []
         for entry in ledger.entries:
             block = entry.blocks.get(space)
-            if entry.role != "change" or block is None or isinstance(entry.request, Debias):
+            if entry.request is None or not entry.request.concept or block is None:
+                continue
+            if entry.request.keeps_own:
                 continue
             assert block.source is not None
             assert block.shift is not None

@@ -16,5 +16,5 @@ TIME = ClosedForm(
     "time",
     LinearConfig(tokens="aligned", lam=0.1, null_scale=0.0, pooled="leave"),
     fixed=frozenset({"null_scale"}),
-    preserves=False,
+    kinds=frozenset({"erase", "replace", "debias", "moderate"}),
 )

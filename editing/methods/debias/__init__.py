@@ -22,7 +22,7 @@ four. Here
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ from editing.metrics.ratios import clopper_pearson, delta
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.sampling import Settings, draw
 from editing.pipelines.weights import weight_hash
-from editing.requests import Debias, Request, checked, to_dict
+from editing.requests import Request, checked
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
 
@@ -167,7 +167,7 @@ def debias(
     control, settings = control or Control(), settings or Settings()
     pipe = load_pipeline(pipe)
     asked = checked(requests)
-    wanted = {r.concept: r for r in asked if isinstance(r, Debias)}
+    wanted = {r.concept: r for r in asked if r.ratios}
     if not wanted:
         raise InputError(
             "expected concepts to debias, got none: give Debias(concept, ratios), or use "
@@ -176,7 +176,8 @@ def debias(
     history = Kept(None, "")
     if checkpoint is not None:
         within = {n: v for n, v in asdict(control).items() if n != "rounds"}
-        depends = [weight_hash(pipe), [to_dict(r) for r in asked], method, within, asdict(settings),
+        described = [r.to_dict() for r in asked]
+        depends = [weight_hash(pipe), described, method, within, asdict(settings),
                    batch_size, seed, about, repr(sorted(options.items()))]  # fmt: skip
         history = Kept(Path(checkpoint), digest_bytes(canonical_json(depends).encode()))
     weights = {c: np.zeros(len(r.ratios)) for c, r in wanted.items()}
@@ -228,7 +229,7 @@ def crossed(*ratios: Mapping[str, float], pattern: str = "{} with {}") -> dict[s
 
 
 def _moved(
-    wanted: Mapping[str, Debias], concepts: Sequence[str], looks: Sequence[Look], step: float
+    wanted: Mapping[str, Request], concepts: Sequence[str], looks: Sequence[Look], step: float
 ) -> dict[str, np.ndarray]:
     """Concept → its next weights, from all looks at concepts with the same attributes."""
     found: dict[str, np.ndarray] = {}
@@ -253,10 +254,10 @@ def _weights(look: Look) -> np.ndarray:
 
 
 def _weighted(request: Request, weights: Mapping[str, np.ndarray]) -> Request:
-    if not isinstance(request, Debias):
+    found = weights.get(request.concept)
+    if found is None:
         return request
-    found = dict(zip(request.ratios, weights[request.concept].tolist(), strict=True))
-    return replace(request, weights=found)
+    return request.weighted(dict(zip(request.ratios, found.tolist(), strict=True)))
 
 
 def _solved(
@@ -276,7 +277,7 @@ def _solved(
 def _look(
     pipe: Any,
     edit: Edit | None,
-    request: Debias,
+    request: Request,
     weights: Mapping[str, float],
     turn: int,
     eyes: Eyes,

@@ -13,6 +13,7 @@ import torch
 
 from editing.edit import Edit
 from editing.edit.deltas import Full
+from editing.methods import check_kinds
 from editing.methods.score.objective import Scores, aimed, drift, paper_eta, reference, surgical
 from editing.methods.score.points import Point, Task, below, drawn_point
 from editing.methods.score.settings import Group, ScoreConfig
@@ -22,7 +23,7 @@ from editing.pipelines.denoiser import Conditions, Denoiser
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.text import Phrase, lay_out
 from editing.pipelines.weights import base_name, parameter, weight_hash
-from editing.requests import Debias, Preserve, Request, checked, target_of, to_dict
+from editing.requests import Request, changes_of, checked
 from editing.training import Cost, Loss, Losses, Tensor, Watch, Weights, mean_losses, train
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
@@ -38,15 +39,20 @@ class ScoreMethod:
         name: What it is called.
         config: Its defaults, for Stable Diffusion 1 and 2.
         fixed: Settings that make the method what it is and cannot be changed.
-        preserves: Whether it has a preserve term.
+        kinds: Kinds of requests that it takes.
         variants: Settings that differ for SDXL ("sdxl") and the bundled model ("miniature").
     """
 
     name: str
     config: ScoreConfig
     fixed: frozenset[str] = frozenset()
-    preserves: bool = False
+    kinds: frozenset[str] = frozenset({"erase", "replace", "moderate"})
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def preserves(self) -> bool:
+        """Whether it has a preserve term."""
+        return "preserve" in self.kinds
 
     def configured(self, pipe: Any, settings: Mapping[str, Any]) -> ScoreConfig:
         """Returns the method's settings for a pipeline, with some changed.
@@ -68,24 +74,14 @@ class ScoreMethod:
         """Makes sure that the method can take requests.
 
         Raises:
-            InputError: It cannot debias, not preserve, or has no use for a target.
+            InputError: It does not take one of their kinds, or has no use for a target.
         """
-        for request in requests:
-            if isinstance(request, Debias):
-                raise InputError(
-                    f"Expected requests to erase, replace or moderate for {self.name}, got one to "
-                    f"debias {request.concept!r}; use uce."
-                )
-            if isinstance(request, Preserve):
-                if not self.preserves:
-                    raise InputError(
-                        f"Expected no preserve list for {self.name}, which has no preserve term, "
-                        "got one; use all-but-one."
-                    )
-            elif config.aim != "alternative" and target_of(request).strip():
+        check_kinds(self, requests, "all-but-one", "uce")
+        for request in changes_of(requests):
+            if config.aim != "alternative" and request.target.strip():
                 raise InputError(
                     f"Expected no target for {self.name} with aim {config.aim!r}, got "
-                    f"{target_of(request)!r} for {request.concept!r}; leave it out, or use "
+                    f"{request.target!r} for {request.concept!r}; leave it out, or use "
                     "concept-ablation or all-but-one, which draw something else instead."
                 )
 
@@ -142,7 +138,7 @@ class ScoreMethod:
                 [
                     self.name,
                     weight_hash(pipe),
-                    [to_dict(r) for r in requests],
+                    [r.to_dict() for r in requests],
                     config.model_dump(mode="json", exclude={"steps", "micro_batch"}),
                 ]
             ).encode()

@@ -43,7 +43,7 @@ ALL_BUT_ONE = ScoreMethod(
         steps=500,
         batch=4,
     ),
-    preserves=True,
+    kinds=frozenset({"erase", "replace", "moderate", "preserve"}),
     variants={
         "sdxl": {"run_guidance": 2.0},
         # Chosen on classes that benchmarks/erasure does not report. At a fifth of this rate, all

@@ -9,7 +9,7 @@ import torch
 from editing.methods.score.settings import ScoreConfig
 from editing.methods.score.trajectories import Route
 from editing.pipelines.text import Phrase
-from editing.requests import Change, Preserve, Request, target_of
+from editing.requests import Request, changes_of
 from editing.training import generator as seeded
 
 Along = Literal["concept", "target", "null", "preserve"]
@@ -30,7 +30,7 @@ class Task:
             index (0 for null) or its preserved text's.
     """
 
-    changes: tuple[Change, ...]
+    changes: tuple[Request, ...]
     targets: tuple[str, ...]
     templates: tuple[str, ...]
     kept: tuple[tuple[str, float], ...]
@@ -45,11 +45,9 @@ class Task:
             requests: Sound ones, none of them to debias.
             config: Settings.
         """
-        changes = tuple(r for r in requests if not isinstance(r, Preserve))
-        targets = tuple(
-            target_of(r).strip() if config.aim == "alternative" else "" for r in changes
-        )
-        kept = tuple((c, r.scale) for r in requests if isinstance(r, Preserve) for c in r.concepts)
+        changes = tuple(changes_of(requests))
+        targets = tuple(r.target.strip() if config.aim == "alternative" else "" for r in changes)
+        kept = tuple((text, r.scale) for r in requests for text in r.preserved)
         if config.preserve_weight == 0:
             kept = ()
         routes: list[Route] = []
