@@ -1,7 +1,6 @@
 """What an audit returns: frozen, with doors to JSON, a page and a folder."""
 
 import json
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,7 @@ from editing.metrics.drift import Drift
 from editing.metrics.proportions import Proportion
 from editing.requests import Change, Debias, Preserve, Request, to_dict
 from editing.requests.toml import requests_toml
-from visdiff.errors import InputError
+from visdiff.files import write_texts
 from visdiff.results import Difference, DifferenceReport
 
 SCHEMA = 1
@@ -218,17 +217,7 @@ class AuditReport:
         files = {"audit.html": self.to_html(folder), "audit.json": self.to_json(indent=2) + "\n"}
         if self.next_command(folder):
             files["next.toml"] = self.next_requests()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, text in files.items():
-                part = folder / f".{name}.{os.getpid()}.tmp"
-                part.write_text(text, encoding="utf-8", errors="backslashreplace")
-                os.replace(part, folder / name)
-        except OSError as error:
-            raise InputError(
-                f"Expected a folder that can be written to, got {folder} "
-                f"({error.strerror or error}); name another one or change its permissions."
-            ) from error
+        write_texts(folder, files)
         for group in self.groups:
             group.report.save(folder / "groups" / group.name.replace(" ", "-"))
         return folder

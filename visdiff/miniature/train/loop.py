@@ -1,9 +1,9 @@
 """The one training loop of the miniature: AdamW or Muon, one cycle, bf16 autocast, resumable."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
+from visdiff.files import write_whole
 from visdiff.miniature.train.muon import Muon
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,8 @@ def fit(
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
         bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
         if (i + 1) % save_every == 0 or i + 1 == steps:
-            _save(checkpoint, {"done": i + 1} | {k: p.state_dict() for k, p in parts.items()})
+            state = {"done": i + 1} | {k: p.state_dict() for k, p in parts.items()}
+            write_whole(checkpoint, partial(torch.save, state))
     model.eval()
     return average.module.eval() if average else None
 
@@ -139,10 +141,3 @@ def _warmed_up_average(decay: float) -> Callable[..., None]:
 def _attention(device: torch.device) -> AbstractContextManager:
     # On CPUs the backward pass of fused attention takes as long as all the rest (torch 2.13).
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-
-
-def _save(file: Path, state: dict) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, file)
