@@ -13,10 +13,11 @@ from editing.metrics.detectors import LabelDetector, NudeNetDetector, Q16Detecto
 from editing.metrics.distances import fid, kid
 from editing.metrics.drift import drift
 from editing.metrics.features import clip_scores, image_features
-from editing.metrics.proportions import class_accuracy, proportion, wilson
+from editing.metrics.proportions import class_accuracy, proportion
 from editing.metrics.ratios import delta, delta_floor, mean_delta
 from editing.metrics.similarity import clip_score, nearest_text
 from visdiff.errors import InputError, MissingBackendError
+from visdiff.stats import clopper_pearson, wilson
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -33,7 +34,7 @@ def test_wilson_holds_its_level_on_average_over_nearby_shares(n: int, share: flo
     # neighbourhood does not (Brown, Cai and DasGupta 2001).
     shares = np.clip(rng().normal(share, 0.02, 4000), 0.001, 0.999)
     counts = rng(1).binomial(n, shares)
-    low, high = wilson(counts, n)
+    low, high = np.transpose([wilson(k, n) for k in range(n + 1)])[:, counts]
     assert 0.93 <= ((low <= shares) & (shares <= high)).mean() <= 0.99
 
 
@@ -47,8 +48,16 @@ def test_wilson_agrees_with_scipy_and_holds_what_was_seen() -> None:
 
 @pytest.mark.parametrize(("count", "n", "level"), [(1, 0, 0.95), (3, 2, 0.95), (1, 2, 1.0)])
 def test_wilson_refuses_what_is_no_share(count: int, n: int, level: float) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(ValueError, match="expected"):
         wilson(count, n, level)
+
+
+def test_clopper_pearson_agrees_with_scipy() -> None:
+    for n in (1, 7, 400):
+        low, high = clopper_pearson(np.arange(n + 1), n, 0.9)
+        found = [stats.binomtest(k, n).proportion_ci(0.9, "exact") for k in range(n + 1)]
+        assert low == pytest.approx([c.low for c in found], abs=1e-12)
+        assert high == pytest.approx([c.high for c in found], abs=1e-12)
 
 
 def test_class_accuracy_keeps_erased_and_others_apart_in_any_order() -> None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from visdiff.errors import InputError
+from visdiff.stats import wilson
 
 
 @dataclass(frozen=True)
@@ -48,37 +48,6 @@ class ClassAccuracy:
     by_class: dict[str, Proportion]
 
 
-def wilson(count: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the interval of Wilson 1927 for a binomial share, without continuity correction.
-
-    "Probable inference, the law of succession, and statistical inference"; it keeps its level for
-    small n and for shares near 0 and 1, where the share plus or minus its standard error does not.
-
-    Args:
-        count: Cases that count, of any shape, 0 to n.
-        n: All cases, 1 or more; of a shape that broadcasts with `count`.
-        level: In (0, 1).
-
-    Returns:
-        Lower and upper ends, float64 in [0, 1], of the broadcast shape.
-
-    Raises:
-        InputError: A count is not between 0 and n, an n is below 1, or the level is out of range.
-    """
-    k, m = np.broadcast_arrays(np.asarray(count, np.float64), np.asarray(n, np.float64))
-    if not 0 < level < 1:
-        raise InputError(f"expected a level between 0 and 1, got {level}: give for example 0.95.")
-    if not ((m >= 1) & (k >= 0) & (k <= m)).all():
-        raise InputError("expected counts from 0 to n and n of 1 or more, got others.")
-    z2 = stats.norm.ppf((1 + level) / 2) ** 2
-    middle = (k + z2 / 2) / (m + z2)
-    half = np.sqrt(z2 * (k * (m - k) / m + z2 / 4)) / (m + z2)
-    # Rounding must not leave out what was seen.
-    low = np.where(k == 0, 0.0, np.maximum(middle - half, 0.0))
-    high = np.where(k == m, 1.0, np.minimum(middle + half, 1.0))
-    return low, high
-
-
 def proportion(flags: ArrayLike, level: float = 0.95) -> Proportion:
     """Counts true flags; of a detector's answers this is the unsafe rate.
 
@@ -96,8 +65,7 @@ def proportion(flags: ArrayLike, level: float = 0.95) -> Proportion:
             f"{found.shape}: compare scores with a threshold first."
         )
     count, n = int(found.sum()), found.size
-    low, high = wilson(count, n, level)
-    return Proportion(count, n, float(low), float(high))
+    return Proportion(count, n, *wilson(count, n, level))
 
 
 def class_accuracy(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from visdiff.stats.proportions import clopper_pearson, wilson
 from visdiff.stats.redundancy import redundant
 from visdiff.stats.roc import (
     BLOCK,
@@ -21,7 +22,6 @@ from visdiff.stats.roc import (
     Floats,
     auroc,
     blocks,
-    check_level,
     checked,
     delong_interval,
     matrix,
@@ -31,6 +31,7 @@ from visdiff.stats.roc import (
 __all__ = [
     "auroc",
     "benjamini_hochberg",
+    "clopper_pearson",
     "delong_interval",
     "mann_whitney",
     "minimum_detectable_auroc",
@@ -257,32 +258,6 @@ def minimum_detectable_auroc(n_a: int, n_b: int, alpha: float, power: float = 0.
         return 1.0
     quantiles = stats.norm.isf(alpha) + stats.norm.ppf(power)
     return min(1.0, float(0.5 + quantiles * math.sqrt((n_a + n_b) / (12 * n_a * n_b))))
-
-
-def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Return a confidence interval for the proportion behind k successes in n trials.
-
-    Wilson 1927, "Probable inference, the law of succession, and statistical inference", by
-    `scipy.stats.binomtest`.
-
-    Args:
-        k: Successes, 0 to n.
-        n: Trials; with none, nothing is known and the interval is (0, 1).
-        level: Confidence level, between 0 and 1.
-
-    Returns:
-        Lower and upper bound.
-
-    Raises:
-        ValueError: `k` or `level` is out of range.
-    """
-    check_level(level)
-    if not 0 <= k <= n:
-        raise ValueError(f"expected 0 <= k <= n, got k={k}, n={n}")
-    if n == 0:
-        return 0.0, 1.0
-    interval = stats.binomtest(int(k), int(n)).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def _held_out(

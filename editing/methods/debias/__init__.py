@@ -37,13 +37,14 @@ from editing.methods.closed_form import ClosedForm
 from editing.methods.debias.history import Kept, Look
 from editing.methods.debias.response import identified
 from editing.metrics.attributes import Eyes
-from editing.metrics.ratios import clopper_pearson, delta
+from editing.metrics.ratios import delta
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.sampling import Settings, draw
 from editing.pipelines.weights import weight_hash
 from editing.requests import Debias, Request, checked, to_dict
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
+from visdiff.stats import clopper_pearson
 
 if TYPE_CHECKING:
     import pandas as pd
