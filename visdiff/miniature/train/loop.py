@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
 from visdiff.files import write_whole
-from visdiff.miniature.train.muon import Muon
+from visdiff.torchvision_compat import ensure_torchvision
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def fit(
         ema_decay: Keeps an exponential moving average of the weights.
         weight_decay: Of both optimizers.
         matrices: Those of the parameters that Muon updates, at twice the rate; AdamW updates the
-            others. See :func:`visdiff.miniature.train.muon.inner_weights`.
+            others. See :func:`inner_weights`.
         save_every: Steps between checkpoints.
 
     Returns:
@@ -64,7 +64,7 @@ def fit(
     adamw = torch.optim.AdamW(others, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98))
     optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": adamw}
     if matrices:
-        optimizers["muon"] = Muon(matrices, lr=2 * lr, weight_decay=weight_decay)
+        optimizers["muon"] = muon(matrices, lr=2 * lr, weight_decay=weight_decay)
     schedules = {
         f"{name} schedule": torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=optimizer.defaults["lr"], total_steps=steps, pct_start=0.08
@@ -111,6 +111,42 @@ def fit(
             write_whole(checkpoint, partial(torch.save, state))
     model.eval()
     return average.module.eval() if average else None
+
+
+def muon(matrices: Sequence[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Muon (Jordan et al. 2024) for matrices and for kernels as (out, in × height × width).
+
+    Args:
+        matrices: Parameters with at least two dimensions.
+        lr: Learning rate on AdamW's scale (Liu et al. 2025: times 0.2 √max(rows, columns)).
+        weight_decay: Decoupled.
+    """
+    ensure_torchvision()
+    from timm.optim import Muon
+
+    optimizer = Muon(
+        matrices,
+        lr=lr,
+        weight_decay=weight_decay,
+        nesterov=True,
+        ns_coefficients="original",
+        adjust_lr_fn="match_rms_adamw",
+        conv_mode="flatten",
+    )
+    # OneCycleLR would cycle Adam's betas, which Muon does not use, in place of the momentum.
+    del optimizer.defaults["betas"]
+    return optimizer
+
+
+def inner_weights(model: nn.Module, *outer: str) -> list[nn.Parameter]:
+    """The matrices and kernels of a model without its first and last layers.
+
+    Args:
+        model: Any model.
+        *outer: How the names of the layers begin whose in- or output is data, not channels; equal
+            singular values do not suit them.
+    """
+    return [p for name, p in model.named_parameters() if p.ndim >= 2 and not name.startswith(outer)]
 
 
 def _check_gradients(model: nn.Module) -> None:
