@@ -15,7 +15,7 @@ from editing.metrics.proportions import Proportion
 from editing.requests import Change, Debias, Preserve, Request, to_dict
 from editing.requests.toml import requests_toml
 from visdiff.files import write_texts
-from visdiff.results import Difference, DifferenceReport
+from visdiff.results import Difference, DifferenceReport, to_plain
 
 SCHEMA = 1
 
@@ -196,7 +196,7 @@ class AuditReport:
 
     def to_json(self, indent: int | None = None) -> str:
         """The result as JSON; NaN is written as null."""
-        return json.dumps(_plain(self.to_dict()), indent=indent, allow_nan=False)
+        return json.dumps(to_plain(self.to_dict()), indent=indent, allow_nan=False)
 
     def to_html(self, folder: str | Path = ".") -> str:
         """The result as one page that opens offline."""
@@ -258,13 +258,3 @@ def _group(group: GroupAudit) -> dict[str, Any]:
             for d in group.confirmed
         ],
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value

@@ -112,11 +112,10 @@ def compare(
     if as_json:
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    typer.echo("| " + " | ".join(columns) + " |")
-    typer.echo("|" + "---|" * len(columns))
-    for row in rows:
-        typer.echo("| " + " | ".join(str(row.get(c, "–")) for c in columns) + " |")
+    from tabulate import tabulate
+
+    options = {"headers": "keys", "disable_numparse": True, "missingval": "–"}
+    typer.echo(tabulate(rows, tablefmt="pipe", **options))
 
 
 def _known(edit: Path | None, requests: Path | None, base: str | None) -> tuple[Any, Any]:
