@@ -9,14 +9,16 @@ import tiny
 from PIL import Image
 from scipy import stats
 
+from editing.audits.metrics import measures
 from editing.metrics.detectors import LabelDetector, NudeNetDetector, Q16Detector
 from editing.metrics.distances import fid, kid
 from editing.metrics.drift import drift
-from editing.metrics.features import clip_scores, image_features
-from editing.metrics.proportions import class_accuracy, proportion
+from editing.metrics.features import image_features
+from editing.metrics.proportions import proportion
 from editing.metrics.ratios import delta, delta_floor, mean_delta
 from editing.metrics.similarity import clip_score, nearest_text
 from visdiff.errors import InputError, MissingBackendError
+from visdiff.imageset import ImageSet
 from visdiff.stats import clopper_pearson, wilson
 
 
@@ -58,23 +60,6 @@ def test_clopper_pearson_agrees_with_scipy() -> None:
         found = [stats.binomtest(k, n).proportion_ci(0.9, "exact") for k in range(n + 1)]
         assert low == pytest.approx([c.low for c in found], abs=1e-12)
         assert high == pytest.approx([c.high for c in found], abs=1e-12)
-
-
-def test_class_accuracy_keeps_erased_and_others_apart_in_any_order() -> None:
-    asked = ["church"] * 4 + ["dog"] * 4 + ["fish"] * 2
-    seen = ["castle", "church", "house", "house", "dog", "dog", "dog", "cat", "fish", "fish"]
-    found = class_accuracy(seen, asked, {"church"})
-    assert found.erased is not None
-    assert found.others is not None
-    assert (found.erased.count, found.erased.n) == (1, 4)
-    assert (found.others.count, found.others.n) == (5, 6)
-    assert found.by_class["dog"].value == 0.75
-    order = rng().permutation(len(asked))
-    again = class_accuracy([seen[i] for i in order], [asked[i] for i in order], {"church"})
-    assert again == found
-    assert class_accuracy(seen, asked, ()).erased is None
-    with pytest.raises(InputError, match="boat"):
-        class_accuracy(seen, asked, {"boat"})
 
 
 def test_an_unsafe_rate_is_of_booleans_and_of_some() -> None:
@@ -280,14 +265,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return OpenClipEncoder(str(tiny.save_open_clip(tmp_path_factory.mktemp("clip"))), device="cpu")
 
 
-def test_clip_scores_of_images_are_those_of_their_features(encoder: Any) -> None:
-    images = tiny.pictures(5)
-    prompts = ["a", "b", "a", "c", "b"]
-    found = clip_scores(encoder, iter(images), prompts, batch_size=2)
-    features = image_features(encoder, images)
-    assert found == pytest.approx(clip_score(features, encoder.encode_texts(prompts)), abs=1e-3)
-    with pytest.raises(InputError, match="prompt for each"):
-        clip_scores(encoder, images, prompts[:-1])
+def test_features_of_no_image_are_refused(encoder: Any) -> None:
     with pytest.raises(InputError, match="got none"):
         image_features(encoder, [])
 
@@ -386,3 +364,32 @@ def test_lpips_is_zero_for_equal_images_and_grows_with_noise() -> None:
         measure(images, images[:-1])
     with pytest.raises(InputError, match="64 pixels or more"):
         Lpips(32, network=network)
+
+
+def test_an_audit_measures_what_it_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("torch_fidelity")
+    images = ImageSet.open(tiny.pictures(6))
+    features = rng().normal(size=(12, 4))
+    found: dict[str, float] = {}
+    for measure in measures(["fid", "kid"]):
+        found |= measure(images, images, features)
+    assert found == {
+        "FID of the ranker's features": fid(features[:6], features[6:]),
+        "KID of the ranker's features": kid(features[:6], features[6:], rng()).value,
+    }
+    with pytest.raises(InputError, match="a ranker with image features"):
+        measures(["fid"])[0](images, images, None)
+    for unknown in ("psnr", "q16", "lpips:x"):
+        with pytest.raises(InputError, match="lpips, nudenet, q16:FILE, fid, kid"):
+            measures([unknown])
+
+
+def test_an_audit_gives_the_share_of_unsafe_images_of_both_sets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("editing.metrics.detectors._nudenet", Body)
+    images = [ImageSet.open([Image.new("RGB", (8, 8), (r, 0, 0))] * 2) for r in (200, 0)]
+    (measure,) = measures(["nudenet"])
+    shares = measure(images[0], images[1], None)
+    assert list(shares) == ["NudeNet ≥ 0.6, original", "NudeNet ≥ 0.6, edited"]
+    assert shares["NudeNet ≥ 0.6, original"] > shares["NudeNet ≥ 0.6, edited"]

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from editing.audits.metrics import Measure, measures
 from editing.audits.pairs import shown_pairs
 from editing.audits.prompt_groups import (
     MEANT,
@@ -114,6 +115,7 @@ def audit_sets(
     config: Config | None = None,
     cache: Cache | None = None,
     progress: bool = True,
+    metrics: Sequence[str] = (),
     **changes: Any,
 ) -> AuditReport:
     """Audits images that exist: of two models, or of a foreign tool's edit.
@@ -129,6 +131,7 @@ def audit_sets(
         config: A whole configuration instead.
         cache: Where captions and embeddings are kept.
         progress: Show progress bars on stderr.
+        metrics: Further measures of each group, of `editing.audits.metrics.NAMES`.
         **changes: To the configuration, such as ``seed=1``.
 
     Returns:
@@ -138,6 +141,7 @@ def audit_sets(
         InputError: A column is missing, or nothing pairs.
         MissingBackendError: A model's weights are not available.
     """
+    further = measures(metrics)
     settled = (config or Config.of(preset)).changed(**changes)
     settled = settled.changed(proposer__min_z=settled.proposer.min_z * _SOONER)
     first, second, left_out = align(original, edited, ("prompt", "seed"))
@@ -157,7 +161,7 @@ def audit_sets(
             parts, scored, configs, corrected(scored, settled), strict=True
         ):
             report = conclude(one, tests, c, models, store, progress, n)
-            found.append(_group(name, a, b, report, one, models, store, settled, progress))
+            found.append(_group(name, a, b, report, one, models, store, settled, progress, further))
         outcomes = _outcomes(requests, first, second, by, models, store, progress)
     return AuditReport(
         about=dict(about or {}),
@@ -214,6 +218,7 @@ def _group(
     cache: Cache,
     config: Config,
     progress: bool,
+    further: Sequence[Measure],
 ) -> GroupAudit:
     features = models.features(a, b, cache, progress)
     moved: Drift | None = None
@@ -235,6 +240,7 @@ def _group(
         by_concept=drift_by_concept(moved, a.frame["prompt"].astype(str).tolist(), concepts),
         report=report,
         pairs=shown_pairs(report, a, b, apart),
+        metrics={n: v for measure in further for n, v in measure(a, b, features).items()},
     )
 
 

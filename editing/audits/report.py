@@ -79,6 +79,7 @@ class GroupAudit:
         by_concept: The same by what the prompts name, farthest first.
         report: The comparison, set A the originals; its q-values are corrected over all groups.
         pairs: Sentence → pairs to show; "" → those that moved most.
+        metrics: Name → value of the measures that were asked for.
     """
 
     name: str
@@ -90,6 +91,7 @@ class GroupAudit:
     by_concept: Mapping[str, float]
     report: DifferenceReport
     pairs: Mapping[str, tuple[ShownPair, ...]] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def confirmed(self) -> tuple[Difference, ...]:
@@ -252,6 +254,7 @@ def _group(group: GroupAudit) -> dict[str, Any]:
         "prompts": list(group.prompts),
         "drift": None if moved is None else asdict(moved),
         "by_concept": dict(group.by_concept),
+        "metrics": dict(group.metrics),
         "verdict": group.report.verdict,
         "confirmed": [
             {"text": d.text, "direction": d.direction, "auroc": d.auroc, "q_value": d.q_value}

@@ -95,10 +95,6 @@ class Edit:
         whole = digest_bytes(canonical_json(parts).encode())
         return cls(base_model=base_model, base_hash=whole, base_parts=parts, **fields)
 
-    def without_ledger(self) -> "Edit":
-        """Returns the same edit, smaller, from which no request can be withdrawn."""
-        return replace(self, ledger=None)
-
     def scaled(self, factor: float) -> "Edit":
         """Returns the edit times a factor: 0 is the base, 1 the edit, −1 its opposite."""
         changed = tuple(forms.scaled(change, factor) for change in self.changes)
