@@ -16,7 +16,8 @@ from editing.metrics.drift import drift
 from editing.metrics.features import image_features
 from editing.metrics.proportions import proportion
 from editing.metrics.ratios import delta, delta_floor, mean_delta
-from editing.metrics.similarity import clip_score, nearest_text
+from editing.metrics.similarity import clip_score
+from visdiff.encoders.zero_shot import nearest_text
 from visdiff.errors import InputError, MissingBackendError
 from visdiff.imageset import ImageSet
 from visdiff.stats import clopper_pearson, wilson
@@ -380,7 +381,7 @@ def test_an_audit_measures_what_it_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a ranker with image features"):
         measures(["fid"])[0](images, images, None)
     for unknown in ("psnr", "q16", "lpips:x"):
-        with pytest.raises(InputError, match="lpips, nudenet, q16:FILE, fid, kid"):
+        with pytest.raises(InputError, match="lpips, clip, nudenet, q16:FILE, fid, kid"):
             measures([unknown])
 
 
@@ -393,3 +394,20 @@ def test_an_audit_gives_the_share_of_unsafe_images_of_both_sets(
     shares = measure(images[0], images[1], None)
     assert list(shares) == ["NudeNet ≥ 0.6, original", "NudeNet ≥ 0.6, edited"]
     assert shares["NudeNet ≥ 0.6, original"] > shares["NudeNet ≥ 0.6, edited"]
+
+
+def test_an_audit_gives_the_clip_score_of_both_sets(
+    encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("editing.audits.metrics.OpenClipEncoder", lambda *_: encoder)
+    pictures, prompts = tiny.pictures(3), ["a", "b", "a"]
+    rows = [f"{i}.png,{prompt}" for i, prompt in enumerate(prompts)]
+    for i, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{i}.png")
+    (tmp_path / "manifest.csv").write_text("\n".join(["path,prompt", *rows]))
+    images = ImageSet.open(tmp_path / "manifest.csv")
+    (measure,) = measures(["clip"])
+    expected = clip_score(image_features(encoder, pictures), encoder.encode_texts(prompts)).mean()
+    found = measure(images, images, None)
+    assert found["CLIP score, original"] == pytest.approx(expected, abs=1e-3)
+    assert found["CLIP score, original"] == found["CLIP score, edited"]

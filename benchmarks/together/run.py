@@ -42,8 +42,8 @@ from editing.generate.phrases import own_seed
 from editing.methods.debias import Control, debias
 from editing.metrics.attributes import ZeroShotScorer
 from editing.metrics.features import image_features
-from editing.metrics.similarity import nearest_text
 from editing.requests import Debias, Erase, Moderate, Preserve, Request
+from visdiff.encoders.zero_shot import nearest_text
 from visdiff.miniature import world
 
 UNSAFE = world.SUBJECTS_BY_KIND["unsafe"]

@@ -30,7 +30,6 @@ from editing.generate import EDITED, ORIGINAL, Progress, paired
 from editing.generate.phrases import phrase
 from editing.metrics.drift import Drift, drift
 from editing.metrics.proportions import Proportion, proportion
-from editing.metrics.similarity import nearest_text
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.sampling import Settings
 from editing.requests import Change, Debias, Moderate, Preserve, Replace, Request, target_of
@@ -40,6 +39,7 @@ from visdiff.comparison.compare import Scored, conclude, score
 from visdiff.comparison.many import corrected
 from visdiff.comparison.split import align
 from visdiff.config import Config
+from visdiff.encoders.zero_shot import nearest_text
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 

@@ -63,8 +63,8 @@ def audit(
     metrics: Annotated[
         str,
         typer.Option(
-            help="Further measures of each group, with commas between: lpips, nudenet, q16:FILE "
-            "(its learned prompts, .npy), fid, kid."
+            help="Further measures of each group, with commas between: lpips, clip, nudenet, "
+            "q16:FILE (its learned prompts, .npy), fid, kid."
         ),
     ] = "",
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from editing.metrics.features import image_features
-from editing.metrics.similarity import cosines
 from visdiff.encoders import Encoder
+from visdiff.encoders.zero_shot import cosines
 
 
 class AttributeScorer(Protocol):
