@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from editing.methods.debias import Look
+from editing.methods.debias import Evaluation
 from editing.metrics.classifiers import TransformersClassifier
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.sampling import Precision, Settings, draw
@@ -134,7 +134,7 @@ def _file(work: Path, about: Mapping[str, Any]) -> Path:
     return kept_in(work, about) / "results.jsonl"
 
 
-def told(look: Look) -> None:
+def told(look: Evaluation) -> None:
     """Says on stderr what a debiasing loop has seen."""
     said = " done" if look.done else ""
     sys.stderr.write(

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from visdiff.cache import Cache
-from visdiff.cache import rows as cache_rows
 from visdiff.errors import CacheMissError, InputError, UnreadableImageError, VisdiffError
+from visdiff.files import write_whole
 from visdiff.hashing import key
 
 PARTS = {"model": "m", "image": "d"}
@@ -382,7 +382,7 @@ class TestDamage:
         (tmp_path / "kept").write_bytes(b"old")
         monkeypatch.setattr("os.replace", refuse)
         with pytest.raises(OSError, match="no space"):
-            cache_rows.write_atomically(tmp_path / "kept", b"new")
+            write_whole(tmp_path / "kept", b"new")
         assert [path.name for path in tmp_path.iterdir()] == ["kept"]
         assert (tmp_path / "kept").read_bytes() == b"old"
 

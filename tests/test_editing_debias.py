@@ -12,9 +12,9 @@ from scipy.special import softmax
 
 from editing.methods import debias as loop
 from editing.methods.debias import Control, Debiased, crossed, debias
-from editing.methods.debias.history import Look
+from editing.methods.debias.history import Evaluation
 from editing.methods.debias.response import Response, identified
-from editing.metrics.attributes import ZeroShotEyes
+from editing.metrics.attributes import ZeroShotScorer
 from editing.pipelines.sampling import Settings
 from editing.requests import Debias, Erase, Request
 from visdiff.errors import InputError
@@ -320,9 +320,9 @@ def test_a_killed_loop_goes_on_to_the_same_end(
     asked: list[Request] = [Debias(c, HALVES) for c in plant.bias]
 
     def go(file: Path | None, rounds: int = 8, stop_after: int | None = None) -> Debiased:
-        seen: list[Look] = []
+        seen: list[Evaluation] = []
 
-        def told(look: Look) -> None:
+        def told(look: Evaluation) -> None:
             seen.append(look)
             if len(seen) == stop_after:
                 raise KeyboardInterrupt
@@ -398,7 +398,7 @@ def test_on_the_miniature_a_biased_profession_is_balanced() -> None:
     from visdiff.encoders.open_clip import OpenClipEncoder
 
     pipe = load_pipeline("miniature")
-    eyes = ZeroShotEyes(OpenClipEncoder("miniature", None, "cpu"))
+    eyes = ZeroShotScorer(OpenClipEncoder("miniature", None, "cpu"))
     control = Control(most=40, rounds=8, tolerance=0.15)
     found = debias(
         pipe, [Debias("firefighter", HALVES)], eyes,

@@ -283,7 +283,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
             room[0] -= 1
         replace(source, target)
 
-    monkeypatch.setattr(imagefolder.os, "replace", limited)
+    monkeypatch.setattr(os, "replace", limited)
     with pytest.raises(InputError, match="full disk") as raised:
         generate(pipe, samples(), tmp_path, settings=QUICK, batch_size=1)
     assert "free space" in str(raised.value)

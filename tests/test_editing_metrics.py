@@ -9,14 +9,18 @@ import tiny
 from PIL import Image
 from scipy import stats
 
+from editing.audits.metrics import measures
 from editing.metrics.detectors import LabelDetector, NudeNetDetector, Q16Detector
 from editing.metrics.distances import fid, kid
 from editing.metrics.drift import drift
-from editing.metrics.features import clip_scores, image_features
-from editing.metrics.proportions import class_accuracy, proportion, wilson
+from editing.metrics.features import image_features
+from editing.metrics.proportions import proportion
 from editing.metrics.ratios import delta, delta_floor, mean_delta
-from editing.metrics.similarity import clip_score, nearest_text
+from editing.metrics.similarity import clip_score
+from visdiff.encoders.zero_shot import nearest_text
 from visdiff.errors import InputError, MissingBackendError
+from visdiff.imageset import ImageSet
+from visdiff.stats import clopper_pearson, wilson
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -33,7 +37,7 @@ def test_wilson_holds_its_level_on_average_over_nearby_shares(n: int, share: flo
     # neighbourhood does not (Brown, Cai and DasGupta 2001).
     shares = np.clip(rng().normal(share, 0.02, 4000), 0.001, 0.999)
     counts = rng(1).binomial(n, shares)
-    low, high = wilson(counts, n)
+    low, high = np.transpose([wilson(k, n) for k in range(n + 1)])[:, counts]
     assert 0.93 <= ((low <= shares) & (shares <= high)).mean() <= 0.99
 
 
@@ -47,25 +51,16 @@ def test_wilson_agrees_with_scipy_and_holds_what_was_seen() -> None:
 
 @pytest.mark.parametrize(("count", "n", "level"), [(1, 0, 0.95), (3, 2, 0.95), (1, 2, 1.0)])
 def test_wilson_refuses_what_is_no_share(count: int, n: int, level: float) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(ValueError, match="expected"):
         wilson(count, n, level)
 
 
-def test_class_accuracy_keeps_erased_and_others_apart_in_any_order() -> None:
-    asked = ["church"] * 4 + ["dog"] * 4 + ["fish"] * 2
-    seen = ["castle", "church", "house", "house", "dog", "dog", "dog", "cat", "fish", "fish"]
-    found = class_accuracy(seen, asked, {"church"})
-    assert found.erased is not None
-    assert found.others is not None
-    assert (found.erased.count, found.erased.n) == (1, 4)
-    assert (found.others.count, found.others.n) == (5, 6)
-    assert found.by_class["dog"].value == 0.75
-    order = rng().permutation(len(asked))
-    again = class_accuracy([seen[i] for i in order], [asked[i] for i in order], {"church"})
-    assert again == found
-    assert class_accuracy(seen, asked, ()).erased is None
-    with pytest.raises(InputError, match="boat"):
-        class_accuracy(seen, asked, {"boat"})
+def test_clopper_pearson_agrees_with_scipy() -> None:
+    for n in (1, 7, 400):
+        low, high = clopper_pearson(np.arange(n + 1), n, 0.9)
+        found = [stats.binomtest(k, n).proportion_ci(0.9, "exact") for k in range(n + 1)]
+        assert low == pytest.approx([c.low for c in found], abs=1e-12)
+        assert high == pytest.approx([c.high for c in found], abs=1e-12)
 
 
 def test_an_unsafe_rate_is_of_booleans_and_of_some() -> None:
@@ -271,14 +266,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return OpenClipEncoder(str(tiny.save_open_clip(tmp_path_factory.mktemp("clip"))), device="cpu")
 
 
-def test_clip_scores_of_images_are_those_of_their_features(encoder: Any) -> None:
-    images = tiny.pictures(5)
-    prompts = ["a", "b", "a", "c", "b"]
-    found = clip_scores(encoder, iter(images), prompts, batch_size=2)
-    features = image_features(encoder, images)
-    assert found == pytest.approx(clip_score(features, encoder.encode_texts(prompts)), abs=1e-3)
-    with pytest.raises(InputError, match="prompt for each"):
-        clip_scores(encoder, images, prompts[:-1])
+def test_features_of_no_image_are_refused(encoder: Any) -> None:
     with pytest.raises(InputError, match="got none"):
         image_features(encoder, [])
 
@@ -377,3 +365,49 @@ def test_lpips_is_zero_for_equal_images_and_grows_with_noise() -> None:
         measure(images, images[:-1])
     with pytest.raises(InputError, match="64 pixels or more"):
         Lpips(32, network=network)
+
+
+def test_an_audit_measures_what_it_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("torch_fidelity")
+    images = ImageSet.open(tiny.pictures(6))
+    features = rng().normal(size=(12, 4))
+    found: dict[str, float] = {}
+    for measure in measures(["fid", "kid"]):
+        found |= measure(images, images, features)
+    assert found == {
+        "FID of the ranker's features": fid(features[:6], features[6:]),
+        "KID of the ranker's features": kid(features[:6], features[6:], rng()).value,
+    }
+    with pytest.raises(InputError, match="a ranker with image features"):
+        measures(["fid"])[0](images, images, None)
+    for unknown in ("psnr", "q16", "lpips:x"):
+        with pytest.raises(InputError, match="lpips, clip, nudenet, q16:FILE, fid, kid"):
+            measures([unknown])
+
+
+def test_an_audit_gives_the_share_of_unsafe_images_of_both_sets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("editing.metrics.detectors._nudenet", Body)
+    images = [ImageSet.open([Image.new("RGB", (8, 8), (r, 0, 0))] * 2) for r in (200, 0)]
+    (measure,) = measures(["nudenet"])
+    shares = measure(images[0], images[1], None)
+    assert list(shares) == ["NudeNet ≥ 0.6, original", "NudeNet ≥ 0.6, edited"]
+    assert shares["NudeNet ≥ 0.6, original"] > shares["NudeNet ≥ 0.6, edited"]
+
+
+def test_an_audit_gives_the_clip_score_of_both_sets(
+    encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("editing.audits.metrics.OpenClipEncoder", lambda *_: encoder)
+    pictures, prompts = tiny.pictures(3), ["a", "b", "a"]
+    rows = [f"{i}.png,{prompt}" for i, prompt in enumerate(prompts)]
+    for i, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{i}.png")
+    (tmp_path / "manifest.csv").write_text("\n".join(["path,prompt", *rows]))
+    images = ImageSet.open(tmp_path / "manifest.csv")
+    (measure,) = measures(["clip"])
+    expected = clip_score(image_features(encoder, pictures), encoder.encode_texts(prompts)).mean()
+    found = measure(images, images, None)
+    assert found["CLIP score, original"] == pytest.approx(expected, abs=1e-3)
+    assert found["CLIP score, original"] == found["CLIP score, edited"]

@@ -5,16 +5,19 @@ from typing import Any
 import pytest
 import torch
 
-from visdiff.miniature.train.muon import Muon, inner_weights, orthogonalised
+from visdiff.miniature.train.loop import inner_weights, muon
 from visdiff.torchvision_compat import ensure_torchvision
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 64), (64, 16)])
-def test_orthogonalised_keeps_the_axes_and_evens_the_lengths(shape):
+def test_muon_keeps_the_axes_and_evens_the_lengths(shape):
     """The update's singular vectors are the gradient's; its singular values are near one."""
     u, _, v = torch.linalg.svd(torch.randn(shape, generator=_seeded(0)), full_matrices=False)
     lengths = torch.linspace(0.2, 1, min(shape))
-    result = orthogonalised((u * lengths) @ v).float()
+    parameter = torch.nn.Parameter(torch.zeros(shape))
+    parameter.grad = (u * lengths) @ v
+    muon([parameter], lr=1.0, weight_decay=0.0).step()
+    result = -parameter.detach() / (0.2 * max(shape) ** 0.5)
     found = u.T @ result @ v.T
     assert (found - torch.diag(found.diagonal())).abs().max() < 0.1
     assert ((found.diagonal() > 0.5) & (found.diagonal() < 1.4)).all()
@@ -26,12 +29,19 @@ def test_muon_updates_a_kernel_as_the_matrix_that_it_is():
     kernel = torch.nn.Parameter(weight.clone())
     matrix = torch.nn.Parameter(weight.flatten(1).clone())
     for parameter in (kernel, matrix):
-        optimizer = Muon([parameter], lr=0.1)
+        optimizer = muon([parameter], lr=0.1, weight_decay=0.01)
         for _ in range(3):
             parameter.grad = gradient.reshape(parameter.shape).clone()
             optimizer.step()
     assert torch.equal(kernel.flatten(1), matrix)
     assert not torch.equal(kernel, weight)
+
+
+def test_one_cycle_moves_the_momentum_of_muon():
+    optimizer = muon([torch.nn.Parameter(torch.zeros(8, 8))], lr=0.1, weight_decay=0.01)
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=4)
+    assert optimizer.param_groups[0]["momentum"] == 0.95
+    assert optimizer.param_groups[0]["max_momentum"] == 0.95
 
 
 def test_inner_weights_leave_out_vectors_and_named_layers():

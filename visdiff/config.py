@@ -5,13 +5,13 @@ configuration is written into every report, so that a report says how to make it
 """
 
 import difflib
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
+import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from visdiff.errors import InputError
@@ -237,14 +237,7 @@ class Config(_Frozen):
 
     def to_toml(self) -> str:
         """The configuration as TOML that :meth:`parse` reads back."""
-        top, tables = [], []
-        for name, value in self.model_dump().items():
-            if isinstance(value, dict):
-                tables.append(f"\n[{name}]")
-                tables += [_assignment(k, v) for k, v in value.items() if v is not None]
-            elif value is not None:
-                top.append(_assignment(name, value))
-        return "\n".join(top + tables) + "\n"
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
 
     @classmethod
     def _validated(cls, data: Mapping[str, Any], source: str) -> Self:
@@ -339,16 +332,3 @@ def _table(model: type[BaseModel], name: str) -> type[BaseModel] | None:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return kind
     return None
-
-
-def _assignment(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return f"{name} = {str(value).lower()}"
-    if isinstance(value, str):
-        # JSON escapes what TOML wants escaped, all but DEL.
-        escaped = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        return f"{name} = {escaped}"
-    if isinstance(value, list | tuple):
-        inner = ", ".join(_assignment("", v).removeprefix(" = ") for v in value)
-        return f"{name} = [{inner}]"
-    return f"{name} = {value}"

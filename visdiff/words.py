@@ -2,6 +2,8 @@
 
 import re
 
+# Not scikit-learn's stop words, which hold "no", "not", "without" and "fire"; not Snowball's stems,
+# which keep "men", "leaves" and "children" apart from "man", "leaf" and "child".
 ARTICLES = frozenset({"a", "an", "the"})
 
 # Words that carry no claim of their own. Negations ("no", "not", "without") do, and are not here.

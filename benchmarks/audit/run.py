@@ -31,7 +31,6 @@ from editing.audits.prompt_groups import (
 )
 from editing.audits.report import AuditReport
 from editing.generate import generate
-from editing.metrics.proportions import wilson
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.sampling import Settings
 from editing.requests import Debias, Erase, Preserve, Replace, Request, changes_of
@@ -40,6 +39,7 @@ from visdiff.config import Config
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.imageset import ImageSet
 from visdiff.miniature import world
+from visdiff.stats import wilson
 
 FIRST = 3
 #: How hard a planted gender ratio is pushed.
@@ -209,7 +209,7 @@ def main() -> None:
             given.work / "unchanged", {**looked, "images": null_images}, numbers, null_one
         )
     hits, false = sum(r["found"] for r in found), sum(bool(r["confirmed"]) for r in null)
-    low, high = wilson(false, len(null)) if null else (0.0, 1.0)
+    low, high = wilson(false, len(null))
     results = {
         **looked,
         "null_images": null_images,
@@ -217,7 +217,7 @@ def main() -> None:
         "found_among_first_3": hits,
         "unchanged": len(null),
         "with_anything_confirmed": false,
-        "wilson_95": [round(float(low), 3), round(float(high), 3)],
+        "wilson_95": [round(low, 3), round(high, 3)],
         "cases": found,
         "null_cases": null,
     }

@@ -21,7 +21,7 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 
 import editing
-from editing.metrics.attributes import ZeroShotEyes
+from editing.metrics.attributes import ZeroShotScorer
 from editing.requests import Debias, Preserve
 from visdiff.miniature import world
 
@@ -36,7 +36,7 @@ COST = 0.01
 def scores(pipe: object, sight: Sight, profession: str, images: int) -> np.ndarray:
     """Similarities to the five tones less their mean, (images, 5)."""
     pixels = images_of(pipe, [world.an(profession)] * images, range(images), steps=12)
-    eyes = ZeroShotEyes(sight.encoder, "a {concept} with {attribute}")
+    eyes = ZeroShotScorer(sight.encoder, "a {concept} with {attribute}")
     found = eyes((Image.fromarray(x) for x in pixels), profession, TONES)
     return found - found.mean(axis=1, keepdims=True)
 

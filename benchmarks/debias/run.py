@@ -34,7 +34,7 @@ from editruns import (
 
 from editing.generate.phrases import own_seed
 from editing.methods.debias import Control, Debiased, crossed, debias
-from editing.metrics.attributes import ZeroShotEyes
+from editing.metrics.attributes import ZeroShotScorer
 from editing.metrics.ratios import mean_delta
 from editing.pipelines.weights import weight_hash
 from editing.requests import Debias, Preserve
@@ -115,7 +115,7 @@ class Bench:
         return np.load(self.work / name)
 
     def seen(
-        self, pixels: np.ndarray, wanted: Mapping[str, float], eyes: ZeroShotEyes
+        self, pixels: np.ndarray, wanted: Mapping[str, float], eyes: ZeroShotScorer
     ) -> np.ndarray:
         """Reads the professions of `drawn`: images of each by attribute, (16, k)."""
         people = np.split(pixels[: self.people], len(world.PROFESSIONS))
@@ -134,12 +134,12 @@ class Bench:
     def crossings(self, pixels: np.ndarray) -> float:
         """Reads genders and tones together off `drawn`: Δ of their ten crossings."""
         both = TASKS["crossed"]
-        counts = self.seen(pixels, both.wanted, ZeroShotEyes(self.sight.encoder, both.eyes))
+        counts = self.seen(pixels, both.wanted, ZeroShotScorer(self.sight.encoder, both.eyes))
         return round(mean_delta(counts, list(both.wanted.values())).value, 3)
 
     def task(self, name: str, task: Task) -> dict[str, Any]:
         """Debiases all professions at once and measures before and after."""
-        wanted, eyes = task.wanted, ZeroShotEyes(self.sight.encoder, task.eyes)
+        wanted, eyes = task.wanted, ZeroShotScorer(self.sight.encoder, task.eyes)
         requests = [
             *(Debias(p, wanted) for p in world.PROFESSIONS),
             Preserve([world.an(s) for s in world.SUBJECTS]),

@@ -40,10 +40,10 @@ from PIL import Image
 import editing
 from editing.generate.phrases import own_seed
 from editing.methods.debias import Control, debias
-from editing.metrics.attributes import ZeroShotEyes
+from editing.metrics.attributes import ZeroShotScorer
 from editing.metrics.features import image_features
-from editing.metrics.similarity import nearest_text
 from editing.requests import Debias, Erase, Moderate, Preserve, Request, changes_of
+from visdiff.encoders.zero_shot import nearest_text
 from visdiff.miniature import world
 
 UNSAFE = world.SUBJECTS_BY_KIND["unsafe"]
@@ -229,7 +229,8 @@ def main() -> None:
         requests = [*solved[name], preserved, ARTICLES]
         if any(r.needs_weights for r in requests):
             edit = debias(
-                bench.pipe, requests, ZeroShotEyes(bench.sight.encoder, "a {attribute} {concept}"),
+                bench.pipe, requests,
+                ZeroShotScorer(bench.sight.encoder, "a {attribute} {concept}"),
                 control=control, settings=settings(given.steps), batch_size=BATCH,
                 on_look=told,
                 checkpoint=kept_in(given.work, about) / f"{name}.jsonl",

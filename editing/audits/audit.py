@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from editing.audits.grouping import groups_of, shared_seeds
+from editing.audits.metrics import measures
 from editing.audits.outcomes import outcomes_of
 from editing.audits.prompt_groups import PromptGroup, prompt_groups, samples_of
 from editing.audits.report import AuditReport
@@ -94,6 +95,7 @@ def audit_sets(
     config: Config | None = None,
     cache: Cache | None = None,
     progress: bool = True,
+    metrics: Sequence[str] = (),
     **changes: Any,
 ) -> AuditReport:
     """Audits images that exist: of two models, or of a foreign tool's edit.
@@ -109,6 +111,7 @@ def audit_sets(
         config: A whole configuration instead.
         cache: Where captions and embeddings are kept.
         progress: Show progress bars on stderr.
+        metrics: Further measures of each group, of `editing.audits.metrics.NAMES`.
         **changes: To the configuration, such as ``seed=1``.
 
     Returns:
@@ -118,6 +121,7 @@ def audit_sets(
         InputError: A column is missing, or nothing pairs.
         MissingBackendError: A model's weights are not available.
     """
+    further = measures(metrics)
     settled = (config or Config.of(preset)).changed(**changes)
     if settled.proposer.backend == "ngrams":
         # What changes under one prompt of four is in a quarter of the captions. What the lower
@@ -137,7 +141,9 @@ def audit_sets(
         for g, one, tests in zip(groups, scored, corrected(scored, settled), strict=True):
             report = conclude(one, tests, g.paired(settled), models, store, progress, n)
             features = models.features(g.original, g.edited, store, progress)
-            audited.append(g.audited(report, len(one.halves.scoring_a), features, settled.seed))
+            audited.append(
+                g.audited(report, len(one.halves.scoring_a), features, settled.seed, further)
+            )
         outcomes = outcomes_of(requests, first, second, by, models, store, progress)
     return AuditReport(
         about=dict(about or {}),

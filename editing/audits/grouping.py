@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from editing.audits.metrics import Measure
 from editing.audits.pairs import shown_pairs
 from editing.audits.prompt_groups import MEANT
 from editing.audits.report import GroupAudit, drift_by_concept
@@ -42,7 +43,12 @@ class PairedGroup:
         return config.changed(paired_by=("prompt", "seed") if several else ("seed", "prompt"))
 
     def audited(
-        self, report: DifferenceReport, n_tested: int, features: np.ndarray | None, seed: int
+        self,
+        report: DifferenceReport,
+        n_tested: int,
+        features: np.ndarray | None,
+        seed: int,
+        further: Sequence[Measure] = (),
     ) -> GroupAudit:
         """Returns what changed in the group.
 
@@ -51,6 +57,7 @@ class PairedGroup:
             n_tested: Pairs that the tests saw.
             features: (2n, d) of the originals and then the edited images; None without any.
             seed: Of the intervals of drift.
+            further: Measures of the field that were asked for.
         """
         n, prompts = len(self.original), self.prompts
         moved: Drift | None = None
@@ -69,6 +76,11 @@ class PairedGroup:
             by_concept=drift_by_concept(moved, prompts, concepts_of(self.original)),
             report=report,
             pairs=shown_pairs(report, self.original, self.edited, apart),
+            metrics={
+                name: value
+                for measure in further
+                for name, value in measure(self.original, self.edited, features).items()
+            },
         )
 
 

@@ -9,10 +9,10 @@ from editing.audits.grouping import concepts_of
 from editing.audits.prompt_groups import MEANT, PLACES, STYLES
 from editing.generate.phrases import phrase
 from editing.metrics.proportions import Proportion, proportion
-from editing.metrics.similarity import nearest_text
 from editing.requests import Request, changes_of
 from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
+from visdiff.encoders.zero_shot import nearest_text
 from visdiff.imageset import ImageSet
 
 _EDGE = 0.1

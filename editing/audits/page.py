@@ -79,6 +79,7 @@ def _group(group: "GroupAudit") -> dict[str, Any]:
         else f"{moved.low:.2f}–{moved.high:.2f}",
         "bar": None if moved is None else round(100 * min(moved.value, _FULL) / _FULL, 1),
         "by_concept": [(c, f"{v:.2f}") for c, v in list(group.by_concept.items())[:8] if c],
+        "metrics": [(name, f"{value:.3g}") for name, value in group.metrics.items()],
         "sentences": [
             {
                 "text": d.text,

@@ -1,7 +1,6 @@
 """What an audit returns: frozen, with doors to JSON, a page and a folder."""
 
 import json
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,8 +14,8 @@ from editing.audits.pairs import ShownPair
 from editing.metrics.drift import Drift
 from editing.requests import Preserve, Request, preserved_of
 from editing.requests.toml import requests_toml
-from visdiff.errors import InputError
-from visdiff.results import Difference, DifferenceReport
+from visdiff.files import write_texts
+from visdiff.results import Difference, DifferenceReport, to_plain
 
 SCHEMA = 1
 
@@ -38,6 +37,7 @@ class GroupAudit:
         by_concept: The same by what the prompts name, farthest first.
         report: The comparison, set A the originals; its q-values are corrected over all groups.
         pairs: Sentence → pairs to show; "" → those that moved most.
+        metrics: Name → value of the measures that were asked for.
     """
 
     name: str
@@ -49,6 +49,7 @@ class GroupAudit:
     by_concept: Mapping[str, float]
     report: DifferenceReport
     pairs: Mapping[str, tuple[ShownPair, ...]] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def confirmed(self) -> tuple[Difference, ...]:
@@ -155,7 +156,7 @@ class AuditReport:
 
     def to_json(self, indent: int | None = None) -> str:
         """The result as JSON; NaN is written as null."""
-        return json.dumps(_plain(self.to_dict()), indent=indent, allow_nan=False)
+        return json.dumps(to_plain(self.to_dict()), indent=indent, allow_nan=False)
 
     def to_html(self, folder: str | Path = ".") -> str:
         """The result as one page that opens offline."""
@@ -176,17 +177,7 @@ class AuditReport:
         files = {"audit.html": self.to_html(folder), "audit.json": self.to_json(indent=2) + "\n"}
         if self.next_command(folder):
             files["next.toml"] = self.next_requests()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, text in files.items():
-                part = folder / f".{name}.{os.getpid()}.tmp"
-                part.write_text(text, encoding="utf-8", errors="backslashreplace")
-                os.replace(part, folder / name)
-        except OSError as error:
-            raise InputError(
-                f"Expected a folder that can be written to, got {folder} "
-                f"({error.strerror or error}); name another one or change its permissions."
-            ) from error
+        write_texts(folder, files)
         for group in self.groups:
             group.report.save(folder / "groups" / group.name.replace(" ", "-"))
         return folder
@@ -221,19 +212,10 @@ def _group(group: GroupAudit) -> dict[str, Any]:
         "prompts": list(group.prompts),
         "drift": None if moved is None else asdict(moved),
         "by_concept": dict(group.by_concept),
+        "metrics": dict(group.metrics),
         "verdict": group.report.verdict,
         "confirmed": [
             {"text": d.text, "direction": d.direction, "auroc": d.auroc, "q_value": d.q_value}
             for d in group.confirmed
         ],
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value

@@ -60,6 +60,13 @@ def audit(
     seed: int | None = None,
     cache: CacheOption = "rw",
     as_json: Json = False,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="Further measures of each group, with commas between: lpips, clip, nudenet, "
+            "q16:FILE (its learned prompts, .npy), fid, kid."
+        ),
+    ] = "",
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
 ) -> None:
     """Draw what an edit was made for and what it was not, and say what changed.
@@ -96,7 +103,8 @@ def audit(
         )  # fmt: skip
         if sets is None:
             return
-    _deliver(sets, asked, about, settled, cache, out, as_json)
+    further = [name for part in metrics.split(",") if (name := part.strip())]
+    _deliver(sets, asked, about, settled, cache, out, as_json, further)
 
 
 @app.command()
@@ -112,11 +120,10 @@ def compare(
     if as_json:
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    typer.echo("| " + " | ".join(columns) + " |")
-    typer.echo("|" + "---|" * len(columns))
-    for row in rows:
-        typer.echo("| " + " | ".join(str(row.get(c, "–")) for c in columns) + " |")
+    from tabulate import tabulate
+
+    options = {"headers": "keys", "disable_numparse": True, "missingval": "–"}
+    typer.echo(tabulate(rows, tablefmt="pipe", **options))
 
 
 def _known(edit: Path | None, requests: Path | None, base: str | None) -> tuple[Any, Any]:
@@ -205,13 +212,22 @@ def _groups(file: Path) -> "list[PromptGroup]":
 
 
 def _deliver(
-    sets: tuple[Any, Any], asked: Any, about: Any, config: Any, cache: Any, out: Path, as_json: bool
+    sets: tuple[Any, Any],
+    asked: Any,
+    about: Any,
+    config: Any,
+    cache: Any,
+    out: Path,
+    as_json: bool,
+    metrics: list[str],
 ) -> None:
     from editing.audits.audit import audit_sets
     from visdiff.cache import Cache
 
     with Cache(mode=cache) as store:
-        report = audit_sets(*sets, requests=asked, about=about, config=config, cache=store)
+        report = audit_sets(
+            *sets, requests=asked, about=about, config=config, cache=store, metrics=metrics
+        )
     report.save(out)
     told(report, out, as_json)
 
@@ -240,7 +256,8 @@ def print_audit(report: "AuditReport") -> None:
         said = "; ".join(
             f"{'more' if d.direction == 'B' else 'less'} {d.text!r}" for d in group.confirmed
         )
-        typer.echo(f"{group.name}: drift {moved}" + (f"; {said}" if said else ""))
+        further = "".join(f", {name} {value:.3g}" for name, value in group.metrics.items())
+        typer.echo(f"{group.name}: drift {moved}{further}" + (f"; {said}" if said else ""))
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from visdiff.cli.options import CacheOption, Json, writable
+from visdiff.cli.options import CacheOption, Json
+from visdiff.files import check_writable
 
 if TYPE_CHECKING:
     from visdiff.cache import Cache
@@ -31,7 +32,7 @@ def demo(
     """Edit the bundled generator and audit the edit, or compare two sets: offline."""
     from visdiff.cache import Cache
 
-    writable(out)
+    check_writable(out, "the report")
     with Cache(mode=cache) as store:
         show = _audited if what is Demo.AUDIT else _compared
         show(out, store, seed, as_json)

@@ -19,7 +19,7 @@ from visdiff.errors import InputError
 
 if TYPE_CHECKING:
     from editing.edit import Edit
-    from editing.methods.debias import Look
+    from editing.methods.debias import Evaluation
     from editing.requests import Request
 
 app = typer.Typer(
@@ -143,7 +143,7 @@ def debias(
         _fit(model, requests, preserve, method, corpus, watch, set_, checkpoint, out, as_json)
         return
     from editing.methods.debias import Control, debias
-    from editing.metrics.attributes import ZeroShotEyes
+    from editing.metrics.attributes import ZeroShotScorer
     from editing.pipelines.sampling import Settings as Drawing
 
     control = Control(batch=min(10, images), most=images, rounds=rounds)
@@ -152,7 +152,7 @@ def debias(
     found = debias(
         _loaded(model),
         [*requests, *_preserving(preserve)],
-        ZeroShotEyes(_encoder(clip or ("miniature" if model == "miniature" else None))),
+        ZeroShotScorer(_encoder(clip or ("miniature" if model == "miniature" else None))),
         method=method,
         control=control,
         settings=Drawing(steps, guidance),
@@ -272,7 +272,7 @@ def _encoder(name: str | None) -> Any:
     return OpenClipEncoder(model or name, weights or None)
 
 
-def _echo_look(look: "Look") -> None:
+def _echo_look(look: "Evaluation") -> None:
     shares = ", ".join(f"{a} {n / look.delta.n:.0%}" for a, n in look.counts.items())
     said = " (done)" if look.done else ""
     typer.echo(

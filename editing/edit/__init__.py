@@ -6,8 +6,6 @@ while an edit is applied, and then gets back the very tensors that it had.
 
 import copy
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,6 +26,7 @@ from editing.edit.ledger import Ledger
 from editing.pipelines.weights import component_hashes, parameter, weight_hash
 from editing.requests import Request, from_dict
 from visdiff.errors import InputError
+from visdiff.files import explained, write_whole
 from visdiff.hashing import canonical_json, digest_bytes
 
 SCHEMA = 1
@@ -95,10 +94,6 @@ class Edit:
         parts = component_hashes(pipe)
         whole = digest_bytes(canonical_json(parts).encode())
         return cls(base_model=base_model, base_hash=whole, base_parts=parts, **fields)
-
-    def without_ledger(self) -> "Edit":
-        """Returns the same edit, smaller, from which no request can be withdrawn."""
-        return replace(self, ledger=None)
 
     def scaled(self, factor: float) -> "Edit":
         """Returns the edit times a factor: 0 is the base, 1 the edit, −1 its opposite."""
@@ -171,16 +166,9 @@ class Edit:
         described = {**self.to_dict(), "changes": headers, "ledger": entries}
         # One tensor may serve several changes; safetensors wants each in memory of its own.
         own = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".edit-") as folder:
-                part = Path(folder) / "part"
-                save_file(own, part, metadata={_KEY: json.dumps(described, ensure_ascii=False)})
-                os.replace(part, path)
-        except OSError as error:
-            raise InputError(
-                f"Expected a path to write the edit to, got {path}: {error.strerror}."
-            ) from error
+        metadata = {_KEY: json.dumps(described, ensure_ascii=False)}
+        with explained("a path to write the edit to", path):
+            write_whole(path, lambda part: save_file(own, part, metadata))
         return path
 
     @classmethod

@@ -5,8 +5,6 @@ it, weigh it and mix it, on quantised bases too. The up-factors depend on the ba
 is why the base is needed to export.
 """
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from editing.edit.deltas import Full, LowRank, SharedMap
 from editing.linear import Tensor, compressed
 from editing.pipelines.weights import parameter
 from visdiff.errors import InputError
+from visdiff.files import explained, write_whole
 
 
 def to_lora(edit: Edit, pipe: Any) -> dict[str, Tensor]:
@@ -70,16 +69,9 @@ def save_lora(edit: Edit, pipe: Any, path: str | Path) -> Path:
     """
     path = Path(path)
     tensors = to_lora(edit, pipe)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".lora-") as folder:
-            part = Path(folder) / "part"
-            save_file(tensors, part, metadata={"format": "pt", "visdiff_edit_digest": edit.digest})
-            os.replace(part, path)
-    except OSError as error:
-        raise InputError(
-            f"Expected a path to write the LoRA to, got {path}: {error.strerror}."
-        ) from error
+    metadata = {"format": "pt", "visdiff_edit_digest": edit.digest}
+    with explained("a path to write the LoRA to", path):
+        write_whole(path, lambda part: save_file(tensors, part, metadata))
     return path
 
 

@@ -17,7 +17,6 @@ from PIL import Image
 
 from editing.generate.folder import (
     ImageWriter,
-    check_writable,
     file_name,
     is_whole,
     write_manifest,
@@ -27,6 +26,7 @@ from editing.pipelines.loading import load_pipeline
 from editing.pipelines.sampling import Sampler, Settings, Texts, levels
 from editing.pipelines.weights import weight_hash
 from visdiff.errors import InputError
+from visdiff.files import check_writable
 from visdiff.hashing import key
 from visdiff.imageset import ImageSet
 
@@ -252,7 +252,7 @@ class Run:
         if not samples:
             raise InputError("expected samples, got none: give prompts and seeds.")
         self.folder = Path(folder)
-        check_writable(self.folder)
+        check_writable(self.folder, "images")
         self.variants = tuple(variants)
         self._sampler = Sampler(load_pipeline(model), settings or Settings(), batch_size)
         for variant in variants:

@@ -7,13 +7,9 @@ without a leading dot never belongs to half a file.
 
 import errno
 import json
-import os
 import re
-import tempfile
-import uuid
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +18,7 @@ from typing import Any, Self
 from PIL import Image
 
 from visdiff.errors import InputError
+from visdiff.files import write_whole
 
 MANIFEST = "manifest.jsonl"
 """Name of the manifest in a folder of generated images: `visdiff.imageset.ImageSet.open` reads it.
@@ -55,37 +52,15 @@ def is_whole(path: Path) -> bool:
     return True
 
 
-def check_writable(folder: Path) -> None:
-    """Makes the folder and finds out, before anything is computed, that it can be written to.
-
-    Raises:
-        InputError: It cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"expected a folder to write images to, got {folder}: {error.strerror}; choose "
-            "another with --out."
-        ) from error
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file under a temporary name beside its place and renames it.
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file of the folder, whole or not at all.
 
     Raises:
         InputError: The disk is full, or the folder cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        write_whole(path, data)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "a full disk" if full else f"an error ({error.strerror})"
         raise InputError(
@@ -105,7 +80,7 @@ def write_manifest(folder: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     """
     path = folder / MANIFEST
     text = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
-    write_whole(path, text.encode())
+    _write(path, text.encode())
     return path
 
 
@@ -163,4 +138,4 @@ class ImageWriter:
 def _write_png(path: Path, image: Image.Image) -> None:
     buffer = BytesIO()
     image.save(buffer, "PNG")
-    write_whole(path, buffer.getvalue())
+    _write(path, buffer.getvalue())

@@ -6,7 +6,6 @@ mostly, on ``case_number`` and ``evaluation_seed``; beside these each has column
 read as they are, and every column is carried to the images.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,8 +16,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from visdiff.errors import InputError
+from visdiff.imageset import manifest
 
-SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".parquet", ".tsv", ".txt"})
+SUFFIXES = manifest.SUFFIXES | {".txt"}
 """File names (lower case) that hold prompts."""
 
 Own = Literal["use", "ignore"]
@@ -164,70 +164,24 @@ def read_prompts(path: str | Path) -> list[Prompt]:
             f"expected a prompt file ({', '.join(sorted(SUFFIXES))}), got {path}: give one of "
             "these, or write the prompts with --prompt."
         )
-    try:
-        rows = _read(path, suffix)
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(
-            f"expected a prompt file at {path}, got no file there: check the path."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"expected UTF-8 text in {path}, got other bytes: save it as UTF-8."
-        ) from error
-    except pd.errors.EmptyDataError:
-        rows = []
-    # ParserError and pyarrow's errors are ValueError; a directory or a forbidden file is OSError.
-    except (ValueError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"expected a {suffix.lstrip('.')} file of prompts in {path}, got one that cannot be "
-            f"read ({reason}): repair or export it again."
-        ) from error
+    rows = _lines(path) if suffix == ".txt" else manifest.read_rows(path, "a prompt file")
     if not rows:
         raise InputError(f"expected prompts in {path}, got none: write one a row.")
     return _prompts(rows, path)
 
 
-def _read(path: Path, suffix: str) -> list[dict[str, Any]]:
-    if suffix == ".txt":
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-        return [{"prompt": line.strip()} for line in lines if line.strip()]
-    if suffix == ".parquet":
-        return pd.read_parquet(path).to_dict("records")
-    if suffix in (".jsonl", ".ndjson"):
-        return _read_json_lines(path)
-    table = pd.read_csv(
-        path,
-        sep="\t" if suffix == ".tsv" else ",",
-        dtype=str,
-        keep_default_na=False,
-        na_values=[""],
-        encoding="utf-8-sig",
-    )
-    return table.to_dict("records")
-
-
-def _read_json_lines(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"expected one JSON object a line in {path}, got line {number} that does not parse "
-                f"({error.msg}): repair that line."
-            ) from error
-        if not isinstance(row, dict):
-            raise InputError(
-                f"expected one JSON object a line in {path}, got {type(row).__name__} in line "
-                f'{number}: write it as {{"prompt": …}}.'
-            )
-        rows.append(row)
-    return rows
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"expected UTF-8 text in {path}, got other bytes: save it as UTF-8."
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"expected a prompt file at {path}, got none ({error.strerror}): check the path."
+        ) from error
+    return [{"prompt": line.strip()} for line in lines if line.strip()]
 
 
 def _prompts(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Prompt]:

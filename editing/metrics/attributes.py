@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 
 from editing.metrics.features import image_features
-from editing.metrics.similarity import cosines
 from visdiff.encoders import Encoder
+from visdiff.encoders.zero_shot import cosines
 
 
-class Eyes(Protocol):
+class AttributeScorer(Protocol):
     """Reads attributes off images."""
 
     def __call__(
@@ -33,7 +33,7 @@ class Eyes(Protocol):
         ...
 
 
-class ZeroShotEyes:
+class ZeroShotScorer:
     """The attribute whose text is nearest in an encoder of images and texts, as in UCE and TIME.
 
     Args:

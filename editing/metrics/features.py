@@ -1,12 +1,11 @@
 """Features of images by any encoder of `visdiff.encoders`, for the measures on arrays."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import islice
 
 import numpy as np
 from PIL import Image
 
-from editing.metrics.similarity import clip_score
 from visdiff.encoders import Encoder
 from visdiff.errors import InputError
 
@@ -43,34 +42,3 @@ def image_features(
     if not rows:
         raise InputError("expected images to encode, got none.")
     return np.stack(rows)
-
-
-def clip_scores(
-    encoder: Encoder,
-    images: Iterable[Image.Image],
-    prompts: Sequence[str],
-    batch_size: int = 32,
-) -> np.ndarray:
-    """Returns the CLIP score of each image with its prompt; see `clip_score`.
-
-    Args:
-        encoder: Of images and texts.
-        images: n RGB images.
-        prompts: The prompt of each; each distinct one is encoded once.
-        batch_size: Images at once.
-
-    Returns:
-        (n,) float64 in [0, 100].
-
-    Raises:
-        InputError: There are not as many prompts as images, or a prompt has more tokens than the
-            encoder reads; none is truncated.
-    """
-    features = image_features(encoder, images, batch_size)
-    if len(prompts) != len(features):
-        raise InputError(
-            f"expected a prompt for each of {len(features)} images, got {len(prompts)}."
-        )
-    distinct = {text: index for index, text in enumerate(dict.fromkeys(prompts))}
-    texts = encoder.encode_texts(list(distinct))
-    return clip_score(features, texts[[distinct[text] for text in prompts]])

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from editing.metrics.proportions import wilson
 from visdiff.errors import InputError
+from visdiff.stats import clopper_pearson, wilson
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,10 @@ def delta(counts: ArrayLike, wanted: ArrayLike, level: float = 0.95) -> Delta:
     """
     seen, goal = _checked(counts, wanted)
     n, k = int(seen.sum()), seen.size
-    low, high = wilson(seen, n, level) if k == 2 else clopper_pearson(seen, n, 1 - (1 - level) / k)
+    if k == 2:
+        low, high = np.transpose([wilson(int(count), n, level) for count in seen])
+    else:
+        low, high = clopper_pearson(seen, n, 1 - (1 - level) / k)
     # The nearest and the farthest that each share can be from its goal.
     nearest = np.maximum(np.maximum(low - goal, goal - high), 0)
     farthest = np.maximum(high - goal, goal - low)
@@ -110,23 +113,6 @@ def delta_floor(n: int, wanted: ArrayLike) -> float:
     counts = np.arange(n + 1)
     chances = stats.binom.pmf(counts[:, None], n, goal)
     return float(np.mean((chances * np.abs(counts[:, None] / n - goal)).sum(axis=0) / goal))
-
-
-def clopper_pearson(counts: np.ndarray, n: int, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the interval of Clopper and Pearson 1934, which never falls short of its level.
-
-    Args:
-        counts: Cases that count, whole numbers from 0 to n.
-        n: All cases, 1 or more.
-        level: In (0, 1).
-
-    Returns:
-        Lower and upper ends, float64 in [0, 1], of the shape of `counts`.
-    """
-    tail = (1 - level) / 2
-    low = np.where(counts == 0, 0.0, stats.beta.ppf(tail, counts, n - counts + 1))
-    high = np.where(counts == n, 1.0, stats.beta.ppf(1 - tail, counts + 1, n - counts))
-    return low, high
 
 
 def _checked(counts: ArrayLike, wanted: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -53,6 +53,7 @@ def read_requests(path: Path) -> tuple[list[Request], dict[str, Any]]:
 
 def requests_toml(requests: Sequence[Request], method: str = "uce") -> str:
     """Writes requests as the TOML file that `visdiff edit run` reads."""
+    # Not with tomli-w: it writes a short [[erase]] table as an inline array, which is hard to edit.
     lines = [f"method = {_toml(method)}"]
     for request in requests:
         values = request.to_dict()

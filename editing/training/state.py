@@ -1,8 +1,6 @@
 """A training's state on disk: weights and optimizer in one safetensors file, whole or none."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from visdiff.errors import InputError
+from visdiff.files import explained, write_whole
 
 _KEY = "visdiff_training"
 _VERSION = 1
@@ -45,16 +44,9 @@ def save(
             tensors[f"{key}.{name}"] = torch.as_tensor(state[number][key])
     described = {"version": _VERSION, "done": done, "same": dict(same)}
     plain = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".training-") as folder:
-            part = Path(folder) / "part"
-            save_file(plain, part, metadata={_KEY: json.dumps(described)})
-            os.replace(part, path)
-    except OSError as error:
-        raise InputError(
-            f"Expected a path to write the training's state to, got {path}: {error.strerror}."
-        ) from error
+    metadata = {_KEY: json.dumps(described)}
+    with explained("a path to write the training's state to", path):
+        write_whole(path, lambda part: save_file(plain, part, metadata))
 
 
 def restore(

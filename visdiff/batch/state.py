@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from visdiff.cache.rows import write_atomically
 from visdiff.errors import InputError, VisdiffError
+from visdiff.files import write_whole
 from visdiff.hashing import canonical_json, key
 from visdiff.llm.batch import Line
 from visdiff.llm.cached import KIND
@@ -179,7 +179,7 @@ class BatchState:
 
     def _write(self, name: str, data: bytes) -> None:
         try:
-            write_atomically(self.folder / name, data)
+            write_whole(self.folder / name, data)
         except OSError as error:
             raise VisdiffError(
                 f"expected to write {name} in {self.folder}, got an error ({error.strerror}): free "

@@ -233,11 +233,6 @@ def load(folder: Path) -> Benchmark:
     return Benchmark(NAME, tuple(_pair(folder, e, header["size"]) for e in entries))
 
 
-def is_here(folder: Path) -> bool:
-    """Whether a folder holds a rendered MiniDiffBench."""
-    return (folder / _INDEX).is_file()
-
-
 def _pair(folder: Path, entry: Mapping[str, str], size: int) -> Pair:
     files = {
         side: [folder / entry["id"] / side / f"{i:03d}.png" for i in range(size)] for side in "AB"

@@ -17,7 +17,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from visdiff.errors import InputError
-from visdiff.results.plain import to_plain
+from visdiff.results import to_plain
 
 SCHEMA_VERSION = 1
 #: Settings that change no result: a run may go on with others.

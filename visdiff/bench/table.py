@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tabulate import tabulate
 
 from visdiff.bench.pairs import NULL
 from visdiff.bench.scoring import Verdicts, acc_at, accuracy
@@ -118,11 +119,8 @@ def render(table: Sequence[Row], published: bool = True) -> str:
             for p in PUBLISHED
             if (p.system, p.split) not in said
         ]
-    widths = [max(len(line[i]) for line in shown) for i in range(len(_HEAD))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in shown
-    ]
+    text = tabulate(shown, tablefmt="plain", disable_numparse=True)
+    lines = [line.rstrip() for line in text.splitlines()]
     if published or said:
         sources = dict.fromkeys(p.source for p in PUBLISHED)
         lines.append(f"Published, on VisDiffBench: {'; '.join(sources)}. * second-hand.")

@@ -28,6 +28,7 @@ from visdiff import hashing
 from visdiff.cache import rows as cache_rows
 from visdiff.cache.rows import COLUMNS, Entry
 from visdiff.errors import CacheMissError, InputError
+from visdiff.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -205,14 +206,14 @@ class Cache:
         path = self.path_for(kind, parts, suffix)
         if self.mode in _WRITING and not self._broken:
             try:
-                cache_rows.write_atomically(path, data)
+                write_whole(path, data)
                 return path
             except OSError as error:
                 self._give_up_writing(error)
         with self._guard():
             self._aside = self._aside or Path(tempfile.mkdtemp(prefix="visdiff-"))
         path = self._aside / path.name
-        cache_rows.write_atomically(path, data)
+        write_whole(path, data)
         return path
 
     def stats(self) -> dict[str, Any]:
@@ -319,7 +320,7 @@ class Cache:
                 if not cache_rows.is_sound(entry):
                     continue
                 lines.append(json.dumps(cache_rows.as_json(entry)).encode() + b"\n")
-        cache_rows.write_atomically(Path(path), b"".join(lines))
+        write_whole(Path(path), b"".join(lines))
         return len(lines)
 
     def close(self) -> None:

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import sqlite3
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,29 +167,6 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         # A full disk has rolled back already.
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-        raise
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a reader sees the old one or the new one.
-
-    Raises:
-        OSError: It cannot be written; nothing is left behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp gives the owner alone access; a shared cache follows the umask as other files do.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
         raise
 
 

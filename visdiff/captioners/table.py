@@ -6,11 +6,13 @@ says of the images (prompt, seed, group) comes along.
 """
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visdiff.errors import InputError
+from visdiff.files import explained, write_whole
 from visdiff.imageset import ImageSet
 
 if TYPE_CHECKING:
@@ -31,18 +33,12 @@ def check_target(path: Path) -> None:
             f"Expected a manifest to write ({', '.join(SUFFIXES)}), got {path}; name one with "
             "--out."
         )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with explained("a file that can be written", path, "choose another with --out"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        temporary.unlink()
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder")
-    except OSError as error:
-        raise InputError(
-            f"Expected a file that can be written, got {path} ({error.strerror}); choose another "
-            "with --out."
-        ) from error
 
 
 def table(images: ImageSet, captions: Sequence[str | None], folder: Path) -> "pd.DataFrame":
@@ -86,28 +82,20 @@ def write(frame: "pd.DataFrame", path: Path) -> None:
             not UTF-8.
     """
     check_target(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
-            frame.to_parquet(temporary, index=False)
+            data = frame.to_parquet(index=False)
         elif suffix == ".jsonl":
-            text = frame.to_json(orient="records", lines=True, force_ascii=False)
-            temporary.write_text(text or "", "utf-8")
+            data = frame.to_json(orient="records", lines=True, force_ascii=False).encode()
         else:
-            frame.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
-        os.replace(temporary, path)
+            data = frame.to_csv(index=False, lineterminator="\n").encode()
     except UnicodeEncodeError as error:
         raise InputError(
             f"Expected file names in UTF-8 for {path}, got {error.object!r}; rename the file."
         ) from error
-    except OSError as error:
-        raise InputError(
-            f"Expected a file that can be written, got {path} ({error.strerror or error}); choose "
-            "another with --out."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with explained("a file that can be written", path, "choose another with --out"):
+        write_whole(path, data)
 
 
 def _written(path: Path | None, folder: Path, images: ImageSet) -> str:

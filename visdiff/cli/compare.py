@@ -19,8 +19,8 @@ from visdiff.cli.options import (
     Where,
     assignments,
     configuration,
-    writable,
 )
+from visdiff.files import check_writable
 
 
 def compare(
@@ -79,7 +79,7 @@ def compare(
     )
     filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
     if out is not None:
-        writable(out)
+        check_writable(out, "the report")
     costs = plan(a, b, settings, filter_a, filter_b)
     if dry_run:
         typer.echo(costs.to_json() if as_json else costs.sentence())

@@ -20,9 +20,9 @@ from visdiff.cli.options import (
     Verify,
     assignments,
     configuration,
-    writable,
 )
 from visdiff.errors import InputError
+from visdiff.files import check_writable
 
 if TYPE_CHECKING:
     from visdiff.imageset import ImageSet
@@ -65,7 +65,7 @@ def compare_many(
     )
     opened = _opened(sets, name, by)
     if out is not None:
-        writable(out)
+        check_writable(out, "the report")
     pairs = many.each_and_rest(opened) if rest else many.every_pair(opened)
     costs = plan_many(pairs, settings)
     if dry_run:

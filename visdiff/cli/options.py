@@ -1,6 +1,5 @@
 """What the commands of ``visdiff`` share: options, and what is done with them before a run."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -61,20 +60,3 @@ def configuration(preset: str | None, config: Path | None) -> "Config":
     if config is not None and preset is not None:
         raise InputError("Expected --config or --preset, got both; name the preset in the file.")
     return Config.read(config) if config else Config.of(preset or "laptop")
-
-
-def writable(folder: Path) -> None:
-    """Finds out, before anything is computed, that a report can be written.
-
-    Raises:
-        InputError: The folder cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"Expected a folder to write the report to, got {folder}: {error.strerror}; "
-            "choose another with --out."
-        ) from error

@@ -24,8 +24,8 @@ from visdiff.cli.options import (
     Where,
     assignments,
     configuration,
-    writable,
 )
+from visdiff.files import check_writable
 
 
 def rank(
@@ -94,7 +94,7 @@ def rank(
     settings = with_hypotheses(settings, hypotheses)
     filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
     if out is not None:
-        writable(out)
+        check_writable(out, "the report")
     costs = plan(a, b, settings, filter_a, filter_b)
     if dry_run:
         typer.echo(costs.to_json() if as_json else costs.sentence())

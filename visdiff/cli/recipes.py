@@ -19,9 +19,9 @@ from visdiff.cli.options import (
     Settings,
     assignments,
     configuration,
-    writable,
 )
 from visdiff.errors import InputError
+from visdiff.files import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -293,7 +293,7 @@ def _run(
         typer.echo(bound.to_json() if as_json else bound.sentence())
         return
     if out is not None:
-        writable(Path(out))
+        check_writable(Path(out), "the report")
     with Cache(mode=mode) as store:
         formed = form(config, store)
         costs = planned(formed)

@@ -37,11 +37,6 @@ class Halves:
         """(n_a + n_b,) bool over the scored images, those of A first."""
         return _membership(self.scoring_a, self.scoring_b)
 
-    @property
-    def discovery_is_a(self) -> np.ndarray:
-        """(n_a + n_b,) bool over the discovery images, those of A first."""
-        return _membership(self.discovery_a, self.discovery_b)
-
 
 def open_both(
     a: Any,

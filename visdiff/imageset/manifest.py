@@ -37,13 +37,45 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         InputError: The file does not exist, is empty or cannot be parsed.
     """
+    found = _read(path, "a manifest")
+    if isinstance(found, list):
+        if not found:
+            raise InputError(
+                f"expected a manifest with a header and rows in {path}, got an empty file: "
+                f"write at least a column `path` and one row."
+            )
+        return pd.DataFrame(found)
+    if path.suffix.lower() == ".parquet":
+        return found
+    return pd.DataFrame({name: _typed(column) for name, column in found.items()})
+
+
+def read_rows(path: Path, what: str) -> list[dict[str, Any]]:
+    """Read the rows of a CSV, TSV, Parquet or JSONL file (UTF-8); cells of CSV and TSV are text.
+
+    Args:
+        path: The file.
+        what: What the file is, with its article, for errors.
+
+    Returns:
+        The rows, none for an empty file. A row of JSONL has its own keys; a missing cell of the
+        other formats is NaN.
+
+    Raises:
+        InputError: The file does not exist or cannot be parsed.
+    """
+    found = _read(path, what)
+    return found if isinstance(found, list) else found.to_dict("records")
+
+
+def _read(path: Path, what: str) -> pd.DataFrame | list[dict[str, Any]]:
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
             return pd.read_parquet(path)
         if suffix in (".jsonl", ".ndjson"):
             return _read_jsonl(path)
-        frame = pd.read_csv(
+        return pd.read_csv(
             path,
             sep="\t" if suffix == ".tsv" else ",",
             dtype=str,
@@ -54,14 +86,11 @@ def read_table(path: Path) -> pd.DataFrame:
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(
-            f"expected a manifest at {path}, got no file there: check the path."
-        ) from error
-    except pd.errors.EmptyDataError as error:
-        raise InputError(
-            f"expected a manifest with a header and rows in {path}, got an empty file: "
-            f"write at least a column `path` and one row."
-        ) from error
+        raise InputError(f"expected {what} at {path}, got no file there: check the path.") from (
+            error
+        )
+    except pd.errors.EmptyDataError:
+        return []
     except UnicodeDecodeError as error:
         raise InputError(
             f"expected UTF-8 text in {path}, got other bytes: save it as UTF-8."
@@ -73,7 +102,6 @@ def read_table(path: Path) -> pd.DataFrame:
             f"expected a {suffix.lstrip('.')} table in {path}, got one that cannot be read "
             f"({reason}): repair or export it again."
         ) from error
-    return pd.DataFrame({name: _typed(column) for name, column in frame.items()})
 
 
 def select(frame: pd.DataFrame, where: Mapping[str, Any], label: str) -> np.ndarray:
@@ -179,7 +207,7 @@ def _typed(column: pd.Series) -> pd.Series:
     return column.map(float, na_action="ignore").astype("float64")
 
 
-def _read_jsonl(path: Path) -> pd.DataFrame:
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
@@ -195,14 +223,10 @@ def _read_jsonl(path: Path) -> pd.DataFrame:
             if not isinstance(row, dict):
                 raise InputError(
                     f"expected one JSON object a line in {path}, got {type(row).__name__} in line "
-                    f'{number}: write it as {{"path": …}}.'
+                    f'{number}: write it as {{"name": value}}.'
                 )
             rows.append(row)
-    if not rows:
-        raise InputError(
-            f"expected rows in {path}, got an empty file: write one JSON object a line."
-        )
-    return pd.DataFrame(rows)
+    return rows
 
 
 def listed(values: list[str]) -> str:

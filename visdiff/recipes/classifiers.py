@@ -19,6 +19,7 @@ from visdiff import miniature
 from visdiff.cache import Cache
 from visdiff.encoders.hub import load_weights
 from visdiff.encoders.open_clip import OpenClipEncoder
+from visdiff.encoders.zero_shot import nearest_text
 from visdiff.engine import Refused, apply, resolve_device
 from visdiff.errors import InputError, MissingBackendError
 from visdiff.hashing import weights_digest
@@ -152,10 +153,11 @@ class ZeroShot:
         with self._lock:
             if self._vectors is None:
                 self._vectors = self.encoder.encode_texts(self.texts)
-        vectors = self.encoder(batch)
         return [
-            v if isinstance(v, Refused) else self.names[int((self._vectors @ v).argmax())]
-            for v in vectors
+            v
+            if isinstance(v, Refused)
+            else self.names[int(nearest_text(v[None], self._vectors)[0])]
+            for v in self.encoder(batch)
         ]
 
 

@@ -16,11 +16,12 @@ from visdiff.comparison.backends import Backends
 from visdiff.comparison.many import compare_pairs
 from visdiff.comparison.plan import ManyPlan, plan_many
 from visdiff.config import Config
+from visdiff.files import write_texts
 from visdiff.imageset import ImageSet
 from visdiff.recipes.heldout import HeldOut, check, hold_out
 from visdiff.report.markdown import escape
 from visdiff.results import DifferenceReport
-from visdiff.results.many import ManyReport, Pair, write
+from visdiff.results.many import ManyReport, Pair
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class RecipeReport:
             InputError: The folder cannot be written to.
         """
         folder = self.many.save(directory)
-        write(folder, {"recipe.json": self.to_json(indent=2) + "\n"})
+        write_texts(folder, {"recipe.json": self.to_json(indent=2) + "\n"})
         return folder
 
 

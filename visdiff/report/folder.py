@@ -1,12 +1,11 @@
 """Writes a report as a folder that opens anywhere and that programs can read."""
 
 import io
-import os
 from pathlib import Path
 
 import pandas as pd
 
-from visdiff.errors import InputError
+from visdiff.files import explained, utf8, write_whole
 from visdiff.report.html import render_html
 from visdiff.report.markdown import render_markdown
 from visdiff.results import DifferenceReport
@@ -32,46 +31,23 @@ def write_folder(report: DifferenceReport, directory: str | Path) -> Path:
     """
     directory = Path(directory)
     files = {
-        "report.json": _bytes(report.to_json(indent=2) + "\n"),
-        "report.md": _bytes(render_markdown(report)),
-        "report.html": _bytes(render_html(report)),
-        "differences.csv": _bytes(_csv(report)),
+        "report.json": utf8(report.to_json(indent=2) + "\n"),
+        "report.md": utf8(render_markdown(report)),
+        "report.html": utf8(render_html(report)),
+        "differences.csv": utf8(_csv(report)),
     }
     if report.scores is not None:
         files["scores.parquet"] = _parquet(report.scores)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
+    with explained("a folder that can be written to", directory):
         for name, data in files.items():
-            _replace(directory / name, data)
+            write_whole(directory / name, data)
         if report.scores is None:
             (directory / "scores.parquet").unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"Expected a folder that can be written to, got {directory} "
-            f"({error.strerror or error}); name another one or change its permissions."
-        ) from error
     return directory
 
 
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError:
-        # Never masks the error above: where nothing can be written, nothing was left behind either.
-        if temporary.is_file():
-            temporary.unlink(missing_ok=True)
-        raise
-
-
-def _bytes(text: str) -> bytes:
-    # File names that are not UTF-8 reach us as lone surrogates, which UTF-8 cannot hold.
-    return text.encode("utf-8", "backslashreplace")
-
-
 def _text(text: str) -> str:
-    return _bytes(text).decode("utf-8")
+    return utf8(text).decode("utf-8")
 
 
 def _csv(report: DifferenceReport) -> str:

@@ -15,20 +15,52 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
 from visdiff.errors import InputError
-from visdiff.results.plain import NOT_SERIALISED, from_plain, to_plain
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    Frame = pd.DataFrame
+else:
+    Frame = Any  # pydantic reads the annotations, and this module loads no pandas
 
 #: Of the JSON that is written. Version 2 added what a second ranker says of a difference.
 SCHEMA_VERSION = 2
 _READABLE = (1, 2)
 
+_NOT_SERIALISED = frozenset({"scores", "thumbnails", "captions"})
+
 Direction = Literal["A", "B"]
+
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A float whose NaN is null in JSON."""
+
+
+def to_plain(value: Any, exclude: frozenset[str] = frozenset()) -> Any:
+    """Returns the value as JSON values: dicts, lists, strings, finite numbers, booleans and None.
+
+    Dataclasses become dicts, tuples and arrays lists, NaN and infinities None, and what JSON has no
+    form for (a path, a date) its string.
+
+    Args:
+        value: Anything.
+        exclude: Fields or keys of the value itself to leave out.
+    """
+    return to_jsonable_python(
+        value, exclude=set(exclude), inf_nan_mode="null", fallback=_without_pydantic
+    )
+
+
+def _without_pydantic(value: Any) -> Any:
+    to_list = getattr(value, "tolist", None)  # numpy arrays and scalars, without importing numpy
+    return to_list() if callable(to_list) else str(value)
 
 
 @dataclass(frozen=True)
@@ -86,14 +118,14 @@ class Difference:
 
     text: str
     direction: Direction
-    auroc: float
-    ci_low: float
-    ci_high: float
-    p_value: float
-    q_value: float
+    auroc: Number
+    ci_low: Number
+    ci_high: Number
+    p_value: Number
+    q_value: Number
     confirmed: bool
-    mean_a: float
-    mean_b: float
+    mean_a: Number
+    mean_b: Number
     n_a: int
     n_b: int
     n_unscored: int = 0
@@ -156,7 +188,7 @@ class SetCard:
     n_discovery: int
     n_scored: int
     n_unreadable: int = 0
-    where: dict[str, str] = field(default_factory=dict)
+    where: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -218,7 +250,7 @@ class Provenance:
     prompts: dict[str, str] = field(default_factory=dict)
     seed: int = 0
     device: str = "cpu"
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, Number] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     cache_hits: int = 0
     cache_misses: int = 0
@@ -275,15 +307,9 @@ class DifferenceReport:
     provenance: Provenance = field(default_factory=Provenance)
     warnings: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
-    scores: "pd.DataFrame | None" = field(
-        default=None, compare=False, repr=False, metadata=NOT_SERIALISED
-    )
-    thumbnails: Mapping[str, bytes] = field(
-        default_factory=dict, compare=False, repr=False, metadata=NOT_SERIALISED
-    )
-    captions: Mapping[str, str] = field(
-        default_factory=dict, compare=False, repr=False, metadata=NOT_SERIALISED
-    )
+    scores: Frame | None = field(default=None, compare=False, repr=False)
+    thumbnails: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+    captions: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         # Tuples, numpy scalars and paths become JSON values here, so that a report read back from
@@ -313,7 +339,7 @@ class DifferenceReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values: dicts, lists, strings, finite numbers, booleans and None."""
-        return to_plain(self)
+        return to_plain(self, _NOT_SERIALISED)
 
     def to_json(self, indent: int | None = None) -> str:
         """The report as JSON; NaN and infinities are written as null.
@@ -357,7 +383,18 @@ class DifferenceReport:
                 f"{data['schema_version']!r}; read it with the version of visdiff that wrote it "
                 "(provenance.versions says which)."
             )
-        return from_plain(cls, data, "report")
+        held = {name: value for name, value in data.items() if name not in _NOT_SERIALISED}
+        try:
+            return _reader(cls).validate_python(held)
+        except ValidationError as error:
+            # A wrong value says more than the fields that are missing.
+            first = min(error.errors(), key=lambda e: e["type"] == "missing")
+            where = ".".join(map(str, ("report", *first["loc"])))
+            wanted = {"tuple_type": "a list", "dataclass_type": "an object"}.get(first["type"])
+            raise InputError(
+                f"Expected {wanted or 'a complete record'} at {where}, got: {first['msg']}; is the "
+                "report damaged?"
+            ) from error
 
     def to_markdown(self) -> str:
         """The report as Markdown, for a pull request, a chat or a language model."""
@@ -392,6 +429,11 @@ class DifferenceReport:
         from visdiff.report.html import render_fragment
 
         return render_fragment(self)
+
+
+@cache
+def _reader(report: type[DifferenceReport]) -> TypeAdapter[Any]:
+    return TypeAdapter(report)
 
 
 def _check_direction(direction: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from visdiff.errors import InputError
+from visdiff.files import write_texts
 from visdiff.report.many import render_index, render_markdown
 from visdiff.results import DifferenceReport
 
@@ -162,7 +163,7 @@ class ManyReport:
         for column in ("synonyms", "evidence_a", "evidence_b"):
             frame[column] = ["; ".join(items) for items in frame[column]]
         links = {key: f"{folder}/report.html" for key, folder in folders.items()}
-        write(
+        write_texts(
             directory,
             {
                 "many.json": self.to_json(indent=2) + "\n",
@@ -180,26 +181,6 @@ def pair_folders(pairs: Sequence[Pair]) -> dict[Pair, str]:
         (a, b): f"pairs/{number:03d}-{_slug(a)}-vs-{_slug(b)}"
         for number, (a, b) in enumerate(pairs, 1)
     }
-
-
-def write(directory: Path, files: Mapping[str, str]) -> None:
-    """Writes text files into a folder, making it when missing.
-
-    Raises:
-        InputError: The folder cannot be written to.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            # File names that are not UTF-8 reach us as lone surrogates, which UTF-8 cannot hold.
-            temporary = directory / f".{name}.tmp"
-            temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
-            temporary.replace(directory / name)
-    except OSError as error:
-        raise InputError(
-            f"Expected a folder that can be written to, got {directory} "
-            f"({error.strerror or error}); name another one or change its permissions."
-        ) from error
 
 
 def _slug(name: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from visdiff.stats.proportions import clopper_pearson, wilson
 from visdiff.stats.redundancy import redundant
 from visdiff.stats.roc import (
     BLOCK,
@@ -21,7 +22,6 @@ from visdiff.stats.roc import (
     Floats,
     auroc,
     blocks,
-    check_level,
     checked,
     delong_interval,
     matrix,
@@ -31,6 +31,7 @@ from visdiff.stats.roc import (
 __all__ = [
     "auroc",
     "benjamini_hochberg",
+    "clopper_pearson",
     "delong_interval",
     "mann_whitney",
     "minimum_detectable_auroc",
@@ -83,7 +84,8 @@ def sign_flip(
     is the mean difference, the alternative that it is above zero. All sign patterns are used when
     there are no more than `n_resamples`, so that the p-value is exact; else that many random ones,
     the same for every hypothesis, and p = (1 + k) / (1 + n_resamples) (Phipson and Smyth 2010,
-    "Permutation p-values should never be zero").
+    "Permutation p-values should never be zero"). `scipy.stats.permutation_test` gives the same
+    p-values, at 5 × 40 differences in seven times the time.
 
     Memory is bounded, whatever the numbers of hypotheses, pairs and resamples.
 
@@ -257,32 +259,6 @@ def minimum_detectable_auroc(n_a: int, n_b: int, alpha: float, power: float = 0.
         return 1.0
     quantiles = stats.norm.isf(alpha) + stats.norm.ppf(power)
     return min(1.0, float(0.5 + quantiles * math.sqrt((n_a + n_b) / (12 * n_a * n_b))))
-
-
-def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Return a confidence interval for the proportion behind k successes in n trials.
-
-    Wilson 1927, "Probable inference, the law of succession, and statistical inference", by
-    `scipy.stats.binomtest`.
-
-    Args:
-        k: Successes, 0 to n.
-        n: Trials; with none, nothing is known and the interval is (0, 1).
-        level: Confidence level, between 0 and 1.
-
-    Returns:
-        Lower and upper bound.
-
-    Raises:
-        ValueError: `k` or `level` is out of range.
-    """
-    check_level(level)
-    if not 0 <= k <= n:
-        raise ValueError(f"expected 0 <= k <= n, got k={k}, n={n}")
-    if n == 0:
-        return 0.0, 1.0
-    interval = stats.binomtest(int(k), int(n)).proportion_ci(level, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def _held_out(

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from scipy.special import expit
+
+from visdiff.stats.proportions import check_level, clopper_pearson
 
 Floats = NDArray[np.float64]
 
@@ -89,8 +92,8 @@ def delong_interval(scores: ArrayLike, is_a: ArrayLike, level: float = 0.95) -> 
         with np.errstate(all="ignore"):
             half = z * np.sqrt(variance) / (area * (1 - area))
             logit = np.log(area / (1 - area))
-        middle = _expit(np.stack([logit - half, logit + half], axis=1))
-        clopper = _clopper_pearson(area, np.minimum(n_a, n_b), level)
+        middle = expit(np.stack([logit - half, logit + half], axis=1))
+        clopper = _exact_interval(area, np.minimum(n_a, n_b), level)
         bounds[rows] = np.where(flat[:, None], clopper, middle)
     return bounds
 
@@ -140,7 +143,7 @@ def paired_interval(
     is_a = np.repeat([True, False], scores_a.shape[1])
     area = auroc(np.hstack([scores_a, scores_b]), is_a)
     n_groups = len(labels)
-    bounds = _clopper_pearson(area, np.full(len(area), max(n_groups // 2, 1)), level)
+    bounds = _exact_interval(area, np.full(len(area), n_groups // 2), level)
     known = np.isfinite(area)
     if n_groups < 2 or not known.any():
         return bounds
@@ -190,12 +193,6 @@ def _members(scores: NDArray[np.floating], is_a: ArrayLike) -> NDArray[np.bool_]
             f"shape {members.shape}"
         )
     return members
-
-
-def check_level(level: float) -> None:
-    """Raise ValueError for a confidence level that is none."""
-    if not 0 < level < 1:
-        raise ValueError(f"expected a confidence level between 0 and 1, got {level}")
 
 
 def blocks(n_rows: int, n_columns: int, most: int | None = None) -> Iterator[slice]:
@@ -295,20 +292,10 @@ def _delong_variance(
     return np.where(np.minimum(*counts) > 1, total, np.nan), counts[0], counts[1]
 
 
-def _clopper_pearson(area: Floats, trials: NDArray[np.int64], level: float) -> Floats:
-    """Return the exact binomial bounds for `area * trials` successes, whole or not."""
-    tail = (1 - level) / 2
-    trials = np.maximum(trials, 1)
-    with np.errstate(all="ignore"):
-        low = stats.beta.ppf(tail, area * trials, (1 - area) * trials + 1)
-        high = stats.beta.isf(tail, area * trials + 1, (1 - area) * trials)
-    low, high = np.where(area <= 0, 0.0, low), np.where(area >= 1, 1.0, high)
-    return np.stack([low, high], axis=1)
-
-
-def _expit(values: Floats) -> Floats:
-    # tanh does not overflow where exp would.
-    return 0.5 * (1 + np.tanh(0.5 * values))
+def _exact_interval(area: Floats, comparisons: NDArray[np.int64], level: float) -> Floats:
+    """Return the Clopper–Pearson bounds for an AUROC of independent comparisons, (h, 2)."""
+    n = np.maximum(comparisons, 1)
+    return np.stack(clopper_pearson(area * n, n, level), axis=1)
 
 
 def _weighted_areas(a: Floats, b: Floats, weights: Floats) -> Floats:

@@ -34,16 +34,17 @@ from editing.edit import Edit
 from editing.generate.phrases import own_seed, phrase
 from editing.methods import find
 from editing.methods.closed_form import ClosedForm
-from editing.methods.debias.history import Kept, Look
+from editing.methods.debias.history import Evaluation, History
 from editing.methods.debias.response import identified
-from editing.metrics.attributes import Eyes
-from editing.metrics.ratios import clopper_pearson, delta
+from editing.metrics.attributes import AttributeScorer
+from editing.metrics.ratios import delta
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.sampling import Settings, draw
 from editing.pipelines.weights import weight_hash
 from editing.requests import Request, checked
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
+from visdiff.stats import clopper_pearson
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +97,7 @@ class Debiased:
     """
 
     edit: Edit
-    looks: tuple[Look, ...]
+    looks: tuple[Evaluation, ...]
     images: int
     original_recipe: int = field(default=0)
 
@@ -131,14 +132,14 @@ class Debiased:
 def debias(
     pipe: Any,
     requests: Sequence[Request],
-    eyes: Eyes,
+    scorer: AttributeScorer,
     *,
     method: str = "uce",
     control: Control | None = None,
     settings: Settings | None = None,
     batch_size: int = 16,
     seed: int = 0,
-    on_look: Callable[[Look], None] | None = None,
+    on_look: Callable[[Evaluation], None] | None = None,
     checkpoint: str | Path | None = None,
     about: str = "",
     **options: Any,
@@ -148,7 +149,7 @@ def debias(
     Args:
         pipe: The pipeline, or what `editing.pipelines.loading.load_pipeline` takes.
         requests: One or more `Debias`, beside any others, which every round meets too.
-        eyes: Reads attributes off images.
+        scorer: Reads attributes off images.
         method: A closed form.
         control: How the loop is run.
         settings: How to sample.
@@ -157,7 +158,7 @@ def debias(
         on_look: Told after each concept of each round.
         checkpoint: A file that keeps each look. Where it exists, the loop goes on from it, to the
             same end as without a break; with more rounds, too.
-        about: What else must be the same for that, such as the name of the eyes.
+        about: What else must be the same for that, such as the identity of the scorer.
         **options: The method's own settings.
 
     Raises:
@@ -173,16 +174,16 @@ def debias(
             "expected concepts to debias, got none: give Debias(concept, ratios), or use "
             "editing.fit for other requests."
         )
-    history = Kept(None, "")
+    history = History(None, "")
     if checkpoint is not None:
         within = {n: v for n, v in asdict(control).items() if n != "rounds"}
         described = [r.to_dict() for r in asked]
         depends = [weight_hash(pipe), described, method, within, asdict(settings),
                    batch_size, seed, about, repr(sorted(options.items()))]  # fmt: skip
-        history = Kept(Path(checkpoint), digest_bytes(canonical_json(depends).encode()))
+        history = History(Path(checkpoint), digest_bytes(canonical_json(depends).encode()))
     weights = {c: np.zeros(len(r.ratios)) for c, r in wanted.items()}
-    best: dict[str, Look] = {}
-    looks: list[Look] = []
+    best: dict[str, Evaluation] = {}
+    looks: list[Evaluation] = []
     edit = None
     for turn in range(control.rounds + 1):
         current = [_weighted(r, weights) for r in asked]
@@ -197,7 +198,7 @@ def debias(
             look = history.find(turn, concept, given)
             if look is None:
                 look = _look(
-                    pipe, edit, request, given, turn, eyes, control, settings, batch_size, seed
+                    pipe, edit, request, given, turn, scorer, control, settings, batch_size, seed
                 )
                 history.add(look)
             looks.append(look)
@@ -229,7 +230,7 @@ def crossed(*ratios: Mapping[str, float], pattern: str = "{} with {}") -> dict[s
 
 
 def _moved(
-    wanted: Mapping[str, Request], concepts: Sequence[str], looks: Sequence[Look], step: float
+    wanted: Mapping[str, Request], concepts: Sequence[str], looks: Sequence[Evaluation], step: float
 ) -> dict[str, np.ndarray]:
     """Concept → its next weights, from all looks at concepts with the same attributes."""
     found: dict[str, np.ndarray] = {}
@@ -249,7 +250,7 @@ def _moved(
     return found
 
 
-def _weights(look: Look) -> np.ndarray:
+def _weights(look: Evaluation) -> np.ndarray:
     return np.array(list(look.weights.values()))
 
 
@@ -280,12 +281,12 @@ def _look(
     request: Request,
     weights: Mapping[str, float],
     turn: int,
-    eyes: Eyes,
+    scorer: AttributeScorer,
     control: Control,
     settings: Settings,
     batch_size: int,
     seed: int,
-) -> Look:
+) -> Evaluation:
     """Draws a concept's images until they tell, or until there are as many as allowed."""
     attributes = list(request.ratios)
     goal = np.array(list(request.ratios.values()))
@@ -296,12 +297,12 @@ def _look(
     for _ in range(most):
         seeds = [first + len(scores) + i for i in range(control.batch)]
         images = _draw(pipe, edit, [prompt] * len(seeds), seeds, settings, batch_size)
-        seen = np.asarray(eyes(images, request.concept, attributes), float)
+        seen = np.asarray(scorer(images, request.concept, attributes), float)
         if seen.shape != (len(seeds), len(attributes)) or not np.isfinite(seen).all():
             raise InputError(
-                f"expected the eyes to score {len(attributes)} attributes of {len(seeds)} images "
+                f"expected the scorer to score {len(attributes)} attributes of {len(seeds)} images "
                 f"by finite numbers, got the shape {seen.shape} or others: see "
-                "editing.metrics.attributes.Eyes."
+                "editing.metrics.attributes.AttributeScorer."
             )
         # Few digits, so that a checkpoint holds what the loop goes on with, and is not large.
         scores += np.round(seen, 6).tolist()
@@ -312,7 +313,7 @@ def _look(
     n = len(scores)
     close = bool((np.abs(counts / n - goal) <= control.tolerance).all())
     done = n == most * control.batch and close
-    return Look(
+    return Evaluation(
         turn, request.concept, dict(weights), dict(zip(attributes, counts.tolist(), strict=True)),
         tuple(map(tuple, scores)), delta(counts, goal), done,
     )  # fmt: skip
@@ -341,6 +342,6 @@ def _off(counts: np.ndarray, goal: np.ndarray, level: float) -> bool:
     return bool(((goal < low) | (goal > high)).any())
 
 
-def _better(look: Look, other: Look) -> bool:
+def _better(look: Evaluation, other: Evaluation) -> bool:
     """More images are a better reason to believe a small distance: the upper ends are compared."""
     return (look.done, -look.delta.high) > (other.done, -other.delta.high)

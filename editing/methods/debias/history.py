@@ -13,7 +13,7 @@ from visdiff.errors import InputError
 
 
 @dataclass(frozen=True)
-class Look:
+class Evaluation:
     """One concept in one round.
 
     Attributes:
@@ -21,7 +21,7 @@ class Look:
         concept: The concept.
         weights: Attribute → weight of its value in this round.
         counts: Attribute → images that showed it.
-        scores: Of each image and attribute, by the eyes.
+        scores: Of each image and attribute, by the scorer.
         delta: Distance from the wanted ratios.
         done: Whether the images could not be told from the wanted ratios.
     """
@@ -35,7 +35,7 @@ class Look:
     done: bool
 
 
-class Kept:
+class History:
     """Looks in a file, JSON lines, each written as soon as it is made.
 
     Args:
@@ -48,7 +48,7 @@ class Kept:
 
     def __init__(self, path: Path | None, about: str) -> None:
         self._path = path
-        self._known: dict[tuple[int, str], Look] = {}
+        self._known: dict[tuple[int, str], Evaluation] = {}
         if path is None:
             return
         try:
@@ -62,7 +62,7 @@ class Kept:
                 lines = lines[:-1]
             first, *rest = [json.loads(line) for line in lines]
             looks = [
-                Look(**{**row, "scores": tuple(map(tuple, row["scores"])),
+                Evaluation(**{**row, "scores": tuple(map(tuple, row["scores"])),
                         "delta": Delta(**row["delta"])})
                 for row in rest
             ]  # fmt: skip
@@ -78,11 +78,11 @@ class Kept:
         if first != {"about": about}:
             raise InputError(
                 f"Expected the looks of this very loop in {path}, got another's: model, requests, "
-                "eyes or settings differ; name another file."
+                "scorer or settings differ; name another file."
             )
         self._known = {(look.round, look.concept): look for look in looks}
 
-    def find(self, turn: int, concept: str, weights: Mapping[str, float]) -> Look | None:
+    def find(self, turn: int, concept: str, weights: Mapping[str, float]) -> Evaluation | None:
         """Returns a look that was made with these weights before."""
         look = self._known.get((turn, concept))
         same = look is not None and np.allclose(
@@ -90,7 +90,7 @@ class Kept:
         )
         return look if same else None
 
-    def add(self, look: Look) -> None:
+    def add(self, look: Evaluation) -> None:
         """Keeps a look."""
         if self._path is not None:
             try:

@@ -7,8 +7,6 @@ its points, and runs are kept in memory and, where a folder is given, on disk.
 Song et al., "Denoising Diffusion Implicit Models" (ICLR 2021), arXiv:2010.02502.
 """
 
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from editing.pipelines.denoiser import Denoiser, Tensor
 from editing.pipelines.sampling import initial_noise
 from editing.pipelines.weights import weight_hash
+from visdiff.files import explained, write_whole
 from visdiff.hashing import canonical_json, digest_bytes
 
 
@@ -179,11 +178,9 @@ def drawn(
                 pass  # Damaged: made again, and written over.
     found = draw(denoiser, scheduler, routes, steps=steps, guidance=guidance, watch=watch)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".runs-") as own:
-            part = Path(own) / "part"
-            save_file({name: t.contiguous() for name, t in vars(found).items()}, part)
-            os.replace(part, file)
+        tensors = {name: t.contiguous() for name, t in vars(found).items()}
+        with explained("a folder that can be written to", file.parent):
+            write_whole(file, lambda part: save_file(tensors, part))
     return found
 
 

@@ -20,8 +20,7 @@ from torch.nn import functional as F
 
 from visdiff.miniature import world
 from visdiff.miniature.train.data import ATTRIBUTES, Renderings, encode, true_of
-from visdiff.miniature.train.loop import fit
-from visdiff.miniature.train.muon import inner_weights
+from visdiff.miniature.train.loop import fit, inner_weights
 from visdiff.miniature.train.tokenizers import CONTEXT_LENGTH, save_clip_tokenizer
 
 WIDTH = 192

@@ -9,8 +9,7 @@ import torch
 from visdiff.miniature import world
 from visdiff.miniature.train.clip import WIDTH
 from visdiff.miniature.train.data import Renderings
-from visdiff.miniature.train.loop import fit
-from visdiff.miniature.train.muon import inner_weights
+from visdiff.miniature.train.loop import fit, inner_weights
 
 
 def scheduler():

@@ -1,9 +1,9 @@
 """The one training loop of the miniature: AdamW or Muon, one cycle, bf16 autocast, resumable."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
-from visdiff.miniature.train.muon import Muon
+from visdiff.files import write_whole
+from visdiff.torchvision_compat import ensure_torchvision
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def fit(
         ema_decay: Keeps an exponential moving average of the weights.
         weight_decay: Of both optimizers.
         matrices: Those of the parameters that Muon updates, at twice the rate; AdamW updates the
-            others. See :func:`visdiff.miniature.train.muon.inner_weights`.
+            others. See :func:`inner_weights`.
         save_every: Steps between checkpoints.
 
     Returns:
@@ -63,7 +64,7 @@ def fit(
     adamw = torch.optim.AdamW(others, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98))
     optimizers: dict[str, torch.optim.Optimizer] = {"optimizer": adamw}
     if matrices:
-        optimizers["muon"] = Muon(matrices, lr=2 * lr, weight_decay=weight_decay)
+        optimizers["muon"] = muon(matrices, lr=2 * lr, weight_decay=weight_decay)
     schedules = {
         f"{name} schedule": torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=optimizer.defaults["lr"], total_steps=steps, pct_start=0.08
@@ -106,9 +107,46 @@ def fit(
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
         bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
         if (i + 1) % save_every == 0 or i + 1 == steps:
-            _save(checkpoint, {"done": i + 1} | {k: p.state_dict() for k, p in parts.items()})
+            state = {"done": i + 1} | {k: p.state_dict() for k, p in parts.items()}
+            write_whole(checkpoint, partial(torch.save, state))
     model.eval()
     return average.module.eval() if average else None
+
+
+def muon(matrices: Sequence[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Muon (Jordan et al. 2024) for matrices and for kernels as (out, in × height × width).
+
+    Args:
+        matrices: Parameters with at least two dimensions.
+        lr: Learning rate on AdamW's scale (Liu et al. 2025: times 0.2 √max(rows, columns)).
+        weight_decay: Decoupled.
+    """
+    ensure_torchvision()
+    from timm.optim import Muon
+
+    optimizer = Muon(
+        matrices,
+        lr=lr,
+        weight_decay=weight_decay,
+        nesterov=True,
+        ns_coefficients="original",
+        adjust_lr_fn="match_rms_adamw",
+        conv_mode="flatten",
+    )
+    # OneCycleLR would cycle Adam's betas, which Muon does not use, in place of the momentum.
+    del optimizer.defaults["betas"]
+    return optimizer
+
+
+def inner_weights(model: nn.Module, *outer: str) -> list[nn.Parameter]:
+    """The matrices and kernels of a model without its first and last layers.
+
+    Args:
+        model: Any model.
+        *outer: How the names of the layers begin whose in- or output is data, not channels; equal
+            singular values do not suit them.
+    """
+    return [p for name, p in model.named_parameters() if p.ndim >= 2 and not name.startswith(outer)]
 
 
 def _check_gradients(model: nn.Module) -> None:
@@ -139,10 +177,3 @@ def _warmed_up_average(decay: float) -> Callable[..., None]:
 def _attention(device: torch.device) -> AbstractContextManager:
     # On CPUs the backward pass of fused attention takes as long as all the rest (torch 2.13).
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-
-
-def _save(file: Path, state: dict) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, file)

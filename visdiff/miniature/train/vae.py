@@ -8,8 +8,7 @@ from torch.nn import functional as F
 
 from visdiff.miniature.train.clip import pixels
 from visdiff.miniature.train.data import Renderings
-from visdiff.miniature.train.loop import fit
-from visdiff.miniature.train.muon import inner_weights
+from visdiff.miniature.train.loop import fit, inner_weights
 
 #: Standard deviation of the noise that the decoder hears, in units of the latents' own.
 NOISE = 0.1
