@@ -65,7 +65,7 @@ def names(role: str) -> list[str]:
 
 
 def load(role: str, name: str) -> Any:
-    """Imports the backend with a name.
+    """Imports a backend by its name.
 
     Args:
         role: "captioner", "encoder", "engine", "judge", "llm", "proposer" or "ranker".

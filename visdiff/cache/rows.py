@@ -38,7 +38,7 @@ _TIMEOUT_S = 60.0
 
 
 class Entry(NamedTuple):
-    """One row.
+    """A row of the database.
 
     Attributes:
         key: `visdiff.hashing.key` of kind and parts.

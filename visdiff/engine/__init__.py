@@ -27,7 +27,7 @@ _LOOKUP = 500
 
 @dataclass(frozen=True)
 class Refused:
-    """Returned by a model instead of a value for an image that it cannot process.
+    """The result of an image that a model cannot process, in place of a value.
 
     Attributes:
         reason: One clause for the user, such as "empty caption".
@@ -65,7 +65,10 @@ class ImageModel(Protocol):
 
 
 class Engine(Protocol):
-    """Applies a model to images. All engines return the same values for the same batches."""
+    """An engine, which applies a model to images.
+
+    All engines return the same values for the same batches.
+    """
 
     def batches(
         self,

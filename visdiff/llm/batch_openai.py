@@ -81,11 +81,11 @@ class BatchChat(OpenAIChat):
             VisdiffError: The request failed for a reason that may pass.
         """
         client = self._connect()[0]
-        with self._mapped_errors("uploading a batch"):
+        with self._convert_errors("uploading a batch"):
             patient = client.with_options(timeout=max(self.timeout, _UPLOAD_S))
             uploaded = patient.files.create(file=(f"visdiff-{name}.jsonl", data), purpose="batch")
         try:
-            with self._mapped_errors("starting a batch"):
+            with self._convert_errors("starting a batch"):
                 # No retries: if only the response is lost, a retry would start and bill a second
                 # batch.
                 return (
@@ -119,7 +119,7 @@ class BatchChat(OpenAIChat):
         Raises:
             InputError, VisdiffError: As for `create`.
         """
-        with self._mapped_errors("listing the batches"):
+        with self._convert_errors("listing the batches"):
             for batch in self._connect()[0].batches.list(limit=100):
                 if (batch.metadata or {}).get(_NAME) == name:
                     return batch.id
@@ -133,8 +133,8 @@ class BatchChat(OpenAIChat):
         Raises:
             InputError, VisdiffError: As for `create`, and if there is no such batch.
         """
-        with self._mapped_errors(
-            "asking for the batch", missing="it belongs to another account, or was removed"
+        with self._convert_errors(
+            "retrieving the batch", missing="it belongs to another account, or was removed"
         ):
             return self._connect()[0].batches.retrieve(batch)
 
@@ -146,13 +146,13 @@ class BatchChat(OpenAIChat):
         """
         files = [one for one in (batch.output_file_id, batch.error_file_id) if one]
         client = self._connect()[0].with_options(timeout=max(self.timeout, _UPLOAD_S))
-        with self._mapped_errors(
-            "downloading its results", missing="servers keep them for a few weeks only"
+        with self._convert_errors(
+            "downloading the results", missing="servers keep them for a few weeks only"
         ):
             return [client.files.content(one).content for one in files]
 
     @contextmanager
-    def _mapped_errors(self, action: str, missing: str | None = None) -> Iterator[None]:
+    def _convert_errors(self, action: str, missing: str | None = None) -> Iterator[None]:
         """Converts the client's errors into visdiff's, with messages free of secrets.
 
         Args:

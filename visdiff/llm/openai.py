@@ -235,7 +235,7 @@ class InvalidReply:
 
 
 class _CircuitBreaker:
-    """Stops a run in which every further call would fail in the same way.
+    """A circuit breaker, which stops a run when all further calls would fail.
 
     Args:
         max_lost: Number of consecutive calls without a response that stops the run.

@@ -41,7 +41,7 @@ _MAX_LENGTH = 200
 
 
 class ErrorMapper:
-    """Maps errors of one endpoint to failures and errors, with messages free of secrets.
+    """A mapping of one endpoint's errors to failures and errors, without secrets in messages.
 
     Args:
         endpoint: URL of the endpoint without user, password and query.

@@ -120,7 +120,7 @@ class TransformersChat(StreamingChat):
                 try:
                     inputs = self._checkpoint.read(_with_instruction(request))
                 except InputError as caught:
-                    # What can be answered is, before this is tokens.
+                    # Raised after the requests before it are answered.
                     error = caught
                     break
                 jobs.append(_Job(index, request, inputs))
