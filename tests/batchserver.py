@@ -1,4 +1,4 @@
-"""An endpoint on this machine with files and batches, which end when and how a test says."""
+"""A local endpoint with the Batch API; tests decide when and how batches end."""
 
 import email
 import json
@@ -14,37 +14,37 @@ from chatserver import Answer
 
 Row = dict[str, Any]
 Behave = Callable[[Mapping[str, Any]], Answer]
-"""Makes the answer to the body of a chat completion, in a batch or alone."""
+"""Returns the response to the body of a chat completion, in a batch or alone."""
 
 
 def row(name: str, answer: Answer) -> Row:
-    """Make the line that a batch has for an answer."""
+    """Returns the output line of a response."""
     request_id = answer.headers.get("x-request-id")
     response = {"status_code": answer.status, "request_id": request_id, "body": answer.body}
     return {"id": f"r-{name[-6:]}", "custom_id": name, "response": response, "error": None}
 
 
-def unasked(name: str, code: str) -> Row:
-    """Make the line that a batch has for a request that it did not come to."""
+def unprocessed_row(name: str, code: str) -> Row:
+    """Returns the output line of a request that was not processed."""
     return {"id": "r", "custom_id": name, "response": None, "error": {"code": code, "message": "-"}}
 
 
 class BatchServer:
-    """Serves on loopback inside a ``with`` block. Batches stay as they are until `end`.
+    """A server on loopback inside a ``with`` block; batches are pending until `end` is called.
 
     Args:
-        behave: Answers chat completions.
-        key: Accepted in the header; None takes any.
+        behave: Returns the response to a chat completion.
+        key: The accepted API key; None accepts any.
 
     Attributes:
         calls: Method and path of every call, in order.
-        keys: Authorization headers that came.
-        batches: By id, in order of creation.
-        files: Contents by id.
-        fault: Asked before each call is dealt with, given its method and path; what it returns is
-            answered instead.
-        spoil: The same after it has been dealt with.
-        page: Batches in a page of the list.
+        keys: Authorization headers received.
+        batches: Batches by id, in order of creation.
+        files: File contents by id.
+        fault: Called with method and path before each call is processed; a response that it returns
+            is sent instead.
+        spoil: The same, after the call is processed.
+        page: Number of batches per page of the list.
     """
 
     def __init__(self, behave: Behave, key: str | None = None) -> None:
@@ -58,7 +58,7 @@ class BatchServer:
         self.spoil: Callable[[str, str], Answer | None] = lambda method, path: None
         self.page = 2
         self.created = threading.Event()
-        self._wrong: list[Exception] = []
+        self._errors: list[Exception] = []
         self._lock = threading.Lock()
         self._closing = threading.Event()
         outer = self
@@ -80,7 +80,7 @@ class BatchServer:
             daemon_threads = True
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                pass  # The client went away: that is what some tests are about.
+                pass  # Some tests disconnect the client on purpose.
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(
@@ -101,20 +101,20 @@ class BatchServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-        if self._wrong:
-            raise self._wrong[0]
+        if self._errors:
+            raise self._errors[0]
 
     def count(self, path: str) -> int:
-        """Return how many calls there were: "POST /v1/batches"."""
+        """Returns the number of calls that begin so, for example "POST /v1/batches"."""
         return sum(f"{method} {where}".startswith(path) for method, where in self.calls)
 
     def requests(self, batch: str) -> list[Row]:
-        """Return the lines of a batch's input."""
+        """Returns the input lines of a batch."""
         data = self.files[self.batches[batch]["input_file_id"]]
         return [json.loads(line) for line in data.split(b"\n") if line]
 
-    def answered(self, batch: str) -> list[Row]:
-        """Return the lines that answer a batch."""
+    def output_rows(self, batch: str) -> list[Row]:
+        """Returns the output lines of a batch in which every request has a reply."""
         return [row(one["custom_id"], self.behave(one["body"])) for one in self.requests(batch)]
 
     def end(
@@ -123,29 +123,29 @@ class BatchServer:
         status: str = "completed",
         output: Sequence[Row | bytes] | None = None,
         errors: Sequence[Row] = (),
-        said: str | None = None,
+        message: str | None = None,
     ) -> None:
-        """End a batch.
+        """Ends a batch.
 
         Args:
-            batch: Its id.
-            status: It ends with.
-            output: Lines of its output; by default every request is answered, the last one first.
-            errors: Lines of its file of errors.
-            said: Why it failed.
+            batch: Id of the batch.
+            status: Final status.
+            output: Output lines; by default every request has a reply, in reverse order.
+            errors: Lines of the error file.
+            message: Why the batch failed.
         """
-        lines = self.answered(batch)[::-1] if output is None else output
+        lines = self.output_rows(batch)[::-1] if output is None else output
         one = self.batches[batch]
         one["status"] = status
         for name, rows in (("output", lines), ("error", errors)):
             if rows:
                 data = [r if isinstance(r, bytes) else json.dumps(r).encode() + b"\n" for r in rows]
-                one[f"{name}_file_id"] = self._keep(b"".join(data))
-        if said is not None:
-            error = {"code": "invalid", "message": said, "line": 1, "param": None}
+                one[f"{name}_file_id"] = self._add_file(b"".join(data))
+        if message is not None:
+            error = {"code": "invalid", "message": message, "line": 1, "param": None}
             one["errors"] = {"object": "list", "data": [error]}
 
-    def _keep(self, data: bytes) -> str:
+    def _add_file(self, data: bytes) -> str:
         name = f"file-{len(self.files)}"
         self.files[name] = data
         return name
@@ -157,22 +157,22 @@ class BatchServer:
             self.calls.append((method, handler.path))
             self.keys.add(handler.headers["Authorization"])
         try:
-            answer = self.fault(method, where.path) or self._refused(handler)
+            answer = self.fault(method, where.path) or self._reject_key(handler)
             if answer is None:
                 with self._lock:
                     answer = self._answer(method, where.path, parse_qs(where.query), handler, data)
                 answer = self.spoil(method, where.path) or answer
-        except Exception as wrong:
-            self._wrong.append(wrong)
+        except Exception as error:
+            self._errors.append(error)
             answer = Answer({"error": {"message": "the test server is broken"}}, 500)
         self._send(handler, answer)
 
-    def _refused(self, handler: BaseHTTPRequestHandler) -> Answer | None:
+    def _reject_key(self, handler: BaseHTTPRequestHandler) -> Answer | None:
         sent = handler.headers["Authorization"]
         if self.key is None or sent == f"Bearer {self.key}":
             return None
-        said = f"Incorrect API key provided: {sent.removeprefix('Bearer ')}"
-        return Answer({"error": {"message": said, "code": "invalid_api_key"}}, 401)
+        message = f"Incorrect API key provided: {sent.removeprefix('Bearer ')}"
+        return Answer({"error": {"message": message, "code": "invalid_api_key"}}, 401)
 
     def _answer(
         self,
@@ -186,7 +186,7 @@ class BatchServer:
             case "POST", "chat", "completions":
                 return self.behave(json.loads(data))
             case "POST", "files":
-                return Answer({**self._file(self._uploaded(handler, data)), "purpose": "batch"})
+                return Answer({**self._file(self._add_upload(handler, data)), "purpose": "batch"})
             case "POST", "batches":
                 return Answer(self._create(json.loads(data)))
             case "GET", "batches":
@@ -199,13 +199,13 @@ class BatchServer:
                 )
         return Answer({"error": {"message": f"no {path}"}}, 404)
 
-    def _uploaded(self, handler: BaseHTTPRequestHandler, data: bytes) -> str:
+    def _add_upload(self, handler: BaseHTTPRequestHandler, data: bytes) -> str:
         head = f"Content-Type: {handler.headers['Content-Type']}\r\n\r\n".encode()
         parts: Any = email.message_from_bytes(head + data).get_payload()
         fields = {part.get_param("name", header="content-disposition"): part for part in parts}
         assert fields["purpose"].get_payload() == "batch"
         assert str(fields["file"].get_filename()).endswith(".jsonl")
-        return self._keep(fields["file"].get_payload(decode=True))
+        return self._add_file(fields["file"].get_payload(decode=True))
 
     def _file(self, name: str) -> Row:
         return {
@@ -242,12 +242,12 @@ class BatchServer:
         names = list(self.batches)[::-1]
         if "after" in query:
             names = names[names.index(query["after"][0]) + 1 :]
-        shown = [self.batches[name] for name in names[: self.page]]
+        page = [self.batches[name] for name in names[: self.page]]
         return {
             "object": "list",
-            "data": shown,
-            "first_id": shown[0]["id"] if shown else None,
-            "last_id": shown[-1]["id"] if shown else None,
+            "data": page,
+            "first_id": page[0]["id"] if page else None,
+            "last_id": page[-1]["id"] if page else None,
             "has_more": len(names) > self.page,
         }
 
@@ -255,7 +255,7 @@ class BatchServer:
         if answer.wait:
             self._closing.wait(answer.wait)
         if answer.reset:
-            # Lingering for no time makes the kernel send RST.
+            # A linger time of zero makes the kernel send RST.
             linger = struct.pack("ii", 1, 0)
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             handler.close_connection = True

@@ -1,4 +1,4 @@
-"""A chat endpoint on this machine that answers, and misbehaves, as a test tells it to."""
+"""A local chat endpoint whose behaviour, faults included, is set by the test."""
 
 import json
 import socket
@@ -16,11 +16,11 @@ class Call:
     """One HTTP request.
 
     Attributes:
-        path: Such as "/v1/chat/completions".
-        body: Its JSON.
-        headers: By lower-case name.
-        text: All text of its messages, one line each.
-        attempt: How often this text has been sent, this time included.
+        path: Path, such as "/v1/chat/completions".
+        body: The JSON body.
+        headers: Headers by lower-case name.
+        text: The text of all messages, one line each.
+        attempt: Number of calls with this text so far, this one included.
     """
 
     path: str
@@ -32,15 +32,15 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes back over the wire.
+    """An HTTP response.
 
     Attributes:
-        body: Sent as JSON, or as it is when bytes.
-        status: HTTP.
-        headers: Beside length and type.
-        keep: Bytes of the body that are sent before the connection is closed; None sends all.
+        body: Sent as JSON; bytes are sent unchanged.
+        status: HTTP status.
+        headers: Headers in addition to length and type.
+        keep: Number of bytes sent before the connection is closed; None sends all.
         reset: Whether the connection is reset instead.
-        wait: Seconds of silence before.
+        wait: Seconds to wait before the response.
     """
 
     body: Any = b""
@@ -60,7 +60,7 @@ def completion(
     tokens: tuple[int, int] = (10, 2),
     model: str = "served-model",
 ) -> dict[str, Any]:
-    """Make a chat completion."""
+    """Returns a chat completion."""
     message = {"role": "assistant", "content": content, "refusal": refusal}
     choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": logprobs}
     return {
@@ -78,7 +78,7 @@ def completion(
 
 
 def says(content: Any, **more: Any) -> Answer:
-    """Answer with a completion."""
+    """Returns a response with a chat completion."""
     return Answer(completion(content, **more), headers={"x-request-id": "req-7"})
 
 
@@ -89,14 +89,14 @@ def error(
     param: str | None = None,
     retry_after: str | None = "0.01",
 ) -> Answer:
-    """Answer with an error of the shape that OpenAI gives it; retries come soon."""
+    """Returns an error response in the format of OpenAI, with a short Retry-After."""
     body = {"error": {"message": message, "type": "error", "code": code, "param": param}}
     headers = {} if retry_after is None else {"Retry-After": retry_after}
     return Answer(body, status, headers)
 
 
 def alternatives(**probabilities: float) -> dict[str, Any]:
-    """Make the log-probabilities of a reply of one token."""
+    """Returns the log-probabilities of a reply of one token."""
     import math
 
     top = [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in probabilities.items()]
@@ -104,17 +104,17 @@ def alternatives(**probabilities: float) -> dict[str, Any]:
 
 
 class ChatServer:
-    """Serves on loopback inside a ``with`` block.
+    """A server on loopback that runs inside a ``with`` block.
 
     Args:
-        behave: Makes the answer of a call; may be replaced meanwhile.
+        behave: Returns the response to a call; may be replaced while the server runs.
 
     Attributes:
-        calls: Every request that came, in order.
-        busiest: Most requests that were being answered at a time.
+        calls: All calls, in order.
+        busiest: Maximum number of concurrent calls.
 
     Raises:
-        Exception: What ``behave`` raised, at the end of the block.
+        Exception: An error of ``behave``, at the end of the block.
     """
 
     def __init__(self, behave: Callable[[Call], Answer]) -> None:
@@ -122,15 +122,15 @@ class ChatServer:
         self.calls: list[Call] = []
         self.busiest = 0
         self._busy = 0
-        self._seen: Counter[str] = Counter()
-        self._wrong: list[Exception] = []
+        self._attempts: Counter[str] = Counter()
+        self._errors: list[Exception] = []
         self._lock = threading.Lock()
         self._closing = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            # Two packets a reply: without this, each would wait 40 ms for an acknowledgement.
+            # Without this, each response of two packets waits 40 ms for an acknowledgement.
             disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
@@ -144,7 +144,7 @@ class ChatServer:
             request_queue_size = 64
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                pass  # The client went away: that is what some tests are about.
+                pass  # Some tests disconnect the client on purpose.
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(
@@ -165,23 +165,23 @@ class ChatServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-        if self._wrong:
-            raise self._wrong[0]
+        if self._errors:
+            raise self._errors[0]
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         text = _text(body)
         with self._lock:
-            self._seen[text] += 1
+            self._attempts[text] += 1
             headers = {name.lower(): value for name, value in handler.headers.items()}
-            call = Call(handler.path, body, headers, text, self._seen[text])
+            call = Call(handler.path, body, headers, text, self._attempts[text])
             self.calls.append(call)
             self._busy += 1
             self.busiest = max(self.busiest, self._busy)
         try:
             answer = self.behave(call)
-        except Exception as wrong:
-            self._wrong.append(wrong)
+        except Exception as error:
+            self._errors.append(error)
             raise
         else:
             self._send(handler, answer)
@@ -193,7 +193,7 @@ class ChatServer:
         if answer.wait:
             self._closing.wait(answer.wait)
         if answer.reset:
-            # Lingering for no time makes the kernel send RST.
+            # A linger time of zero makes the kernel send RST.
             linger = struct.pack("ii", 1, 0)
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             handler.close_connection = True

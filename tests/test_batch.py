@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
-from batchserver import BatchServer, row, unasked
+from batchserver import BatchServer, row, unprocessed_row
 from chatserver import Answer, alternatives, error, says
 from fakes import Killed, picture
 from typer.testing import CliRunner
@@ -28,7 +28,7 @@ from visdiff.engine import Applied
 from visdiff.errors import InputError, VisdiffError
 from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel, Failure, Message, Picture, Reply, Request
-from visdiff.llm.batch import lines, split
+from visdiff.llm.batch import split_lines, write_lines
 from visdiff.llm.batch_openai import BatchChat
 from visdiff.llm.cached import CachedChat
 from visdiff.llm.openai import OpenAIChat
@@ -343,7 +343,7 @@ def test_a_kill_before_the_batch_exists_submits_it_once(
             server.fault = lambda method, path: (
                 Answer(reset=True) if (method, path) == ("POST", "/v1/batches") else None
             )
-            with pytest.raises(VisdiffError, match="starting a batch did not work"):
+            with pytest.raises(VisdiffError, match="Expected success in starting a batch"):
                 send(server, asks(3), cache, folder)
         else:
             patch.setattr(BatchChat, "create", killed)
@@ -453,7 +453,7 @@ ENDS: list[tuple[str, str | None, str, str]] = [
     ("expired", "batch_expired", "timeout", "has expired: 1 of 4 .* the batch expired before"),
     ("expired", None, "timeout", "has expired: 1 of 4 .* the batch expired before"),
     ("cancelled", "batch_cancelled", "http", "was cancelled: 1 of 4 .* was cancelled before"),
-    ("completed", None, "empty", "has completed: 1 of 4 .* ended without an answer"),
+    ("completed", None, "empty", "has completed: 1 of 4 .* ended without a reply"),
     ("completed", "server_error", "http", "has completed: 1 of 4 .*3 × -"),
     ("completed", "insufficient_quota", "budget", "nothing left to spend"),
     ("completed", "content_filter", "refusal", "content filter"),
@@ -475,8 +475,8 @@ def test_what_a_batch_did_not_come_to(
     server.end(
         "batch_0",
         status,
-        output=server.answered("batch_0")[:1],
-        errors=[unasked(n, code) for n in name[1:]] if code else [],
+        output=server.output_rows("batch_0")[:1],
+        errors=[unprocessed_row(n, code) for n in name[1:]] if code else [],
     )
     found = fetch(server, cache, folder)
     assert (found.replies, found.failures) == (1, {kind: 3})
@@ -489,7 +489,7 @@ def test_a_batch_that_is_refused_as_a_whole(
     server: BatchServer, cache: Cache, folder: Path
 ) -> None:
     send(server, asks(2), cache, folder)
-    server.end("batch_0", "failed", output=[], said=f"Enqueued token limit reached for {KEY}")
+    server.end("batch_0", "failed", output=[], message=f"Enqueued token limit reached for {KEY}")
     found = fetch(server, cache, folder)
     assert (found.replies, found.failures) == (0, {"http": 2})
     assert found.sentences == [
@@ -509,7 +509,10 @@ def test_a_batch_that_is_gone_is_said_and_can_be_given_up(
     lost = server.batches.pop("batch_0")
     found = fetch(server, cache, folder)
     assert (found.replies, found.pending) == (1, 2)
-    assert "another account's, or was removed; give it up with --forget" in found.sentences[0]
+    assert (
+        "it belongs to another account, or was removed; give it up with --forget"
+        in found.sentences[0]
+    )
     assert send(server, asks(2), cache, folder).batches == ()
     assert forget(folder, "batch_0") == 2
     with pytest.raises(InputError, match=r"\(batch_1\), got 'batch_9'"):
@@ -528,7 +531,7 @@ def test_replies_that_cannot_be_kept_stay_to_be_collected(
     with Cache(blocked) as broken:
         found = fetch(server, broken, tmp_path / "state")
     assert (found.replies, found.pending) == (0, 2)
-    assert "collect again; nothing is lost" in found.sentences[0]
+    assert "collect again (nothing is lost)" in found.sentences[0]
     assert fetch(server, cache, tmp_path / "state").replies == 2
     with pytest.raises(InputError, match="mode rw"), Cache(mode="ro") as shut:
         fetch(server, shut, tmp_path / "state", again=True)
@@ -572,7 +575,7 @@ def test_an_endpoint_without_batches_is_said(
     server: BatchServer, cache: Cache, folder: Path
 ) -> None:
     server.fault = lambda method, path: error(404, "no such route") if "files" in path else None
-    with pytest.raises(InputError, match="expected an endpoint with the Batch API"):
+    with pytest.raises(InputError, match="Expected an endpoint with the Batch API"):
         send(server, asks(2), cache, folder)
 
 
@@ -629,15 +632,15 @@ def test_what_cannot_work_is_found_out_before_a_batch(
 
 
 def test_batches_are_cut_at_the_limits(server: BatchServer, cache: Cache, folder: Path) -> None:
-    written = list(lines(model(server).identity, asks(10), model(server).parameters))
-    assert [len(part) for part in split(written, max_requests=4)] == [4, 4, 2]
+    written = list(write_lines(model(server).identity, asks(10), model(server).parameters))
+    assert [len(part) for part in split_lines(written, max_requests=4)] == [4, 4, 2]
     size = len(written[0].data)
-    parts = list(split(written, max_bytes=3 * size))
+    parts = list(split_lines(written, max_bytes=3 * size))
     assert [line for part in parts for line in part] == written
     assert [len(part) for part in parts] == [3, 3, 3, 1]
-    assert [len(part) for part in split(written, max_bytes=3 * size - 1)] == [2] * 5
+    assert [len(part) for part in split_lines(written, max_bytes=3 * size - 1)] == [2] * 5
     with pytest.raises(InputError, match="send smaller or fewer pictures"):
-        list(split(written, max_bytes=size - 1))
+        list(split_lines(written, max_bytes=size - 1))
     done = send(server, asks(10), cache, folder, max_requests=4)
     assert [len(server.requests(name)) for name in done.batches] == [4, 4, 2]
     for name in done.batches:

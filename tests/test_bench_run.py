@@ -623,7 +623,7 @@ class Grader:
         return {"backend": "grader", "model": self.model}
 
     @property
-    def sees(self) -> bool:
+    def has_vision(self) -> bool:
         return False
 
     def answer(self, requests: Sequence[Request], progress: bool = False) -> list[Reply | Failure]:

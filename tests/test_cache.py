@@ -1,4 +1,4 @@
-"""The cache never loses a run, never answers wrongly, and holds when many write at once."""
+"""The cache: round trips, modes, concurrency, damage and full disks."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ def cache(tmp_path: Path) -> Iterator[Cache]:
 
 
 def damage(cache: Cache, sql: str, *values: Any) -> None:
-    """Change the database behind the cache's back."""
+    """Changes the database without the cache."""
     cache.close()
     connection = sqlite3.connect(cache.directory / "cache.sqlite")
     with connection:
@@ -50,7 +50,7 @@ VALUES: list[Any] = [
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_what_goes_in_comes_out(cache: Cache, value: Any) -> None:
+def test_values_are_returned_unchanged(cache: Cache, value: Any) -> None:
     cache.put("k", PARTS, value)
     found = cache.get("k", PARTS)
     assert found == value
@@ -78,33 +78,33 @@ def test_array_round_trip_is_bit_exact(cache: Cache, array: np.ndarray) -> None:
     assert isinstance(found, np.ndarray)
     assert (found.dtype, found.shape) == (array.dtype, array.shape)
     assert found.tobytes() == array.tobytes()
-    # The reader may change it without changing what the next one gets.
+    # A caller may modify it without affecting later reads.
     assert found.flags.writeable
 
 
 @pytest.mark.parametrize(
     "bad",
     [None, np.array([object()]), np.array([(1, 2)], dtype="i4,i4"), float("nan"), {1, 2}, b"x"],
-    # Not repr: an address in a name differs between pytest-xdist's workers.
+    # Not repr: an address in a test id differs between pytest-xdist's workers.
     ids=["None", "objects", "records", "nan", "set", "bytes"],
 )
-def test_what_is_no_value_is_refused_and_stores_nothing(cache: Cache, bad: Any) -> None:
-    with pytest.raises(InputError, match="expected"):
+def test_invalid_values_raise_and_store_nothing(cache: Cache, bad: Any) -> None:
+    with pytest.raises(InputError, match="Expected"):
         cache.put_many("k", [({"n": 1}, "good"), ({"n": 2}, bad)])
     assert cache.get_many("k", [{"n": 1}, {"n": 2}]) == [None, None]
 
 
 def test_many_keys_in_order_with_gaps_and_repeats(cache: Cache) -> None:
-    # More than one query's worth.
+    # More than one query.
     cache.put_many("k", [({"n": n}, f"value {n}") for n in range(0, 2500, 2)])
-    asked = [{"n": n} for n in [*range(2500), 4, 4]]
+    parts = [{"n": n} for n in [*range(2500), 4, 4]]
     expected = [None if n % 2 else f"value {n}" for n in [*range(2500), 4, 4]]
-    assert cache.get_many("k", asked) == expected
+    assert cache.get_many("k", parts) == expected
     assert (cache.hits, cache.misses) == (1252, 1250)
     assert cache.get_many("k", []) == []
 
 
-def test_kind_separates(cache: Cache) -> None:
+def test_kind_is_part_of_the_key(cache: Cache) -> None:
     cache.put("caption", PARTS, "a")
     assert cache.get("vqa", PARTS) is None
 
@@ -117,7 +117,7 @@ def test_last_value_wins(cache: Cache) -> None:
     assert cache.stats()["entries"] == 1
 
 
-def test_values_outlive_the_object(tmp_path: Path) -> None:
+def test_values_persist(tmp_path: Path) -> None:
     with Cache(tmp_path) as cache:
         cache.put("k", PARTS, "kept")
     with Cache(str(tmp_path)) as cache:
@@ -155,11 +155,11 @@ class TestModes:
             assert other.get_many("k", [PARTS, {"n": 1}]) == [None, None]
         assert cache.get("k", {"n": 1}) is None
 
-    def test_refresh_computes_everything_once_more(self, cache: Cache) -> None:
+    def test_refresh_recomputes_everything_once(self, cache: Cache) -> None:
         with Cache(cache.directory, mode="refresh") as other:
             assert other.get("k", PARTS) is None
             other.put("k", PARTS, "new")
-            # Once, not once a round: what this run has written is fresh.
+            # What this run has written is read again.
             assert other.get("k", PARTS) == "new"
         assert cache.get("k", PARTS) == "new"
 
@@ -174,7 +174,7 @@ class TestModes:
         assert "--cache rw" in str(caught.value)
 
     @pytest.mark.parametrize("mode", ["ro", "replay", "off"])
-    def test_reading_makes_no_files(self, tmp_path: Path, mode: Any) -> None:
+    def test_reading_creates_no_files(self, tmp_path: Path, mode: Any) -> None:
         with Cache(tmp_path / "new", mode=mode) as other:
             if mode == "replay":
                 with pytest.raises(CacheMissError):
@@ -192,7 +192,7 @@ class TestModes:
 
 
 def _write(directory: Path, writer: int, n: int, start: Any) -> None:
-    """Write own and shared keys, all processes at once, the first of them creating the database."""
+    """Writes own and shared keys, while other processes do the same."""
     start.wait()
     with Cache(directory) as cache:
         for number in range(n):
@@ -204,7 +204,7 @@ def _write(directory: Path, writer: int, n: int, start: Any) -> None:
 @pytest.mark.parametrize(
     "context", [multiprocessing.get_context("fork"), multiprocessing.get_context("spawn")]
 )
-def test_four_processes_write_one_cache_at_once(
+def test_four_processes_write_one_cache_concurrently(
     tmp_path: Path, context: ForkContext | SpawnContext
 ) -> None:
     n = 30
@@ -238,11 +238,11 @@ def _use_inherited(cache: Cache, start: Any) -> None:
     cache.put("k", {"from": "child"}, "child")
 
 
-def test_a_cache_in_use_survives_a_fork(cache: Cache) -> None:
+def test_a_cache_in_use_works_after_a_fork(cache: Cache) -> None:
     context = multiprocessing.get_context("fork")
     cache.put("k", {"from": "parent"}, "parent")
     barrier = context.Barrier(2)
-    # A lock that another thread holds at the moment of the fork must not stop the child.
+    # A lock held by another thread during the fork must not block the child.
     with cache._lock:
         child = context.Process(target=_use_inherited, args=(cache, barrier))
         child.start()
@@ -275,7 +275,7 @@ def test_threads_share_a_cache(cache: Cache) -> None:
 
 
 class TestDamage:
-    """A wrong value is never an answer, and a broken disk never ends a run."""
+    """Damaged values are never returned, and a failing disk never ends a run."""
 
     @pytest.mark.parametrize(
         "change",
@@ -291,7 +291,7 @@ class TestDamage:
             "parts = x'ff'",
         ],
     )
-    def test_corrupted_row_is_found_and_never_used(
+    def test_a_damaged_row_is_detected_and_never_used(
         self, cache: Cache, change: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         cache.put("k", {"n": 1}, np.zeros(2, dtype=np.float32))
@@ -306,7 +306,7 @@ class TestDamage:
         cache.put("k", {"n": 1}, "again")
         assert cache.verify() == []
 
-    def test_value_under_a_wrong_key_is_found(self, cache: Cache) -> None:
+    def test_a_value_under_a_wrong_key_is_detected(self, cache: Cache) -> None:
         cache.put("k", {"n": 1}, "one")
         wrong = key("k", {"n": 2})
         damage(cache, "UPDATE entries SET key = ?", wrong)
@@ -315,13 +315,13 @@ class TestDamage:
 
     @pytest.mark.parametrize("call", ["get", "put", "stats", "verify"])
     @pytest.mark.parametrize("how", ["not a database", "torn"])
-    def test_damaged_file_says_what_to_do(self, tmp_path: Path, call: str, how: str) -> None:
+    def test_a_damaged_file_raises_with_a_hint(self, tmp_path: Path, call: str, how: str) -> None:
         path = tmp_path / "cache.sqlite"
         if how == "torn":
             with Cache(tmp_path) as cache:
                 cache.put_many("k", [({"n": n}, "x" * 900) for n in range(200)])
             data = bytearray(path.read_bytes())
-            # The header survives; the pages behind it are noise.
+            # The header is intact; the pages after it are random.
             data[4096:] = np.random.default_rng(0).bytes(len(data) - 4096)
             path.write_bytes(data)
         else:
@@ -332,13 +332,13 @@ class TestDamage:
         assert "visdiff cache verify" in str(it.value)
         assert str(path) in str(it.value)
 
-    def test_other_version_is_not_touched(self, cache: Cache) -> None:
+    def test_another_version_is_not_modified(self, cache: Cache) -> None:
         cache.put("k", PARTS, "x")
         damage(cache, "PRAGMA user_version = 99")
         with pytest.raises(InputError, match="format 99"):
             cache.get("k", PARTS)
 
-    def test_unwritable_directory_does_not_lose_the_run(
+    def test_an_unwritable_directory_loses_no_values(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "file").write_text("a file, so that no folder can be made in it")
@@ -348,14 +348,14 @@ class TestDamage:
                 cache.put("k", {"n": number}, np.full(2, number))
             path = cache.write_file("k", PARTS, ".bin", b"content")
             assert path.read_bytes() == b"content"
-            kept = cache.get("k", {"n": 2})
-            assert isinstance(kept, np.ndarray)
-            assert kept.tolist() == [2, 2]
+            found = cache.get("k", {"n": 2})
+            assert isinstance(found, np.ndarray)
+            assert found.tolist() == [2, 2]
             assert cache.stats()["entries"] == 0
         assert [record.levelname for record in caplog.records].count("WARNING") == 1
         assert "cannot be written" in caplog.text
 
-    def test_full_disk_does_not_lose_the_run(
+    def test_a_full_disk_loses_no_values(
         self, cache: Cache, caplog: pytest.LogCaptureFixture
     ) -> None:
         cache.put("k", {"n": 0}, "before")
@@ -370,10 +370,10 @@ class TestDamage:
         assert len(caplog.records) == 1
         assert "full" in caplog.text
         cache.close()
-        # All or nothing of a batch is on the disk.
+        # A batch is written to disk completely or not at all.
         assert Cache(cache.directory).get_many("k", [{"n": n} for n in range(4)])[1:] == [None] * 3
 
-    def test_write_that_fails_leaves_no_file(
+    def test_a_failed_write_leaves_no_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(*_: Any) -> None:
@@ -386,20 +386,20 @@ class TestDamage:
         assert [path.name for path in tmp_path.iterdir()] == ["kept"]
         assert (tmp_path / "kept").read_bytes() == b"old"
 
-    def test_empty_content_file_is_found(self, cache: Cache) -> None:
+    def test_an_empty_content_file_is_detected(self, cache: Cache) -> None:
         path = cache.write_file("image", PARTS, ".png", b"data")
         assert cache.verify() == []
         path.write_bytes(b"")
         assert cache.verify() == [path.name]
 
 
-def test_path_for_is_named_by_the_key_and_makes_nothing(cache: Cache) -> None:
+def test_path_for_contains_the_key_and_creates_nothing(cache: Cache) -> None:
     path = cache.path_for("image", PARTS, ".png")
     assert path.name == key("image", PARTS) + ".png"
     assert not path.parent.exists()
     assert cache.write_file("image", PARTS, ".png", b"data") == path
     for kind, suffix in (("../up", ".png"), ("image", "png"), ("image", "./x")):
-        with pytest.raises(InputError, match="expected a kind"):
+        with pytest.raises(InputError, match="Expected a kind"):
             cache.path_for(kind, PARTS, suffix)
 
 
@@ -456,7 +456,7 @@ def test_export_is_lines_of_json_without_damaged_entries(cache: Cache, tmp_path:
     assert np.frombuffer(bytes.fromhex(rows["vector"]["value"]), rows["vector"]["dtype"]) == [1]
 
 
-def test_errors_can_be_caught_by_what_they_are() -> None:
+def test_errors_derive_from_builtin_errors() -> None:
     assert issubclass(InputError, (VisdiffError, ValueError))
     assert issubclass(CacheMissError, (VisdiffError, LookupError))
     assert issubclass(UnreadableImageError, VisdiffError)

@@ -310,7 +310,7 @@ def test_missing_weights_are_one_sentence_in_a_process_of_its_own(
     plan, *progress, complaint = ran.err.splitlines()
     assert plan.startswith("60 images against 60")
     assert all(line.startswith(("preflight: ", "embeddings: ")) for line in progress if line)
-    assert complaint.startswith("visdiff: the weights of open_clip model ViT-B-32")
+    assert complaint.startswith("visdiff: Expected the weights of open_clip model ViT-B-32")
     assert "`--preset miniature`" in complaint
 
 

@@ -1,4 +1,4 @@
-"""The encoder's promises, on a real open_clip model with tiny random weights."""
+"""The contract of the encoder, on a real open_clip model with tiny random weights."""
 
 from pathlib import Path
 
@@ -32,7 +32,9 @@ def embed(encoder: OpenClipEncoder, images: ImageSet, batch_size: int) -> np.nda
     return np.stack(applied.values)
 
 
-def test_images_are_unit_vectors_whatever_the_batch(encoder: OpenClipEncoder) -> None:
+def test_image_vectors_are_unit_vectors_and_independent_of_the_batch(
+    encoder: OpenClipEncoder,
+) -> None:
     images = ImageSet.open(pictures(9))
     one, three, eight = (embed(encoder, images, size) for size in (1, 3, 8))
     assert one.dtype == np.float32
@@ -43,7 +45,9 @@ def test_images_are_unit_vectors_whatever_the_batch(encoder: OpenClipEncoder) ->
     assert len(np.unique(one.round(5), axis=0)) == 9
 
 
-def test_texts_are_unit_vectors_whatever_the_company(encoder: OpenClipEncoder) -> None:
+def test_text_vectors_are_unit_vectors_and_independent_of_the_batch(
+    encoder: OpenClipEncoder,
+) -> None:
     texts = [f"a {'x' * (i % 5)}dog {i}" for i in range(70)]
     together = encoder.encode_texts(texts)
     assert together.shape == (70, 16)
@@ -54,15 +58,15 @@ def test_texts_are_unit_vectors_whatever_the_company(encoder: OpenClipEncoder) -
     assert encoder.encode_texts([]).shape == (0, 16)
 
 
-def test_long_texts_are_refused_at_the_exact_length(encoder: OpenClipEncoder) -> None:
+def test_texts_longer_than_the_context_raise(encoder: OpenClipEncoder) -> None:
     assert encoder.context_length == CONTEXT
-    fits = "x" * (CONTEXT - 2)  # a token a letter, and the start and end tokens
+    fits = "x" * (CONTEXT - 2)  # one token per letter, plus the start and end tokens
     assert encoder.encode_texts([fits]).shape == (1, 16)
     with pytest.raises(InputError, match=f"at most {CONTEXT} tokens.*got {CONTEXT + 1}.*'{fits}x'"):
         encoder.encode_texts(["short", fits + "x"])
 
 
-def test_tokens_of_open_clips_own_tokenizer_are_counted_too() -> None:
+def test_tokens_of_open_clips_own_tokenizer_are_counted() -> None:
     import open_clip
 
     from visdiff.encoders.open_clip import _token_count
@@ -86,38 +90,38 @@ def test_identity_is_the_content_of_the_folder(folder: Path, tmp_path: Path) -> 
     assert OpenClipEncoder(str(other), None).identity != here
 
 
-def test_identity_of_a_tag_names_tag_and_library() -> None:
+def test_identity_of_a_tag_has_tag_and_library_version() -> None:
     identity = OpenClipEncoder("ViT-B-32", "laion2b_s34b_b79k").identity
     assert identity["pretrained"] == "laion2b_s34b_b79k"
     assert identity["open_clip"]
     assert identity != OpenClipEncoder("ViT-B-32", "openai").identity
 
 
-def test_weights_that_are_not_here_say_what_to_do() -> None:
+def test_missing_weights_raise_with_a_hint() -> None:
     with pytest.raises(MissingBackendError) as caught:
         OpenClipEncoder("ViT-B-32", "laion2b_s34b_b79k", "cpu").encode_texts(["a dog"])
-    said = str(caught.value)
-    assert "ViT-B-32" in said
-    assert "laion2b_s34b_b79k" in said
-    assert "--preset miniature" in said
+    message = str(caught.value)
+    assert "ViT-B-32" in message
+    assert "laion2b_s34b_b79k" in message
+    assert "--preset miniature" in message
 
 
-def test_mistakes_are_told(tmp_path: Path, folder: Path) -> None:
+def test_invalid_arguments_raise(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(InputError, match="did you mean ViT-B-32"):
         OpenClipEncoder("ViT-B-23", "openai", "cpu").encode_texts(["x"])
     with pytest.raises(InputError, match=r"laion2b_s34b_b79k.*got 'laion9b'"):
         OpenClipEncoder("ViT-B-32", "laion9b", "cpu").encode_texts(["x"])
     with pytest.raises(InputError, match="got none"):
         OpenClipEncoder("ViT-B-32", None, "cpu").encode_texts(["x"])
-    with pytest.raises(InputError, match="which is none"):
+    with pytest.raises(InputError, match="which is not a folder"):
         OpenClipEncoder(f"local-dir:{tmp_path / 'nowhere'}", None).encode_texts(["x"])
     with pytest.raises(InputError, match=r"open_clip_config\.json"):
         OpenClipEncoder(str(tmp_path), None).encode_texts(["x"])
-    # A config without weights must not be ranked with random ones.
+    # A config without weights must not be loaded with random weights.
     for file in folder.iterdir():
         if file.suffix != ".safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(MissingBackendError, match="cannot be loaded"):
+    with pytest.raises(MissingBackendError, match="Expected a loadable open_clip model"):
         OpenClipEncoder(str(tmp_path), None, "cpu").encode_texts(["x"])
 
 
@@ -141,7 +145,7 @@ def test_a_vector_that_is_not_finite_is_a_failure(
     assert "finite" in applied.failures[0]
 
 
-def test_the_hub_is_asked_only_when_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_is_used_only_if_the_hub_responds(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     states: list[bool] = []
@@ -153,30 +157,32 @@ def test_the_hub_is_asked_only_when_it_answers(monkeypatch: pytest.MonkeyPatch) 
         return "weights"
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "_answers", lambda url: True)
+    monkeypatch.setattr(hub, "_responds", lambda url: True)
     assert hub.load_weights(load, "m") == "weights"
     assert states == [True, False]
     assert constants.HF_HUB_OFFLINE is False
 
     states.clear()
-    monkeypatch.setattr(hub, "_answers", lambda url: False)
-    with pytest.raises(MissingBackendError, match="does not answer"):
+    monkeypatch.setattr(hub, "_responds", lambda url: False)
+    with pytest.raises(MissingBackendError, match="does not respond"):
         hub.load_weights(load, "m")
     assert states == [True]
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub, "_answers", lambda url: pytest.fail("asked although switched off"))
+    monkeypatch.setattr(hub, "_responds", lambda url: pytest.fail("asked although switched off"))
     with pytest.raises(MissingBackendError, match="switched off"):
         hub.load_weights(load, "m")
 
 
-def test_a_host_without_network_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_host_does_not_respond(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    assert hub._answers("http://127.0.0.1:9") is False
+    assert hub._responds("http://127.0.0.1:9") is False
 
 
-def test_unreadable_images_do_not_spoil_the_batch(encoder: OpenClipEncoder, tmp_path: Path) -> None:
+def test_unreadable_images_do_not_affect_the_batch(
+    encoder: OpenClipEncoder, tmp_path: Path
+) -> None:
     folder = folder_of_pictures(tmp_path / "set", 3)
     (folder / "001.png").write_text("no image")
     applied = apply(

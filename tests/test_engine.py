@@ -1,4 +1,4 @@
-"""What `engine.apply` promises, with models that count their calls."""
+"""The contract of `engine.apply`, with models that count their calls."""
 
 import threading
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from visdiff.imageset import ImageSet
 
 
 class Mean:
-    """Mean colour of an image; refuses what `refuse` picks; remembers what it was asked."""
+    """Mean colour of an image; refuses values that `refuse` selects; records its calls."""
 
     kind = "test-mean"
 
@@ -59,7 +59,7 @@ def images(tmp_path: Path) -> ImageSet:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
 @pytest.mark.parametrize("workers", [1, 4])
-def test_values_are_in_order_whatever_the_batch(
+def test_values_are_in_order_for_all_batch_sizes(
     images: ImageSet, batch_size: int, workers: int
 ) -> None:
     model = Mean()
@@ -113,22 +113,22 @@ def test_duplicates_are_computed_once(cache: Cache) -> None:
 
 def test_unreadable_images_are_failures_and_never_cached(tmp_path: Path, cache: Cache) -> None:
     folder = folder_of_pictures(tmp_path / "set", 4)
-    whole = (folder / "001.png").read_bytes()
-    (folder / "001.png").write_bytes(whole[: len(whole) // 2])
+    data = (folder / "001.png").read_bytes()
+    (folder / "001.png").write_bytes(data[: len(data) // 2])
     (folder / "003.png").write_text("no image")
     images = ImageSet.open(folder)
-    (folder / "000.png").unlink()  # gone after the listing
+    (folder / "000.png").unlink()  # removed after the listing
     applied = run(Mean(), images, cache)
     assert set(applied.failures) == {0, 1, 3}
     assert [value is None for value in applied.values] == [True, True, False, True]
     assert "000.png" in applied.failures[0]
-    (folder / "001.png").write_bytes(whole)  # mended
+    (folder / "001.png").write_bytes(data)  # repaired
     again = Mean()
     assert set(run(again, ImageSet.open(folder), cache).failures) == {2}  # of 001, 002, 003
     assert again.batches == [1]
 
 
-def test_refusals_are_asked_again(images: ImageSet, cache: Cache) -> None:
+def test_refused_images_are_computed_again(images: ImageSet, cache: Cache) -> None:
     means = sorted(float(np.asarray(images.image(i)).mean()) for i in range(len(images)))
     applied = run(Mean(lambda value: value > means[6]), images, cache)
     assert set(applied.failures.values()) == {"not this one"}
@@ -138,7 +138,9 @@ def test_refusals_are_asked_again(images: ImageSet, cache: Cache) -> None:
     assert sum(willing.batches) == 3
 
 
-def test_what_cannot_be_prepared_fails_alone(images: ImageSet, cache: Cache) -> None:
+def test_an_image_that_cannot_be_prepared_does_not_affect_others(
+    images: ImageSet, cache: Cache
+) -> None:
     odd = images.digest(4)
 
     class Picky(Mean):
@@ -167,17 +169,17 @@ def test_prefetch_is_bounded(tmp_path: Path) -> None:
     model = Mean()
     ahead: list[int] = []
 
-    class Watch(Mean):
+    class Recorder(Mean):
         def __call__(self, batch: list[Any]) -> list[Any]:
             ahead.append(self.prepared - sum(self.batches))
             return super().__call__(batch)
 
-    model = Watch()
+    model = Recorder()
     run(model, images, Cache(mode="off"), 2, workers=2)
-    assert max(ahead) <= 2 * 2 + 2 + 2  # two batches, the workers, and the batch in hand
+    assert max(ahead) <= 2 * 2 + 2 + 2  # two batches, the workers, and the current batch
 
 
-def test_replay_finds_all_but_what_was_unreadable(tmp_path: Path, cache: Cache) -> None:
+def test_replay_returns_all_but_unreadable_images(tmp_path: Path, cache: Cache) -> None:
     folder = folder_of_pictures(tmp_path / "set", 3)
     (folder / "bad.png").write_text("no image")
     first = run(Mean(), ImageSet.open(folder), cache)
@@ -190,12 +192,12 @@ def test_replay_finds_all_but_what_was_unreadable(tmp_path: Path, cache: Cache) 
         run(Mean(), ImageSet.open(folder), Cache(cache.directory, "replay"))
 
 
-def test_a_model_that_loses_images_is_a_bug(images: ImageSet, cache: Cache) -> None:
+def test_a_model_that_returns_too_few_values_raises(images: ImageSet, cache: Cache) -> None:
     class Loses(Mean):
         def __call__(self, batch: list[Any]) -> list[Any]:
             return super().__call__(batch)[1:]
 
-    with pytest.raises(RuntimeError, match="Loses returned 2 values for 3 images"):
+    with pytest.raises(RuntimeError, match="Expected 3 values from Loses, got 2"):
         run(Loses(), images, cache)
 
 

@@ -1,4 +1,4 @@
-"""The Ray engine on a real cluster of two workers: the local engine's values, whatever happens."""
+"""The Ray engine on a real cluster of two workers agrees with the local engine."""
 
 import importlib.util
 import os
@@ -33,7 +33,7 @@ pytestmark = [
 def engine() -> Iterator[RayEngine]:
     import ray
 
-    # Workers unpickle the tests' own models, and import them from here.
+    # Workers import the models of the tests from this folder.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         yield RayEngine(workers=2)
@@ -51,54 +51,54 @@ def run(model: Any, images: ImageSet, cache: Cache, engine: RayEngine | None = N
     return apply(model, images, cache, batch_size=3, desc="test", progress=False, engine=engine)
 
 
-def alike(one: Applied, other: Applied) -> bool:
+def equal(one: Applied, other: Applied) -> bool:
     return one.failures == other.failures and all(
         np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
         for a, b in zip(one.values, other.values, strict=True)
     )
 
 
-def test_the_same_values_as_here_from_two_processes(
+def test_two_processes_return_the_local_values(
     engine: RayEngine, images: ImageSet, tmp_path: Path
 ) -> None:
     off = Cache(mode="off")
     here, there = Means(tmp_path / "here.log"), Means(tmp_path / "there.log")
     local, remote = run(here, images, off), run(there, images, off, engine)
-    assert alike(local, remote)
+    assert equal(local, remote)
     assert "too dark" in local.failures.values()
     assert "bad.png" in " ".join(remote.failures.values())
     processes = {process for process, _ in there.calls()}
     assert len(processes) == 2
     assert os.getpid() not in processes
-    # The same batches, in whatever order.
+    # The same batches, in any order.
     assert sorted(n for _, n in there.calls()) == sorted(n for _, n in here.calls())
 
 
-def test_texts_and_lists_come_back_whole(
+def test_texts_and_lists_are_returned_unchanged(
     engine: RayEngine, images: ImageSet, tmp_path: Path
 ) -> None:
     off, model = Cache(mode="off"), Names(tmp_path / "names.log")
     local, remote = run(model, images, off), run(model, images, off, engine)
-    assert alike(local, remote)
+    assert equal(local, remote)
     assert {type(value) for value in remote.values} == {str, list, type(None)}
 
 
-def test_a_killed_worker_is_survived(engine: RayEngine, images: ImageSet, tmp_path: Path) -> None:
+def test_a_killed_worker_is_restarted(engine: RayEngine, images: ImageSet, tmp_path: Path) -> None:
     model = Means(tmp_path / "dies.log", dies=True)
     with Cache(tmp_path / "cache") as cache:
         remote = run(model, images, cache, engine)
         assert (tmp_path / "dies.died").exists()
-        assert alike(remote, run(Means(tmp_path / "lives.log"), images, Cache(mode="off")))
-        # Nothing is lost and nothing computed again, but for the batch that died with its worker.
+        assert equal(remote, run(Means(tmp_path / "lives.log"), images, Cache(mode="off")))
+        # Only the batch of the killed worker is recomputed.
         assert sum(n for _, n in model.calls()) <= 20 + 3
         again = Means(tmp_path / "again.log")
         run(again, images, cache)
-        # Refusals are asked again; values are not.
+        # Refused images are computed again; values are cached.
         dark = sum(reason == "too dark" for reason in remote.failures.values())
         assert sum(n for _, n in again.calls()) == dark
 
 
-def test_what_is_wrong_with_the_model_is_told_as_here(
+def test_errors_of_the_model_are_raised_as_by_the_local_engine(
     engine: RayEngine, images: ImageSet, tmp_path: Path
 ) -> None:
     model = Means(tmp_path / "none.log", weights=False)
@@ -106,25 +106,25 @@ def test_what_is_wrong_with_the_model_is_told_as_here(
         run(model, images, Cache(mode="off"), engine)
 
 
-def test_a_file_that_changes_meanwhile_is_refused(
+def test_a_file_that_changes_during_the_run_is_refused(
     engine: RayEngine, images: ImageSet, tmp_path: Path
 ) -> None:
     model = Means(tmp_path / "changed.log")
     todo = [(images.digest(0), 0), ("0" * 64, 1)]
     (batch,) = engine.batches(model, images, todo, batch_size=3, workers=1)
-    told = dict(batch)
-    assert "was changed while the run read it" in told["0" * 64].reason
+    results = dict(batch)
+    assert "has changed during the run" in results["0" * 64].reason
     assert len(model.calls()) == 1
 
 
-def test_images_without_a_file_are_computed_here(engine: RayEngine, tmp_path: Path) -> None:
+def test_images_without_a_file_are_computed_locally(engine: RayEngine, tmp_path: Path) -> None:
     model = Means(tmp_path / "memory.log")
     applied = run(model, ImageSet.open(pictures(4)), Cache(mode="off"), engine)
     assert {process for process, _ in model.calls()} == {os.getpid()}
     assert len(applied.values) == 4
 
 
-def test_models_travel_without_their_weights(
+def test_models_are_sent_without_their_weights(
     engine: RayEngine, images: ImageSet, tmp_path: Path
 ) -> None:
     off = Cache(mode="off")
@@ -141,7 +141,7 @@ def test_models_travel_without_their_weights(
         Blip2Captioner(blip, device="cpu", batch_size=3, engine=e).captions(images, off)
         for e in (None, engine)
     ]
-    assert alike(*captions)
+    assert equal(*captions)
 
 
 def test_the_number_of_workers_is_checked() -> None:

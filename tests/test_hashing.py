@@ -1,4 +1,4 @@
-"""Keys never drift, and never name two different things alike."""
+"""Canonical JSON, cache keys and digests."""
 
 import enum
 import math
@@ -24,8 +24,8 @@ JSON = st.recursive(
 )
 
 
-def test_format_has_not_drifted() -> None:
-    # A cache outlives a release. If this fails, raise hashing.VERSION; do not edit the value alone.
+def test_the_format_has_not_changed() -> None:
+    # Caches outlive releases. If this fails, increase hashing.VERSION and the expected value.
     parts = {
         "model": "ViT-B-32",
         "scale": 0.1,
@@ -40,7 +40,7 @@ def test_format_has_not_drifted() -> None:
     assert hashing.key("caption", parts) == "v1-77f0df33e1cad3d2e01b92a4e936584314a56398"
 
 
-def test_key_has_its_form() -> None:
+def test_format_of_keys() -> None:
     name = hashing.key("caption", {})
     assert name.startswith("v1-")
     assert len(name) == 43
@@ -48,13 +48,13 @@ def test_key_has_its_form() -> None:
 
 @settings(max_examples=30)
 @given(JSON)
-def test_canonical_json_is_ascii_without_blanks_and_stable(value: Any) -> None:
+def test_canonical_json_is_ascii_without_whitespace_and_stable(value: Any) -> None:
     text = hashing.canonical_json(value)
     assert text.isascii()
     assert hashing.canonical_json(value) == text
 
 
-def test_order_of_keys_and_kind_of_sequence_do_not_matter() -> None:
+def test_order_of_keys_and_type_of_sequence_do_not_matter() -> None:
     assert hashing.key("k", {"a": 1, "b": (1, 2)}) == hashing.key("k", {"b": [1, 2], "a": 1})
 
 
@@ -73,7 +73,7 @@ def test_different_parts_have_different_keys(one: dict[str, Any], other: dict[st
     assert hashing.key("k", one) != hashing.key("k", other)
 
 
-def test_kind_is_part_of_the_key_and_cannot_be_forged() -> None:
+def test_kind_is_part_of_the_key_and_reserved() -> None:
     assert hashing.key("a", {"x": 1}) != hashing.key("b", {"x": 1})
     with pytest.raises(InputError, match="kind"):
         hashing.key("a", {"kind": "b"})
@@ -93,7 +93,7 @@ def test_kind_is_part_of_the_key_and_cannot_be_forged() -> None:
         [math.nan],
     ],
 )
-def test_what_has_no_json_is_refused(bad: Any) -> None:
+def test_values_without_json_raise(bad: Any) -> None:
     with pytest.raises(InputError, match=r"at value\.deep"):
         hashing.canonical_json({"deep": bad})
 
@@ -119,7 +119,7 @@ def model(folder: Path) -> Path:
     return folder
 
 
-def test_weights_digest_is_of_content_not_place(tmp_path: Path) -> None:
+def test_weights_digest_depends_on_content_not_path(tmp_path: Path) -> None:
     one, other = model(tmp_path / "one"), model(tmp_path / "other")
     digest = hashing.weights_digest(one)
     (other / "README.md").write_text("does not change an output")
@@ -128,7 +128,7 @@ def test_weights_digest_is_of_content_not_place(tmp_path: Path) -> None:
     assert hashing.weights_digest(other) == digest
 
 
-def test_weights_digest_sees_a_changed_byte_and_a_moved_file(tmp_path: Path) -> None:
+def test_weights_digest_changes_with_a_byte_and_with_a_moved_file(tmp_path: Path) -> None:
     one = model(tmp_path / "one")
     before = hashing.weights_digest(one)
     (one / "sub" / "model.safetensors").write_bytes(b"weighty")
@@ -137,7 +137,7 @@ def test_weights_digest_sees_a_changed_byte_and_a_moved_file(tmp_path: Path) -> 
     assert len({before, changed, hashing.weights_digest(one)}) == 3
 
 
-def test_weights_digest_names_what_is_missing(tmp_path: Path) -> None:
+def test_weights_digest_of_missing_files_raises(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing-here"):
         hashing.weights_digest(tmp_path / "nothing-here")
     with pytest.raises(InputError, match="got none"):

@@ -1,4 +1,4 @@
-"""Judges: the rule on the miniature's world, people's sheets, and a chat model's rubric."""
+"""The world, human and chat judges."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ def says(text: str, a: str, b: str, direction: Direction = "A") -> float | None:
     return verdict.score
 
 
-# --- the seam -----------------------------------------------------------------------------------
+# --- contract -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("score", [0.3, 2, -1, float("nan")])
@@ -36,21 +36,21 @@ def test_a_verdict_is_one_of_three_numbers(score: float) -> None:
         Verdict(score)
 
 
-def test_no_score_needs_a_reason() -> None:
+def test_a_verdict_without_score_needs_a_reason() -> None:
     with pytest.raises(InputError, match="reason"):
         Verdict(None)
     assert Verdict(None, "refused").score is None
 
 
-def test_a_claim_of_a_third_set_is_refused() -> None:
+def test_an_unknown_direction_raises() -> None:
     with pytest.raises(InputError, match="direction"):
         Claim("x", "C", "a", "b")  # pyright: ignore[reportArgumentType]
 
 
-def test_the_registry_knows_the_judges() -> None:
+def test_all_judges_are_registered() -> None:
     assert {"chat", "human", "world"} <= set(registry.names("judge"))
     assert registry.load("judge", "world") is WorldJudge
-    # One set of settings serves all: each takes what means something to it.
+    # All judges accept the same settings and ignore unknown ones.
     assert registry.load("judge", "world")(llm=None, sheet=None, samples=3).identity
 
 
@@ -77,11 +77,11 @@ def test_the_registry_knows_the_judges() -> None:
 )
 def test_the_rule_on_a_planted_place(text: str, score: float) -> None:
     assert says(text, GRASS, SNOW) == score
-    # The mirror image of the question has the same answer.
+    # The claim with sets exchanged has the same score.
     assert says(text, SNOW, GRASS, "B") == score
 
 
-def test_the_direction_decides() -> None:
+def test_the_score_depends_on_the_direction() -> None:
     assert says("on the grass", GRASS, SNOW, "A") == 1
     assert says("on the grass", GRASS, SNOW, "B") == 0
 
@@ -126,11 +126,11 @@ def test_the_longest_name_wins() -> None:
     }
     assert facts("a pencil sketch of women") == {("style", "pencil sketch"), ("gender", "woman")}
     assert says("medium skin", "medium-dark skin", "light skin") == 0
-    # The original struck "and " out of words, "sand" among them.
+    # The original implementation removed "and " from words such as "sand".
     assert facts("sand") == {("place", "sand")}
 
 
-def test_what_the_rule_cannot_read_is_unscored_with_a_reason() -> None:
+def test_unsupported_claims_have_no_score_but_a_reason() -> None:
     for claim in (
         Claim("no grass", "A", GRASS, SNOW),
         Claim("it isn't snow", "A", GRASS, SNOW),
@@ -146,7 +146,7 @@ def test_every_claim_about_equal_sets_is_wrong() -> None:
     assert says("anything", "a merry picture", "a merry picture") == 0
 
 
-def test_the_rule_reads_every_full_caption_of_the_world() -> None:
+def test_all_facts_of_full_captions_are_found() -> None:
     rng = np.random.default_rng(0)
     for _ in range(300):
         scene = world.sample_scene(rng)
@@ -158,7 +158,7 @@ def test_the_rule_reads_every_full_caption_of_the_world() -> None:
         assert facts(world.full_caption(scene)) == wanted
 
 
-def test_a_changed_attribute_named_alone_is_right_and_the_old_one_wrong() -> None:
+def test_a_changed_attribute_is_right_of_its_set_and_wrong_of_the_other() -> None:
     rng = np.random.default_rng(1)
     for _ in range(200):
         scene = world.sample_scene(rng)
@@ -168,9 +168,11 @@ def test_a_changed_attribute_named_alone_is_right_and_the_old_one_wrong() -> Non
             continue
         planted = facts(a) - facts(b)
         for text, _attribute in world.bare_phrases(scene):
-            told = facts(text)
-            assert says(text, a, b) == (0 if not told & planted else 1 if planted <= told else 0.5)
-            if told & planted:
+            stated = facts(text)
+            assert says(text, a, b) == (
+                0 if not stated & planted else 1 if planted <= stated else 0.5
+            )
+            if stated & planted:
                 assert says(text, a, b, "B") == 0
 
 
@@ -186,7 +188,7 @@ CLAIMS = [
 
 
 def fill(path: Path, ratings: Mapping[str, str], delimiter: str = ",") -> None:
-    """Rate claims by text, and save as some spreadsheet does."""
+    """Fills in ratings by claim, and saves as spreadsheet software does."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     with path.open("w", newline="", encoding="utf-8-sig") as file:
@@ -198,7 +200,7 @@ def fill(path: Path, ratings: Mapping[str, str], delimiter: str = ",") -> None:
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
-def test_a_filled_sheet_comes_back(tmp_path: Path, delimiter: str) -> None:
+def test_ratings_of_a_filled_in_sheet_are_read(tmp_path: Path, delimiter: str) -> None:
     sheet = tmp_path / "sheet.csv"
     assert write_sheet(CLAIMS, sheet, np.random.default_rng(0)) == 4
     fill(sheet, {"on the grass": "2", "in the snow": "1.0", "=1+1": "0"}, delimiter)
@@ -222,11 +224,11 @@ def test_a_sheet_is_blind(tmp_path: Path) -> None:
     assert sorted(texts) == sorted(c.text for c in many)
     assert texts != [c.text for c in many]
     assert paths[0].read_bytes() == paths[1].read_bytes() != paths[2].read_bytes()
-    # The set that the claim is about comes first, whichever it is.
+    # The set that the claim is about comes first.
     assert all(row["first_set"] == (GRASS, SNOW)[int(row["claim"][6:]) % 2] for row in rows)
 
 
-def test_a_sheet_is_not_written_over(tmp_path: Path) -> None:
+def test_an_existing_sheet_is_not_overwritten(tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.csv"
     sheet.write_text("hours of work")
     with pytest.raises(InputError, match="may hold ratings"):
@@ -234,7 +236,7 @@ def test_a_sheet_is_not_written_over(tmp_path: Path) -> None:
     assert sheet.read_text() == "hours of work"
 
 
-def rewritten(sheet: Path, change: Callable[[str], str]) -> Path:
+def edit(sheet: Path, change: Callable[[str], str]) -> Path:
     sheet.write_text(change(sheet.read_text("utf-8-sig")), "utf-8")
     return sheet
 
@@ -249,12 +251,12 @@ def rewritten(sheet: Path, change: Callable[[str], str]) -> Path:
     ],
     ids=["rating", "text", "column", "twice"],
 )
-def test_a_damaged_sheet_is_one_clear_sentence(
+def test_an_invalid_sheet_raises(
     tmp_path: Path, change: Callable[[str], str], message: str | None
 ) -> None:
     sheet = tmp_path / "sheet.csv"
     write_sheet(CLAIMS[:2], sheet, np.random.default_rng(0))
-    rewritten(sheet, change)
+    edit(sheet, change)
     if message is None:
         assert len(read_sheet(sheet)) == 2
     else:
@@ -262,20 +264,20 @@ def test_a_damaged_sheet_is_one_clear_sentence(
             HumanJudge(sheet)
 
 
-def test_two_ratings_of_one_claim_are_refused(tmp_path: Path) -> None:
+def test_two_ratings_of_one_claim_raise(tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.csv"
     write_sheet(CLAIMS[:1], sheet, np.random.default_rng(0))
     line = sheet.read_text("utf-8-sig").splitlines()[1]
     two = f"{line.replace(',,', ',2,')}\n{line.replace(',,', ',0,')}\n"
-    rewritten(sheet, lambda t: t.splitlines()[0] + "\n" + two)
+    edit(sheet, lambda t: t.splitlines()[0] + "\n" + two)
     with pytest.raises(InputError, match="row 3 is the second"):
         read_sheet(sheet)
     unrated_and_rated = f"{line}\n{line.replace(',,', ',2,')}\n"
-    rewritten(sheet, lambda t: t.splitlines()[0] + "\n" + unrated_and_rated)
+    edit(sheet, lambda t: t.splitlines()[0] + "\n" + unrated_and_rated)
     assert read_sheet(sheet)[item(CLAIMS[0])].score == 1
 
 
-def test_no_sheet_says_how_to_get_one(tmp_path: Path) -> None:
+def test_a_missing_sheet_raises_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--write-sheet"):
         HumanJudge()
     with pytest.raises(InputError, match="no file there"):
@@ -286,23 +288,23 @@ def test_no_sheet_says_how_to_get_one(tmp_path: Path) -> None:
 
 
 class Scripted:
-    """Answers each question with what a function says, and keeps the questions."""
+    """A chat model that replies by a function and records the requests."""
 
-    def __init__(self, say: Callable[[Request], Reply | Failure]) -> None:
-        self.say = say
-        self.asked: list[Request] = []
+    def __init__(self, reply: Callable[[Request], Reply | Failure]) -> None:
+        self.reply = reply
+        self.requests: list[Request] = []
 
     @property
     def identity(self) -> Mapping[str, Any]:
         return {"backend": "scripted"}
 
     @property
-    def sees(self) -> bool:
+    def has_vision(self) -> bool:
         return False
 
     def answer(self, requests: Sequence[Request], progress: bool = False) -> list[Reply | Failure]:
-        self.asked += requests
-        return [self.say(request) for request in requests]
+        self.requests += requests
+        return [self.reply(request) for request in requests]
 
 
 def reply(score: Any, reason: str = "because") -> Reply:
@@ -318,14 +320,14 @@ def by_claim(scores: Mapping[str, Reply | Failure]) -> Callable[[Request], Reply
     return lambda r: next(v for k, v in scores.items() if json.dumps(k) in question(r))
 
 
-def test_the_rubric_is_halved() -> None:
+def test_rubric_scores_are_halved() -> None:
     texts = {"x": 2, "y": 1, "z": 0}
     model = Scripted(by_claim({text: reply(score, text) for text, score in texts.items()}))
     claims = [Claim(text, "A", "a", "b") for text in texts]
     verdicts = ChatJudge(lambda: model).judge(claims)
     assert [v.score for v in verdicts] == [1, 0.5, 0]
     assert [v.reason for v in verdicts] == ["x", "y", "z"]
-    assert all(r.schema and r.prompt_id == "judge-rubric@1" for r in model.asked)
+    assert all(r.schema and r.prompt_id == "judge-rubric@1" for r in model.requests)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +344,9 @@ def test_the_rubric_is_halved() -> None:
     ],
     ids=["refusal", "length", "prose", "text", "range", "bool", "null", "list"],
 )
-def test_what_is_no_verdict_is_unscored_and_the_others_are_kept(failed: Reply | Failure) -> None:
+def test_an_invalid_reply_has_no_score_and_does_not_affect_the_others(
+    failed: Reply | Failure,
+) -> None:
     model = Scripted(by_claim({"x": reply(2), "y": failed, "z": reply(0)}))
     claims = [Claim(text, "A", "a", "b") for text in "xyz"]
     verdicts = ChatJudge(lambda: model).judge(claims)
@@ -350,28 +354,28 @@ def test_what_is_no_verdict_is_unscored_and_the_others_are_kept(failed: Reply | 
     assert verdicts[1].reason
 
 
-def test_both_directions_meet_the_same_question() -> None:
+def test_both_directions_get_the_same_prompt() -> None:
     model = Scripted(lambda _: reply(2))
     ChatJudge(lambda: model).judge([Claim("x", "A", GRASS, SNOW), Claim("x", "B", SNOW, GRASS)])
-    assert question(model.asked[0]) == question(model.asked[1])
-    asked = question(model.asked[0])
-    assert asked.index(json.dumps(GRASS)) < asked.index(json.dumps(SNOW))
+    assert question(model.requests[0]) == question(model.requests[1])
+    text = question(model.requests[0])
+    assert text.index(json.dumps(GRASS)) < text.index(json.dumps(SNOW))
 
 
-def test_a_hypothesis_fills_no_place_of_the_prompt() -> None:
+def test_placeholders_in_a_hypothesis_are_not_filled() -> None:
     model = Scripted(lambda _: reply(2))
     ChatJudge(lambda: model).judge([Claim('{own} "quoted"', "A", "{claim}", "b")])
-    asked = question(model.asked[0])
-    assert json.dumps('{own} "quoted"') in asked
-    assert '"{claim}"' in asked
+    text = question(model.requests[0])
+    assert json.dumps('{own} "quoted"') in text
+    assert '"{claim}"' in text
 
 
-def test_samples_are_put_to_a_majority() -> None:
+def test_samples_are_decided_by_majority() -> None:
     votes = {0: 2, 1: 0, 2: 2, 3: 2, 4: 1}
     model = Scripted(lambda r: reply(votes[r.sample], f"sample {r.sample}"))
     (verdict,) = ChatJudge(lambda: model, samples=5).judge([Claim("x", "A", "a", "b")])
     assert verdict == Verdict(1.0, "sample 0")
-    assert [r.sample for r in model.asked] == [0, 1, 2, 3, 4]
+    assert [r.sample for r in model.requests] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
@@ -387,22 +391,20 @@ def test_samples_are_put_to_a_majority() -> None:
     ],
     ids=str,
 )
-def test_a_majority_is_of_all_that_were_asked(
-    votes: Sequence[int | None], score: float | None
-) -> None:
+def test_a_majority_counts_failed_samples(votes: Sequence[int | None], score: float | None) -> None:
     verdict = majority([Failure("lost", "http") if v is None else reply(v) for v in votes])
     assert verdict.score == score
     assert verdict.reason
 
 
-def test_a_judge_without_a_model_or_samples_says_so() -> None:
+def test_a_judge_without_a_model_or_samples_raises() -> None:
     with pytest.raises(InputError, match="chat model"):
         ChatJudge()
     with pytest.raises(InputError, match="1 sample"):
         ChatJudge(lambda: Scripted(lambda _: reply(2)), samples=0)
 
 
-def test_what_changes_a_verdict_is_in_the_identity() -> None:
+def test_the_identity_holds_all_that_affects_a_verdict() -> None:
     model = Scripted(lambda _: reply(2))
     one, three = (ChatJudge(lambda: model, samples=n).identity for n in (1, 3))
     assert one != three
@@ -410,21 +412,21 @@ def test_what_changes_a_verdict_is_in_the_identity() -> None:
     assert one["prompt"] == "judge-rubric@1"
 
 
-def test_a_backend_that_loses_a_reply_shifts_no_verdict() -> None:
+def test_a_missing_reply_raises() -> None:
     class Losing(Scripted):
         def answer(
             self, requests: Sequence[Request], progress: bool = False
         ) -> list[Reply | Failure]:
             return super().answer(requests[1:])
 
-    with pytest.raises(InputError, match="expected 2 replies"):
+    with pytest.raises(InputError, match="Expected 2 replies"):
         ChatJudge(lambda: Losing(lambda _: reply(2))).judge(
             [Claim("x", "A", "a", "b"), Claim("y", "A", "a", "b")]
         )
 
 
-def test_nothing_to_judge_asks_nothing() -> None:
+def test_no_claims_need_no_requests() -> None:
     model = Scripted(lambda _: reply(2))
     assert ChatJudge(lambda: model).judge([]) == []
     assert WorldJudge().judge([]) == []
-    assert model.asked == []
+    assert model.requests == []

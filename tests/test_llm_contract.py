@@ -1,4 +1,4 @@
-"""What every chat model promises, asked of every one."""
+"""The contract of all chat models."""
 
 import inspect
 import json
@@ -26,12 +26,12 @@ NAMES = ("scripted", "openai", "transformers", "cached", "budgeted", "both")
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # One token in two ends a reply: most are whole.
+    # One token in two ends a reply, so most replies are complete.
     return save_llama(tmp_path_factory.mktemp("llama"), ends=2)
 
 
-def line(text: str) -> str:
-    """Say something about a request that can be told from all others."""
+def reply_to(text: str) -> str:
+    """Returns a reply that identifies the request."""
     return "yes" if "choose" in text else f"re {text}"
 
 
@@ -46,9 +46,9 @@ def model(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
     def behave(call: Call) -> Any:
-        return says(line(call.text))
+        return says(reply_to(call.text))
 
-    scripted = ScriptedChat(lambda r: line(str(r.messages[-1].parts[0])), vision=False)
+    scripted = ScriptedChat(lambda r: reply_to(str(r.messages[-1].parts[0])), vision=False)
     with ChatServer(behave) as server, Cache(tmp_path / "cache") as cache:
         make: dict[str, Callable[[], ChatModel]] = {
             "scripted": lambda: scripted,
@@ -67,7 +67,7 @@ def ask(text: str, *more: str | Picture, **fields: Any) -> Request:
     return Request((Message("user", (text, *more)),), "test/1", **fields)
 
 
-def test_one_result_a_request_in_order(model: ChatModel) -> None:
+def test_one_result_per_request_in_order(model: ChatModel) -> None:
     requests = [ask(f"{n} " + "x" * (n % 4)) for n in range(14)]
     together = model.answer(requests)
     assert len(together) == len(requests)
@@ -84,7 +84,7 @@ def test_one_result_a_request_in_order(model: ChatModel) -> None:
     assert sum(isinstance(result, Reply) for result in together) >= 5
 
 
-def test_nothing_asked_is_nothing_answered(model: ChatModel) -> None:
+def test_no_requests_give_no_results(model: ChatModel) -> None:
     assert model.answer([]) == []
 
 
@@ -97,7 +97,7 @@ def test_probabilities_are_of_the_choices_and_sum_to_one(model: ChatModel) -> No
             assert sum(result.probabilities.values()) == pytest.approx(1.0)
 
 
-def test_data_that_does_not_fit_is_a_failure(model: ChatModel) -> None:
+def test_invalid_data_is_a_failure(model: ChatModel) -> None:
     for result in model.answer([ask(f"{n}", schema={"type": "integer"}) for n in range(3)]):
         assert isinstance(result, Failure)
         assert result.kind in ("parse", "empty", "length")
@@ -106,12 +106,12 @@ def test_data_that_does_not_fit_is_a_failure(model: ChatModel) -> None:
 @pytest.mark.parametrize(
     ("request_", "match"),
     [
-        (ask("a", Picture(b"1")), "reads no pictures"),
+        (ask("a", Picture(b"1")), "model has no vision"),
         (Request((), "test/1"), "an empty one"),
         (Request((Message("user", ()),), "test/1"), "an empty one"),
-        (Request((Message("robot", ("a",)),), "test/1"), "expected the role"),
+        (Request((Message("robot", ("a",)),), "test/1"), "Expected the role"),
         (ask("a", schema={"type": "integer"}, choices=("a", "b")), "got both"),
-        (ask("a", schema={"type": "whole"}), "expected a JSON schema"),
+        (ask("a", schema={"type": "whole"}), "Expected a JSON schema"),
         (ask("a", choices=("a",)), "two or more different choices"),
         (ask("a", choices=("a", "A ")), "two or more different choices"),
         (ask("a", max_tokens=0), "max_tokens"),
@@ -130,12 +130,12 @@ def test_data_that_does_not_fit_is_a_failure(model: ChatModel) -> None:
         "temperature",
     ],
 )
-def test_what_cannot_be_answered_is_said_before_anything_is_asked(
+def test_invalid_requests_raise_before_the_first_call(
     model: ChatModel, request_: Request, match: str
 ) -> None:
     with pytest.raises(InputError, match=match) as caught:
         model.answer([ask("first"), request_])
-    assert str(caught.value).startswith("expected ")
+    assert str(caught.value).startswith("Expected ")
     inner: Any = model
     while hasattr(inner, "model") and not isinstance(inner.model, str):
         inner = inner.model
@@ -143,15 +143,15 @@ def test_what_cannot_be_answered_is_said_before_anything_is_asked(
         assert inner.requests == []
 
 
-def test_the_identity_is_json_and_holds_no_key(model: ChatModel) -> None:
+def test_the_identity_is_json_without_api_key(model: ChatModel) -> None:
     text = json.dumps(dict(model.identity))
     assert '"backend"' in text
     assert KEY not in text
     assert KEY not in repr(model)
-    assert model.sees is False
+    assert model.has_vision is False
 
 
-def test_progress_is_on_stderr_and_only_when_asked_for(
+def test_progress_is_on_stderr_and_only_when_requested(
     model: ChatModel, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model.answer([ask("warm")])
@@ -165,17 +165,17 @@ def test_progress_is_on_stderr_and_only_when_asked_for(
 
 
 @pytest.mark.parametrize("name", registry.names("llm"))
-def test_backends_take_settings_that_mean_nothing_to_them(name: str) -> None:
+def test_backends_ignore_unknown_settings(name: str) -> None:
     backend = registry.load("llm", name)
     names = inspect.signature(backend).parameters
     assert any(p.kind is p.VAR_KEYWORD for p in names.values())
     assert {"scripted", "openai", "transformers"} <= set(registry.names("llm"))
 
 
-# The script itself.
+# ScriptedChat.
 
 
-def test_a_script_is_read_line_by_line_and_ends() -> None:
+def test_scripted_replies_are_used_in_order_and_run_out() -> None:
     script = ScriptedChat(["one", Failure("refused", "refusal"), "three"])
     assert [getattr(r, "text", None) for r in script.answer([ask("a"), ask("b")])] == ["one", None]
     assert [getattr(r, "text", None) for r in script.answer([ask("c")])] == ["three"]
@@ -184,7 +184,7 @@ def test_a_script_is_read_line_by_line_and_ends() -> None:
     assert [str(r.messages[0].parts[0]) for r in script.requests] == ["a", "b", "c", "d"]
 
 
-def test_a_script_is_checked_like_a_model() -> None:
+def test_scripted_replies_are_validated_like_those_of_a_model() -> None:
     schema = {"type": "object", "required": ["a"]}
     script = ScriptedChat(['{"a": 1}', '{"b": 1}', "", "maybe", OSError("on purpose")])
     good, wrong, empty = script.answer([ask(str(n), schema=schema) for n in range(3)])
@@ -197,6 +197,6 @@ def test_a_script_is_checked_like_a_model() -> None:
         script.answer([ask("x")])
 
 
-def test_scripts_of_other_texts_have_other_identities() -> None:
+def test_different_scripts_have_different_identities() -> None:
     assert ScriptedChat(["a"]).identity != ScriptedChat(["b"]).identity
     assert ScriptedChat(["a"]).identity == ScriptedChat(["a"]).identity

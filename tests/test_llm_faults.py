@@ -1,4 +1,4 @@
-"""Five hundred questions to a server on a bad day: nothing lost, nothing invented, all counted."""
+"""Five hundred requests to an unreliable server: no reply is lost or invented, all are counted."""
 
 import logging
 import threading
@@ -22,9 +22,9 @@ SCHEMA = {
     "additionalProperties": False,
 }
 
-# What happens to question n is decided by n alone: one of these every 25 questions, the first half
-# once and then no more, the others always; the rest are answered at once.
-PASSING = {
+# The behaviour for question n depends on n modulo 25: transient faults occur once per question,
+# permanent ones on every call; all other questions are answered at once.
+TRANSIENT = {
     1: error(429, "slow down", retry_after="0.02"),
     2: error(500, "oops"),
     3: error(503, "overloaded"),
@@ -32,7 +32,7 @@ PASSING = {
     5: says("I would rather talk about something else."),
     6: says('{"n": "a word"}'),
 }
-LASTING = {
+PERMANENT = {
     11: (error(500, "broken"), "http"),
     12: (Answer(b'{"choices": [{"message": {"content": "{\\"n\\": 7'), "http"),
     13: (says(None, refusal="I cannot help with that."), "refusal"),
@@ -43,20 +43,20 @@ LASTING = {
     18: (says('{"n": 1}', finish="content_filter"), "refusal"),
     19: (error(400, "this input is broken"), "http"),
 }
-# Once each: they cost a wait.
+# Once each, since each of them takes time.
 RARE = {137: "timeout", 262: "connection", 387: "slow start", 412: "hiccup"}
 
 
 def number(call: Call) -> int:
-    """Find which question a call asks; corrections and instructions come after it."""
+    """Returns the number of the question; corrections and instructions come after it."""
     return int(call.text.split()[1])
 
 
-class BadDay:
-    """Misbehaves by what is asked, and by how often it has been asked."""
+class UnreliableServer:
+    """A server whose faults depend on the question and on the number of attempts."""
 
     def __init__(self) -> None:
-        self._asked: Counter[int] = Counter()
+        self._attempts: Counter[int] = Counter()
         self._lock = threading.Lock()
 
     def __call__(self, call: Call) -> Answer:
@@ -65,9 +65,9 @@ class BadDay:
             return error(400, message, param="temperature")
         n = number(call)
         with self._lock:
-            self._asked[n] += 1
-            attempt = self._asked[n]
-        good = good_day(call)
+            self._attempts[n] += 1
+            attempt = self._attempts[n]
+        good = answer_all(call)
         match RARE.get(n):
             case "timeout":
                 return Answer(wait=20.0)
@@ -77,20 +77,20 @@ class BadDay:
                 return good if attempt > 1 else Answer(wait=20.0)
             case "hiccup":
                 return good if attempt > 2 else Answer(reset=True)
-        if n % 25 in LASTING:
-            return LASTING[n % 25][0]
-        return PASSING[n % 25] if n % 25 in PASSING and attempt == 1 else good
+        if n % 25 in PERMANENT:
+            return PERMANENT[n % 25][0]
+        return TRANSIENT[n % 25] if n % 25 in TRANSIENT and attempt == 1 else good
 
 
-def good_day(call: Call) -> Answer:
+def answer_all(call: Call) -> Answer:
     return says(f'{{"n": {number(call)}}}', tokens=(100, 5))
 
 
 def expected_kind(n: int) -> str | None:
-    """Return how question n fails, or None."""
+    """Returns the expected kind of failure of question n, or None."""
     if n in RARE:
         return RARE[n] if RARE[n] in ("timeout", "connection") else None
-    return LASTING[n % 25][1] if n % 25 in LASTING else None
+    return PERMANENT[n % 25][1] if n % 25 in PERMANENT else None
 
 
 def test_no_reply_is_lost_and_none_is_invented(
@@ -110,7 +110,7 @@ def test_no_reply_is_lost_and_none_is_invented(
     failing = {n for n in range(N) if expected_kind(n)}
     price = Price(prompt=10.0, completion=100.0)
 
-    with ChatServer(BadDay()) as server:
+    with ChatServer(UnreliableServer()) as server:
 
         def run() -> tuple[list[Reply | Failure], Ledger, int]:
             before = len(server.calls)
@@ -134,15 +134,15 @@ def test_no_reply_is_lost_and_none_is_invented(
         assert spent.calls == N
         assert spent.replies == N - len(failing)
         assert spent.failures == Counter(expected_kind(n) for n in failing)
-        # What was billed is what was counted, for failures as for replies, and at its price.
+        # The ledger agrees with the usage of the results, failures included.
         billed = [c for c in first if c.usage.prompt_tokens]
         assert spent.prompt_tokens == sum(c.usage.prompt_tokens for c in billed)
         assert spent.cost == pytest.approx(
-            price.of(spent.prompt_tokens, spent.completion_tokens), rel=1e-9
+            price.cost_of(spent.prompt_tokens, spent.completion_tokens), rel=1e-9
         )
 
-        # A good day: the failures, and nothing else, are paid for.
-        server.behave = good_day
+        # With a reliable server, only the failed requests are sent again.
+        server.behave = answer_all
         second, spent, calls = run()
         assert calls == spent.calls == spent.replies == len(failing)
         assert spent.prompt_tokens == 100 * len(failing)
@@ -151,7 +151,7 @@ def test_no_reply_is_lost_and_none_is_invented(
             n not in failing for n in range(N)
         ]
 
-        # And then nothing is.
+        # A third run needs no call.
         third, spent, calls = run()
         assert (calls, spent.calls, spent.cost, spent.cached) == (0, 0, 0.0, N)
         assert [r.data for r in third if isinstance(r, Reply)] == [{"n": n} for n in range(N)]

@@ -1,4 +1,4 @@
-"""The client against a server that misbehaves in every way that servers do."""
+"""The OpenAI client against servers with all kinds of faults."""
 
 import logging
 import pickle
@@ -38,12 +38,12 @@ def chat(server: ChatServer, **fields: Any) -> OpenAIChat:
 
 
 def only(behave: Behave, request: Request | None = None, **fields: Any) -> tuple[Any, list[Call]]:
-    """Ask one question; returns the result and the calls that it took."""
+    """Sends one request; returns the result and the calls it needed."""
     with ChatServer(behave) as server:
         return chat(server, **fields).answer([request or ask()])[0], server.calls
 
 
-def test_a_whole_answer() -> None:
+def test_a_complete_reply() -> None:
     result, calls = only(lambda _: says("hi there"))
     assert result == Reply(
         text="hi there",
@@ -53,11 +53,11 @@ def test_a_whole_answer() -> None:
         usage=Usage(10, 2),
     )
     assert [call.path for call in calls] == ["/v1/chat/completions"]
-    # Nothing is sent that was not asked for: reasoning models refuse even the defaults.
+    # No defaults are sent, since reasoning models reject even those.
     assert set(calls[0].body) == {"model", "messages"}
 
 
-def test_everything_that_is_asked_for_is_sent() -> None:
+def test_all_fields_of_a_request_are_sent() -> None:
     request = Request(
         (Message("system", ("Be brief.",)), Message("user", ("What?", PNG))),
         "test/1",
@@ -100,7 +100,7 @@ def test_everything_that_is_asked_for_is_sent() -> None:
     ],
     ids=["429", "500", "503", "reset", "cut-on-the-wire", "cut-json", "html"],
 )
-def test_what_passes_is_waited_for(first: Answer, tries: int) -> None:
+def test_transient_errors_are_retried(first: Answer, tries: int) -> None:
     result, calls = only(lambda call: first if call.attempt == 1 else says("at last"))
     assert isinstance(result, Reply)
     assert result.text == "at last"
@@ -131,14 +131,14 @@ def test_what_passes_is_waited_for(first: Answer, tries: int) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_what_stays_is_a_failure(answer: Answer, kind: str, tries: int) -> None:
+def test_permanent_errors_are_failures(answer: Answer, kind: str, tries: int) -> None:
     result, calls = only(lambda _: answer)
     assert isinstance(result, Failure), result
     assert (result.kind, len(calls)) == (kind, tries)
     assert result.reason
 
 
-def test_silence_and_resets_are_failures_in_the_end() -> None:
+def test_timeouts_and_resets_are_failures_after_all_retries() -> None:
     def behave(call: Call) -> Answer:
         return Answer(reset=True) if "reset" in call.text else Answer(wait=2.0)
 
@@ -151,7 +151,7 @@ def test_silence_and_resets_are_failures_in_the_end() -> None:
     ]
 
 
-def test_a_failure_tells_what_it_cost() -> None:
+def test_a_failure_reports_its_usage() -> None:
     result, _ = only(lambda _: says("x", finish="length", tokens=(30, 8)))
     assert result.usage == Usage(30, 8)
     assert "8 tokens" in result.reason
@@ -174,24 +174,24 @@ def test_a_failure_tells_what_it_cost() -> None:
     ],
     ids=["401", "403", "404", "400-model", "context", "blind", "blind-500"],
 )
-def test_what_can_never_work_is_one_clear_sentence(
+def test_errors_of_all_requests_raise_one_clear_sentence(
     answer: Answer, request_: Request, match: str
 ) -> None:
     with pytest.raises(InputError, match=match) as caught:
         only(lambda _: answer, request_)
-    assert str(caught.value).startswith("expected ")
+    assert str(caught.value).startswith("Expected ")
     assert "\n" not in str(caught.value)
 
 
-def test_a_server_that_is_not_there_is_said_at_once() -> None:
+def test_an_unreachable_server_raises_at_once() -> None:
     with ChatServer(lambda _: says("x")) as server:
         url = server.url
     model = OpenAIChat("m", base_url=url, max_retries=0)
-    with pytest.raises(InputError, match=r"expected a server at http://127\.0\.0\.1"):
+    with pytest.raises(InputError, match=r"Expected a server at http://127\.0\.0\.1"):
         model.answer([ask(str(n)) for n in range(50)])
 
 
-def test_a_server_that_goes_away_is_not_asked_for_ever() -> None:
+def test_calls_stop_after_the_server_is_lost() -> None:
     def behave(call: Call) -> Answer:
         return says("x") if call.text == "0" else Answer(reset=True)
 
@@ -205,7 +205,7 @@ def test_a_server_that_goes_away_is_not_asked_for_ever() -> None:
     ] * 49
 
 
-def test_an_account_without_money_stops_the_run_and_keeps_what_there_is() -> None:
+def test_an_exhausted_account_stops_the_run_and_keeps_earlier_replies() -> None:
     def behave(call: Call) -> Answer:
         broke = int(call.text) >= 5
         return error(429, "You exceeded your quota", "insufficient_quota") if broke else says("x")
@@ -217,11 +217,11 @@ def test_an_account_without_money_stops_the_run_and_keeps_what_there_is() -> Non
     assert {result.kind for result in results[5:] if isinstance(result, Failure)} == {"budget"}
 
 
-# What an endpoint does not understand.
+# Unsupported parameters.
 
 
-def refusing(name: str, message: str, param: str | None = None) -> Behave:
-    """Refuse every call that has a parameter."""
+def reject_parameter(name: str, message: str, param: str | None = None) -> Behave:
+    """Returns a behaviour that rejects every call with the parameter."""
 
     def behave(call: Call) -> Answer:
         return error(400, message, param=param) if name in call.body else says('{"n": 1}')
@@ -233,30 +233,36 @@ def refusing(name: str, message: str, param: str | None = None) -> Behave:
     ("behave", "request_", "gone"),
     [
         (
-            refusing("temperature", "Unsupported value: only 1 is supported", "temperature"),
+            reject_parameter(
+                "temperature", "Unsupported value: only 1 is supported", "temperature"
+            ),
             ask("{}", temperature=0.0),
             "temperature",
         ),
         (
-            refusing("temperature", "`temperature` is deprecated for this model"),
+            reject_parameter("temperature", "`temperature` is deprecated for this model"),
             ask("{}", temperature=0.0),
             "temperature",
         ),
-        (refusing("seed", "body.seed: extra fields not permitted"), ask("{}", seed=1), "seed"),
         (
-            refusing("max_tokens", "Use 'max_completion_tokens' instead.", "max_tokens"),
+            reject_parameter("seed", "body.seed: extra fields not permitted"),
+            ask("{}", seed=1),
+            "seed",
+        ),
+        (
+            reject_parameter("max_tokens", "Use 'max_completion_tokens' instead.", "max_tokens"),
             ask("{}", max_tokens=9),
             "max_tokens",
         ),
         (
-            refusing("response_format", "response_format json_schema is not available"),
+            reject_parameter("response_format", "response_format json_schema is not available"),
             ask("{}", schema=SCHEMA),
             "response_format",
         ),
     ],
     ids=["temperature", "temperature-in-text", "seed", "max_tokens", "response_format"],
 )
-def test_a_refused_parameter_is_dropped_and_that_is_remembered(
+def test_a_rejected_parameter_is_dropped_from_all_later_calls(
     behave: Behave, request_: Request, gone: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with ChatServer(behave) as server, caplog.at_level(logging.WARNING, "visdiff"):
@@ -273,11 +279,11 @@ def test_a_refused_parameter_is_dropped_and_that_is_remembered(
             # Renamed rather than dropped: it limits what a reply can cost.
             assert server.calls[-1].body["max_completion_tokens"] == 9
         else:
-            assert model.left_out
+            assert model.unsupported
             assert len(caplog.records) >= 1
 
 
-def test_several_refused_parameters_are_learned_in_one_request() -> None:
+def test_several_rejected_parameters_are_dropped_within_one_request() -> None:
     def behave(call: Call) -> Answer:
         for name in ("temperature", "seed", "logprobs", "max_tokens"):
             if name in call.body:
@@ -291,8 +297,8 @@ def test_several_refused_parameters_are_learned_in_one_request() -> None:
     assert len(calls) == 5
 
 
-def test_a_value_that_is_refused_is_no_reason_to_send_none() -> None:
-    # Without the limit, a reply could cost anything.
+def test_a_rejected_value_of_max_tokens_does_not_drop_it() -> None:
+    # Without the limit, the cost of a reply is unbounded.
     message = "max_tokens is too large: 90. This model supports at most 16 completion tokens"
     result, calls = only(lambda _: error(400, message, param="max_tokens"), ask(max_tokens=90))
     assert result.kind == "http"
@@ -300,17 +306,19 @@ def test_a_value_that_is_refused_is_no_reason_to_send_none() -> None:
     assert all("max_tokens" in call.body for call in calls)
 
 
-def test_many_threads_learn_the_same_thing_once() -> None:
-    with ChatServer(refusing("temperature", "no temperature here", "temperature")) as server:
+def test_threads_share_the_detected_capabilities() -> None:
+    with ChatServer(
+        reject_parameter("temperature", "no temperature here", "temperature")
+    ) as server:
         results = chat(server, concurrency=4).answer(
             [ask(f"{n}", temperature=0.0) for n in range(20)]
         )
         assert all(isinstance(result, Reply) for result in results)
-        # Only what was under way when the first was refused is sent twice.
+        # Only calls that were pending at the first rejection are sent twice.
         assert len(server.calls) <= 24
 
 
-def test_the_ladder_ends_with_words() -> None:
+def test_the_last_response_format_is_an_instruction() -> None:
     def behave(call: Call) -> Answer:
         if "response_format" in call.body:
             return error(400, "response_format: unknown field")
@@ -324,10 +332,10 @@ def test_the_ladder_ends_with_words() -> None:
     assert result.data == {"n": 4}
     assert styles == ["json_schema", "json_object", None]
     assert '"integer"' in server.calls[-1].text
-    assert model.left_out == ("json_schema", "json_object")
+    assert model.unsupported == ("json_schema", "json_object")
 
 
-def test_a_schema_that_the_endpoint_does_not_take_is_asked_for_in_words() -> None:
+def test_a_rejected_schema_falls_back_to_a_weaker_format() -> None:
     message = (
         "Invalid schema for response_format 'reply': In context=(), 'minItems' is not permitted"
     )
@@ -342,14 +350,14 @@ def test_a_schema_that_the_endpoint_does_not_take_is_asked_for_in_words() -> Non
     assert len(calls) == 2
 
 
-def test_a_schema_is_strict_where_it_can_be() -> None:
+def test_a_schema_is_strict_if_possible() -> None:
     _, calls = only(lambda _: says('{"n": 1}'), ask(schema=SCHEMA))
     assert calls[0].body["response_format"]["json_schema"]["strict"] is True
     _, calls = only(lambda _: says('{"n": 1}'), ask(schema={"type": "object"}))
     assert calls[0].body["response_format"]["json_schema"]["strict"] is False
 
 
-def test_a_model_that_ignores_the_format_is_told_in_words_from_then_on() -> None:
+def test_a_model_that_ignores_the_format_gets_an_instruction_from_then_on() -> None:
     def behave(call: Call) -> Answer:
         return says('{"n": 2}' if "JSON schema" in call.text else "There are two.")
 
@@ -358,7 +366,7 @@ def test_a_model_that_ignores_the_format_is_told_in_words_from_then_on() -> None
         (first,) = model.answer([ask("a", schema=SCHEMA)])
         assert isinstance(first, Reply)
         assert first.data == {"n": 2}
-        # Both calls were paid for.
+        # The usage is that of both calls.
         assert first.usage == Usage(20, 4)
         assert "There are two." in server.calls[1].text
         (second,) = model.answer([ask("b", schema=SCHEMA)])
@@ -367,7 +375,7 @@ def test_a_model_that_ignores_the_format_is_told_in_words_from_then_on() -> None
 
 
 @pytest.mark.parametrize("text", ["no idea", '{"n": "two"}', '{"n": 1} {"n": 2}', "null"])
-def test_a_wrong_answer_is_asked_for_once_more_and_then_a_failure(text: str) -> None:
+def test_an_invalid_reply_is_retried_once_and_then_a_failure(text: str) -> None:
     result, calls = only(lambda _: says(text), ask(schema=SCHEMA))
     assert (result.kind, len(calls), result.usage) == ("parse", 2, Usage(20, 4))
 
@@ -375,7 +383,7 @@ def test_a_wrong_answer_is_asked_for_once_more_and_then_a_failure(text: str) -> 
 # Choices.
 
 
-def test_choices_are_graded_by_the_alternatives_of_the_first_token() -> None:
+def test_choices_are_scored_by_the_alternatives_of_the_first_token() -> None:
     logprobs = alternatives(**{" Yes": 0.5, "yes": 0.1, "No": 0.2, "Maybe": 0.15})
     result, calls = only(lambda _: says("Yes", logprobs=logprobs), ask(choices=("yes", "no")))
     assert result.text == "yes"
@@ -392,12 +400,14 @@ def test_choices_are_graded_by_the_alternatives_of_the_first_token() -> None:
     ],
     ids=["none", "mostly-neither", "beginning-of-two"],
 )
-def test_choices_are_not_graded_by_guesses(logprobs: Any, choices: tuple[str, ...]) -> None:
+def test_ambiguous_alternatives_give_no_probabilities(
+    logprobs: Any, choices: tuple[str, ...]
+) -> None:
     result, _ = only(lambda _: says("no", logprobs=logprobs), ask(choices=choices))
     assert (result.text, result.probabilities) == ("no", {})
 
 
-def test_fewer_alternatives_where_there_is_a_limit() -> None:
+def test_fewer_alternatives_are_requested_after_a_limit() -> None:
     def behave(call: Call) -> Answer:
         if call.body.get("top_logprobs", 0) > 5:
             return error(
@@ -410,14 +420,14 @@ def test_fewer_alternatives_where_there_is_a_limit() -> None:
     assert [call.body["top_logprobs"] for call in calls] == [20, 5]
 
 
-def test_an_outage_is_no_answer_to_a_yes_or_no_question() -> None:
+def test_an_error_text_is_not_a_choice() -> None:
     # The original scored its own error text, which has "no" in it, as a no.
     result, _ = only(lambda _: says("Cannot get response."), ask(choices=("yes", "no")))
     assert isinstance(result, Failure)
     assert result.kind == "parse"
 
 
-# Order, concurrency, stopping.
+# Order, concurrency, interruption.
 
 
 def test_order_is_kept_and_concurrency_is_bounded() -> None:
@@ -430,7 +440,7 @@ def test_order_is_kept_and_concurrency_is_bounded() -> None:
     assert [getattr(result, "text", None) for result in results] == [f"re {n}" for n in range(24)]
 
 
-def test_what_was_answered_before_an_error_is_given_first() -> None:
+def test_replies_before_an_error_are_yielded_first() -> None:
     def behave(call: Call) -> Answer:
         return error(401, "key revoked") if call.text == "6" else says("x")
 
@@ -440,11 +450,11 @@ def test_what_was_answered_before_an_error_is_given_first() -> None:
             assert isinstance(result, Reply)
             got.append(index)
     assert {0, 1, 2, 3, 4, 5} <= set(got)
-    # Nothing that was answered is dropped, and the rest is not asked.
+    # No reply is dropped, and the remaining requests are not sent.
     assert len(got) == len(server.calls) - 1 < 30
 
 
-def test_ctrl_c_waits_for_the_calls_under_way_and_gives_their_replies() -> None:
+def test_ctrl_c_waits_for_pending_calls_and_yields_their_replies() -> None:
     release = threading.Event()
 
     def behave(call: Call) -> Answer:
@@ -466,12 +476,12 @@ def test_ctrl_c_waits_for_the_calls_under_way_and_gives_their_replies() -> None:
     assert sorted(got) == [0, 1, 2]
 
 
-# Keys.
+# API keys.
 
 KEY = "verysecret123"
 
 
-def test_no_key_for_openai_is_said_before_any_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_for_openai_raises_before_any_call(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="set OPENAI_API_KEY"):
         OpenAIChat("gpt-4").answer([ask()])
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -485,7 +495,7 @@ def test_a_local_server_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(result, Reply)
 
 
-def test_the_key_is_sent_and_shown_nowhere(
+def test_the_key_is_sent_and_never_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -501,18 +511,18 @@ def test_the_key_is_sent_and_shown_nowhere(
         with pytest.raises(InputError) as caught:
             model.answer([ask("wrong")])
     assert caught.value.__cause__ is None
-    shown = [repr(model), str(model.identity), repr(failure), str(caught.value), caplog.text]
-    assert not any(secret in text for text in shown for secret in (KEY, "sk-other", "verysecret"))
+    outputs = [repr(model), str(model.identity), repr(failure), str(caught.value), caplog.text]
+    assert not any(secret in text for text in outputs for secret in (KEY, "sk-other", "verysecret"))
     assert KEY.encode() not in pickle.dumps(model)
 
 
-def test_secrets_in_an_address_are_not_shown() -> None:
+def test_secrets_in_the_base_url_are_not_logged() -> None:
     model = OpenAIChat("m", base_url="https://user:hidden@host:81/v1?key=hidden")
     assert model.identity["endpoint"] == "https://host:81/v1"
     assert "hidden" not in repr(model)
 
 
-def test_the_identity_names_the_endpoint_and_nothing_that_changes_no_answer() -> None:
+def test_the_identity_holds_only_what_affects_replies() -> None:
     one = OpenAIChat("m", base_url="http://localhost:1/v1/", concurrency=1, timeout=3)
     two = OpenAIChat("m", base_url="http://localhost:1/v1", concurrency=9, max_retries=0)
     assert one.identity == two.identity
@@ -531,13 +541,13 @@ def test_the_identity_names_the_endpoint_and_nothing_that_changes_no_answer() ->
     ],
     ids=str,
 )
-def test_settings_that_cannot_be_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="expected"):
+def test_invalid_settings_raise(fields: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="Expected"):
         OpenAIChat(**{"model": "m", "base_url": "http://localhost/v1", **fields})
 
 
-def test_pictures_for_a_model_that_does_not_see_are_refused_before_any_call() -> None:
+def test_pictures_for_a_model_without_vision_raise_before_any_call() -> None:
     with ChatServer(lambda _: says("x")) as server:
-        with pytest.raises(InputError, match="reads no pictures"):
+        with pytest.raises(InputError, match="model has no vision"):
             chat(server, vision=False).answer([ask("a"), ask("b", PNG)])
         assert server.calls == []

@@ -1,4 +1,4 @@
-"""What counts as an answer: JSON that fits, one of the choices, and nothing that only looks so."""
+"""Validation of replies against schemas and choices."""
 
 import json
 from typing import Any
@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from visdiff.errors import InputError
 from visdiff.llm import Message, Request
-from visdiff.llm.structured import UnfitError, fitted, is_strict, spoken, validator
+from visdiff.llm.structured import (
+    InvalidReplyError,
+    is_strict,
+    strip_reasoning,
+    validate_reply,
+    validator,
+)
 
 VERDICT = {
     "type": "object",
@@ -22,7 +28,7 @@ VERDICT = {
 }
 
 
-def asked(schema: Any = None, choices: tuple[str, ...] = ()) -> Request:
+def make_request(schema: Any = None, choices: tuple[str, ...] = ()) -> Request:
     return Request((Message("user", ("?",)),), "test/1", schema=schema, choices=choices)
 
 
@@ -72,14 +78,12 @@ def asked(schema: Any = None, choices: tuple[str, ...] = ()) -> Request:
     ],
     ids=lambda value: None if not isinstance(value, dict) else json.dumps(value)[:40],
 )
-def test_a_schema_takes_what_fits_and_nothing_else(
-    schema: Any, good: list[Any], bad: list[Any]
-) -> None:
+def test_a_schema_accepts_valid_values_only(schema: Any, good: list[Any], bad: list[Any]) -> None:
     for value in good:
-        assert fitted(asked(schema), json.dumps(value))[1] == value
+        assert validate_reply(make_request(schema), json.dumps(value))[1] == value
     for value in bad:
-        with pytest.raises(UnfitError):
-            fitted(asked(schema), json.dumps(value))
+        with pytest.raises(InvalidReplyError):
+            validate_reply(make_request(schema), json.dumps(value))
 
 
 @pytest.mark.parametrize(
@@ -97,12 +101,12 @@ def test_a_schema_takes_what_fits_and_nothing_else(
     ],
     ids=json.dumps,
 )
-def test_what_cannot_be_checked_is_refused_rather_than_ignored(schema: Any) -> None:
-    with pytest.raises(InputError, match="expected a JSON schema"):
+def test_unsupported_schemas_raise(schema: Any) -> None:
+    with pytest.raises(InputError, match="Expected a JSON schema"):
         validator(schema)
 
 
-def test_pydantic_writes_schemas_that_are_understood() -> None:
+def test_schemas_written_by_pydantic_are_supported() -> None:
     from pydantic import BaseModel, Field
 
     class Part(BaseModel):
@@ -114,9 +118,9 @@ def test_pydantic_writes_schemas_that_are_understood() -> None:
 
     schema = Whole.model_json_schema()
     good = {"parts": [{"text": "a", "score": 1.5}, {"text": "b"}]}
-    assert fitted(asked(schema), json.dumps(good))[1] == good
-    with pytest.raises(UnfitError, match=r"at parts\.0\.text"):
-        fitted(asked(schema), '{"parts": [{"text": 3}]}')
+    assert validate_reply(make_request(schema), json.dumps(good))[1] == good
+    with pytest.raises(InvalidReplyError, match=r"at parts\.0\.text"):
+        validate_reply(make_request(schema), '{"parts": [{"text": 3}]}')
 
 
 GOOD = {"score": 2, "why": 'a "quoted" {brace}'}
@@ -135,8 +139,11 @@ GOOD = {"score": 2, "why": 'a "quoted" {brace}'}
         "Let me think.</think>\n{}",
     ],
 )
-def test_the_answer_is_found_in_what_is_written_around_it(text: str) -> None:
-    assert fitted(asked(VERDICT), spoken(text.format(json.dumps(GOOD))))[1] == GOOD
+def test_the_json_value_is_found_within_other_text(text: str) -> None:
+    assert (
+        validate_reply(make_request(VERDICT), strip_reasoning(text.format(json.dumps(GOOD))))[1]
+        == GOOD
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,37 +165,37 @@ def test_the_answer_is_found_in_what_is_written_around_it(text: str) -> None:
     ],
     ids=lambda text: text[:40],
 )
-def test_what_is_no_answer_is_none(text: str) -> None:
-    with pytest.raises(UnfitError):
-        fitted(asked(VERDICT), text)
+def test_text_without_a_valid_value_raises(text: str) -> None:
+    with pytest.raises(InvalidReplyError):
+        validate_reply(make_request(VERDICT), text)
 
 
-def test_numbers_that_no_file_can_hold_are_refused_under_any_schema() -> None:
-    with pytest.raises(UnfitError):
-        fitted(asked({}), "[1e999]")
+def test_infinite_numbers_raise_under_any_schema() -> None:
+    with pytest.raises(InvalidReplyError):
+        validate_reply(make_request({}), "[1e999]")
 
 
 @settings(max_examples=50)
 @given(st.text(max_size=80))
-def test_no_text_breaks_the_search(text: str) -> None:
-    for request in (asked(VERDICT), asked(choices=("yes", "no"))):
+def test_any_text_is_validated_or_raises(text: str) -> None:
+    for request in (make_request(VERDICT), make_request(choices=("yes", "no"))):
         try:
-            said, data = fitted(request, spoken(text))
-        except UnfitError:
+            reply, data = validate_reply(request, strip_reasoning(text))
+        except InvalidReplyError:
             continue
-        assert said in ("yes", "no") or set(data) == {"score", "why"}
+        assert reply in ("yes", "no") or set(data) == {"score", "why"}
 
 
 @settings(max_examples=50)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=9))
-def test_any_json_comes_back_as_it_was(value: Any) -> None:
+def test_any_json_value_is_returned_unchanged(value: Any) -> None:
     if isinstance(value, str) and any(0xD800 <= ord(c) <= 0xDFFF for c in value):
         return
-    assert fitted(asked({}), json.dumps(value))[1] == value
+    assert validate_reply(make_request({}), json.dumps(value))[1] == value
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"),
+    ("text", "choice"),
     [
         ("yes", "Yes"),
         (" Yes. ", "Yes"),
@@ -197,26 +204,26 @@ def test_any_json_comes_back_as_it_was(value: Any) -> None:
         ("No!", "no"),
     ],
 )
-def test_a_choice_may_be_dressed_up(text: str, meant: str) -> None:
-    assert fitted(asked(choices=("Yes", "no", "not sure")), text) == (meant, None)
+def test_a_choice_may_have_quotes_and_punctuation(text: str, choice: str) -> None:
+    assert validate_reply(make_request(choices=("Yes", "no", "not sure")), text) == (choice, None)
 
 
 @pytest.mark.parametrize(
     "text",
     ["The eyes are brown", "Not sure", "unknown", "snow", "I cannot tell", "yes and no", "y", "."],
 )
-def test_a_choice_is_not_looked_for_inside_of_words(text: str) -> None:
-    with pytest.raises(UnfitError, match="none of the 2 choices"):
-        fitted(asked(choices=("yes", "no")), text)
+def test_a_choice_is_not_matched_within_a_longer_text(text: str) -> None:
+    with pytest.raises(InvalidReplyError, match="none of the 2 choices"):
+        validate_reply(make_request(choices=("yes", "no")), text)
 
 
-def test_thoughts_that_never_end_are_no_answer() -> None:
-    assert spoken("<think>so many ways to see this") == ""
-    assert spoken(" plain ") == "plain"
-    assert spoken("half a pair \ud83d").encode()
+def test_unfinished_reasoning_is_no_reply() -> None:
+    assert strip_reasoning("<think>so many ways to see this") == ""
+    assert strip_reasoning(" plain ") == "plain"
+    assert strip_reasoning("half a pair \ud83d").encode()
 
 
-def test_strict_mode_is_for_closed_objects() -> None:
+def test_strict_mode_requires_closed_objects() -> None:
     assert is_strict(VERDICT)
     assert not is_strict({"type": "object", "properties": {"a": {}}, "required": ["a"]})
     assert not is_strict({"type": "array", "items": {**VERDICT, "required": ["why"]}})

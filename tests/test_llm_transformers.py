@@ -1,4 +1,4 @@
-"""Chat checkpoints on this machine: real classes, with tiny weights that babble or recite."""
+"""Local chat checkpoints: real classes with tiny random or hand-written weights."""
 
 import io
 import json
@@ -26,8 +26,8 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required"
 CONTEXT = 640
 
 
-def spread(model: torch.nn.Module, seed: int) -> None:
-    """Make random weights large enough for prompts to matter."""
+def randomize(model: torch.nn.Module, seed: int) -> None:
+    """Sets random weights large enough for prompts to matter."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -36,7 +36,7 @@ def spread(model: torch.nn.Module, seed: int) -> None:
 
 
 def save_llama(folder: Path, template: str | None = TEMPLATE, ends: int = 5) -> Path:
-    """Save a language model that babbles; one token in ``ends`` ends its replies."""
+    """Saves a random language model; one token in ``ends`` ends its replies."""
     ensure_torchvision()
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -55,8 +55,8 @@ def save_llama(folder: Path, template: str | None = TEMPLATE, ends: int = 5) -> 
             pad_token_id=text.pad_token_id,
         )
     )
-    spread(model, 0)
-    # What a checkpoint brings along must not change what it says here.
+    randomize(model, 0)
+    # The generation settings of a checkpoint must not affect replies.
     model.generation_config.do_sample = True
     model.generation_config.temperature = 2.0
     model.generation_config.repetition_penalty = 3.0
@@ -66,10 +66,10 @@ def save_llama(folder: Path, template: str | None = TEMPLATE, ends: int = 5) -> 
 
 
 def save_parrot(folder: Path, answers: dict[str, str]) -> Path:
-    """Save a GPT-2 that, at the end of each given prompt, says the given answer.
+    """Saves a GPT-2 that continues each of the prompts with a fixed answer.
 
-    Its weights are written down rather than learned: every position says one token, whatever was
-    before it. Prompts therefore differ in length.
+    Each position predicts one token, whatever comes before it, so the prompts must differ in
+    length.
     """
     ensure_torchvision()
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -97,8 +97,8 @@ def save_parrot(folder: Path, answers: dict[str, str]) -> Path:
         model.transformer.wpe.weight.zero_()
         for prompt, answer in answers.items():
             start = len(text(prompt, add_special_tokens=False)["input_ids"]) - 1
-            said = [*text(answer, add_special_tokens=False)["input_ids"], text.eos_token_id]
-            for step, token in enumerate(said):
+            tokens = [*text(answer, add_special_tokens=False)["input_ids"], text.eos_token_id]
+            for step, token in enumerate(tokens):
                 model.transformer.wpe.weight[start + step] = 20 * names[token]
     model.save_pretrained(folder)
     text.save_pretrained(folder)
@@ -106,7 +106,7 @@ def save_parrot(folder: Path, answers: dict[str, str]) -> Path:
 
 
 def save_llava(folder: Path) -> Path:
-    """Save a LLaVA that babbles, and its processor."""
+    """Saves a random LLaVA and its processor."""
     ensure_torchvision()
     from transformers import (
         CLIPImageProcessor,
@@ -141,7 +141,7 @@ def save_llava(folder: Path) -> Path:
         image_token_index=text.convert_tokens_to_ids("<image>"),
     )
     model = LlavaForConditionalGeneration(config)
-    spread(model, 1)
+    randomize(model, 1)
     model.save_pretrained(folder)
     processor = LlavaProcessor(
         CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}),
@@ -179,8 +179,8 @@ def chat(folder: Path, **fields: Any) -> TransformersChat:
     return TransformersChat(**{"model": str(folder), "device": "cpu", **fields})
 
 
-def babble(folder: Path, request: Request) -> tuple[list[int], int]:
-    """Decode greedily, one token at a time and without any of the code under test."""
+def decode_greedily(folder: Path, request: Request) -> tuple[list[int], int]:
+    """Decodes greedily, one token at a time, without the code under test."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     text = AutoTokenizer.from_pretrained(folder)
@@ -188,39 +188,39 @@ def babble(folder: Path, request: Request) -> tuple[list[int], int]:
     ends = set(model.generation_config.eos_token_id)
     prompt = f"u:{request.messages[0].parts[0]};a:"
     ids = text(prompt, add_special_tokens=False)["input_ids"]
-    said: list[int] = []
+    tokens: list[int] = []
     with torch.no_grad():
-        while len(said) < (request.max_tokens or 40):
-            token = int(model(torch.tensor([ids + said])).logits[0, -1].argmax())
+        while len(tokens) < (request.max_tokens or 40):
+            token = int(model(torch.tensor([ids + tokens])).logits[0, -1].argmax())
             if token in ends:
-                return said, len(ids)
-            said.append(token)
-    return [*said, -1], len(ids)
+                return tokens, len(ids)
+            tokens.append(token)
+    return [*tokens, -1], len(ids)
 
 
-def test_greedy_decoding_is_that_of_the_weights_and_of_nothing_else(llama: Path) -> None:
+def test_greedy_decoding_depends_only_on_the_weights(llama: Path) -> None:
     requests = [ask(f"question {n}", max_tokens=40) for n in range(12)]
     results = chat(llama).answer(requests)
     text = tokenizer()
-    whole = 0
+    complete = 0
     for request, result in zip(requests, results, strict=True):
-        said, prompt = babble(llama, request)
-        spoken = text.decode(said, skip_special_tokens=True).strip()
-        if said[-1:] == [-1]:
+        tokens, prompt = decode_greedily(llama, request)
+        expected = text.decode(tokens, skip_special_tokens=True).strip()
+        if tokens[-1:] == [-1]:
             assert result == Failure("reply cut at 40 tokens", "length", Usage(prompt, 40))
-        elif not spoken:
+        elif not expected:
             assert isinstance(result, Failure)
             assert result.kind == "empty"
         else:
-            whole += 1
+            complete += 1
             assert isinstance(result, Reply)
-            assert (result.text, result.finish_reason) == (spoken, "stop")
-            assert result.usage == Usage(prompt, len(said) + 1)
-    assert whole >= 3
+            assert (result.text, result.finish_reason) == (expected, "stop")
+            assert result.usage == Usage(prompt, len(tokens) + 1)
+    assert complete >= 3
 
 
 @pytest.mark.parametrize("temperature", [None, 1.0])
-def test_an_answer_does_not_depend_on_its_batch(llama: Path, temperature: float | None) -> None:
+def test_a_reply_does_not_depend_on_its_batch(llama: Path, temperature: float | None) -> None:
     requests = [
         ask(
             "x" * (n % 3) + str(n),
@@ -236,7 +236,7 @@ def test_an_answer_does_not_depend_on_its_batch(llama: Path, temperature: float 
     assert together == alone[::-1]
 
 
-def test_samples_differ_and_come_again(llama: Path) -> None:
+def test_samples_differ_and_are_reproducible(llama: Path) -> None:
     state = torch.random.get_rng_state()
     requests = [ask("hello", max_tokens=30, temperature=1.0, sample=n) for n in range(8)]
     first = chat(llama).answer(requests)
@@ -247,21 +247,21 @@ def test_samples_differ_and_come_again(llama: Path) -> None:
 
 def test_samples_follow_the_probabilities(llama: Path) -> None:
     choices = ("cat", "dog")
-    (graded,) = chat(llama).answer([ask("which?", choices=choices)])
-    assert isinstance(graded, Reply)
+    (scored,) = chat(llama).answer([ask("which?", choices=choices)])
+    assert isinstance(scored, Reply)
     hot = 20.0
-    logit = math.log(graded.probabilities["cat"] / graded.probabilities["dog"]) / hot
+    logit = math.log(scored.probabilities["cat"] / scored.probabilities["dog"]) / hot
     n = 200
-    drawn = chat(llama).answer(
+    samples = chat(llama).answer(
         [ask("which?", choices=choices, temperature=2.0, sample=k) for k in range(n)]
     )
-    share = sum(r.text == "cat" for r in drawn if isinstance(r, Reply)) / n
+    share = sum(r.text == "cat" for r in samples if isinstance(r, Reply)) / n
     wanted = 1 / (1 + math.exp(-logit * hot / 2.0))
     assert share == pytest.approx(wanted, abs=4 * math.sqrt(0.25 / n))
 
 
 @pytest.mark.parametrize("choices", [("yes", "no"), ("n", "no"), ("a", "b", "c")], ids="-".join)
-def test_choices_are_graded_by_the_probability_of_all_their_tokens(
+def test_choices_are_scored_by_the_probability_of_all_their_tokens(
     llama: Path, choices: tuple[str, ...]
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -285,7 +285,7 @@ def test_choices_are_graded_by_the_probability_of_all_their_tokens(
             total += float(after(ids)[token])
             ids.append(token)
         if choices[0] == "n":
-            # "no" begins like it: that it ends there is part of what is said.
+            # "n" is a prefix of "no", so the probability of an end token counts.
             total += float(after(ids)[ends].logsumexp(-1))
         exact.append(math.exp(total))
     wanted = {c: p / sum(exact) for c, p in zip(choices, exact, strict=True)}
@@ -293,8 +293,8 @@ def test_choices_are_graded_by_the_probability_of_all_their_tokens(
     assert result.text == max(wanted, key=lambda choice: wanted[choice])
 
 
-def told(question: str) -> str:
-    """Write the prompt of a question with a schema as the template does."""
+def prompt_with_schema(question: str) -> str:
+    """Returns the formatted prompt of a question with a schema."""
     instruction = (
         "Reply with one JSON value that fits this JSON schema, and nothing else:\n"
         f"{json.dumps(SCHEMA)}"
@@ -302,37 +302,37 @@ def told(question: str) -> str:
     return f"u:{question}\n\n{instruction};a:"
 
 
-def test_a_schema_is_asked_for_in_words(tmp_path: Path) -> None:
-    folder = save_parrot(tmp_path, {told("how many?"): 'So: {"n": 12}'})
+def test_a_schema_is_described_in_the_prompt(tmp_path: Path) -> None:
+    folder = save_parrot(tmp_path, {prompt_with_schema("how many?"): 'So: {"n": 12}'})
     (result,) = chat(folder).answer([ask("how many?", schema=SCHEMA)])
     assert isinstance(result, Reply), result
     assert (result.data, result.text) == ({"n": 12}, 'So: {"n": 12}')
 
 
-def test_a_wrong_answer_is_shown_to_the_model_once(tmp_path: Path) -> None:
-    first = told("how many?")
+def test_an_invalid_reply_is_corrected_once(tmp_path: Path) -> None:
+    first = prompt_with_schema("how many?")
     reason = "JSON of another shape: at n: Input should be a valid integer"
-    instruction = told("").removeprefix("u:\n\n")
+    instruction = prompt_with_schema("").removeprefix("u:\n\n")
     second = f'u:how many?;a:{{"n": "x"}};u:That does not fit: {reason}. {instruction}'
     folder = save_parrot(tmp_path, {first: '{"n": "x"}', second: '{"n": 3}'})
     (result,) = chat(folder).answer([ask("how many?", schema=SCHEMA)])
     assert isinstance(result, Reply), result
     assert result.data == {"n": 3}
-    # Both rounds were computed.
+    # The usage is that of both calls.
     text = tokenizer()
     lengths = [len(text(p, add_special_tokens=False)["input_ids"]) for p in (first, second)]
     assert result.usage == Usage(sum(lengths), len('{"n":"x"}') + len('{"n":3}') + 2 + 2)
 
 
-def test_babble_is_no_data(llama: Path) -> None:
+def test_random_text_is_no_data(llama: Path) -> None:
     (result,) = chat(llama).answer([ask("how many?", schema=SCHEMA, max_tokens=40)])
     assert isinstance(result, Failure)
     assert result.kind in ("parse", "length", "empty")
 
 
-def test_a_model_that_sees_looks(llava: Path) -> None:
+def test_a_vision_model_uses_the_picture(llava: Path) -> None:
     model = chat(llava)
-    assert model.sees
+    assert model.has_vision
     results = model.answer([ask("what?", png(seed), choices=("cat", "dog")) for seed in (1, 2, 1)])
     odds = [
         r.probabilities["dog"] / r.probabilities["cat"] for r in results if isinstance(r, Reply)
@@ -341,7 +341,7 @@ def test_a_model_that_sees_looks(llava: Path) -> None:
     assert odds[0] != pytest.approx(odds[1], rel=0.05)
 
 
-def test_pictures_do_not_depend_on_their_batch(llava: Path) -> None:
+def test_replies_to_pictures_do_not_depend_on_their_batch(llava: Path) -> None:
     requests = [ask("what?", png(seed), max_tokens=10) for seed in range(5)]
     requests += [ask("two:", png(1), png(2), max_tokens=10), ask("none", max_tokens=10)]
     together = chat(llava, batch_size=8).answer(requests)
@@ -349,14 +349,14 @@ def test_pictures_do_not_depend_on_their_batch(llava: Path) -> None:
     assert together == alone
 
 
-def test_a_model_without_eyes_is_given_no_pictures(llama: Path) -> None:
+def test_pictures_for_a_model_without_vision_raise(llama: Path) -> None:
     model = chat(llama)
-    assert not model.sees
-    with pytest.raises(InputError, match="reads no pictures"):
+    assert not model.has_vision
+    with pytest.raises(InputError, match="model has no vision"):
         model.answer([ask("what?", png(0))])
 
 
-def test_a_template_without_system_gets_its_text_all_the_same(tmp_path: Path) -> None:
+def test_a_template_without_system_role_gets_the_system_text(tmp_path: Path) -> None:
     folder = save_llama(tmp_path, NO_SYSTEM + TEMPLATE)
     system = Request((Message("system", ("S",)), Message("user", ("U",))), "t/1", max_tokens=5)
     folded = ask("S\n\nU", max_tokens=5)
@@ -364,9 +364,9 @@ def test_a_template_without_system_gets_its_text_all_the_same(tmp_path: Path) ->
     assert one == other
 
 
-def test_a_text_over_the_context_is_said_after_what_fits_is_answered(llama: Path) -> None:
+def test_a_text_over_the_context_raises_after_earlier_replies(llama: Path) -> None:
     got: list[int] = []
-    with pytest.raises(InputError, match=rf"shorter than the {CONTEXT} tokens") as caught:  # noqa: PT012
+    with pytest.raises(InputError, match=rf"shorter than the context .*{CONTEXT} tokens") as caught:  # noqa: PT012
         for index, _ in chat(llama).stream([ask("a", max_tokens=2), ask("b" * 700), ask("c")]):
             got.append(index)
     assert got == [0]
@@ -383,16 +383,16 @@ def test_the_identity_is_that_of_the_weights(llama: Path, llava: Path, tmp_path:
     json.dumps(dict(chat(llama).identity))
 
 
-def test_what_is_no_chat_model_is_said(tmp_path: Path) -> None:
+def test_folders_without_a_chat_model_raise(tmp_path: Path) -> None:
     plain = save_llama(tmp_path / "plain", None)
     with pytest.raises(InputError, match="no chat template"):
         chat(plain).answer([ask("a")])
-    with pytest.raises(InputError, match="which is no folder"):
+    with pytest.raises(InputError, match="which is not a folder"):
         chat(tmp_path / "nowhere")
     with pytest.raises(InputError, match="got none"):
         TransformersChat()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MissingBackendError, match="cannot be loaded"):
+    with pytest.raises(MissingBackendError, match="Expected a chat model and its tokenizer"):
         chat(tmp_path / "empty").answer([ask("a")])
     with pytest.raises(MissingBackendError, match="not on disk"):
         TransformersChat("owner/name").answer([ask("a")])

@@ -1,4 +1,4 @@
-"""Caching and budgets: what is paid for is kept, and no more is paid than was allowed."""
+"""Caching and budgets of chat models."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,16 +25,16 @@ def echo(request: Request) -> str | Failure:
 
 
 class Plain:
-    """A chat model of somebody else's, with `answer` only."""
+    """A third-party chat model with `answer` only."""
 
-    sees = False
+    has_vision = False
 
     def __init__(self) -> None:
         self.identity = {"backend": "plain"}
-        self.asked: list[int] = []
+        self.batch_sizes: list[int] = []
 
     def answer(self, requests: Sequence[Request], progress: bool = False) -> list[Reply | Failure]:
-        self.asked.append(len(requests))
+        self.batch_sizes.append(len(requests))
         results = [echo(request) for request in requests]
         return [Reply(text=r) if isinstance(r, str) else r for r in results]
 
@@ -48,7 +48,7 @@ def cache(tmp_path: Path) -> Any:
 # The cache.
 
 
-def test_a_reply_is_asked_for_once(cache: Cache) -> None:
+def test_a_reply_is_requested_once(cache: Cache) -> None:
     inner = ScriptedChat(echo)
     first = CachedChat(inner, cache).answer([ask("a"), ask("b")])
     second = CachedChat(inner, cache).answer([ask("b"), ask("a"), ask("c")])
@@ -58,7 +58,7 @@ def test_a_reply_is_asked_for_once(cache: Cache) -> None:
     assert len(inner.requests) == 3
 
 
-def test_a_stored_reply_is_what_it_was_but_for_its_cost(cache: Cache) -> None:
+def test_a_cached_reply_is_unchanged_except_for_its_cost(cache: Cache) -> None:
     reply = Reply(
         text='{"a": [1, 2.5, null]}',
         data={"a": [1, 2.5, None]},
@@ -74,7 +74,7 @@ def test_a_stored_reply_is_what_it_was_but_for_its_cost(cache: Cache) -> None:
     assert again == Reply(**{**vars(reply), "usage": Usage(cost=0.0), "cached": True})
 
 
-def test_a_failure_is_asked_again(cache: Cache) -> None:
+def test_a_failure_is_requested_again(cache: Cache) -> None:
     inner = ScriptedChat(["yes", Failure("refused", "refusal"), "yes"])
     inner.name = "one"
     model = CachedChat(inner, cache)
@@ -82,7 +82,7 @@ def test_a_failure_is_asked_again(cache: Cache) -> None:
     assert kinds == [[Reply, Failure], [Reply, Reply]]
 
 
-def test_equal_requests_are_asked_once_and_cost_once(cache: Cache) -> None:
+def test_equal_requests_are_sent_once_and_cost_once(cache: Cache) -> None:
     inner = ScriptedChat(echo)
     results = CachedChat(inner, cache).answer([ask("a"), ask("bad"), ask("a"), ask("bad")])
     assert len(inner.requests) == 2
@@ -109,7 +109,7 @@ DIFFERENT = {
 }
 
 
-def test_whatever_changes_an_answer_is_in_the_key(cache: Cache) -> None:
+def test_all_fields_that_affect_a_reply_are_in_the_key(cache: Cache) -> None:
     inner = ScriptedChat(lambda request: '"x"' if request.schema else "re hello")
     requests = [ask(), *DIFFERENT.values()]
     CachedChat(inner, cache).answer(requests)
@@ -118,7 +118,7 @@ def test_whatever_changes_an_answer_is_in_the_key(cache: Cache) -> None:
     assert cache.stats()["entries"] == len(requests) + 1
 
 
-def test_a_picture_is_known_by_its_content(cache: Cache) -> None:
+def test_a_picture_is_identified_by_its_content(cache: Cache) -> None:
     inner = ScriptedChat(echo)
     model = CachedChat(inner, cache)
     model.answer([ask("a", Picture(b"same")), ask("a", Picture(b"sa" + b"me"))])
@@ -127,11 +127,11 @@ def test_a_picture_is_known_by_its_content(cache: Cache) -> None:
     assert len(inner.requests) == 2
 
 
-def test_what_came_before_an_error_is_kept(cache: Cache) -> None:
-    lines: list[Any] = ["1", "2", InputError("expected a key, got none: set it."), "3"]
+def test_replies_before_an_error_are_cached(cache: Cache) -> None:
+    lines: list[Any] = ["1", "2", InputError("Expected a key, got none: set it."), "3"]
     inner = ScriptedChat(lambda _: lines.pop(0))
     requests = [ask(text) for text in "abcd"]
-    with pytest.raises(InputError, match="expected a key"):
+    with pytest.raises(InputError, match="Expected a key"):
         CachedChat(inner, cache).answer(requests)
     assert cache.stats()["entries"] == 2
     lines[:] = ["3", "4"]
@@ -139,26 +139,26 @@ def test_what_came_before_an_error_is_kept(cache: Cache) -> None:
     assert [getattr(r, "text", None) for r in results] == ["1", "2", "3", "4"]
 
 
-def test_what_came_before_ctrl_c_is_kept(cache: Cache) -> None:
+def test_replies_before_ctrl_c_are_cached(cache: Cache) -> None:
     lines: list[Any] = ["1", "2", KeyboardInterrupt()]
     with pytest.raises(KeyboardInterrupt):
         CachedChat(ScriptedChat(lambda _: lines.pop(0)), cache).answer([ask(t) for t in "abcd"])
     assert cache.stats()["entries"] == 2
 
 
-def test_replay_needs_no_model_and_names_what_is_missing(tmp_path: Path) -> None:
+def test_replay_needs_no_model_and_names_the_missing_reply(tmp_path: Path) -> None:
     CachedChat(ScriptedChat(echo), Cache(tmp_path)).answer([ask("a")])
     silent = ScriptedChat(lambda _: AssertionError("asked"))
     model = CachedChat(silent, Cache(tmp_path, "replay"))
     (reply,) = model.answer([ask("a")])
     assert isinstance(reply, Reply)
     assert reply.text == "re a"
-    with pytest.raises(CacheMissError, match="expected a cached reply"):
+    with pytest.raises(CacheMissError, match="Expected a cached reply"):
         model.answer([ask("new")])
     assert silent.requests == []
 
 
-def test_nothing_is_checked_or_connected_when_all_is_cached(
+def test_no_key_is_needed_if_all_replies_are_cached(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from visdiff.llm.openai import OpenAIChat
@@ -184,7 +184,7 @@ def test_other_modes(tmp_path: Path, mode: Any) -> None:
     assert len(inner.requests) == {"off": 4, "ro": 2, "refresh": 2}[mode]
 
 
-def test_missing_says_what_a_run_would_pay_for(cache: Cache) -> None:
+def test_missing_returns_the_distinct_uncached_requests(cache: Cache) -> None:
     model = CachedChat(ScriptedChat(echo), cache)
     model.answer([ask("a")])
     assert model.missing([ask("a"), ask("b"), ask("b"), ask("c")]) == [ask("b"), ask("c")]
@@ -194,7 +194,7 @@ def test_missing_says_what_a_run_would_pay_for(cache: Cache) -> None:
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["around-the-cache", "in-the-cache"])
-def test_after_max_calls_nothing_is_asked_and_all_is_kept(cache: Cache, inside: bool) -> None:
+def test_after_max_calls_nothing_is_sent_and_replies_are_kept(cache: Cache, inside: bool) -> None:
     inner, ledger = ScriptedChat(echo), Ledger(max_calls=3)
     if inside:
         model: Any = CachedChat(BudgetedChat(inner, ledger), cache)
@@ -210,7 +210,7 @@ def test_after_max_calls_nothing_is_asked_and_all_is_kept(cache: Cache, inside: 
     assert len(inner.requests) == 3
     assert ledger.spent
     assert ledger.to_dict()["failures"] == {"budget": 3}
-    # The next run has the same budget, and goes on from there.
+    # The next run, with the same budget, resumes there.
     inner.requests.clear()
     BudgetedChat(CachedChat(inner, cache), Ledger(max_calls=3)).answer(
         [ask(str(n)) for n in range(6)]
@@ -218,7 +218,7 @@ def test_after_max_calls_nothing_is_asked_and_all_is_kept(cache: Cache, inside: 
     assert [request.messages[0].parts[0] for request in inner.requests] == ["3", "4", "5"]
 
 
-def test_what_is_cached_costs_no_call(cache: Cache) -> None:
+def test_cached_replies_need_no_call(cache: Cache) -> None:
     CachedChat(ScriptedChat(echo), cache).answer([ask("a"), ask("b")])
     ledger = Ledger(max_calls=1)
     model = BudgetedChat(CachedChat(ScriptedChat(echo), cache), ledger)
@@ -227,7 +227,7 @@ def test_what_is_cached_costs_no_call(cache: Cache) -> None:
     assert (ledger.calls, ledger.cached, ledger.replies) == (1, 2, 1)
 
 
-def test_max_cost_is_not_passed() -> None:
+def test_max_cost_is_not_exceeded() -> None:
     ledger = Ledger(max_cost=1.0)
     model = BudgetedChat(
         ScriptedChat(lambda _: Reply(text="x", usage=Usage(100_000, 10_000))),
@@ -242,16 +242,16 @@ def test_max_cost_is_not_passed() -> None:
     assert {r.kind for r in results if isinstance(r, Failure)} == {"budget"}
 
 
-def test_calls_under_way_count_before_they_are_paid_for() -> None:
+def test_pending_calls_count_towards_the_limit() -> None:
     ledger = Ledger(max_cost=1.0)
     assert [ledger.admit(0.3) is None for _ in range(5)] == [True, True, True, False, False]
     ledger.record(Reply(text="x", usage=Usage(1, 1, 0.01)))
     ledger.settle()
-    # Calls have turned out to be cheaper than was thought.
+    # Calls are cheaper than estimated.
     assert ledger.admit(0.3) is None
 
 
-def test_cached_replies_do_not_make_calls_look_cheap() -> None:
+def test_cached_replies_do_not_lower_the_mean_cost() -> None:
     ledger = Ledger(max_cost=1.0)
     assert ledger.admit(0.1) is None
     ledger.record(Reply(text="x", usage=Usage(1, 1, 0.6)))
@@ -262,7 +262,7 @@ def test_cached_replies_do_not_make_calls_look_cheap() -> None:
     assert (ledger.cached, ledger.replies, ledger.cost) == (9, 1, 0.6)
 
 
-def test_an_endpoint_that_counts_no_tokens_does_not_look_free() -> None:
+def test_an_endpoint_without_token_counts_is_not_free() -> None:
     ledger = Ledger(max_cost=1e-4)
     model = BudgetedChat(ScriptedChat(lambda _: Reply(text="x" * 40)), ledger, Price(1.0, 1.0))
     results = model.answer([ask("y" * 40 + str(n), max_tokens=10) for n in range(9)])
@@ -270,19 +270,19 @@ def test_an_endpoint_that_counts_no_tokens_does_not_look_free() -> None:
     assert 0 < ledger.cost <= 1e-4
 
 
-def test_failures_cost_what_they_cost() -> None:
+def test_failures_are_priced() -> None:
     ledger = Ledger()
     BudgetedChat(ScriptedChat(echo), ledger, Price(1e6, 0.0)).answer([ask("a"), ask("bad")])
     assert (ledger.calls, ledger.replies, dict(ledger.failures)) == (2, 1, {"refusal": 1})
     assert (ledger.prompt_tokens, ledger.cost) == (4, 4.0)
 
 
-def test_an_unknown_price_is_no_price_of_zero() -> None:
+def test_an_unknown_price_is_not_zero() -> None:
     ledger = Ledger()
     BudgetedChat(ScriptedChat(echo), ledger).answer([ask("a")])
     assert ledger.to_dict()["cost"] is None
     assert ledger.unpriced == 1
-    with pytest.raises(InputError, match="expected a price"):
+    with pytest.raises(InputError, match="Expected a price"):
         BudgetedChat(ScriptedChat(echo), Ledger(max_cost=1.0))
 
 
@@ -293,13 +293,13 @@ def test_one_ledger_serves_several_models() -> None:
     assert [type(r) for r in two.answer([ask("c"), ask("d")])] == [Reply, Failure]
 
 
-def test_a_stopped_run_leaves_nothing_under_way() -> None:
+def test_a_stopped_run_leaves_no_pending_calls() -> None:
     ledger = Ledger(max_cost=1.0)
-    lines: list[Any] = [Reply(text="x", usage=Usage(1, 1)), InputError("expected a, got b: c.")]
+    lines: list[Any] = [Reply(text="x", usage=Usage(1, 1)), InputError("Expected a, got b: c.")]
     model = BudgetedChat(ScriptedChat(lambda _: lines.pop(0)), ledger, Price(1.0, 1.0))
     with pytest.raises(InputError):
         model.answer([ask("a"), ask("b"), ask("c")])
-    assert ledger._under_way == []
+    assert ledger._pending == []
 
 
 @pytest.mark.parametrize(
@@ -312,12 +312,12 @@ def test_a_stopped_run_leaves_nothing_under_way() -> None:
     ],
     ids=["calls", "cost", "negative", "infinite"],
 )
-def test_limits_and_prices_that_cannot_be_are_refused(make: Any) -> None:
-    with pytest.raises(InputError, match="expected"):
+def test_invalid_limits_and_prices_raise(make: Any) -> None:
+    with pytest.raises(InputError, match="Expected"):
         make()
 
 
-def test_estimates_are_rough_and_say_what_they_are_of() -> None:
+def test_estimates_count_tokens_and_cost() -> None:
     requests = [ask("x" * 400), ask("x" * 400, Picture(b"1"), max_tokens=50)]
     assert estimate(requests) == Estimate(2, 100 + 1100, 300 + 50, None)
     priced = estimate(requests, Price(1.0, 2.0), tokens_a_picture=800, tokens_a_reply=10)
@@ -325,7 +325,7 @@ def test_estimates_are_rough_and_say_what_they_are_of() -> None:
     assert estimate([]) == Estimate(0, 0, 0, None)
 
 
-# Models of others, and threads.
+# Third-party models, and threads.
 
 
 def test_wrappers_take_any_chat_model(cache: Cache) -> None:
@@ -333,16 +333,16 @@ def test_wrappers_take_any_chat_model(cache: Cache) -> None:
     model = BudgetedChat(CachedChat(inner, cache), ledger)
     results = model.answer([ask(str(n)) for n in range(30)])
     assert [type(r) for r in results] == [Reply] * 20 + [Failure] * 10
-    assert sum(inner.asked) == 20
-    assert max(inner.asked) < 20
-    with pytest.raises(InputError, match="reads no pictures"):
+    assert sum(inner.batch_sizes) == 20
+    assert max(inner.batch_sizes) < 20
+    with pytest.raises(InputError, match="model has no vision"):
         model.answer([ask("a", Picture(b"1"))])
 
 
-def test_an_error_ends_the_submission_and_keeps_what_is_under_way() -> None:
+def test_an_error_stops_new_calls_and_keeps_pending_ones() -> None:
     def work(n: int) -> int:
         if n == 5:
-            raise InputError("expected a, got b: c.")
+            raise InputError("Expected a, got b: c.")
         return n
 
     got: list[int] = []

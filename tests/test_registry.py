@@ -1,4 +1,4 @@
-"""Names of backends resolve late, and a wrong one is answered with the right one."""
+"""The registry of backends."""
 
 import ast
 import json
@@ -17,15 +17,15 @@ ROLES = ("captioner", "proposer", "ranker", "encoder", "judge", "llm")
 
 
 def install(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str, str]) -> None:
-    """Pretend that distributions with these (group, name, value) are installed."""
+    """Simulates installed entry points with these (group, name, value)."""
     found = [EntryPoint(name, value, group) for group, name, value in points]
     monkeypatch.setattr(
         registry, "entry_points", lambda group: [point for point in found if point.group == group]
     )
 
 
-def test_every_built_in_name_leads_somewhere() -> None:
-    # Read rather than imported: the adapters import heavy libraries, which their own tests do.
+def test_every_built_in_name_has_a_target() -> None:
+    # Parsed rather than imported, since the adapters import heavy libraries.
     for role, table in registry._BUILT_IN.items():
         for name, target in table.items():
             module, _, attribute = target.partition(":")
@@ -44,7 +44,7 @@ def test_lightweight_backends_load() -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_every_role_of_the_design_has_a_table(role: str) -> None:
+def test_every_role_is_registered(role: str) -> None:
     assert registry.names(role) == sorted(registry.names(role))
 
 
@@ -54,15 +54,15 @@ def test_importing_the_registry_imports_no_backend() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_unknown_name_says_which_one_is_meant() -> None:
+def test_an_unknown_name_raises_with_a_suggestion() -> None:
     with pytest.raises(InputError, match=r"'blip3'.*did you mean 'blip2?'.*manifest"):
         registry.load("captioner", "blip3")
 
 
-def test_unknown_role_says_which_ones_there_are() -> None:
+def test_an_unknown_role_raises_with_the_known_roles() -> None:
     with pytest.raises(InputError, match=r"did you mean 'ranker'.*captioner"):
         registry.names("rankers")
-    with pytest.raises(InputError, match="expected a role"):
+    with pytest.raises(InputError, match="Expected a role"):
         registry.load("rankers", "a:b")
 
 
@@ -72,19 +72,19 @@ def test_entry_points_add_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert registry.load("judge", "mine") is json.dumps
 
 
-def test_two_distributions_with_one_name_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_distributions_with_one_name_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, ("visdiff.rankers", "clip", "other:Clip"))
     with pytest.raises(InputError, match=r"visdiff\.rankers\.clip:ClipRanker, other:Clip"):
         registry.load("ranker", "clip")
 
 
-def test_the_same_entry_point_found_twice_is_no_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_duplicate_entry_point_is_no_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
     point = ("visdiff.judges", "mine", "json:dumps")
     install(monkeypatch, point, point)
     assert registry.load("judge", "mine")
 
 
-def test_target_written_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_may_be_a_module_and_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_backend.py").write_text("class Outer:\n    class Inner: pass\n")
     (tmp_path / "needs_more.py").write_text("import a_library_that_is_not_there\n")
     monkeypatch.syspath_prepend(str(tmp_path))

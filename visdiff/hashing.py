@@ -1,9 +1,8 @@
-"""Names for content: canonical JSON, versioned keys, digests of bytes, files and model weights.
+"""Canonical JSON, cache keys, and digests of bytes, files and model weights.
 
-A cache entry is found by *what it is*, never by where a file lies or when it was written. Two rules
-keep that sound: a value that has no single JSON text (NaN, a set, an object) is refused rather than
-guessed at, and the format's version is part of every key, so that a change of the format can only
-miss, never hit wrongly.
+Cache entries are addressed by content, not by path or time. Values without a unique JSON text (NaN,
+sets, objects) are errors. The version of the format is part of every key, so a change of the format
+causes misses but never wrong hits.
 """
 
 import hashlib
@@ -18,18 +17,18 @@ from typing import Any
 from visdiff.errors import InputError
 
 VERSION = "v1"
-"""Prefix of every key. Raise it when `canonical_json` or `key` changes what it writes."""
+"""Prefix of every key. Increase it when the output of `canonical_json` or `key` changes."""
 
-# Configuration, weights (of other formats too: they are only read, never unpickled), tokenizers.
+# Configuration, weights (also pickles, which are only read as bytes) and tokenizers.
 _MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".bin", ".pt", ".model"})
 _MODEL_TEXTS = frozenset({"merges.txt", "vocab.txt"})
 
 
 def canonical_json(value: Any) -> str:
-    """Write a value as the one JSON text it has here.
+    """Returns the canonical JSON text of a value.
 
-    Keys are sorted by code point, there is no whitespace, text is ASCII with escapes, tuples are
-    lists, and an integer differs from the float of the same value (``1`` and ``1.0``).
+    Keys are sorted by code point, there is no whitespace, the text is ASCII with escapes, tuples
+    become lists, and an integer differs from the equal float (``1`` and ``1.0``).
 
     Args:
         value: None, bool, int, float, str, or lists, tuples and mappings with string keys of them.
@@ -38,7 +37,7 @@ def canonical_json(value: Any) -> str:
         ASCII text, the same in every process and on every machine.
 
     Raises:
-        InputError: The value holds NaN, an infinity, a key that is no string, or another type.
+        InputError: The value contains NaN, an infinity, a key that is no string, or another type.
     """
     return json.dumps(
         _plain(value, "value"),
@@ -50,32 +49,32 @@ def canonical_json(value: Any) -> str:
 
 
 def key(kind: str, parts: Mapping[str, Any]) -> str:
-    """Name a result by everything that determines it.
+    """Returns the cache key of a result.
 
     Args:
-        kind: What the result is, for example "caption" or "embedding".
-        parts: What it depends on: backend, model, revision or weight hash, parameters that change
-            the output, prompt hash, image digest, sample index. Not device, batch size or timeout.
+        kind: Kind of the result, for example "caption" or "embedding".
+        parts: Everything that affects the result: backend, model, revision or weight hash,
+            parameters, prompt hash, image digest, sample index. Not device, batch size or timeout.
 
     Returns:
         "v1-" and 40 hexadecimal characters of BLAKE2b.
 
     Raises:
-        InputError: A part has no canonical JSON, or is called "kind".
+        InputError: A part has no canonical JSON, or is named "kind".
     """
     if "kind" in parts:
-        raise InputError("expected parts without a part named 'kind', got one: rename that part.")
+        raise InputError("Expected parts without a part named 'kind', got one; rename that part.")
     text = canonical_json({"kind": kind, **parts})
     return f"{VERSION}-{hashlib.blake2b(text.encode('ascii'), digest_size=20).hexdigest()}"
 
 
 def digest_bytes(data: bytes) -> str:
-    """Return the SHA-256 of bytes, 64 hexadecimal characters."""
+    """Returns the SHA-256 of bytes as 64 hexadecimal characters."""
     return hashlib.sha256(data).hexdigest()
 
 
 def digest_file(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file's bytes, read in pieces, 64 hexadecimal characters.
+    """Returns the SHA-256 of a file as 64 hexadecimal characters; reads it in chunks.
 
     Raises:
         OSError: The file cannot be read.
@@ -85,35 +84,35 @@ def digest_file(path: str | os.PathLike[str]) -> str:
 
 
 def weights_digest(folder_or_file: str | os.PathLike[str]) -> str:
-    """Name a model by its content: weights, configuration and tokenizer.
+    """Returns a digest of a model: weights, configuration and tokenizer.
 
-    Of a folder, weights (``.safetensors``, ``.bin``, ``.pt``), ``.json`` files and the files of
-    tokenizers count, with their paths inside it; of a file, its bytes. Moving or renaming the
-    folder changes nothing; changing a byte or renaming a file in it does. Each file is read once
-    a process as long as its path, modification time and size stay the same.
+    The digest of a folder covers weights (``.safetensors``, ``.bin``, ``.pt``), ``.json`` files and
+    tokenizer files, with their paths relative to the folder; the digest of a file covers its bytes.
+    It does not depend on the folder's own path. Each file is read once per process unless its path,
+    modification time or size changes.
 
     Returns:
         64 hexadecimal characters.
 
     Raises:
-        InputError: There is no such file, or the folder has no such files.
+        InputError: The path does not exist, or the folder has no such files.
     """
     root = Path(folder_or_file)
     if root.is_file():
         return _digest_unless_changed(root)
     if not root.is_dir():
         raise InputError(
-            f"expected a model's folder or weights file, got {root}, which does not exist: "
+            f"Expected a model's folder or weights file, got {root}, which does not exist; "
             f"check the path."
         )
     files = sorted(
         (path.relative_to(root).as_posix(), path)
         for path in root.rglob("*")
-        if _counts(path.relative_to(root)) and path.is_file()
+        if _is_model_file(path.relative_to(root)) and path.is_file()
     )
     if not files:
         raise InputError(
-            f"expected weights and .json files in the model folder {root}, got none: "
+            f"Expected weights and .json files in the model folder {root}, got none; "
             f"give the folder that save_pretrained wrote."
         )
     return digest_bytes(
@@ -121,8 +120,8 @@ def weights_digest(folder_or_file: str | os.PathLike[str]) -> str:
     )
 
 
-def _counts(relative: Path) -> bool:
-    """Tell whether a file of a model's folder is part of the model; hidden folders are not."""
+def _is_model_file(relative: Path) -> bool:
+    """Returns whether a file in a model's folder is part of the model; hidden ones are not."""
     if any(part.startswith(".") for part in relative.parts):
         return False
     return relative.suffix in _MODEL_SUFFIXES or relative.name in _MODEL_TEXTS
@@ -139,16 +138,16 @@ def _memoised_digest(path: str, mtime_ns: int, size: int) -> str:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """Check a value and turn mappings and tuples into what json writes; `where` is for errors."""
+    """Converts a value to plain JSON types; `where` is its path, for errors."""
     if value is None or isinstance(value, (bool, str)):
         return value
-    # Subclasses (IntEnum, numpy.float64) would be written by their own repr: take the plain number.
+    # Subclasses (IntEnum, numpy.float64) would be written by their own repr.
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise InputError(
-                f"expected finite numbers in what names a cache entry, got {value} at {where}: "
+                f"Expected finite numbers in the parts of a cache key, got {value} at {where}; "
                 f"use null for a missing value."
             )
         return float(value)
@@ -156,13 +155,13 @@ def _plain(value: Any, where: str) -> Any:
         for name in value:
             if not isinstance(name, str):
                 raise InputError(
-                    f"expected text as keys in what names a cache entry, got {name!r} at {where}: "
+                    f"Expected text as keys in the parts of a cache key, got {name!r} at {where}; "
                     f"convert it with str()."
                 )
         return {str(name): _plain(item, f"{where}.{name}") for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
     raise InputError(
-        f"expected JSON (null, bool, number, text, list, mapping) in what names a cache entry, got "
-        f"{type(value).__name__} at {where}: convert it first."
+        f"Expected JSON (null, bool, number, text, list, mapping) in the parts of a cache key, got "
+        f"{type(value).__name__} at {where}; convert it first."
     )

@@ -1,9 +1,9 @@
-"""Names of backends, resolved to code on first use.
+"""Registry of backends, imported on first use.
 
 A role ("captioner", "ranker", …) maps short names to ``"module:Object"`` strings. Nothing is
-imported until `load` is called, so that an installation without, say, open_clip can use everything
-else. Other distributions add names through the entry-point group ``visdiff.<role>s``; a file of
-one's own is reached by writing its ``"module:Object"`` where a name is expected.
+imported before `load`, so visdiff works without the libraries of unused backends. Other
+distributions add names through the entry-point group ``visdiff.<role>s``. A ``"module:Object"``
+string is accepted wherever a name is.
 """
 
 import difflib
@@ -56,7 +56,7 @@ _BUILT_IN: dict[str, dict[str, str]] = {
 
 
 def names(role: str) -> list[str]:
-    """List the names that `load` accepts for a role, built in or installed, sorted.
+    """Returns the sorted names of a role's backends, built in and installed.
 
     Raises:
         InputError: The role is unknown.
@@ -65,18 +65,18 @@ def names(role: str) -> list[str]:
 
 
 def load(role: str, name: str) -> Any:
-    """Import the object that a name stands for.
+    """Imports a backend by its name.
 
     Args:
         role: "captioner", "encoder", "engine", "judge", "llm", "proposer" or "ranker".
         name: A name from `names`, or ``"module:Object"``.
 
     Returns:
-        The class or function; the caller makes the instance.
+        The class or function; the caller creates the instance.
 
     Raises:
-        InputError: The role or the name is unknown, two distributions claim the name, or
-            ``"module:Object"`` has no such object.
+        InputError: The role or name is unknown, several distributions define the name, or there is
+            no such ``"module:Object"``.
         MissingBackendError: A library that the backend needs is not installed.
     """
     if ":" in name:
@@ -85,18 +85,18 @@ def load(role: str, name: str) -> Any:
     claims = [point.value for point in _installed(role) if point.name == name]
     if name in _table(role):
         claims.insert(0, _table(role)[name])
-    # The same distribution can be found twice on a path; only different targets are a conflict.
+    # A distribution may be found twice on the path; only different targets conflict.
     claims = list(dict.fromkeys(claims))
     if len(claims) > 1:
         raise InputError(
-            f"expected one {role} named {name!r}, got {len(claims)} ({', '.join(claims)}): "
+            f"Expected one {role} named {name!r}, got {len(claims)} ({', '.join(claims)}); "
             f"uninstall all but one of the distributions that define it, or write the one you mean "
             f"in full."
         )
     if not claims:
         known = names(role)
         raise InputError(
-            f"expected the name of a {role}, got {name!r}{_did_you_mean(name, known)}: use one of "
+            f"Expected the name of a {role}, got {name!r}{_did_you_mean(name, known)}; use one of "
             f'{", ".join(known) or "none (no backend is installed)"}, or "module:Object".'
         )
     return _resolve(role, claims[0])
@@ -105,7 +105,7 @@ def load(role: str, name: str) -> Any:
 def _table(role: str) -> dict[str, str]:
     if role not in _BUILT_IN:
         raise InputError(
-            f"expected a role, got {role!r}{_did_you_mean(role, list(_BUILT_IN))}: "
+            f"Expected a role, got {role!r}{_did_you_mean(role, list(_BUILT_IN))}; "
             f"use one of {', '.join(_BUILT_IN)}."
         )
     return _BUILT_IN[role]
@@ -124,7 +124,7 @@ def _resolve(role: str, target: str) -> Any:
     module_name, _, path = target.partition(":")
     if not module_name or not path:
         raise InputError(
-            f'expected "module:Object" for a {role}, got {target!r}: write for example '
+            f'Expected "module:Object" for a {role}, got {target!r}; write for example '
             f'"my_package.my_module:MyClass".'
         )
     try:
@@ -133,12 +133,12 @@ def _resolve(role: str, target: str) -> Any:
         missing = error.name or module_name
         if module_name == missing or module_name.startswith(missing + "."):
             raise InputError(
-                f"expected an importable module for the {role} {target!r}, but there is no module "
-                f"{missing!r}: check the spelling, or install the distribution that has it."
+                f"Expected an importable module for the {role} {target!r}, but there is no module "
+                f"{missing!r}; check the spelling, or install the distribution that has it."
             ) from error
         raise MissingBackendError(
-            f"the {role} {target!r} needs the library {missing!r}, which is not installed: "
-            f"install it with `pip install {missing.partition('.')[0]}`."
+            f"Expected the library {missing!r} for the {role} {target!r}, got no such "
+            f"installation; install it with `pip install {missing.partition('.')[0]}`."
         ) from error
     for part in path.split("."):
         try:
@@ -146,7 +146,7 @@ def _resolve(role: str, target: str) -> Any:
         except AttributeError as error:
             known = [item for item in vars(value) if not item.startswith("_")]
             raise InputError(
-                f"expected {path!r} in module {module_name!r} for a {role}, but there is none"
-                f"{_did_you_mean(path, known)}: check the spelling."
+                f"Expected {path!r} in module {module_name!r} for a {role}, but there is none"
+                f"{_did_you_mean(path, known)}; check the spelling."
             ) from error
     return value

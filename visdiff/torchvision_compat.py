@@ -1,11 +1,10 @@
-"""Import torchvision even where its compiled half does not fit the installed torch.
+"""Import of torchvision when its compiled extension does not match the installed torch.
 
-The package index serves one torchvision, built for CUDA. Beside a CPU-only torch its extension
-library does not load, and then ``import torchvision`` dies while it registers shape functions for
-an operator that was never declared. open_clip, timm and the image processors of transformers import
-torchvision for its transforms, which are plain Python. Declaring the schemas of the missing
-operators first lets all of it work, except the detection operators themselves, which visdiff does
-not use.
+The package index has one torchvision, built for CUDA. With a CPU-only torch its extension library
+does not load, and ``import torchvision`` fails while it registers shape functions for an undeclared
+operator. open_clip, timm and the image processors of transformers need only its transforms, which
+are plain Python. Declaring the schemas of the missing operators first makes the import work; only
+the detection operators, which visdiff does not use, are missing.
 """
 
 import importlib
@@ -20,24 +19,23 @@ _SCHEMAS = (
 )
 
 _lock = threading.Lock()
-# torch forgets the declarations when the library object is collected.
+# torch drops the declarations when the library object is garbage-collected.
 _library: Any = None
 
 
 def ensure_torchvision() -> bool:
-    """Make ``import torchvision`` work; to be called before a library that imports it.
+    """Makes ``import torchvision`` work; call it before importing a library that needs it.
 
-    A plain import is tried first. Only when it fails with exactly the symptom above are the missing
-    operators declared, the half-imported modules removed, and the import tried again. Any other
-    failure is the caller's to see.
+    A plain import is tried first. If it fails with exactly the error above, the missing operators
+    are declared, the partially imported modules removed, and the import tried again. Any other
+    error propagates.
 
     Returns:
-        True when the operators had to be declared (in this call or an earlier one), False when the
-        plain import works.
+        True if the operators had to be declared (in this call or an earlier one), else False.
 
     Raises:
         ImportError: torchvision is not installed.
-        RuntimeError: Its import fails in another way.
+        RuntimeError: The import fails for another reason.
     """
     global _library
     with _lock:

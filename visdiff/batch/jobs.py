@@ -44,9 +44,9 @@ class NotedChat:
         return self.model.identity
 
     @property
-    def sees(self) -> bool:
+    def has_vision(self) -> bool:
         """What that model says."""
-        return self.model.sees
+        return self.model.has_vision
 
     def answer(self, requests: Sequence[Request], progress: bool = False) -> list[Reply | Failure]:
         """Note the requests.
@@ -54,9 +54,9 @@ class NotedChat:
         Raises:
             InputError: One cannot be put to the model.
         """
-        sees = bool(requests) and self.sees
+        has_vision = bool(requests) and self.has_vision
         for request in requests:
-            check_request(request, sees)
+            check_request(request, has_vision)
         self.requests += requests
         return [Failure("not asked: it is for a batch", "budget") for _ in requests]
 
@@ -123,7 +123,7 @@ def caption_requests(
             f"expected a captioner that asks a chat model, got {name!r}, which does not: choose "
             "another with --captioner."
         )
-    if not model.sees:
+    if not model.has_vision:
         raise InputError(
             "expected a chat model that sees, since images are to be captioned, got llm.vision = "
             "false: use a model with vision."

@@ -16,14 +16,14 @@ from visdiff.llm import Failure, Reply, Request
 from visdiff.llm.batch import (
     MAX_BYTES,
     MAX_REQUESTS,
-    Answers,
+    BatchResults,
+    explain_missing,
     first_reasons,
-    keep,
-    lines,
-    read,
+    read_results,
     request_key,
-    split,
-    unanswered,
+    split_lines,
+    store_replies,
+    write_lines,
 )
 from visdiff.llm.batch_openai import ENDED, BatchChat
 from visdiff.llm.cached import CachedChat
@@ -99,7 +99,7 @@ def plan(model: BatchChat, requests: Sequence[Request], cache: Cache, state: Bat
         CacheMissError: The cache replays and lacks a reply.
     """
     for request in requests:
-        check_request(request, model.sees)
+        check_request(request, model.has_vision)
     identity, held = model.identity, state.held()
     distinct = len({request_key(identity, request) for request in requests})
     missing = {request_key(identity, r): r for r in CachedChat(model, cache).missing(requests)}
@@ -124,7 +124,7 @@ def submit(
         requests: Any; the same may be given again.
         cache: Where replies are kept.
         folder: Where submitted batches are remembered.
-        try_out: Ask the first request alone, in the ordinary way; see `BatchChat.try_out`.
+        try_out: Ask the first request alone, in the ordinary way; see `BatchChat.probe`.
         max_requests: Most requests of a batch.
         max_bytes: Longest file of a batch.
 
@@ -140,12 +140,12 @@ def submit(
         answered = 0
         if fresh and try_out:
             name = next(iter(fresh))
-            if model.try_out(fresh[name], cache):
+            if model.probe(fresh[name], cache):
                 del fresh[name]
                 answered = 1
-        written = lines(model.identity, fresh.values(), model.parameters)
+        written = write_lines(model.identity, fresh.values(), model.parameters)
         batches: list[str] = []
-        for batch in split(written, max_requests, max_bytes):
+        for batch in split_lines(written, max_requests, max_bytes):
             entry = state.plan(model.endpoint, model.model, batch)
             entry.batch = model.create(entry.name, b"".join(line.data for line in batch))
             entry.status = "submitted"
@@ -253,12 +253,12 @@ def _collect(
         )
         return
     parts = state.parts(entry)
-    answers = read(model.contents(batch), parts, model.clean)
+    answers = read_results(model.contents(batch), parts, model.clean)
     errors = batch.errors.data if batch.errors and batch.errors.data else []
     said = model.clean(errors[0].message or errors[0].code or "") if errors else ""
-    silent = unanswered(batch.status, said, answers.unreadable)
+    silent = explain_missing(batch.status, said, answers.unreadable)
     results = {name: answers.results.get(name, silent) for name in entry.keys}
-    replies = keep(cache, parts, results)
+    replies = store_replies(cache, parts, results)
     failures = Counter(r.kind for r in results.values() if isinstance(r, Failure))
     entry.status, entry.replies, entry.failures = "collected", replies, dict(failures)
     state.write()
@@ -272,7 +272,7 @@ def _collect(
     found.sentences.append(_sentence(entry, batch.status, results, answers))
 
 
-def _sentence(entry: Entry, status: str, results: dict[str, Result], answers: Answers) -> str:
+def _sentence(entry: Entry, status: str, results: dict[str, Result], answers: BatchResults) -> str:
     replies = sum(isinstance(result, Reply) for result in results.values())
     verb = "was" if status == "cancelled" else "has"
     said = [f"{_called(entry)} {verb} {status}"]

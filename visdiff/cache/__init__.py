@@ -1,11 +1,10 @@
-"""A content-addressed store: what a model said about an image is computed once.
+"""A content-addressed store for the results of models, so that each is computed once.
 
-Text, JSON and arrays are rows of one SQLite database in WAL mode; large content is files beside
-it, written to a temporary name and renamed. Rows carry a checksum, and a damaged one is a miss,
-never an answer. Values are text, JSON or raw bytes with a type and a shape: nothing here can run
-code.
+Text, JSON and arrays are rows of one SQLite database in WAL mode. Large content is stored in files
+next to it, written atomically. Each row has a checksum; a damaged row counts as a miss. Values are
+text, JSON or raw bytes with a dtype and a shape, so reading a cache cannot execute code.
 
-A cache must never cost a run its results. When the disk is full or the folder cannot be written,
+A cache failure never loses results of a run. If the disk is full or the folder cannot be written,
 one warning is logged, and values are kept in memory for the rest of the run.
 """
 
@@ -36,50 +35,51 @@ Mode = Literal["rw", "ro", "refresh", "off", "replay"]
 Value = str | dict[str, Any] | list[Any] | int | float | bool | np.ndarray
 Parts = Mapping[str, Any]
 
-# Variables in one query; every build of SQLite allows 999.
+# Variables per query; every build of SQLite allows 999.
 _CHUNK = 500
-_SHOWN = 400
+_MAX_MESSAGE = 400
 _WRITING = ("rw", "refresh")
 
 
 class Cache:
-    """A store that several threads and processes may use at once.
+    """A cache for concurrent use by several threads and processes.
 
-    Nothing is created or opened before the first use. Each process has its own connection, made
-    anew after a fork.
+    Nothing is created or opened before the first use. Each process has its own connection, reopened
+    after a fork.
 
     Attributes:
-        directory: Where it lies.
+        directory: Folder of the cache.
         mode: See `__init__`.
-        hits: Number of values found by `get` and `get_many` of this object.
+        hits: Number of values that `get` and `get_many` of this object found.
         misses: Number of values that they did not find.
     """
 
     def __init__(self, directory: str | os.PathLike[str] | None = None, mode: Mode = "rw") -> None:
-        """Describe a cache.
+        """Creates a cache.
 
         Args:
-            directory: Its folder; by default ``$VISDIFF_CACHE_DIR``, else the user's cache folder.
-            mode: "rw" reads and writes; "ro" only reads; "refresh" finds only what this object has
-                written itself, so that everything is computed once more; "off" does neither;
-                "replay" reads, and a miss is an error.
+            directory: Folder of the cache; by default ``$VISDIFF_CACHE_DIR``, else the user's cache
+                folder.
+            mode: "rw" reads and writes; "ro" only reads; "refresh" writes, and reads only what this
+                object has written, so that everything is recomputed; "off" does neither; "replay"
+                only reads, and a miss is an error.
 
         Raises:
-            InputError: The mode is none of these.
+            InputError: The mode is unknown.
         """
         if mode not in get_args(Mode):
             raise InputError(
-                f"expected a cache mode, got {mode!r}: use one of {', '.join(get_args(Mode))}."
+                f"Expected a cache mode, got {mode!r}; use one of {', '.join(get_args(Mode))}."
             )
         self.directory = _default_directory() if directory is None else Path(directory)
         self.mode: Mode = mode
         self.hits = 0
         self.misses = 0
         self._fresh: set[str] = set()
-        # What could not be written, by key. Stays empty on a healthy disk.
+        # Values that could not be written, by key.
         self._memory: dict[str, Entry] = {}
         self._broken = False
-        self._aside: Path | None = None
+        self._temporary: Path | None = None
         self._connection: sqlite3.Connection | None = None
         self._inherited: list[sqlite3.Connection] = []
         self._pid = os.getpid()
@@ -96,33 +96,33 @@ class Cache:
             self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Sent to another process: the same place and mode, its own connection and counters.
+        # The other process gets the same folder and mode, and its own connection and counters.
         return Cache, (self.directory, self.mode)
 
     def __repr__(self) -> str:
         return f"Cache({str(self.directory)!r}, mode={self.mode!r})"
 
     def get(self, kind: str, parts: Parts) -> Any | None:
-        """Return the value of a key, or None.
+        """Returns the value of a key, or None if it is missing.
 
         Raises:
-            CacheMissError: Mode is "replay" and there is none.
+            CacheMissError: The mode is "replay" and the value is missing.
         """
         return self.get_many(kind, [parts])[0]
 
     def get_many(self, kind: str, parts: Sequence[Parts]) -> list[Any | None]:
-        """Return the values of several keys, None where there is none.
+        """Returns the values of several keys, None for missing ones.
 
         Args:
-            kind: What the values are; see `visdiff.hashing.key`.
-            parts: What each value depends on.
+            kind: Kind of the values; see `visdiff.hashing.key`.
+            parts: Key fields of each value.
 
         Returns:
-            One value a key, in order: text, JSON, or a new array of the stored type and shape.
+            One value per key, in order: text, JSON, or a new array of the stored dtype and shape.
 
         Raises:
-            CacheMissError: Mode is "replay" and one is missing; the text names it.
-            InputError: The database is damaged as a whole, or of another version.
+            CacheMissError: The mode is "replay" and a value is missing; the message names it.
+            InputError: The database file is damaged, or of another version.
         """
         keys = [hashing.key(kind, part) for part in parts]
         with self._guard():
@@ -132,9 +132,9 @@ class Cache:
         if missing and self.mode == "replay":
             first = hashing.canonical_json(parts[missing[0]])
             raise CacheMissError(
-                f"expected a cached {kind} in {self.directory} (mode replay), got none for "
-                f"{first[:_SHOWN]}{'…' if len(first) > _SHOWN else ''}: "
-                f"run once with --cache rw, or restore the cache this run was made with."
+                f"Expected a cached {kind} in {self.directory} (mode replay), got none for "
+                f"{first[:_MAX_MESSAGE]}{'…' if len(first) > _MAX_MESSAGE else ''}; "
+                f"run once with --cache rw, or restore the cache of the original run."
             )
         with self._guard():
             self.hits += len(values) - len(missing)
@@ -142,17 +142,17 @@ class Cache:
         return values
 
     def put(self, kind: str, parts: Parts, value: Value) -> None:
-        """Store a value; see `put_many`."""
+        """Stores a value; see `put_many`."""
         self.put_many(kind, [(parts, value)])
 
     def put_many(self, kind: str, items: Sequence[tuple[Parts, Value]]) -> None:
-        """Store values, all in one transaction; a value under the same key is replaced.
+        """Stores values in one transaction; existing values are replaced.
 
-        Modes "ro", "off" and "replay" store nothing. Failures, refusals and truncated replies are
-        the caller's to leave out: they are not values.
+        Modes "ro", "off" and "replay" store nothing. Callers must not pass failures, refusals or
+        truncated replies.
 
         Raises:
-            InputError: A value is None, an array of objects, or no JSON; nothing is stored then.
+            InputError: A value is None, an array of objects, or not JSON; nothing is stored.
         """
         rows = [cache_rows.encode(kind, dict(parts), value) for parts, value in items]
         if not rows or self.mode not in _WRITING:
@@ -176,31 +176,31 @@ class Cache:
             self._memory.update((row.key, row) for row in rows)
 
     def path_for(self, kind: str, parts: Parts, suffix: str) -> Path:
-        """Return where the file of a key lies, or would lie; nothing is created.
+        """Returns the path of a key's file, which need not exist; creates nothing.
 
         Args:
-            kind: What it is: letters, digits, "-" and "_".
-            parts: What it depends on.
-            suffix: Such as ".png".
+            kind: Kind of the content: letters, digits, "-" and "_".
+            parts: Key fields.
+            suffix: Suffix, such as ".png".
 
         Raises:
-            InputError: The kind or suffix is no part of a file name.
+            InputError: The kind or suffix has other characters.
         """
         if not re.fullmatch(r"[A-Za-z0-9_-]+", kind) or not re.fullmatch(r"\.[A-Za-z0-9]+", suffix):
             raise InputError(
-                f"expected a kind of letters and digits and a suffix such as '.png', got {kind!r} "
-                f"and {suffix!r}: rename them."
+                f"Expected a kind of letters and digits and a suffix such as '.png', got {kind!r} "
+                f"and {suffix!r}; rename them."
             )
         name = hashing.key(kind, parts)
-        # 256 folders a kind: a million files in one folder is slow to list.
+        # 256 folders per kind, since a folder with a million files is slow to list.
         shard = name.partition("-")[2][:2]
         return self.directory / "files" / kind / shard / f"{name}{suffix}"
 
     def write_file(self, kind: str, parts: Parts, suffix: str, data: bytes) -> Path:
-        """Write the file of a key: whole or not at all, also when several processes write it.
+        """Writes the file of a key atomically, also when several processes write it.
 
         Returns:
-            Its path: `path_for`, or in a temporary folder in modes that do not write and when the
+            The path: `path_for`, or a path in a temporary folder if the mode does not write or the
             folder cannot be written.
         """
         path = self.path_for(kind, parts, suffix)
@@ -211,22 +211,22 @@ class Cache:
             except OSError as error:
                 self._give_up_writing(error)
         with self._guard():
-            self._aside = self._aside or Path(tempfile.mkdtemp(prefix="visdiff-"))
-        path = self._aside / path.name
+            self._temporary = self._temporary or Path(tempfile.mkdtemp(prefix="visdiff-"))
+        path = self._temporary / path.name
         write_whole(path, data)
         return path
 
     def stats(self) -> dict[str, Any]:
-        """Count what is stored.
+        """Returns statistics of the cache.
 
         Returns:
-            "directory", "entries", "bytes" (of values), "files", "file_bytes", and "kinds":
-            entries and bytes by kind.
+            A dict with "directory", "entries", "bytes" (of values), "files", "file_bytes", and
+            "kinds": entries and bytes by kind.
         """
         with self._guard():
             connection = self._connect()
             query = "SELECT kind, COUNT(*), SUM(LENGTH(value)) FROM entries GROUP BY kind"
-            with self._damage():
+            with self._report_damage():
                 rows = connection.execute(query).fetchall() if connection else []
         kinds = {kind: {"entries": count, "bytes": size} for kind, count, size in rows}
         files = list(self._files())
@@ -240,11 +240,11 @@ class Cache:
         }
 
     def prune(self, max_bytes: int | None = None, older_than_days: float | None = None) -> int:
-        """Remove old entries and files, then those longest stored until the rest fits.
+        """Removes entries and files by age, then the oldest ones until the size limit is met.
 
         Args:
-            max_bytes: Values and files together are at most this large afterwards.
-            older_than_days: What was stored longer ago than this goes.
+            max_bytes: Maximum size of values and files together.
+            older_than_days: Maximum age in days.
 
         Returns:
             Number of entries and files removed.
@@ -253,78 +253,78 @@ class Cache:
             InputError: Neither limit is given, or the mode does not write.
         """
         if max_bytes is None and older_than_days is None:
-            raise InputError("expected max_bytes or older_than_days, got neither: give a limit.")
+            raise InputError("Expected max_bytes or older_than_days, got neither; give a limit.")
         if self.mode not in _WRITING:
-            raise InputError(f"expected a cache that writes, got mode {self.mode!r}: use mode rw.")
-        with self._guard(), self._damage():
+            raise InputError(f"Expected a cache that writes, got mode {self.mode!r}; use mode rw.")
+        with self._guard(), self._report_damage():
             connection = self._connect()
             query = "SELECT key, LENGTH(value), created FROM entries"
             rows = connection.execute(query).fetchall() if connection else []
             stored: list[tuple[str | Path, int, float]] = [*rows, *self._files()]
-            # The newest first: it stays as long as there is room.
+            # Newest first: kept while there is room.
             stored.sort(key=lambda item: item[2], reverse=True)
             oldest = 0.0 if older_than_days is None else time.time() - older_than_days * 86_400
             total = 0
-            gone: list[str | Path] = []
+            removed: list[str | Path] = []
             for name, size, created in stored:
                 total += size
                 if created < oldest or (max_bytes is not None and total > max_bytes):
-                    gone.append(name)
-            names = [(name,) for name in gone if isinstance(name, str)]
+                    removed.append(name)
+            names = [(name,) for name in removed if isinstance(name, str)]
             if connection and names:
                 with cache_rows.transaction(connection):
                     connection.executemany("DELETE FROM entries WHERE key = ?", names)
-                # Gives the space back; another process that is reading makes it impossible now.
+                # Frees disk space; fails while another process is reading.
                 with suppress(sqlite3.OperationalError):
                     connection.execute("VACUUM")
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            for path in gone:
+            for path in removed:
                 if isinstance(path, Path):
                     path.unlink(missing_ok=True)
-        return len(gone)
+        return len(removed)
 
     def verify(self) -> list[str]:
-        """Read everything and name what is damaged.
+        """Checks all entries and files.
 
         Returns:
-            Keys whose checksum, key or value does not hold, and names of empty files, sorted.
+            Keys of damaged entries and names of empty files, sorted.
 
         Raises:
-            InputError: The database is damaged as a whole.
+            InputError: The database file is damaged.
         """
         bad = [path.name for path, size, _ in self._files() if size == 0]
-        with self._guard(), self._damage():
+        with self._guard(), self._report_damage():
             connection = self._connect()
             if connection is not None:
                 state = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
                 if state != "ok":
                     raise sqlite3.DatabaseError(state)
                 for entry in self._entries(connection):
-                    if not cache_rows.is_sound(entry):
+                    if not cache_rows.is_undamaged(entry):
                         bad.append(entry.key)
         return sorted(bad)
 
     def export(self, path: str | os.PathLike[str]) -> int:
-        """Write every sound entry as one JSON object a line, sorted by key.
+        """Writes all undamaged entries as JSON lines, sorted by key.
 
-        A line has "key", "kind", "parts", "created" and "value"; of an array, also "dtype" and
-        "shape", and the value is its bytes in hexadecimal.
+        A line has "key", "kind", "parts", "created" and "value". A line of an array also has
+        "dtype" and "shape", and its value is the bytes in hexadecimal.
 
         Returns:
             Number of lines.
         """
         lines: list[bytes] = []
-        with self._guard(), self._damage():
+        with self._guard(), self._report_damage():
             connection = self._connect()
             for entry in self._entries(connection) if connection else ():
-                if not cache_rows.is_sound(entry):
+                if not cache_rows.is_undamaged(entry):
                     continue
                 lines.append(json.dumps(cache_rows.as_json(entry)).encode() + b"\n")
         write_whole(Path(path), b"".join(lines))
         return len(lines)
 
     def close(self) -> None:
-        """Close this process's connection; a later use opens it again."""
+        """Closes the connection of this process; the next use reopens it."""
         with self._guard():
             if self._connection is not None:
                 self._connection.close()
@@ -332,10 +332,10 @@ class Cache:
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
-        """Hold the lock of this process."""
+        """Holds the lock of this process; resets connection and lock after a fork."""
         if self._pid != os.getpid():
-            # After a fork the parent's connection must be neither used nor closed here, and its
-            # lock may have been held by a thread that does not exist here.
+            # The child must neither use nor close the parent's connection, and the lock may be held
+            # by a thread that does not exist in the child.
             if self._connection is not None:
                 self._inherited.append(self._connection)
             self._connection, self._lock, self._pid = None, threading.RLock(), os.getpid()
@@ -343,7 +343,8 @@ class Cache:
             yield
 
     @contextmanager
-    def _damage(self) -> Iterator[None]:
+    def _report_damage(self) -> Iterator[None]:
+        """Converts database errors into InputError."""
         try:
             yield
         except sqlite3.DatabaseError as error:
@@ -355,7 +356,7 @@ class Cache:
         if isinstance(error, sqlite3.Error) and (always or damaged):
             got = "a damaged file" if damaged else "one that cannot be used now"
             raise InputError(
-                f"expected a sound cache in {self._database}, got {got} ({error}): run "
+                f"Expected an undamaged cache in {self._database}, got {got} ({error}); run "
                 f"`visdiff cache verify`, or move the file away and start with an empty cache."
             ) from error
 
@@ -364,7 +365,7 @@ class Cache:
         return self.directory / "cache.sqlite"
 
     def _connect(self) -> sqlite3.Connection | None:
-        """Return this process's connection; None when there is nothing that can be opened."""
+        """Returns the connection of this process; None if the database cannot be opened."""
         if self._connection is None and self.mode != "off":
             if self.mode in _WRITING and not self._broken:
                 try:
@@ -384,14 +385,14 @@ class Cache:
         if not self._broken:
             self._broken = True
             logger.warning(
-                "the cache in %s cannot be written (%s): the run goes on, and what it computes is "
+                "the cache in %s cannot be written (%s): the run continues, and its results are "
                 "kept in memory only; free some space or set VISDIFF_CACHE_DIR",
                 self.directory,
                 error,
             )
 
     def _read(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Return the sound values among the keys."""
+        """Returns the undamaged values of the keys."""
         if self.mode == "refresh":
             keys = [name for name in keys if name in self._fresh]
         found = {
@@ -404,7 +405,7 @@ class Cache:
         try:
             for start in range(0, len(wanted), _CHUNK):
                 for entry in self._entries(connection, wanted[start : start + _CHUNK]):
-                    if cache_rows.is_sound(entry):
+                    if cache_rows.is_undamaged(entry):
                         found[entry.key] = cache_rows.decode(entry)
                     else:
                         logger.warning("cache entry %s is damaged and not used", entry.key)
@@ -417,17 +418,17 @@ class Cache:
     def _entries(
         connection: sqlite3.Connection, keys: Sequence[str] | None = None
     ) -> Iterator[Entry]:
-        """Go through the entries with the given keys, or through all, sorted by key."""
+        """Yields the entries of the keys, or all entries, sorted by key."""
         where = "" if keys is None else f"WHERE key IN ({','.join('?' * len(keys))})"
         query = f"SELECT {COLUMNS} FROM entries {where} ORDER BY key"
         return map(Entry._make, connection.execute(query, keys or ()))
 
     def _files(self) -> Iterator[tuple[Path, int, float]]:
-        """Go through the content files: path, size and time of writing."""
+        """Yields path, size and modification time of each content file."""
         for folder, _, names in os.walk(self.directory / "files"):
             for name in names:
                 path = Path(folder, name)
-                # Another process may remove or rename it meanwhile.
+                # Another process may remove or rename it at the same time.
                 with suppress(FileNotFoundError):
                     status = path.stat()
                     yield path, status.st_size, status.st_mtime

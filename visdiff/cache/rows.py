@@ -1,4 +1,4 @@
-"""Rows of the cache's database: how values are written, checked and read, and how it is opened."""
+"""Rows of the cache's database: encoding, checking and decoding; opening the database."""
 
 import hashlib
 import json
@@ -36,17 +36,17 @@ _TIMEOUT_S = 60.0
 
 
 class Entry(NamedTuple):
-    """One row.
+    """A row of the database.
 
     Attributes:
         key: `visdiff.hashing.key` of kind and parts.
-        kind: What the value is.
-        parts: What it depends on, canonical JSON.
+        kind: Kind of the value.
+        parts: Key fields, as canonical JSON.
         type: "text", "json" or "array".
-        dtype: Of an array, numpy's text with byte order, such as "<f4".
-        shape: Of an array, JSON.
+        dtype: NumPy dtype of an array with byte order, such as "<f4"; else None.
+        shape: Shape of an array as JSON; else None.
         value: UTF-8 text, or an array's bytes in C order.
-        checksum: Of key, type, dtype, shape and value.
+        checksum: Checksum of key, type, dtype, shape and value.
         created: Seconds since 1970.
     """
 
@@ -62,25 +62,25 @@ class Entry(NamedTuple):
 
 
 def encode(kind: str, parts: dict[str, Any], value: Any) -> Entry:
-    """Make the row of a value.
+    """Returns the row of a value.
 
     Raises:
-        InputError: The value is None, an array of objects, or no JSON.
+        InputError: The value is None, an array of objects, or not JSON.
     """
     key = hashing.key(kind, parts)
     if value is None:
         raise InputError(
-            f"expected a value to cache under {kind!r}, got None: leave failures out of the cache."
+            f"Expected a value to cache under {kind!r}, got None; do not cache failures."
         )
     dtype = shape = None
     if isinstance(value, str):
         sort, data = "text", str(value).encode("utf-8", "surrogatepass")
     elif isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
-        # Objects would need pickle; structured and extension types do not survive as text.
+        # Objects need pickle, and structured dtypes cannot be restored from their text.
         if array.dtype.kind not in "biufcSUmM":
             raise InputError(
-                f"expected numbers or text in an array to cache, got {array.dtype}: convert it."
+                f"Expected numbers or text in an array to cache, got {array.dtype}; convert it."
             )
         sort, dtype, data = "array", array.dtype.str, array.tobytes()
         shape = json.dumps(array.shape)
@@ -92,7 +92,7 @@ def encode(kind: str, parts: dict[str, Any], value: Any) -> Entry:
 
 
 def decode(entry: Entry) -> Any:
-    """Return the value of a sound row; an array is new and writable."""
+    """Returns the value of an undamaged row; an array is new and writable."""
     if entry.type == "text":
         return entry.value.decode("utf-8", "surrogatepass")
     if entry.type == "json":
@@ -102,7 +102,7 @@ def decode(entry: Entry) -> Any:
 
 
 def as_json(entry: Entry) -> dict[str, Any]:
-    """Return a sound row as JSON; an array's value is its bytes in hexadecimal."""
+    """Returns an undamaged row as JSON; the value of an array is its bytes in hexadecimal."""
     row = {"key": entry.key, "kind": entry.kind, "parts": json.loads(entry.parts)}
     row["created"] = entry.created
     if entry.type == "array":
@@ -111,8 +111,8 @@ def as_json(entry: Entry) -> dict[str, Any]:
     return {**row, "value": decode(entry)}
 
 
-def is_sound(entry: Entry) -> bool:
-    """Tell whether a row is what was written: its key, checksum and value hold."""
+def is_undamaged(entry: Entry) -> bool:
+    """Returns whether key, checksum and value of a row are intact."""
     try:
         data = bytes(entry.value)
         checksum = _checksum(entry.key, entry.type, entry.dtype, entry.shape, data)
@@ -128,43 +128,43 @@ def is_sound(entry: Entry) -> bool:
 
 
 def connect(path: Path, *, writable: bool) -> sqlite3.Connection | None:
-    """Open the database.
+    """Opens the database.
 
     Args:
-        path: The file; with `writable` it is made when it is missing.
+        path: The file; created if missing and `writable`.
         writable: Open for writing, in WAL mode.
 
     Returns:
-        A connection in autocommit mode, or None when there is no file to read.
+        A connection in autocommit mode, or None if there is no file to read.
 
     Raises:
-        OSError, sqlite3.Error: It cannot be opened so.
-        InputError: Another version of visdiff made it.
+        OSError, sqlite3.Error: It cannot be opened in this mode.
+        InputError: It was written by another version of visdiff.
     """
     if writable:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = _open(str(path))
-        return _checked(connection, path, create=True)
+        return _check_version(connection, path, create=True)
     if not path.exists():
         return None
     address = f"file:{quote(str(path.absolute()))}?mode=ro"
     try:
-        return _checked(_open(address), path, create=False)
+        return _check_version(_open(address), path, create=False)
     except sqlite3.OperationalError:
-        # WAL wants to make its index beside the file; in a folder that is read-only for us, nobody
-        # writes, and the file can be read as it is.
-        return _checked(_open(f"{address}&immutable=1"), path, create=False)
+        # WAL creates its index next to the file. In a read-only folder there are no writers, so
+        # the file can be opened as immutable.
+        return _check_version(_open(f"{address}&immutable=1"), path, create=False)
 
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Write all or nothing."""
+    """Runs the block in one transaction; rolls back on errors."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        # A full disk has rolled back already.
+        # SQLite rolls back by itself when the disk is full.
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
@@ -175,24 +175,26 @@ def _open(address: str) -> sqlite3.Connection:
         address,
         timeout=_TIMEOUT_S,
         isolation_level=None,
-        # The cache holds a lock around every use.
+        # Cache holds a lock around every use.
         check_same_thread=False,
         uri=address.startswith("file:"),
     )
-    # Damaged text is found by its checksum; it must not keep sound rows from being read.
+    # Damaged text is detected by its checksum and must not prevent reading other rows.
     connection.text_factory = lambda data: data.decode("utf-8", "replace")
     return connection
 
 
-def _checked(connection: sqlite3.Connection, path: Path, *, create: bool) -> sqlite3.Connection:
+def _check_version(
+    connection: sqlite3.Connection, path: Path, *, create: bool
+) -> sqlite3.Connection:
     try:
         if create:
             _create(connection)
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version != _VERSION:
             raise InputError(
-                f"expected a cache of format {_VERSION} in {path}, got format {version}: move it "
-                f"away, or use the version of visdiff that made it."
+                f"Expected a cache of format {_VERSION} in {path}, got format {version}; move it "
+                f"away, or use the version of visdiff that wrote it."
             )
     except BaseException:
         connection.close()
@@ -201,7 +203,7 @@ def _checked(connection: sqlite3.Connection, path: Path, *, create: bool) -> sql
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    # Going over to WAL takes the file for oneself and, unlike other statements, does not wait.
+    # Switching to WAL needs an exclusive lock and, unlike other statements, does not wait for it.
     deadline = time.monotonic() + _TIMEOUT_S
     while True:
         try:
@@ -212,7 +214,7 @@ def _create(connection: sqlite3.Connection) -> None:
             if not busy or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
-    # A crash of the machine may lose the last values, never damage the file; they are recomputed.
+    # A system crash may lose the last values, which are then recomputed, but not damage the file.
     connection.execute("PRAGMA synchronous=NORMAL")
     if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
         with transaction(connection):

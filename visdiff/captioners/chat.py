@@ -13,7 +13,7 @@ from visdiff.engine import Applied
 from visdiff.errors import InputError, UnreadableImageError
 from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel, Failure, Message, Request
-from visdiff.llm.pictures import encoded
+from visdiff.llm.pictures import encode_jpeg
 
 # Images at a time: so many pictures are in memory.
 _CHUNK = 64
@@ -77,7 +77,7 @@ class ChatCaptioner:
             InputError: The chat model does not see, or cannot be asked at all.
         """
         llm = self._llm()
-        if not llm.sees:
+        if not llm.has_vision:
             raise InputError(
                 f"expected a chat model that sees for the captioner {self.name!r}, got "
                 f"{dict(llm.identity).get('model', 'one that reads text only')!r}: choose another "
@@ -99,7 +99,7 @@ class ChatCaptioner:
     def _requests(self, images: ImageSet, applied: Applied) -> Iterator[tuple[int, Request]]:
         for index in range(len(images)):
             try:
-                picture = encoded(images.image(index), self.side)
+                picture = encode_jpeg(images.image(index), self.side)
             except UnreadableImageError as error:
                 applied.failures[index] = str(error)
                 continue

@@ -269,7 +269,7 @@ class _Work:
         price, cost = Price(prices[0], prices[1]), 0.0
         for backend, calls in self.questions:
             prompt, completion = getattr(backend, "tokens_a_call", _TOKENS_A_CALL)
-            cost += price.of(prompt * calls, completion * calls)
+            cost += price.cost_of(prompt * calls, completion * calls)
         cost *= self.paid(config) / self.calls if self.calls else 1.0
         return cost if config.llm.max_cost is None else min(cost, config.llm.max_cost)
 

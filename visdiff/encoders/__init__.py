@@ -1,4 +1,4 @@
-"""Encoders: images and texts as vectors in one space."""
+"""Encoders, which embed images and texts in one space."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -8,30 +8,30 @@ from PIL import Image
 
 
 class Encoder(Protocol):
-    """An image model (`visdiff.engine.ImageModel`) whose values are unit vectors; texts too."""
+    """An image model (`visdiff.engine.ImageModel`) that embeds images and texts as unit vectors."""
 
     @property
     def kind(self) -> str:
-        """Kind of the cache entries of images' vectors."""
+        """Kind of the cache entries of image vectors."""
         ...
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What changes a vector: backend, architecture, weights. JSON values."""
+        """Everything that affects a vector: backend, architecture, weights. JSON values."""
         ...
 
     def prepare(self, image: Image.Image) -> Any:
-        """Make the network's input of an RGB image; runs in worker threads."""
+        """Returns the network input of an RGB image; runs in worker threads."""
         ...
 
     def __call__(self, batch: list[Any]) -> Sequence[Any]:
-        """Return a float32 unit vector, shape (d,), or `visdiff.engine.Refused`, for each input."""
+        """Returns a float32 unit vector of shape (d,), or `visdiff.engine.Refused`, per input."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Return float32 unit vectors, shape (n, d).
+        """Returns float32 unit vectors, shape (n, d).
 
         Raises:
-            InputError: A text is longer than the model can read; none is ever truncated.
+            InputError: A text is longer than the model's context; texts are never truncated.
         """
         ...

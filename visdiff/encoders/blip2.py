@@ -1,7 +1,7 @@
-"""What BLIP-2's language model reads of an image: the Q-Former's output in the space of its words.
+"""BLIP-2 image features: the Q-Former's output, projected to the language model's embeddings.
 
-Functions on the network alone, which `visdiff.captioners.blip` loads; they work with every
-``Blip2ForConditionalGeneration``, whatever its language model.
+The functions work with any ``Blip2ForConditionalGeneration``, whatever its language model.
+`visdiff.captioners.blip` loads the network.
 
 Li et al., "BLIP-2" (2023), arXiv:2301.12597.
 """
@@ -17,40 +17,40 @@ from visdiff.engine import Refused
 
 
 def image_features(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """Return what the language model reads of each image.
+    """Returns the image features in the language model's embedding space.
 
     Args:
         model: A ``Blip2ForConditionalGeneration``.
-        pixels: (n, 3, height, width), prepared.
+        pixels: Prepared images, shape (n, 3, height, width).
 
     Returns:
-        (n, queries, d) on the model's device, d being the width of the language model's words.
-        Query i is the same question to every image, so that features can be averaged.
+        Features of shape (n, queries, d) on the model's device; d is the width of the language
+        model's token embeddings. Query i is the same for all images, so features can be averaged.
     """
     with torch.inference_mode():
         pixels = pixels.to(model.device, model.dtype)
-        seen = model.vision_model(pixels).last_hidden_state
+        hidden = model.vision_model(pixels).last_hidden_state
         queries = model.qformer(
             query_embeds=model.query_tokens.expand(len(pixels), -1, -1),
-            encoder_hidden_states=seen,
+            encoder_hidden_states=hidden,
             encoder_attention_mask=torch.ones(
-                seen.shape[:-1], dtype=torch.long, device=seen.device
+                hidden.shape[:-1], dtype=torch.long, device=hidden.device
             ),
         ).last_hidden_state
-        # The Q-Former stays in single precision where the rest is in half.
-        return model.language_projection(queries.to(seen.dtype))
+        # The Q-Former stays in float32 when the rest is in half precision.
+        return model.language_projection(queries.to(hidden.dtype))
 
 
 def language_inputs(model: Any, ids: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """Return the language model's input: the words' vectors, image features in their places.
+    """Returns the language model's input embeddings, with image features at the image tokens.
 
     Args:
         model: A ``Blip2ForConditionalGeneration``.
-        ids: (n, length) tokens, with as many image tokens in a row as there are queries.
-        features: (n, queries, d) as `image_features` gives them.
+        ids: Token ids of shape (n, length), with one image token per query in each row.
+        features: Output of `image_features`, shape (n, queries, d).
 
     Returns:
-        (n, length, d).
+        Embeddings of shape (n, length, d).
     """
     words = model.get_input_embeddings()(ids)
     places = (ids == model.config.image_token_id).unsqueeze(-1)
@@ -58,23 +58,23 @@ def language_inputs(model: Any, ids: torch.Tensor, features: torch.Tensor) -> to
 
 
 class Network(Protocol):
-    """What loads a BLIP-2 and prepares images for it: `visdiff.captioners.blip.Blip2Captioner`."""
+    """A loader of BLIP-2 and its image preprocessing (`visdiff.captioners.blip.Blip2Captioner`)."""
 
     def load(self) -> Any:
-        """Return what has the network as its attribute ``model``."""
+        """Returns an object whose attribute ``model`` is the network."""
         ...
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
-        """Return the network's pixels, float32, (3, height, width)."""
+        """Returns the pixels of an image, float32, shape (3, height, width)."""
         ...
 
 
 class Blip2Features:
-    """Images as BLIP-2's language model reads them; a `visdiff.engine.ImageModel`.
+    """BLIP-2 features of images (see `image_features`) as a `visdiff.engine.ImageModel`.
 
     Args:
-        network: Called on first use.
-        weights: What tells these weights from others, for the cache key.
+        network: The network; loaded on first use.
+        weights: Identity of the weights, for the cache key.
     """
 
     kind = "blip2-features"
@@ -84,13 +84,13 @@ class Blip2Features:
         self.identity = dict(weights)
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
-        """Return the pixels the network reads, float32, shape (3, height, width)."""
+        """Returns the pixels of an image, float32, shape (3, height, width)."""
         return self.network.prepare(image)
 
     def __call__(self, batch: list[torch.Tensor]) -> list[np.ndarray | Refused]:
-        """Return float16 features, shape (queries, d), for each prepared image."""
+        """Returns float16 features, shape (queries, d), for each prepared image."""
         features = image_features(self.network.load().model, torch.stack(batch)).float()
-        # Half the room in the cache; what is lost is far below the spread within any set.
+        # float16 halves the cache; its rounding error is far below the spread within any set.
         return [
             row.astype(np.float16) if np.isfinite(row).all() else Refused("the features overflow")
             for row in features.cpu().numpy()

@@ -1,8 +1,8 @@
-"""Loading weights without waiting for a network that is not there.
+"""Loading of weights from the Hugging Face hub, without long waits when offline.
 
-huggingface_hub retries a failed request for half a minute, several times a model. Here what is on
-disk is tried first, with the hub switched off, and the network only when one quick request shows
-that the hub answers.
+huggingface_hub retries a failed request for half a minute, several times per model. `load_weights`
+tries the files on disk first, in offline mode, and uses the network only after one quick request
+to the hub has succeeded.
 """
 
 import logging
@@ -19,10 +19,10 @@ from visdiff.errors import MissingBackendError, VisdiffError
 
 T = TypeVar("T")
 
-# One model is loaded at a time, since the hub's switch is one constant for the whole process …
+# One model is loaded at a time, since offline mode is a constant of the whole process.
 _loading = threading.RLock()
-# … which holds while any block wants it. This lock is held only to count the blocks: who keeps the
-# hub switched off for a while must not keep worker threads from loading meanwhile.
+# Held only to count the `hub_offline` blocks, so that a long block does not keep other threads from
+# loading.
 _counting = threading.Lock()
 _blocks = 0
 _before = False
@@ -30,28 +30,29 @@ _TIMEOUT_S = 5.0
 
 
 def load_weights(load: Callable[[], T], what: str) -> T:
-    """Call ``load`` with the hub switched off, then, if that fails and the hub answers, with it.
+    """Calls ``load`` in offline mode, and again online if that fails and the hub responds.
 
     Args:
-        load: Builds a model from files that may have to be downloaded through huggingface_hub.
-        what: The model, for the message ("captioner Salesforce/blip-image-captioning-base").
+        load: Builds a model; may download files through huggingface_hub.
+        what: Description of the model for messages, such as
+            "captioner Salesforce/blip-image-captioning-base".
 
     Returns:
-        What ``load`` returned.
+        The result of ``load``.
 
     Raises:
-        MissingBackendError: The weights are neither on disk nor can be downloaded; says how to get
-            them.
+        MissingBackendError: The weights are not on disk and cannot be downloaded; the message says
+            how to get them.
     """
-    # open_clip tells the root logger of what it does not find, and logging then prints that to
-    # stderr when nobody has set it up; the error below says it once and in full.
-    silent = logging.NullHandler()
+    # open_clip logs missing files to the root logger, which prints to stderr unless configured.
+    # The error below reports them once and in full.
+    handler = logging.NullHandler()
     with _loading:
-        logging.getLogger().addHandler(silent)
+        logging.getLogger().addHandler(handler)
         try:
             return _load(load, what)
         finally:
-            logging.getLogger().removeHandler(silent)
+            logging.getLogger().removeHandler(handler)
 
 
 def _load(load: Callable[[], T], what: str) -> T:
@@ -61,16 +62,16 @@ def _load(load: Callable[[], T], what: str) -> T:
     except VisdiffError:
         raise
     except Exception as error:
-        # Libraries raise half a dozen types for "not on disk"; what to do next is the same for all.
+        # Libraries raise many different types for "not on disk".
         offline = error
-    if not _wanted():
-        # Who asks what is on disk (`visdiff doctor`) has switched the hub off, not the user.
+    if not _is_online():
+        # Offline mode is set by the user, or by a `hub_offline` block (`visdiff doctor`).
         by_user = not _blocks or _before
         off = ", and the hub is switched off (HF_HUB_OFFLINE)" if by_user else ""
         raise MissingBackendError(_message(what, f"not on disk{off}", offline)) from offline
-    if not _answers(endpoint()):
+    if not _responds(endpoint()):
         raise MissingBackendError(
-            _message(what, f"not on disk, and {endpoint()} does not answer", offline)
+            _message(what, f"not on disk, and {endpoint()} does not respond", offline)
         ) from offline
     try:
         return load()
@@ -81,7 +82,7 @@ def _load(load: Callable[[], T], what: str) -> T:
 
 
 def endpoint() -> str:
-    """Return the address of the hub."""
+    """Returns the address of the hub."""
     from huggingface_hub import constants
 
     return constants.ENDPOINT
@@ -89,7 +90,7 @@ def endpoint() -> str:
 
 @contextmanager
 def hub_offline() -> Iterator[None]:
-    """Make huggingface_hub use only files on disk inside the block, whatever the setting."""
+    """Restricts huggingface_hub to files on disk inside the block, whatever the setting."""
     from huggingface_hub import constants
 
     global _blocks, _before
@@ -107,7 +108,7 @@ def hub_offline() -> Iterator[None]:
 
 
 def cached_commit(repo: str, revision: str | None) -> str | None:
-    """Return the commit of a model in the hub's cache on disk, or None when it is not there."""
+    """Returns the commit of a model in the hub's cache on disk, or None if it is not cached."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repo, "config.json", revision=revision)
@@ -117,14 +118,14 @@ def cached_commit(repo: str, revision: str | None) -> str | None:
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
 
 
-def _wanted() -> bool:
+def _is_online() -> bool:
     from huggingface_hub import constants
 
     return not constants.HF_HUB_OFFLINE
 
 
-def _answers(url: str) -> bool:
-    """Say whether a host answers one request within a few seconds; proxies are honoured."""
+def _responds(url: str) -> bool:
+    """Returns whether a host responds within a few seconds; proxies are honoured."""
     request = urllib.request.Request(url, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S):
@@ -136,11 +137,11 @@ def _answers(url: str) -> bool:
 
 
 def _message(what: str, reason: str, error: Exception) -> str:
-    # Libraries add advice of their own after the first sentence; what to do is said below.
+    # Libraries add their own advice after the first sentence, which is dropped here.
     first = " ".join(str(error).split()).partition(". ")[0]
     detail = textwrap.shorten(f"{type(error).__name__}: {first}", 200, placeholder=" …")
     return (
-        f"the weights of {what} cannot be loaded: {reason} ({detail}). Run once with network "
-        "access to download them, or give a local folder; `--preset miniature` runs offline, on "
-        "drawings only"
+        f"Expected the weights of {what}, got none: {reason} ({detail}); run once with network "
+        "access to download them, or give a local folder (`--preset miniature` runs offline, on "
+        "drawings only)."
     )

@@ -1,4 +1,4 @@
-"""CLIP-like models through open_clip.
+"""CLIP models through open_clip.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021),
 arXiv:2103.00020; Cherti et al. (2022), arXiv:2212.07143.
@@ -21,7 +21,7 @@ from visdiff.hashing import weights_digest
 from visdiff.torchvision_compat import ensure_torchvision
 
 if TYPE_CHECKING:
-    # Imported where it computes: a run whose embeddings are all cached needs no torch.
+    # Imported on use: a run with cached embeddings needs no torch.
     import torch
 
 _LOCAL = "local-dir:"
@@ -36,17 +36,17 @@ class _Loaded(NamedTuple):
 
 
 class OpenClipEncoder:
-    """Unit vectors of images and texts in one space; an `visdiff.engine.ImageModel`.
+    """A CLIP model as an encoder (`visdiff.encoders.Encoder`).
 
     Args:
         model: An architecture of open_clip ("ViT-B-32"), a hub model ("hf-hub:owner/name"), a local
             folder ("local-dir:/path" or a path that holds ``open_clip_config.json``,
             ``open_clip_model.safetensors`` and, with ``hf_tokenizer_name`` in the config's
             ``text_cfg``, a tokenizer), or "miniature", the bundled one.
-        pretrained: Tag of the weights ("laion2b_s34b_b79k"), or the path of a weights file. Needed
-            for an architecture, and only for one.
+        pretrained: Tag of the weights ("laion2b_s34b_b79k") or path of a weights file. Required for
+            an architecture, ignored otherwise.
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps". float32 everywhere.
-        **_: Fields of the configuration that mean nothing here.
+        **_: Other fields of the configuration, ignored.
     """
 
     name = "open_clip"
@@ -67,7 +67,7 @@ class OpenClipEncoder:
         self._identity: Mapping[str, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Sent to another machine: it loads the weights itself.
+        # Pickled without weights: the other process loads them itself.
         return {**vars(self), "_lock": None, "_ready": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -75,10 +75,10 @@ class OpenClipEncoder:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Backend and weights: a folder's content, or the tag and open_clip's version.
+        """Backend and weights: the content of a folder, or the tag and the version of open_clip.
 
         Raises:
-            InputError: The folder does not exist, or an architecture was given without weights.
+            InputError: The folder does not exist, or an architecture has no weights.
         """
         if self._identity is None:
             self._identity = self._identify()
@@ -97,9 +97,8 @@ class OpenClipEncoder:
             return identity
         if not self.pretrained:
             raise InputError(
-                f"expected the tag of pretrained weights for open_clip model {self.model!r}, got "
-                "none; "
-                "untrained weights rank nothing"
+                f"Expected the tag of pretrained weights for open_clip model {self.model!r}, got "
+                "none; untrained weights rank nothing."
             )
         file = Path(self.pretrained).expanduser()
         if file.is_file():
@@ -108,15 +107,15 @@ class OpenClipEncoder:
 
     @property
     def context_length(self) -> int:
-        """Most tokens a text may have, the model's start and end tokens included."""
+        """Maximum number of tokens of a text, start and end tokens included."""
         return int(self._load().tokenizer.context_length)
 
     def prepare(self, image: Image.Image) -> "torch.Tensor":
-        """Return the pixels the network reads, float32, shape (3, height, width)."""
+        """Returns the pixels of an image, float32, shape (3, height, width)."""
         return self._load().preprocess(image)
 
     def __call__(self, batch: "list[torch.Tensor]") -> list[np.ndarray | Refused]:
-        """Return a float32 unit vector, shape (d,), for each prepared image."""
+        """Returns a float32 unit vector, shape (d,), for each prepared image."""
         import torch
 
         loaded = self._load()
@@ -129,16 +128,16 @@ class OpenClipEncoder:
         ]
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode texts as they are, without a template.
+        """Encodes texts as they are, without a template.
 
         Args:
-            texts: n of them; none is truncated.
+            texts: n texts; none is truncated.
 
         Returns:
             float32 unit vectors, shape (n, d).
 
         Raises:
-            InputError: A text has more tokens than the model reads; the message holds it.
+            InputError: A text is longer than the context; the message contains it.
         """
         import torch
 
@@ -153,14 +152,13 @@ class OpenClipEncoder:
         return np.concatenate(rows)
 
     def check_text(self, text: str) -> None:
-        """Raise InputError when a text has more tokens than the model reads."""
+        """Raises InputError if a text is longer than the context."""
         tokenizer = self._load().tokenizer
         limit, used = int(tokenizer.context_length), _token_count(tokenizer, text)
         if used > limit:
             raise InputError(
-                f"expected a text of at most {limit} tokens for {self.model!r}, got {used}: "
-                f"{text!r}; "
-                "shorten it (texts are never truncated)"
+                f"Expected a text of at most {limit} tokens for {self.model!r}, got {used}: "
+                f"{text!r}; shorten it (texts are never truncated)."
             )
 
     def _dimension(self, loaded: _Loaded) -> int:
@@ -178,21 +176,21 @@ class OpenClipEncoder:
         if path.is_dir():
             if not (path / "open_clip_config.json").is_file():
                 raise InputError(
-                    f"expected open_clip_config.json and open_clip_model.safetensors in {path}, "
-                    "got a "
-                    "folder without open_clip_config.json"
+                    f"Expected open_clip_config.json and open_clip_model.safetensors in {path}, "
+                    "got a folder without open_clip_config.json."
                 )
             return path
         if local or path.is_absolute():
             raise InputError(
-                f"expected a folder with open_clip_config.json, got {path}, which is none"
+                f"Expected a folder with open_clip_config.json, got {path}, which is not a folder; "
+                "check the path."
             )
         return None
 
     def _load(self) -> _Loaded:
         with self._lock:
             if self._ready is None:
-                _ = self.identity  # a mistake in the arguments is said before anything is loaded
+                _ = self.identity  # raises for invalid arguments before loading
                 folder = self._folder()
                 if folder is not None:
                     try:
@@ -201,8 +199,8 @@ class OpenClipEncoder:
                         raise
                     except (OSError, ValueError, KeyError, RuntimeError) as error:
                         raise MissingBackendError(
-                            f"the open_clip model in {folder} cannot be loaded: "
-                            f"{type(error).__name__}: {error}"
+                            f"Expected a loadable open_clip model in {folder}, got "
+                            f"{type(error).__name__}: {error}; check its files."
                         ) from error
                 else:
                     self._check_names()
@@ -213,7 +211,7 @@ class OpenClipEncoder:
             return self._ready
 
     def _check_names(self) -> None:
-        """Tell a name that open_clip does not know from weights that are not here."""
+        """Raises InputError for names unknown to open_clip, before a download is tried."""
         if self.model.startswith("hf-hub:") or not self.pretrained:
             return
         import difflib
@@ -221,15 +219,17 @@ class OpenClipEncoder:
         open_clip = _import_open_clip()
         if self.model not in open_clip.list_models():
             near = difflib.get_close_matches(self.model, open_clip.list_models(), n=3)
-            hint = f"; did you mean {', '.join(near)}?" if near else ""
-            raise InputError(f"expected a model that open_clip knows, got {self.model!r}{hint}")
+            hint = f" (did you mean {', '.join(near)}?)" if near else ""
+            raise InputError(
+                f"Expected a model of open_clip, got {self.model!r}{hint}; "
+                "open_clip.list_models() lists them."
+            )
         tags = open_clip.list_pretrained_tags_by_model(self.model)
         known = self.pretrained.lower().replace("-", "_") in tags
         if not known and not Path(self.pretrained).expanduser().is_file():
             raise InputError(
-                f"expected a weights tag of open_clip model {self.model!r} ({', '.join(tags)}) or "
-                "a "
-                f"file, got {self.pretrained!r}"
+                f"Expected a weights tag of open_clip model {self.model!r} ({', '.join(tags)}) or "
+                f"a file, got {self.pretrained!r}."
             )
 
     def _build(self, name: str, pretrained: str | None) -> _Loaded:
@@ -240,7 +240,7 @@ class OpenClipEncoder:
             None if name.startswith(("hf-hub:", _LOCAL)) else pretrained,
             precision="fp32",
             device=device,
-            # Without this, weights that are not found are random, with a log line.
+            # Otherwise missing weights are random, with only a log message.
             require_pretrained=True,
         )
         return _Loaded(model.eval(), preprocess, open_clip.get_tokenizer(name), device)
@@ -252,21 +252,21 @@ def _import_open_clip() -> Any:
         import open_clip
     except ImportError as error:
         raise MissingBackendError(
-            f"the CLIP encoder needs open_clip, which cannot be imported ({error}); "
-            "pip install open_clip_torch"
+            f"Expected open_clip for the CLIP encoder, got an import error ({error}); install it "
+            "with `pip install open_clip_torch`."
         ) from error
     return open_clip
 
 
 def _unit(features: "torch.Tensor") -> np.ndarray:
-    """Normalise rows to length 1, in float32."""
+    """Normalises rows to length 1, in float32."""
     import torch
 
     return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
 
 
 def _token_count(tokenizer: Any, text: str) -> int:
-    """Count a text's tokens as open_clip's tokenizers see them before they truncate."""
+    """Returns the number of a text's tokens before open_clip's tokenizers truncate them."""
     inner = getattr(tokenizer, "tokenizer", None)
     if inner is None:
         # open_clip's own byte pair encoding, between a start and an end token.

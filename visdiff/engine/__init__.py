@@ -1,9 +1,8 @@
-"""Apply a model to every image of a set, once per distinct image, through the cache.
+"""Application of a model to every distinct image of a set, through the cache.
 
-What is not in the cache goes, in batches, to an `Engine`: this machine here, a Ray cluster in
-`visdiff.engine.ray`. A batch's results are in the cache before the next one is asked for. A run
-that is killed therefore resumes where it stopped, and memory holds a few batches of pixels whatever
-the size of the set.
+Images that are not cached go in batches to an `Engine`: the local machine (`LocalEngine`) or a Ray
+cluster (`visdiff.engine.ray`). Results are cached before the next batch is requested. An
+interrupted run therefore resumes where it stopped, and memory holds only a few batches of pixels.
 """
 
 import itertools
@@ -22,13 +21,13 @@ from visdiff.cache import Cache
 from visdiff.errors import CacheMissError, InputError, UnreadableImageError, VisdiffError
 from visdiff.imageset import ImageSet
 
-# Keys looked up in one query; small enough for SQLite's limit on variables in every build.
+# Keys per query; below SQLite's limit on variables in every build.
 _LOOKUP = 500
 
 
 @dataclass(frozen=True)
 class Refused:
-    """What a model returns in place of a value for an image it has no answer for.
+    """The result of an image that a model cannot process, in place of a value.
 
     Attributes:
         reason: One clause for the user, such as "empty caption".
@@ -38,36 +37,38 @@ class Refused:
 
 
 class ImageModel(Protocol):
-    """A model that turns one image into one value, applied in batches.
+    """A model that maps one image to one value, applied in batches.
 
-    The value of an image must not depend on the batch it is in, beyond the last bits of floating
-    point arithmetic.
+    The value of an image must not depend on its batch, except for floating-point rounding.
     """
 
     @property
     def kind(self) -> str:
-        """What the values are ("embedding", "caption", …); part of the cache key."""
+        """Kind of the values ("embedding", "caption", …); part of the cache key."""
         ...
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Everything that changes a value: backend, weights, prompt; part of the cache key.
+        """Everything that affects a value: backend, weights, prompt; part of the cache key.
 
-        Device, batch size and timeouts are left out. JSON values only.
+        Device, batch size and timeouts are excluded. JSON values only.
         """
         ...
 
     def prepare(self, image: Image.Image) -> Any:
-        """Make the model's input of one RGB image; runs in worker threads."""
+        """Returns the model input of one RGB image; runs in worker threads."""
         ...
 
     def __call__(self, batch: list[Any]) -> Sequence[Any]:
-        """Return one cache value, or `Refused`, for each prepared input, in order."""
+        """Returns one value, or `Refused`, per prepared input, in order."""
         ...
 
 
 class Engine(Protocol):
-    """Where a model is applied. Every engine gives the same values for the same batches."""
+    """An engine, which applies a model to images.
+
+    All engines return the same values for the same batches.
+    """
 
     def batches(
         self,
@@ -78,18 +79,17 @@ class Engine(Protocol):
         batch_size: int,
         workers: int,
     ) -> Generator[list[tuple[str, Any]]]:
-        """Apply a model to images, in batches.
+        """Applies a model to images, in batches.
 
         Args:
-            model: What to apply.
+            model: The model.
             images: The set.
-            todo: Digest and index of each image to compute, no digest twice.
-            batch_size: Images a call of the model: the first so many of `todo`, and so on.
-            workers: Threads that decode and prepare, for each copy of the model.
+            todo: Digest and index of each image to compute; digests are distinct.
+            batch_size: Images per call of the model; batches are consecutive slices of `todo`.
+            workers: Number of threads that decode and prepare images, per copy of the model.
 
         Yields:
-            The digest and the value of each image of a batch, or a `Refused`; each batch once, in
-            any order.
+            Digest and value (or `Refused`) of each image of a batch; each batch once, in any order.
         """
         ...
 
@@ -99,8 +99,8 @@ class Applied:
     """The values of a set's images.
 
     Attributes:
-        values: One an image, in the order of the set; None where there is none.
-        failures: Reason by index, for exactly the images whose value is None.
+        values: One value per image, in the order of the set; None for failures.
+        failures: Reasons by index, for exactly the images whose value is None.
     """
 
     values: list[Any]
@@ -108,17 +108,17 @@ class Applied:
 
 
 def resolve_device(name: str = "auto") -> str:
-    """Turn a device setting into a torch device string.
+    """Returns the torch device of a device setting.
 
     Args:
-        name: "auto" (CUDA when there is one, else Apple's MPS, else the CPU), "cpu", "mps", "cuda"
+        name: "auto" (CUDA if available, else Apple's MPS, else the CPU), "cpu", "mps", "cuda"
             or "cuda:<index>".
 
     Returns:
-        The name of a device that this machine has.
+        The name of an available device.
 
     Raises:
-        InputError: The name is unknown, or torch sees no such device here.
+        InputError: The name is unknown, or the device is not available.
     """
     import torch
 
@@ -127,25 +127,28 @@ def resolve_device(name: str = "auto") -> str:
         return "cuda" if cuda else "mps" if mps else "cpu"
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
-        raise InputError(f"expected device auto, cpu, cuda, cuda:<index> or mps, got {name!r}")
+        raise InputError(
+            f"Expected device auto, cpu, cuda, cuda:<index> or mps, got {name!r}; use one of these."
+        )
     if kind == "cuda" and (not cuda or (index and int(index) >= torch.cuda.device_count())):
         count = torch.cuda.device_count() if cuda else 0
         raise InputError(
-            f"device {name!r} was asked for, but torch sees {count} CUDA devices; use device auto "
-            "or cpu"
+            f"Expected an available device, got {name!r}, but torch finds {count} CUDA devices; "
+            "use device auto or cpu."
         )
     if kind == "mps" and not mps:
         raise InputError(
-            "device 'mps' was asked for, but torch has no MPS here; use device auto or cpu"
+            "Expected an available device, got 'mps', which torch does not find; use device auto "
+            "or cpu."
         )
     return name
 
 
 class LocalEngine:
-    """Applies a model on this machine: threads decode and prepare, a bounded number ahead of it.
+    """An engine on the local machine; threads decode and prepare a bounded number of images ahead.
 
     Args:
-        **_: Fields of the configuration that mean nothing here.
+        **_: Other fields of the configuration, ignored.
     """
 
     name = "local"
@@ -162,31 +165,31 @@ class LocalEngine:
         batch_size: int,
         workers: int,
     ) -> Generator[list[tuple[str, Any]]]:
-        """Yield the batches in order (see `Engine`)."""
-        with _threads(workers) as pool:
-            ready = _in_order(
+        """Yields the batches in order (see `Engine`)."""
+        with _thread_pool(workers) as pool:
+            ready = _map_in_order(
                 pool,
-                lambda index: prepared(model, lambda: images.image(index)),
+                lambda index: prepare_or_refuse(model, lambda: images.image(index)),
                 [index for _, index in todo],
-                _ahead(batch_size, workers),
+                _prefetch_limit(batch_size, workers),
             )
             pending = zip([digest for digest, _ in todo], ready, strict=True)
             while chunk := list(itertools.islice(pending, batch_size)):
-                yield computed(model, chunk)
+                yield compute_batch(model, chunk)
 
 
-def prepared(model: ImageModel, read: Callable[[], Image.Image]) -> Any:
-    """Return a model's input of one image, or `Refused` with what is wrong with the image.
+def prepare_or_refuse(model: ImageModel, read: Callable[[], Image.Image]) -> Any:
+    """Returns the model input of one image, or `Refused` if the image cannot be prepared.
 
-    One odd image (a width of one pixel, say) must not end a run over thousands; what is wrong with
-    the model or the request rather than with the image does.
+    A single bad image (one pixel wide, say) does not end the run; errors of the model or of the
+    configuration do.
 
     Args:
-        model: Prepares it.
+        model: The model.
         read: Returns the image.
 
     Raises:
-        VisdiffError: The model cannot be had, or the request is wrong.
+        VisdiffError: The model is not available, or the configuration is invalid.
     """
     try:
         return model.prepare(read())
@@ -198,21 +201,22 @@ def prepared(model: ImageModel, read: Callable[[], Image.Image]) -> Any:
         return Refused(f"cannot be prepared: {type(error).__name__}: {error}")
 
 
-def computed(model: ImageModel, batch: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Return a batch's values: of what was refused already the reason, of the rest the model's.
+def compute_batch(model: ImageModel, batch: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Computes the values of a batch; images that are already `Refused` stay so.
 
     Args:
-        model: Called once, or not at all when everything was refused.
-        batch: Digest, and prepared input or `Refused`, of each image.
+        model: The model; called once, or not at all if all images are refused.
+        batch: Digest and prepared input (or `Refused`) of each image.
 
     Raises:
-        RuntimeError: The model returns another number of values than it was given images.
+        RuntimeError: The model does not return one value per image.
     """
     good = [(digest, item) for digest, item in batch if not isinstance(item, Refused)]
     outputs: Sequence[Any] = model([item for _, item in good]) if good else []
     if len(outputs) != len(good):
         raise RuntimeError(
-            f"{type(model).__name__} returned {len(outputs)} values for {len(good)} images"
+            f"Expected {len(good)} values from {type(model).__name__}, got {len(outputs)}; return "
+            "one per image."
         )
     results = [(digest, item) for digest, item in batch if isinstance(item, Refused)]
     return results + [(digest, out) for (digest, _), out in zip(good, outputs, strict=True)]
@@ -229,41 +233,40 @@ def apply(
     progress: bool,
     engine: Engine | None = None,
 ) -> Applied:
-    """Compute, or take from the cache, one value for each image.
+    """Returns one value per image, from the cache or computed.
 
-    Images with the same bytes are computed once. An image that cannot be decoded or prepared, and
-    one that the model refuses, becomes None with a reason; neither is cached, so the next run tries
-    again.
+    Images with equal bytes are computed once. An image that cannot be decoded or prepared, or that
+    the model refuses, gets None and a reason. These are not cached, so the next run tries again.
 
     Args:
-        model: What to apply. It may load its weights on first use: when every value is cached,
-            neither `ImageModel.prepare` nor the model itself is called.
+        model: The model. If all values are cached, neither `ImageModel.prepare` nor the model is
+            called, so weights can be loaded on first use.
         images: The set.
-        cache: Looked up before, and written after each batch.
-        batch_size: Images a call of the model; changes speed and memory only.
-        workers: Threads that decode and prepare.
+        cache: Read before the computation, and written after each batch.
+        batch_size: Images per call of the model; affects only speed and memory.
+        workers: Number of threads that decode and prepare images.
         desc: Label of the progress bar.
-        progress: Show a bar on stderr.
-        engine: Where the model runs; this machine by default.
+        progress: Whether to show a progress bar on stderr.
+        engine: The engine; the local machine by default.
 
     Returns:
-        Values in the order of the set, and the reasons for the missing ones.
+        Values in the order of the set, and the reasons of failures.
 
     Raises:
-        CacheMissError: The cache replays and a readable image is not in it.
+        CacheMissError: The cache is in mode "replay" and lacks a readable image.
         InputError: The batch size or number of workers is below 1.
         MissingBackendError: The model's weights cannot be loaded.
     """
     if batch_size < 1 or workers < 1:
         raise InputError(
-            f"expected a batch size and a number of workers of at least 1, got {batch_size} and "
-            f"{workers}"
+            f"Expected a batch size and a number of workers of at least 1, got {batch_size} and "
+            f"{workers}; increase them."
         )
     applied = Applied([None] * len(images))
     if not len(images):
         return applied
-    with _threads(workers) as pool:
-        groups = _by_digest(images, pool, applied, _ahead(batch_size, workers))
+    with _thread_pool(workers) as pool:
+        groups = _group_by_digest(images, pool, applied, _prefetch_limit(batch_size, workers))
     missing = _look_up(model, images, cache, applied, groups)
     if not missing:
         return applied
@@ -284,7 +287,7 @@ def apply(
             for digest, value in batch:
                 for index in groups[digest]:
                     if value is None:
-                        applied.failures[index] = "the model gave no answer"
+                        applied.failures[index] = "the model returned no value"
                     elif isinstance(value, Refused):
                         applied.failures[index] = value.reason
                     else:
@@ -293,14 +296,14 @@ def apply(
     return applied
 
 
-def _ahead(batch_size: int, workers: int) -> int:
-    """Return how many images may be decoded and not yet used."""
+def _prefetch_limit(batch_size: int, workers: int) -> int:
+    """Returns the maximum number of decoded images that wait for the model."""
     return 2 * batch_size + workers
 
 
 @contextmanager
-def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Give a pool; whoever leaves early does not wait for what is still queued."""
+def _thread_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Yields a thread pool; cancels queued tasks on errors."""
     with ThreadPoolExecutor(workers, thread_name_prefix="visdiff") as pool:
         try:
             yield pool
@@ -309,10 +312,10 @@ def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
             raise
 
 
-def _by_digest(
+def _group_by_digest(
     images: ImageSet, pool: ThreadPoolExecutor, applied: Applied, ahead: int
 ) -> dict[str, list[int]]:
-    """Group the indices of the set by content; files that cannot be read become failures."""
+    """Groups the indices of the set by digest; unreadable files become failures."""
 
     def digest(index: int) -> str | Refused:
         try:
@@ -321,7 +324,7 @@ def _by_digest(
             return Refused(str(error))
 
     groups: dict[str, list[int]] = {}
-    for index, found in enumerate(_in_order(pool, digest, range(len(images)), ahead)):
+    for index, found in enumerate(_map_in_order(pool, digest, range(len(images)), ahead)):
         if isinstance(found, Refused):
             applied.failures[index] = found.reason
         else:
@@ -336,7 +339,7 @@ def _look_up(
     applied: Applied,
     groups: Mapping[str, list[int]],
 ) -> list[str]:
-    """Fill in what the cache holds; return the digests it does not hold, in order."""
+    """Fills in cached values; returns the missing digests, in order."""
     if not groups:
         return []
     identity = dict(model.identity)
@@ -348,7 +351,7 @@ def _look_up(
             found = cache.get_many(model.kind, parts)
         except CacheMissError:
             found = [
-                _replayed(model.kind, part, images, groups[digest][0], cache)
+                _replay(model.kind, part, images, groups[digest][0], cache)
                 for digest, part in zip(chunk, parts, strict=True)
             ]
         for digest, value in zip(chunk, found, strict=True):
@@ -360,10 +363,8 @@ def _look_up(
     return missing
 
 
-def _replayed(
-    kind: str, parts: Mapping[str, Any], images: ImageSet, index: int, cache: Cache
-) -> Any:
-    """Take one value in replay; an image that could not be read the first time was never cached."""
+def _replay(kind: str, parts: Mapping[str, Any], images: ImageSet, index: int, cache: Cache) -> Any:
+    """Returns a value in replay mode; None for an unreadable image, which is never cached."""
     try:
         return cache.get(kind, parts)
     except CacheMissError:
@@ -374,10 +375,10 @@ def _replayed(
         raise
 
 
-def _in_order(
+def _map_in_order(
     pool: ThreadPoolExecutor, function: Any, arguments: Sequence[Any], ahead: int
 ) -> Iterator[Any]:
-    """Map in threads, results in order, at most ``ahead`` calls started and not yet consumed."""
+    """Maps in threads; results in order, with at most ``ahead`` calls not yet consumed."""
     waiting: deque[Future[Any]] = deque()
     for argument in arguments:
         waiting.append(pool.submit(function, argument))

@@ -1,11 +1,11 @@
-"""Apply a model on a Ray cluster: paths go to the workers, values come back, pixels never travel.
+"""Application of a model on a Ray cluster. Only paths and values are sent, never pixels.
 
-Each worker is an actor of Ray Data with its own copy of the model. A worker that dies is started
-anew, and only the batch that it had is computed again. Batches are those of the local engine, so
-that values are the same to the last bits that a machine's arithmetic leaves open.
+Each worker is a Ray Data actor with its own copy of the model. A worker that dies is restarted, and
+only its current batch is recomputed. Batches are those of the local engine, so values agree up to
+the rounding of each machine.
 
-The files must lie under the same paths on every machine. Images without a file (Pillow images) are
-computed here, by the local engine.
+Files must have the same paths on all machines. Images without a file (Pillow images) are computed
+by the local engine.
 """
 
 import hashlib
@@ -20,24 +20,24 @@ from typing import Any
 
 from visdiff import errors
 from visdiff.cache import rows as cache_rows
-from visdiff.engine import ImageModel, LocalEngine, Refused, computed, prepared
+from visdiff.engine import ImageModel, LocalEngine, Refused, compute_batch, prepare_or_refuse
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.imageset import ImageSet, decode
 
-# Blocks of one computation: more cost Ray's scheduler more than they spread the work.
-_MOST_BLOCKS = 1000
+# Maximum number of blocks; more cost the scheduler more than they gain.
+_MAX_BLOCKS = 1000
 
 
 class RayEngine:
-    """Applies a model in actors of a Ray cluster.
+    """An engine on a Ray cluster.
 
-    The cluster is the one that this process is connected to; else the one that ``RAY_ADDRESS``
-    names; else one of this machine's own, which ends with the process.
+    It uses the cluster that this process is connected to, else the one at ``RAY_ADDRESS``, else a
+    local cluster, which ends with the process.
 
     Args:
-        workers: Copies of the model; each takes one CPU and, when the cluster has GPUs and the
-            model is not told to stay on the CPU, one GPU.
-        **_: Fields of the configuration that mean nothing here.
+        workers: Number of copies of the model. Each uses one CPU and, if the cluster has GPUs and
+            the model's device is not "cpu", one GPU.
+        **_: Other fields of the configuration, ignored.
 
     Raises:
         InputError: The number of workers is below 1.
@@ -48,11 +48,11 @@ class RayEngine:
 
     def __init__(self, workers: int = 2, **_: Any) -> None:
         if workers < 1:
-            raise InputError(f"expected engine.workers of at least 1, got {workers}")
+            raise InputError(f"Expected engine.workers of at least 1, got {workers}; increase it.")
         if importlib.util.find_spec("ray") is None:
             raise MissingBackendError(
-                "the engine 'ray' needs Ray Data, which is not installed: install it with "
-                "`pip install \"visdiff[ray]\"`, or use the engine 'local'"
+                "Expected Ray Data for the engine 'ray', got no installation; install it with "
+                "`pip install \"visdiff[ray]\"`, or use the engine 'local'."
             )
         self.workers = workers
 
@@ -65,9 +65,9 @@ class RayEngine:
         batch_size: int,
         workers: int,
     ) -> Generator[list[tuple[str, Any]]]:
-        """Yield the batches as they are done (see `visdiff.engine.Engine`).
+        """Yields batches as they complete (see `visdiff.engine.Engine`).
 
-        An image whose file is no longer the one that was found is refused.
+        An image whose file has changed since it was listed is refused.
         """
         paths = {index: images.path(index) for _, index in todo}
         files = [(digest, str(paths[index])) for digest, index in todo if paths[index]]
@@ -82,7 +82,7 @@ class RayEngine:
         for row in self._rows(model, [json.dumps(chunk) for chunk in chunks], workers):
             if row["fatal"]:
                 raise getattr(errors, row["fatal"], VisdiffError)(row["batch"])
-            yield [(digest, _unpacked(value)) for digest, value in json.loads(row["batch"])]
+            yield [(digest, _unpack(value)) for digest, value in json.loads(row["batch"])]
 
     def _rows(self, model: ImageModel, work: Sequence[str], workers: int) -> Any:
         import ray
@@ -97,7 +97,7 @@ class RayEngine:
         gpus = ray.cluster_resources().get("GPU", 0)
         dataset = ray.data.from_items(
             [{"batch": batch} for batch in work],
-            override_num_blocks=min(len(work), _MOST_BLOCKS),
+            override_num_blocks=min(len(work), _MAX_BLOCKS),
         ).map_batches(
             _Worker,
             batch_size=1,
@@ -106,7 +106,7 @@ class RayEngine:
             fn_constructor_args=(model, workers),
             num_cpus=1,
             num_gpus=1 if gpus and getattr(model, "device", "auto") != "cpu" else 0,
-            # A killed worker is started anew, and its batch given to it or to another.
+            # Killed workers are restarted, and their batches retried.
             max_restarts=-1,
             max_task_retries=-1,
         )
@@ -117,9 +117,9 @@ class RayEngine:
 
         if ray.is_initialized():
             return
-        # A comparison of somebody's images tells nobody that it happens.
+        # Do not send usage statistics.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # A cluster that is there already knows its own size.
+        # An existing cluster has its own size.
         ray.init(
             num_cpus=None if os.environ.get("RAY_ADDRESS") else self.workers,
             include_dashboard=False,
@@ -129,40 +129,40 @@ class RayEngine:
 
 
 class _Worker:
-    """One copy of the model: an actor's code."""
+    """An actor with one copy of the model."""
 
     def __init__(self, model: ImageModel, workers: int) -> None:
         self.model = model
         self.pool = ThreadPoolExecutor(workers, thread_name_prefix="visdiff")
 
     def __call__(self, batch: Any) -> Any:
-        """Turn a table with one batch of digests and paths into one with its values."""
+        """Computes a batch: from a table of digests and paths to a table of digests and values."""
         import pyarrow
 
         (text,) = batch.column("batch").to_pylist()
         fatal = ""
         try:
             files = json.loads(text)
-            items = list(self.pool.map(self._prepared, files))
+            items = list(self.pool.map(self._prepare, files))
             pairs = list(zip((digest for digest, _ in files), items, strict=True))
-            told = json.dumps([(d, self._packed(v)) for d, v in computed(self.model, pairs)])
+            result = json.dumps([(d, self._pack(v)) for d, v in compute_batch(self.model, pairs)])
         except VisdiffError as error:
-            # Carried as text: what Ray makes of an exception is no longer one clear sentence.
-            fatal, told = type(error).__name__, str(error)
-        return pyarrow.table({"fatal": [fatal], "batch": [told]})
+            # Sent as text, since Ray would wrap the exception in its own.
+            fatal, result = type(error).__name__, str(error)
+        return pyarrow.table({"fatal": [fatal], "batch": [result]})
 
-    def _prepared(self, file: tuple[str, str]) -> Any:
+    def _prepare(self, file: tuple[str, str]) -> Any:
         digest, path = file
         try:
             data = Path(path).read_bytes()
         except OSError as error:
             return Refused(str(decode.unreadable(path, f"a file that cannot be read ({error})")))
         if hashlib.sha256(data).hexdigest() != digest:
-            return Refused(f"{path} was changed while the run read it")
-        return prepared(self.model, lambda: decode.to_rgb(decode.decode(data, path), path))
+            return Refused(f"{path} has changed during the run")
+        return prepare_or_refuse(self.model, lambda: decode.to_rgb(decode.decode(data, path), path))
 
-    def _packed(self, value: Any) -> Any:
-        """Write a value as JSON, as the cache writes it."""
+    def _pack(self, value: Any) -> Any:
+        """Returns a value as JSON, in the encoding of the cache."""
         if value is None:
             return None
         if isinstance(value, Refused):
@@ -173,11 +173,11 @@ class _Worker:
         }  # fmt: skip
 
 
-def _unpacked(told: Any) -> Any:
-    if told is None:
+def _unpack(packed: Any) -> Any:
+    if packed is None:
         return None
-    if "refused" in told:
-        return Refused(told["refused"])
-    fields = {name: told[name] for name in ("type", "dtype", "shape")}
+    if "refused" in packed:
+        return Refused(packed["refused"])
+    fields = {name: packed[name] for name in ("type", "dtype", "shape")}
     empty = cache_rows.Entry("", "", "", "", None, None, b"", "", 0.0)
-    return cache_rows.decode(empty._replace(**fields, value=bytes.fromhex(told["hex"])))
+    return cache_rows.decode(empty._replace(**fields, value=bytes.fromhex(packed["hex"])))

@@ -1,4 +1,4 @@
-"""Judges: whether a hypothesis says what the true difference between two sets is."""
+"""Judges, which decide whether a hypothesis states the true difference between two sets."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,18 +9,18 @@ from visdiff.errors import InputError
 from visdiff.results import Direction
 
 SCORES = (0.0, 0.5, 1.0)
-"""What a verdict can be: the rubric's 0 (not aligned), 1 (somewhat) and 2 (fully), halved."""
+"""The possible scores: the rubric's 0 (not aligned), 1 (partially) and 2 (fully), halved."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A hypothesis about a pair of sets, beside what is known of the pair.
+    """A hypothesis about a pair of sets, with the ground truth of the pair.
 
     Attributes:
         text: The hypothesis.
-        direction: The set, "A" or "B", that it is claimed to be truer of.
-        truth_a: What set A shows, in words.
-        truth_b: What set B shows.
+        direction: The set, "A" or "B", that the hypothesis is claimed to be truer of.
+        truth_a: Description of set A.
+        truth_b: Description of set B.
     """
 
     text: str
@@ -31,29 +31,29 @@ class Claim:
     def __post_init__(self) -> None:
         if self.direction not in ("A", "B"):
             raise InputError(
-                f'expected direction "A" or "B" in a claim, got {self.direction!r}: name the set '
+                f'Expected direction "A" or "B" in a claim, got {self.direction!r}; name the set '
                 f"that the sentence is truer of."
             )
 
     @property
     def own(self) -> str:
-        """What the set shows that the hypothesis is claimed to be truer of."""
+        """Description of the set that the hypothesis is claimed to be truer of."""
         return self.truth_a if self.direction == "A" else self.truth_b
 
     @property
     def other(self) -> str:
-        """What the other set shows."""
+        """Description of the other set."""
         return self.truth_b if self.direction == "A" else self.truth_a
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says of a claim.
+    """A judge's verdict on a claim.
 
     Attributes:
-        score: 1 right, 0.5 broader or narrower than right, 0 wrong; None when there is no verdict,
-            which is never counted as wrong.
-        reason: Why, in words; never empty when there is no score.
+        score: 1 for correct, 0.5 for broader or narrower, 0 for wrong. None means no verdict and
+            never counts as wrong.
+        reason: The reason; never empty without a score.
     """
 
     score: float | None
@@ -62,36 +62,38 @@ class Verdict:
     def __post_init__(self) -> None:
         if self.score is None:
             if not self.reason:
-                raise InputError("expected a reason with a verdict that has no score, got none.")
+                raise InputError(
+                    "Expected a reason for a verdict without a score, got none; pass a reason."
+                )
         elif math.isnan(self.score) or self.score not in SCORES:
             raise InputError(
-                f"expected a verdict of 0, 0.5 or 1 (or None with a reason), got {self.score!r}."
+                f"Expected a score of 0, 0.5 or 1 (or None with a reason), got {self.score!r}; "
+                "halve the rubric's score."
             )
 
 
 class Judge(Protocol):
-    """Judges claims one by one; it never sees a score, a rank or which system made a claim.
+    """A judge of single claims, blind to the claim's score, rank and system.
 
-    A backend's constructor takes its settings as keywords and ignores those that mean nothing to
-    it.
+    A backend's constructor accepts its settings as keywords and ignores unknown ones.
     """
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What changes a verdict: name, prompt, model. JSON values; never a key."""
+        """Everything that affects a verdict: name, prompt, model. JSON values; no API key."""
         ...
 
     def judge(self, claims: Sequence[Claim], progress: bool = False) -> list[Verdict]:
-        """Judge every claim.
+        """Judges every claim.
 
         Args:
-            claims: Any number, of any pairs.
-            progress: Show progress on stderr.
+            claims: Claims about any pairs.
+            progress: Whether to show progress on stderr.
 
         Returns:
-            One verdict a claim, in order; whatever happens to one, the others are kept.
+            One verdict per claim, in order. A failure of one does not affect the others.
 
         Raises:
-            InputError: No claim of this kind can be judged at all.
+            InputError: No such claim can be judged.
         """
         ...

@@ -12,7 +12,7 @@ from visdiff.llm import ChatModel, Failure, Message, Reply, Request
 
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
-    # The verdict first: a reason that is written before it talks some models into one.
+    # The score comes first, since a reason written before it biases some models.
     "properties": {
         "score": {"type": "integer", "enum": [0, 1, 2]},
         "reason": {"type": "string"},
@@ -23,11 +23,11 @@ SCHEMA: Mapping[str, Any] = {
 
 
 class ChatJudge:
-    """Asks a chat model, see `visdiff.judges.Judge`.
+    """A chat model as the judge (see `visdiff.judges.Judge`).
 
-    The claim is always put as "truer of Group A", with the set it is claimed of as Group A, so that
-    both directions meet the same question. What is not a clear verdict (a refusal, a cut or
-    unparseable reply, samples without a majority) is unscored, with the reason.
+    The set that the claim is about is always Group A in the prompt, so both directions get the same
+    question. Refusals, truncated or invalid replies, and samples without a majority have no score
+    but a reason.
     """
 
     def __init__(
@@ -39,26 +39,25 @@ class ChatJudge:
         max_tokens: int | None = None,
         **_: Any,
     ) -> None:
-        """Make the judge.
+        """Creates the judge.
 
         Args:
             llm: Returns the chat model; called once, here.
-            samples: Answers to each question; more than one are put to a majority, so use an odd
-                number.
-            temperature: Left to the model when None.
-            max_tokens: Longest reply; a model that thinks aloud needs many.
-            **_: Settings that mean nothing here.
+            samples: Number of replies per claim, decided by majority; use an odd number.
+            temperature: Sampling temperature; the model's default when None.
+            max_tokens: Maximum length of a reply; reasoning models need many tokens.
+            **_: Other settings, ignored.
 
         Raises:
             InputError: There is no model, or fewer than one sample.
         """
         if llm is None:
             raise InputError(
-                "expected a chat model for the judge 'chat', got none: name one, or judge the "
+                "Expected a chat model for the judge 'chat', got none; name one, or judge the "
                 "miniature's pairs with 'world' and others with 'human'."
             )
         if samples < 1:
-            raise InputError(f"expected 1 sample or more, got {samples}: ask an odd number.")
+            raise InputError(f"Expected 1 sample or more, got {samples}; use an odd number.")
         self.llm = llm()
         self.samples = samples
         self.temperature = temperature
@@ -67,7 +66,7 @@ class ChatJudge:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Prompt, samples, parameters and the model."""
+        """Prompt, samples, parameters and model."""
         return {
             "judge": "chat",
             "prompt": self.prompt.id,
@@ -79,7 +78,7 @@ class ChatJudge:
         }
 
     def judge(self, claims: Sequence[Claim], progress: bool = False) -> list[Verdict]:
-        """Judge every claim; all questions go to the model in one call."""
+        """Judges every claim, with one call of the model for all requests."""
         requests = [
             Request(
                 messages=(
@@ -96,25 +95,25 @@ class ChatJudge:
             for sample in range(self.samples)
         ]
         replies = self.llm.answer(requests, progress) if requests else []
-        # Not zipped with the claims: a backend that loses a reply would shift all verdicts.
+        # Checked here, since a missing reply would shift all later verdicts.
         if len(replies) != len(requests):
             raise InputError(
-                f"expected {len(requests)} replies from the judge's model, got {len(replies)}: "
-                f"its backend must return one a request."
+                f"Expected {len(requests)} replies from the judge's model, got {len(replies)}; "
+                f"its backend must return one per request."
             )
         n = self.samples
         return [majority(replies[i * n : (i + 1) * n]) for i in range(len(claims))]
 
     def _question(self, claim: Claim) -> str:
-        said = {"own": claim.own, "other": claim.other, "claim": claim.text}
-        quoted = {name: json.dumps(text, ensure_ascii=False) for name, text in said.items()}
+        texts = {"own": claim.own, "other": claim.other, "claim": claim.text}
+        quoted = {name: json.dumps(text, ensure_ascii=False) for name, text in texts.items()}
         return self.prompt.fill(**quoted)
 
 
 def majority(replies: Sequence[Reply | Failure]) -> Verdict:
-    """Turn the answers to one question into a verdict.
+    """Returns the majority verdict of the replies to one claim.
 
-    A score needs more than half of all the answers asked for, failed ones included.
+    A score needs more than half of all requested replies, failed ones included.
     """
     votes, reasons, failures = Counter[int](), dict[int, str](), list[str]()
     for reply in replies:
@@ -133,10 +132,10 @@ def majority(replies: Sequence[Reply | Failure]) -> Verdict:
             return Verdict(best / 2, reasons[best])
     if len(replies) == 1:
         return Verdict(None, failures[0])
-    said = ", ".join(f"{count} × {vote}" for vote, count in sorted(votes.items()))
+    counts = ", ".join(f"{count} × {vote}" for vote, count in sorted(votes.items()))
     failed = f"{len(failures)} failed ({failures[0]})" if failures else ""
     return Verdict(None, f"no majority among {len(replies)} samples: " + "; ".join(
-        part for part in (said, failed) if part
+        part for part in (counts, failed) if part
     ))  # fmt: skip
 
 

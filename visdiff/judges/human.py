@@ -1,15 +1,15 @@
-"""People as judges: a blinded CSV to fill in, and the same CSV read back with checks.
+"""Human judges: a blinded CSV sheet to fill in, and a reader that validates it.
 
-A sheet has one row a different claim, in an order drawn by the caller's generator. It does not say
-which system made a claim, how that system ranked it, or which set is A: the set that a claim is
-about always comes first. People fill in the column ``rating`` by the paper's rubric:
+A sheet has one row per distinct claim, in random order. It does not contain the system that made a
+claim, its rank, or which set is A: the set that a claim is about always comes first. People fill in
+the column ``rating`` by the paper's rubric:
 
-- 2: the claim says what sets the first set apart from the second;
-- 1: it is truer of the first set, but broader or narrower than the real difference;
+- 2: the claim states the difference of the first set from the second;
+- 1: it is truer of the first set, but broader or narrower than the true difference;
 - 0: it is not truer of the first set, or misses the difference.
 
-A rating left empty is unscored. Rows may be sorted, left out and commented on, but not rewritten:
-the column ``item`` names a row by its content.
+An empty rating has no score. Rows may be sorted, removed and commented on, but not edited: the
+column ``item`` is a digest of the row's texts.
 """
 
 import csv
@@ -30,25 +30,25 @@ RATINGS: Mapping[str, float] = {"0": 0.0, "1": 0.5, "2": 1.0}
 
 
 def item(claim: Claim) -> str:
-    """Name a claim by its content: 12 hexadecimal characters."""
+    """Returns a digest of a claim's texts, 12 hexadecimal characters."""
     return _item(claim.own, claim.other, claim.text)
 
 
 def write_sheet(
     claims: Sequence[Claim], path: str | os.PathLike[str], rng: np.random.Generator
 ) -> int:
-    """Write the sheet that people fill in, a claim that occurs more than once only once.
+    """Writes the sheet to fill in; repeated claims get one row.
 
     Args:
-        claims: What is to be judged, of any pairs and systems.
-        path: A new CSV file; UTF-8 with a mark, so that spreadsheets read it right.
-        rng: Draws the order of the rows.
+        claims: Claims about any pairs, by any systems.
+        path: A new CSV file, written as UTF-8 with a byte order mark for spreadsheets.
+        rng: Random generator for the order of the rows.
 
     Returns:
         The number of rows.
 
     Raises:
-        InputError: There is such a file already (it may hold ratings), or it cannot be written.
+        InputError: The file exists (it may hold ratings), or cannot be written.
     """
     rows = list({item(claim): claim for claim in claims}.values())
     try:
@@ -60,38 +60,39 @@ def write_sheet(
                 writer.writerow([item(claim), claim.own, claim.other, claim.text, "", ""])
     except FileExistsError as error:
         raise InputError(
-            f"expected a new file for the sheet, got {path}, which exists and may hold ratings: "
+            f"Expected a new file for the sheet, got {path}, which exists and may hold ratings; "
             f"choose another name or move it away."
         ) from error
     except OSError as error:
         raise InputError(
-            f"expected a place to write the sheet to, got {path}: {error.strerror}."
+            f"Expected a writable path for the sheet, got {path} ({error.strerror}); choose "
+            "another."
         ) from error
     return len(rows)
 
 
 def read_sheet(path: str | os.PathLike[str]) -> dict[str, Verdict]:
-    """Read a filled-in sheet: item → verdict, unrated rows included.
+    """Returns the verdicts of a filled-in sheet by item, unrated rows included.
 
     Raises:
-        InputError: There is no such sheet, a column is missing, a row was rewritten, or a rating
-            is none of 0, 1 and 2 or differs between two rows of one claim.
+        InputError: The sheet or a column is missing, a row was edited, a rating is not 0, 1 or 2,
+            or two rows of one claim have different ratings.
     """
     verdicts: dict[str, Verdict] = {}
     for number, row in _rows(Path(path)):
         name = (row["item"] or "").strip()
         if name != _item(row["first_set"], row["second_set"], row["claim"]):
             raise InputError(
-                f"expected row {number} of {path} as it was written, got one whose texts do not "
-                f"fit its item {name!r}: restore the row, and fill in only rating and comment."
+                f"Expected row {number} of {path} as it was written, got one whose texts do not "
+                f"fit its item {name!r}; restore the row, and fill in only rating and comment."
             )
         rating = (row["rating"] or "").strip()
-        # Spreadsheets write 2 as 2.0 when a column has been a number.
+        # Spreadsheets write 2 as 2.0 in numeric columns.
         rating = rating.removesuffix(".0").removesuffix(",0")
         if rating and rating not in RATINGS:
             raise InputError(
-                f"expected a rating of 0, 1 or 2 (or none) in row {number} of {path}, got "
-                f"{rating!r}: correct it."
+                f"Expected a rating of 0, 1 or 2 (or none) in row {number} of {path}, got "
+                f"{rating!r}; correct it."
             )
         comment = (row.get("comment") or "").strip()
         verdict = Verdict(RATINGS[rating], comment) if rating else Verdict(None, "not rated")
@@ -99,8 +100,8 @@ def read_sheet(path: str | os.PathLike[str]) -> dict[str, Verdict]:
         if known is not None and None not in (known.score, verdict.score):
             if known.score != verdict.score:
                 raise InputError(
-                    f"expected one rating a claim in {path}, got two for {row['claim']!r} (row "
-                    f"{number} is the second): keep one; two people need two sheets."
+                    f"Expected one rating per claim in {path}, got two for {row['claim']!r} (row "
+                    f"{number} is the second); keep one (two people need two sheets)."
                 )
         elif known is None or known.score is None:
             verdicts[name] = verdict
@@ -108,20 +109,21 @@ def read_sheet(path: str | os.PathLike[str]) -> dict[str, Verdict]:
 
 
 class HumanJudge:
-    """Looks verdicts up in a filled-in sheet; what is not in it is unscored."""
+    """A judge that looks up verdicts in a filled-in sheet; missing claims have no score."""
 
     def __init__(self, sheet: str | os.PathLike[str] | None = None, **_: Any) -> None:
-        """Read the sheet.
+        """Reads the sheet.
 
         Args:
-            sheet: What `write_sheet` wrote, filled in.
+            sheet: A sheet of `write_sheet`, filled in.
+            **_: Other settings, ignored.
 
         Raises:
-            InputError: There is no sheet, or something is wrong with it (`read_sheet`).
+            InputError: There is no sheet, or it is invalid (`read_sheet`).
         """
         if sheet is None:
             raise InputError(
-                "expected a filled-in sheet for the human judge, got none: write one with "
+                "Expected a filled-in sheet for the human judge, got none; write one with "
                 "`visdiff bench score RESULTS --write-sheet sheet.csv`, have it filled in, and "
                 "pass it with --sheet."
             )
@@ -136,7 +138,7 @@ class HumanJudge:
         return {"judge": "human", "ratings_sha256": self._digest}
 
     def judge(self, claims: Sequence[Claim], progress: bool = False) -> list[Verdict]:
-        """Look every claim up, see `visdiff.judges.Judge.judge`."""
+        """Looks up every claim (see `visdiff.judges.Judge.judge`)."""
         missing = Verdict(None, "not in the sheet")
         return [self._verdicts.get(item(claim), missing) for claim in claims]
 
@@ -147,7 +149,7 @@ def _item(own: str, other: str, text: str) -> str:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the rows with their numbers in a spreadsheet; commas, semicolons or tabs part cells."""
+    """Yields row numbers, as in a spreadsheet, and rows; detects comma, semicolon or tab."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = file.readline()
@@ -157,17 +159,17 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             for column in COLUMNS[:-1]:
                 if column not in (reader.fieldnames or ()):
                     raise InputError(
-                        f"expected a column {column!r} in {path}, got {reader.fieldnames}: use a "
+                        f"Expected a column {column!r} in {path}, got {reader.fieldnames}; use a "
                         f"sheet that write_sheet wrote, saved as CSV with all its columns."
                     )
             # The header is row 1.
             yield from enumerate(reader, start=2)
     except FileNotFoundError as error:
         raise InputError(
-            f"expected a filled-in sheet at {path}, got no file there: check the path."
+            f"Expected a filled-in sheet at {path}, got no file there; check the path."
         ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
-            f"expected a sheet in UTF-8 CSV at {path}, got a file that cannot be read ({error}): "
+            f"Expected a sheet in UTF-8 CSV at {path}, got a file that cannot be read ({error}); "
             f"save it as CSV UTF-8."
         ) from error

@@ -1,19 +1,19 @@
-"""The deterministic judge: what a sentence says about the attributes of the miniature's world.
+"""A deterministic judge for the attributes of the miniature's world.
 
-A sentence is read for the facts it states: values of subject (one or two, professions included),
-gender, skin tone, style and place, each by its own words. The facts that the truth about the
-claimed set has and the truth about the other set has not are *planted*. A claim then gets
+The rule extracts the facts of a sentence: values of subject (one or two, professions included),
+gender, skin tone, style and place, by keywords. Facts in the description of the claimed set that
+are missing from that of the other set are *planted*. A claim gets
 
-- **0** when it states something false of its set: a fact of the other set alone, or another value
-  of a gender, tone, style or place that its set is known to have;
-- **1** when it states every planted fact, and nothing that the truth does not say of its set;
-- **0.5** when it states planted facts but more than is known ("a dog on the grass" where only the
-  grass is planted: narrower), or only some of several (broader), or when it names no planted fact
-  but a kind that has a planted subject and none of the other set's ("an animal" for dogs against
-  trumpets);
-- **0** in every other case, among them every claim about two sets whose truth is the same.
+- **0** if it is false of its set: it states a fact of the other set only, or a different gender,
+  tone, style or place than its set has;
+- **1** if it states all planted facts, and nothing that is not in the description of its set;
+- **0.5** if it states planted facts and more ("a dog on the grass" if only the grass is planted:
+  narrower), or only some of them (broader), or if it names no planted fact but a kind that includes
+  a planted subject and none of the other set's ("an animal" for dogs against trumpets);
+- **0** otherwise, and for every claim about two sets with equal descriptions.
 
-There is no verdict on a negated sentence, nor when the truth has no fact of this world in it.
+There is no verdict on negated sentences, nor on pairs whose descriptions differ in no attribute of
+this world.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,10 +27,10 @@ from visdiff.words import base_forms, words
 Fact = tuple[str, str]
 """An attribute ("subject", "gender", "tone", "style", "place") and one of its values."""
 
-#: Attributes of which a scene has one value: naming another denies it. A scene has two subjects.
+#: Attributes with one value per scene, so that another value is false. Subjects can be two.
 _EXCLUSIVE = frozenset({"gender", "tone", "style", "place"})
 
-#: Other ways to say a value, beside its name in the world.
+#: Synonyms of the values' names.
 _ALIASES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "place": {
         "white background": ("white",),
@@ -65,10 +65,10 @@ _NEGATIONS = frozenset({"no", "not", "without", "never", "none", "lack", "lacks"
 
 
 class WorldJudge:
-    """Applies the rule of this module."""
+    """A judge that applies the rule of this module."""
 
     def __init__(self, **_: Any) -> None:
-        """Take any settings: the rule has none."""
+        """Creates the judge; all settings are ignored."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -76,31 +76,31 @@ class WorldJudge:
         return {"judge": "world", "version": 1}
 
     def judge(self, claims: Sequence[Claim], progress: bool = False) -> list[Verdict]:
-        """Judge every claim, see `visdiff.judges.Judge.judge`."""
+        """Judges every claim (see `visdiff.judges.Judge.judge`)."""
         return [_verdict(claim) for claim in claims]
 
 
 @lru_cache(maxsize=4096)
 def facts(text: str) -> frozenset[Fact]:
-    """Read the facts that a sentence states; the longest name wins ("medium-light skin")."""
+    """Returns the facts that a sentence states; the longest name wins ("medium-light skin")."""
     tokens = _forms(text)
-    found, at = set[Fact](), 0
-    while at < len(tokens):
-        fits = [
+    found, position = set[Fact](), 0
+    while position < len(tokens):
+        matches = [
             entry
-            for form in tokens[at]
+            for form in tokens[position]
             for entry in _lexicon().get(form, ())
-            if _says(tokens[at : at + len(entry[0])], entry[0])
+            if _matches(tokens[position : position + len(entry[0])], entry[0])
         ]
-        # Without a name here, one word is passed over.
-        phrase, fact = max(fits, key=lambda entry: len(entry[0]), default=((None,), None))
+        # Without a match, one word is skipped.
+        phrase, fact = max(matches, key=lambda entry: len(entry[0]), default=((None,), None))
         found |= {fact} if fact else set()
-        at += len(phrase)
+        position += len(phrase)
     return frozenset(found)
 
 
 def kinds(text: str) -> frozenset[str]:
-    """Return the subjects of the kinds that a sentence names: all animals for "an animal"."""
+    """Returns all subjects of the kinds in a sentence, such as all animals for "an animal"."""
     tokens = _forms(text)
     return frozenset(
         subject
@@ -116,31 +116,31 @@ def _verdict(claim: Claim) -> Verdict:
         return Verdict(0.0, "the sets do not differ")
     own, other = facts(claim.own), facts(claim.other)
     if own == other:
-        return Verdict(None, "the truth tells the sets apart by no attribute of the world")
+        return Verdict(None, "the descriptions of the sets differ in no attribute of the world")
     if any(word in _NEGATIONS or word.endswith(("n't", "n’t")) for word in words(claim.text)):
-        return Verdict(None, "a negated sentence, which the rule does not read")
-    told, planted = facts(claim.text), own - other
+        return Verdict(None, "a negated sentence, which the rule does not support")
+    stated, planted = facts(claim.text), own - other
     known = {attribute for attribute, _ in own} & _EXCLUSIVE
-    for attribute, value in sorted(told - own):
+    for attribute, value in sorted(stated - own):
         if (attribute, value) in other or attribute in known:
             return Verdict(0.0, f"false of the set: {value}")
-    if not told & planted:
+    if not stated & planted:
         return _of_kind(claim.text, planted, other)
-    if told - own:
-        return Verdict(0.5, f"narrower: also {_listed(told - own)}")
-    if planted - told:
-        return Verdict(0.5, f"broader: without {_listed(planted - told)}")
-    return Verdict(1.0, f"names {_listed(planted)}")
+    if stated - own:
+        return Verdict(0.5, f"narrower: also {_list_values(stated - own)}")
+    if planted - stated:
+        return Verdict(0.5, f"broader: without {_list_values(planted - stated)}")
+    return Verdict(1.0, f"names {_list_values(planted)}")
 
 
 def _of_kind(text: str, planted: frozenset[Fact], other: frozenset[Fact]) -> Verdict:
     named = {("subject", subject) for subject in kinds(text)}
     if named & planted and not named & other:
-        return Verdict(0.5, f"broader: a kind of {_listed(named & planted)}")
+        return Verdict(0.5, f"broader: a kind of {_list_values(named & planted)}")
     return Verdict(0.0, "names nothing that is planted")
 
 
-def _listed(some: frozenset[Fact] | set[Fact]) -> str:
+def _list_values(some: frozenset[Fact] | set[Fact]) -> str:
     return ", ".join(sorted(value for _, value in some))
 
 
@@ -148,13 +148,13 @@ def _forms(text: str) -> list[frozenset[str]]:
     return [base_forms(word) for word in words(text.replace("-", " "))]
 
 
-def _says(tokens: Sequence[frozenset[str]], phrase: Sequence[frozenset[str]]) -> bool:
+def _matches(tokens: Sequence[frozenset[str]], phrase: Sequence[frozenset[str]]) -> bool:
     return len(tokens) == len(phrase) and all(map(frozenset.intersection, tokens, phrase))
 
 
 @cache
 def _lexicon() -> Mapping[str, Sequence[tuple[tuple[frozenset[str], ...], Fact]]]:
-    """Map every form of a name's first word to the names that begin so, with their facts."""
+    """Returns the names by the forms of their first word, with their facts."""
     names: dict[str, Fact] = {}
     values: Mapping[str, Sequence[str]] = {
         "subject": (*world.SUBJECTS, *world.PROFESSIONS),

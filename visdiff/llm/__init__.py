@@ -1,4 +1,4 @@
-"""Chat models: text and images in, one reply out, and everything that was spent counted."""
+"""Chat models: requests of text and images, replies, failures and token usage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ class Picture:
     """An image in a message.
 
     Attributes:
-        data: The encoded file (PNG or JPEG) that is sent as it is; its digest is in the cache key.
+        data: The encoded file (PNG or JPEG), sent unchanged; its digest is in the cache key.
         media_type: "image/png" or "image/jpeg".
     """
 
@@ -24,7 +24,7 @@ class Message:
 
     Attributes:
         role: "system", "user" or "assistant".
-        parts: Texts and pictures, in the order in which the model reads them.
+        parts: Texts and pictures, in the order of the message.
     """
 
     role: str
@@ -37,14 +37,14 @@ class Request:
 
     Attributes:
         messages: The conversation so far; the reply continues it.
-        prompt_id: Id and version of the prompt that the text was made from, for the provenance.
-        schema: JSON schema that the reply has to fit; None asks for free text.
-        max_tokens: Longest reply; one that reaches it is a failure ("length"), not a stump.
-        temperature: Left to the model when None.
-        seed: Asked of the endpoint where it is understood.
-        sample: Index of this answer among several to the same question; part of the cache key.
-        choices: Strings of which the reply is one; their log-probabilities are asked for where the
-            backend has them.
+        prompt_id: Id and version of the prompt template, for the provenance.
+        schema: JSON schema of the reply; None asks for free text.
+        max_tokens: Maximum length of the reply; a truncated reply is a failure ("length").
+        temperature: Sampling temperature; the model's default when None.
+        seed: Sampling seed, sent to endpoints that accept one.
+        sample: Index of this reply among several to the same question; part of the cache key.
+        choices: The allowed replies. Their log-probabilities are requested where the backend
+            supports it.
     """
 
     messages: tuple[Message, ...]
@@ -59,7 +59,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a reply cost: tokens in and out, and US dollars where a price is known."""
+    """The cost of a reply: prompt and completion tokens, and US dollars if the price is known."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -68,18 +68,18 @@ class Usage:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model answered.
+    """A model's reply.
 
     Attributes:
-        text: The answer, never empty.
-        data: The parsed answer, when the request had a schema; it fits the schema.
+        text: The text of the reply, never empty.
+        data: The parsed reply, valid under the request's schema; None without a schema.
         probabilities: Choice → probability (they sum to one), when the request had choices and the
-            backend tells; else empty.
-        finish_reason: As the endpoint gave it; "stop" for a whole answer.
-        model: The model that the endpoint says answered.
-        request_id: The endpoint's, for its logs; None where it gives none.
+            backend returns them; else empty.
+        finish_reason: As reported by the endpoint; "stop" for a complete reply.
+        model: The model that the endpoint reports.
+        request_id: The endpoint's id of the request, for its logs; None if it reports none.
         usage: Tokens and cost.
-        cached: Whether it came from the cache, at no cost.
+        cached: Whether the reply came from the cache, at no cost.
     """
 
     text: str
@@ -94,12 +94,14 @@ class Reply:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no answer. A failure is never data: it is counted, shown and never cached.
+    """The reason why a request has no reply.
+
+    Failures are counted and reported; they are never cached and never used as data.
 
     Attributes:
         reason: One clause for the user: "refused", "reply cut at 256 tokens", "timed out".
         kind: "refusal", "length", "parse", "http", "timeout", "connection", "budget" or "empty".
-        usage: What was spent on it all the same.
+        usage: Tokens and cost of the failed calls.
     """
 
     reason: str
@@ -108,26 +110,32 @@ class Failure:
 
 
 class ChatModel(Protocol):
-    """Answers questions. A backend's constructor takes its configuration's fields as keywords."""
+    """A chat model.
+
+    A backend's constructor accepts the fields of its configuration as keywords.
+    """
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What changes an answer: backend, endpoint, model, revision. JSON values; never a key."""
+        """Everything that affects a reply: backend, endpoint, model, revision.
+
+        JSON values only; never an API key.
+        """
         ...
 
     @property
-    def sees(self) -> bool:
-        """Whether pictures may be in a message."""
+    def has_vision(self) -> bool:
+        """Whether the model accepts images."""
         ...
 
     def answer(self, requests: Sequence[Request], progress: bool = False) -> list[Reply | Failure]:
-        """Answer every request.
+        """Answers every request.
 
         Returns:
-            One a request, in order. Whatever happens to one, the others are kept.
+            One result per request, in order. A failed request does not affect the others.
 
         Raises:
-            InputError: No request of this kind can work: unknown model, wrong key, pictures for a
-                model that does not see, a text longer than the context.
+            InputError: No such request can succeed: unknown model, invalid API key, images for a
+                model without vision, a text longer than the context.
         """
         ...

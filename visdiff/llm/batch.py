@@ -1,8 +1,7 @@
-"""Batches of requests as files: what goes up, what comes back. No network and no state here.
+"""Input and output files of the Batch API. No network access and no state.
 
-A request's line is found again by its ``custom_id``, which is the key that its reply has in the
-cache. A reply that came with a batch is read, checked and stored as one that came alone: whoever
-asks the same afterwards finds it.
+The ``custom_id`` of a line is the cache key of its reply. Replies from a batch are parsed,
+validated and cached exactly like replies to single requests, so a later run finds them.
 """
 
 import json
@@ -16,18 +15,18 @@ from visdiff.cache import Cache
 from visdiff.errors import InputError, VisdiffError
 from visdiff.hashing import key
 from visdiff.llm import Failure, Reply, Request, Usage
-from visdiff.llm.cached import KIND, key_parts, stored
-from visdiff.llm.openai import Unfit, added, read_reply
+from visdiff.llm.cached import KIND, key_parts, reply_to_json
+from visdiff.llm.openai import InvalidReply, add_usage, read_reply
 from visdiff.llm.streaming import Result
 
 MAX_REQUESTS = 50_000
-"""Most requests of a batch."""
+"""Maximum number of requests in a batch."""
 
 MAX_BYTES = 200_000_000
-"""Longest file of a batch."""
+"""Maximum size of a batch's input file."""
 
 ENDPOINT = "/v1/chat/completions"
-"""What each line of a batch calls, whatever the address of the server."""
+"""Path that each line of a batch calls, independent of the server's address."""
 
 _NO_FUNDS = ("insufficient_quota", "billing_hard_limit_reached")
 _UNSAFE = ("content_filter", "content_policy_violation", "invalid_prompt")
@@ -35,12 +34,12 @@ _UNSAFE = ("content_filter", "content_policy_violation", "invalid_prompt")
 
 @dataclass(frozen=True)
 class Line:
-    """A request as it goes into a batch.
+    """One line of a batch's input file.
 
     Attributes:
-        key: Of its reply in the cache, and its ``custom_id``.
-        parts: What the key is made of (`visdiff.llm.cached.key_parts`); pictures by their digest.
-        data: The line, with its end.
+        key: Cache key of the reply, also the ``custom_id``.
+        parts: Fields of the key (`visdiff.llm.cached.key_parts`).
+        data: The encoded line, with its newline.
     """
 
     key: str
@@ -49,13 +48,13 @@ class Line:
 
 
 @dataclass
-class Answers:
-    """What the files of a batch hold.
+class BatchResults:
+    """The results in the output files of a batch.
 
     Attributes:
-        results: By key; a request of which nothing is said is not among them.
-        unknown: Lines about requests that are not in the batch.
-        unreadable: Lines that are no JSON, or cut off.
+        results: Results by key; requests without a line are missing.
+        unknown: Number of lines whose request is not in the batch.
+        unreadable: Number of lines that are invalid or truncated JSON.
     """
 
     results: dict[str, Result] = field(default_factory=dict)
@@ -64,26 +63,27 @@ class Answers:
 
 
 def request_key(identity: Mapping[str, Any], request: Request) -> str:
-    """Return the key that a reply has in the cache.
+    """Returns the cache key of the reply to a request.
 
     Args:
-        identity: Of the model.
-        request: What it is asked.
+        identity: Identity of the model.
+        request: The request.
     """
     return key(KIND, key_parts(identity, request))
 
 
-def lines(
+def write_lines(
     identity: Mapping[str, Any],
     requests: Iterable[Request],
     parameters: Callable[[Request], Mapping[str, Any]],
 ) -> Iterator[Line]:
-    """Write each distinct request as a line of a batch.
+    """Yields one line per distinct request.
 
     Args:
-        identity: Of the model.
-        requests: Those to be paid for.
-        parameters: Makes the body of a call (`visdiff.llm.openai_dialect.Dialect.parameters`).
+        identity: Identity of the model.
+        requests: Requests without a cached reply.
+        parameters: Returns the body of a call
+            (`visdiff.llm.openai_capabilities.EndpointCapabilities.parameters`).
     """
     identity, seen = dict(identity), set[str]()
     for request in requests:
@@ -96,21 +96,23 @@ def lines(
         yield Line(name, parts, json.dumps(call, separators=(",", ":")).encode("ascii") + b"\n")
 
 
-def split(
+def split_lines(
     written: Iterable[Line], max_requests: int = MAX_REQUESTS, max_bytes: int = MAX_BYTES
 ) -> Iterator[list[Line]]:
-    """Cut lines into batches, in order, each as full as may be; one is in memory at a time.
+    """Yields batches of lines, in order, each as large as the limits allow.
+
+    Only one batch is in memory at a time.
 
     Raises:
-        InputError: One line alone is too long.
+        InputError: A single line exceeds `max_bytes`.
     """
     batch: list[Line] = []
     size = 0
     for line in written:
         if len(line.data) > max_bytes:
             raise InputError(
-                f"expected requests of at most {max_bytes / 1e6:g} MB in a batch, got one of "
-                f"{len(line.data) / 1e6:.1f} MB: send smaller or fewer pictures."
+                f"Expected requests of at most {max_bytes / 1e6:g} MB in a batch, got one of "
+                f"{len(line.data) / 1e6:.1f} MB; send smaller or fewer pictures."
             )
         if batch and (len(batch) == max_requests or size + len(line.data) > max_bytes):
             yield batch
@@ -121,91 +123,92 @@ def split(
         yield batch
 
 
-def read(
+def read_results(
     files: Iterable[bytes],
     parts: Mapping[str, Mapping[str, Any]],
     clean: Callable[[Any], str],
-) -> Answers:
-    """Read the files of a batch that has ended: the output, the errors, or both, in any order.
+) -> BatchResults:
+    """Parses the output and error files of a finished batch, in any order.
 
     Args:
-        files: JSON lines. Where two are about one request, the first answer counts, and any answer
-            rather than a failure.
-        parts: Of the batch's requests, by key.
-        clean: Makes a server's words fit for a message (`visdiff.llm.openai_faults.Teller.clean`).
+        files: Contents of the files (JSON lines). If several lines belong to one request, the first
+            reply wins, and a reply wins over a failure.
+        parts: Key fields of the batch's requests, by key.
+        clean: Removes secrets from a server's message
+            (`visdiff.llm.openai_errors.ErrorMapper.clean`).
     """
-    answers = Answers()
-    # Not splitlines of text: other characters that it takes for a line's end may stand in JSON.
+    results = BatchResults()
+    # Not str.splitlines, which also splits at characters that are legal inside JSON strings.
     for raw in (raw for data in files for raw in data.split(b"\n") if raw.strip()):
         try:
             row = json.loads(raw.decode("utf-8", "replace"))
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict) or not isinstance(row.get("custom_id"), str):
-            answers.unreadable += 1
+            results.unreadable += 1
             continue
         name = row["custom_id"]
         if name not in parts:
-            answers.unknown += 1
+            results.unknown += 1
             continue
-        if not isinstance(answers.results.get(name), Reply):
-            answers.results[name] = _result(row, parts[name], clean)
-    return answers
+        if not isinstance(results.results.get(name), Reply):
+            results.results[name] = _result(row, parts[name], clean)
+    return results
 
 
-def unanswered(status: str, said: str, unreadable: int) -> Failure:
-    """Say why a request has no line in the files of a batch that has ended.
+def explain_missing(status: str, message: str, unreadable: int) -> Failure:
+    """Returns the failure of a request that has no line in the files of a finished batch.
 
     Args:
-        status: Of the batch: "completed", "expired", "cancelled" or "failed".
-        said: What the server said of a batch that it refused; "" where nothing.
-        unreadable: Number of lines that could not be read.
+        status: Status of the batch: "completed", "expired", "cancelled" or "failed".
+        message: The server's message about a rejected batch; may be empty.
+        unreadable: Number of lines that could not be parsed.
     """
     if status == "failed":
-        return Failure(f"the batch was refused: {said or 'no reason given'}", "http")
+        return Failure(f"the batch was refused: {message or 'no reason given'}", "http")
     if status == "expired":
-        return Failure("the batch expired before it was asked", "timeout")
+        return Failure("the batch expired before this request was processed", "timeout")
     if status == "cancelled":
-        return Failure("the batch was cancelled before it was asked", "http")
+        return Failure("the batch was cancelled before this request was processed", "http")
     if unreadable:
-        return Failure("its line in the batch's results is missing or cut off", "http")
-    return Failure("the batch ended without an answer to it", "empty")
+        return Failure("its line in the batch's results is missing or truncated", "http")
+    return Failure("the batch ended without a reply to this request", "empty")
 
 
-def keep(
+def store_replies(
     cache: Cache, parts: Mapping[str, Mapping[str, Any]], results: Mapping[str, Result]
 ) -> int:
-    """Put replies into the cache as `visdiff.llm.cached.CachedChat` does; failures never.
+    """Stores replies in the cache as `visdiff.llm.cached.CachedChat` does; failures are not stored.
 
-    A reply that is in the cache already stays: somebody may have used it.
+    A reply that is already cached is not replaced, since other results may depend on it.
 
     Args:
-        cache: In mode "rw" or "refresh".
-        parts: Of the requests, by key.
-        results: By key.
+        cache: A cache in mode "rw" or "refresh".
+        parts: Key fields of the requests, by key.
+        results: Results by key.
 
     Returns:
         Number of replies among the results.
 
     Raises:
-        InputError: The cache does not write.
-        VisdiffError: The replies are not on the disk afterwards.
+        InputError: The mode of the cache does not write.
+        VisdiffError: The replies could not be written to disk.
     """
     if cache.mode not in ("rw", "refresh"):
         raise InputError(
-            f"expected a cache that keeps the replies, got mode {cache.mode!r}: use mode rw."
+            f"Expected a cache that stores the replies, got mode {cache.mode!r}; use mode rw."
         )
     replies = {name: result for name, result in results.items() if isinstance(result, Reply)}
     names = list(replies)
     known = cache.get_many(KIND, [parts[name] for name in names])
     fresh = [name for name, value in zip(names, known, strict=True) if value is None]
-    cache.put_many(KIND, [(parts[name], stored(replies[name])) for name in fresh])
-    # A cache that cannot write goes on in memory: here, that would lose what was paid for.
+    cache.put_many(KIND, [(parts[name], reply_to_json(replies[name])) for name in fresh])
+    # A cache that cannot write falls back to memory; here that would lose replies already paid for.
     with Cache(cache.directory, "ro") as written:
         if None in written.get_many(KIND, [parts[name] for name in names]):
             raise VisdiffError(
-                f"expected to keep the batch's replies in {cache.directory}, got a cache that "
-                "cannot be written: free some space there and collect again; nothing is lost."
+                f"Expected a writable cache for the batch's replies, got {cache.directory}, which "
+                "cannot be written; free some space there and collect again (nothing is lost)."
             )
     return len(replies)
 
@@ -213,7 +216,7 @@ def keep(
 def _result(
     row: Mapping[str, Any], parts: Mapping[str, Any], clean: Callable[[Any], str]
 ) -> Result:
-    """Read what a line says of its request."""
+    """Parses one line of a batch's output."""
     response = row.get("response")
     if not isinstance(response, Mapping):
         return _failure(row.get("error"), "", clean)
@@ -223,42 +226,42 @@ def _result(
         return _failure(error or row.get("error") or body, f"HTTP {status}: ", clean)
     if not isinstance(body, Mapping) or "choices" not in body:
         return Failure(f"expected a chat completion, got {clean(body)!r}", "http")
-    question = Request(
+    request = Request(
         messages=(),
         prompt_id=parts["prompt_id"],
         schema=parts["schema"],
         choices=tuple(parts["choices"]),
     )
     try:
-        # As the client makes it of an answer: whatever shape the server gave it.
+        # Built without validation, as the client builds it from a response.
         completion = ChatCompletion.construct(None, **body)
         completion._request_id = response.get("request_id")
-        spent = added(Usage(), completion.usage)
-        result = read_reply(completion, question, spent)
+        spent = add_usage(Usage(), completion.usage)
+        result = read_reply(completion, request, spent)
     except (AttributeError, TypeError, ValueError) as error:
-        return Failure(f"the answer cannot be read: {clean(error)}", "http")
-    # Asked alone, it would have been asked once more, told what did not fit.
-    return Failure(result.reason, "parse", spent) if isinstance(result, Unfit) else result
+        return Failure(f"the reply cannot be read: {clean(error)}", "http")
+    # A single request would be repeated with a correction; a batch cannot.
+    return Failure(result.reason, "parse", spent) if isinstance(result, InvalidReply) else result
 
 
-def _failure(error: Any, before: str, clean: Callable[[Any], str]) -> Failure:
-    """Say what a line's error means."""
-    told = error if isinstance(error, Mapping) else {"message": error}
-    code, message = str(told.get("code") or ""), told.get("message")
-    said = before + clean(message or code or "no reason given")
+def _failure(error: Any, prefix: str, clean: Callable[[Any], str]) -> Failure:
+    """Returns the failure for a line's error; `prefix` precedes the server's message."""
+    fields = error if isinstance(error, Mapping) else {"message": error}
+    code, message = str(fields.get("code") or ""), fields.get("message")
+    reason = prefix + clean(message or code or "no reason given")
     if code == "batch_expired":
-        return unanswered("expired", "", 0)
+        return explain_missing("expired", "", 0)
     if code == "batch_cancelled":
-        return unanswered("cancelled", "", 0)
+        return explain_missing("cancelled", "", 0)
     if code in _UNSAFE:
-        return Failure(f"refused by the endpoint's content filter: {said}", "refusal")
+        return Failure(f"refused by the endpoint's content filter: {reason}", "refusal")
     if code in _NO_FUNDS:
-        return Failure(f"the account has nothing left to spend: {said}", "budget")
-    return Failure(said, "http")
+        return Failure(f"the account has nothing left to spend: {reason}", "budget")
+    return Failure(reason, "http")
 
 
 def first_reasons(results: Mapping[str, Result]) -> dict[str, str]:
-    """Return, for each kind of failure, the first reason."""
+    """Returns the first reason of each kind of failure."""
     reasons: dict[str, str] = {}
     for result in results.values():
         if isinstance(result, Failure):

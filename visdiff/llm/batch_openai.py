@@ -1,4 +1,4 @@
-"""The Batch API of OpenAI-compatible endpoints: a day to answer in, at half the price at OpenAI."""
+"""The Batch API of OpenAI-compatible endpoints: replies within a day, at half price at OpenAI."""
 
 import time
 from collections.abc import Iterator
@@ -16,77 +16,78 @@ from visdiff.llm.cached import CachedChat
 from visdiff.llm.openai import OpenAIChat
 
 ENDED = ("completed", "failed", "expired", "cancelled")
-"""States in which nothing more happens to a batch."""
+"""Final states of a batch."""
 
-# In the metadata of a batch: our name for it.
+# Metadata field of a batch that holds our name for it.
 _NAME = "visdiff"
-# Seconds by which two clocks may differ.
+# Tolerated difference between the clocks of client and server, in seconds.
 _SKEW = 3600
 _UPLOAD_S = 600.0
 _NO_ANSWER = ("http", "timeout", "connection", "budget")
 
 
 class BatchChat(OpenAIChat):
-    """A model behind an OpenAI-compatible endpoint that also answers batches.
+    """A model behind an OpenAI-compatible endpoint with the Batch API.
 
-    To whoever looks in the cache it is the model that `visdiff.llm.openai.OpenAIChat` is.
+    It has the same identity, and so the same cache keys, as `visdiff.llm.openai.OpenAIChat`.
     """
 
-    _tried = False
+    _probed = False
 
     def parameters(self, request: Request) -> dict[str, Any]:
-        """Write the body of a call, in what is known of the endpoint's dialect."""
-        return self._dialect.parameters(request)
+        """Returns the body of a call with the parameters that the endpoint accepts."""
+        return self._capabilities.parameters(request)
 
     def clean(self, text: Any) -> str:
-        """Return a server's words without anything that looks like a key."""
+        """Returns a server's message without anything that looks like an API key."""
         return self._connect()[1].clean(text)
 
-    def try_out(self, request: Request, cache: Cache) -> bool:
-        """Ask the first question alone: what the endpoint does not take is learned from it.
+    def probe(self, request: Request, cache: Cache) -> bool:
+        """Sends the first request alone, to detect what the endpoint does not accept.
 
-        A parameter that it refuses, a wrong key or an unknown model would otherwise be found out a
-        day later, in every line of the batch. The reply is kept in the cache like any other.
+        Otherwise an unsupported parameter, an invalid key or an unknown model would be discovered
+        a day later, in every line of the batch. The reply is cached like any other.
 
         Returns:
-            Whether there is a reply. Only the first call asks; later ones return False.
+            Whether there is a reply. Only the first call sends a request; later calls return False.
 
         Raises:
-            InputError: No request of this kind can work.
-            VisdiffError: The endpoint does not answer.
+            InputError: No such request can succeed.
+            VisdiffError: The endpoint does not respond.
         """
-        if self._tried:
+        if self._probed:
             return False
         result = CachedChat(self, cache).answer([request])[0]
         if isinstance(result, Failure) and result.kind in _NO_ANSWER:
             raise VisdiffError(
-                f"expected an answer to the first request from {self.endpoint}, got none "
-                f"({result.reason}): nothing is submitted; try again later."
+                f"Expected a reply to the first request from {self.endpoint}, got none "
+                f"({result.reason}); nothing is submitted; try again later."
             )
-        self._tried = True
+        self._probed = True
         return not isinstance(result, Failure)
 
     def create(self, name: str, data: bytes) -> str:
-        """Upload a batch's file and start the batch.
+        """Uploads an input file and starts the batch.
 
         Args:
-            name: Ours, by which `find` finds it.
-            data: The file.
+            name: Our name of the batch, for `find`.
+            data: Contents of the file.
 
         Returns:
-            The server's id.
+            The server's id of the batch.
 
         Raises:
-            InputError: The server has no batches, or does not take the key.
-            VisdiffError: It does not work now.
+            InputError: The server has no Batch API, or rejects the key.
+            VisdiffError: The request failed for a reason that may pass.
         """
         client = self._connect()[0]
-        with self._told("uploading a batch"):
+        with self._convert_errors("uploading a batch"):
             patient = client.with_options(timeout=max(self.timeout, _UPLOAD_S))
             uploaded = patient.files.create(file=(f"visdiff-{name}.jsonl", data), purpose="batch")
         try:
-            with self._told("starting a batch"):
-                # No repeats by the client: an answer that was lost would start, and bill, a second.
+            with self._convert_errors("starting a batch"):
+                # No retries: if only the response is lost, a retry would start and bill a second
+                # batch.
                 return (
                     client.with_options(max_retries=0)
                     .batches.create(
@@ -106,19 +107,19 @@ class BatchChat(OpenAIChat):
             return found
 
     def find(self, name: str, since: float = 0.0) -> str | None:
-        """Look for a batch of which only our name is known.
+        """Finds a batch by our name.
 
         Args:
-            name: As given to `create`.
-            since: When it was planned, seconds since 1970: older batches are not looked at.
+            name: The name passed to `create`.
+            since: Time of submission in seconds since 1970; older batches are ignored.
 
         Returns:
-            The server's id, or None when there is no such batch.
+            The server's id of the batch, or None if there is none.
 
         Raises:
             InputError, VisdiffError: As for `create`.
         """
-        with self._told("listing the batches"):
+        with self._convert_errors("listing the batches"):
             for batch in self._connect()[0].batches.list(limit=100):
                 if (batch.metadata or {}).get(_NAME) == name:
                     return batch.id
@@ -127,66 +128,70 @@ class BatchChat(OpenAIChat):
         return None
 
     def retrieve(self, batch: str) -> Batch:
-        """Ask how a batch is.
+        """Returns the current state of a batch.
 
         Raises:
-            InputError, VisdiffError: As for `create`; there is no such batch.
+            InputError, VisdiffError: As for `create`, and if there is no such batch.
         """
-        with self._told("asking for the batch", missing="it is another account's, or was removed"):
+        with self._convert_errors(
+            "retrieving the batch", missing="it belongs to another account, or was removed"
+        ):
             return self._connect()[0].batches.retrieve(batch)
 
     def contents(self, batch: Batch) -> list[bytes]:
-        """Download the results of a batch that has ended: the output, then the errors.
+        """Downloads the output and error files of a finished batch.
 
         Raises:
-            InputError, VisdiffError: As for `create`; the files are gone.
+            InputError, VisdiffError: As for `create`, and if the files no longer exist.
         """
         files = [one for one in (batch.output_file_id, batch.error_file_id) if one]
         client = self._connect()[0].with_options(timeout=max(self.timeout, _UPLOAD_S))
-        with self._told("downloading its results", missing="servers keep them for some weeks only"):
+        with self._convert_errors(
+            "downloading the results", missing="servers keep them for a few weeks only"
+        ):
             return [client.files.content(one).content for one in files]
 
     @contextmanager
-    def _told(self, what: str, missing: str | None = None) -> Iterator[None]:
-        """Turn the client's errors into sentences without secrets.
+    def _convert_errors(self, action: str, missing: str | None = None) -> Iterator[None]:
+        """Converts the client's errors into visdiff's, with messages free of secrets.
 
         Args:
-            what: Is being done.
-            missing: Why there may be nothing at an address (HTTP 404); None where that means that
-                the server has no batches at all.
+            action: The current action, for the message.
+            missing: Likely cause of HTTP 404; None if 404 means that the server has no Batch API.
         """
-        teller = self._connect()[1]
+        mapper = self._connect()[1]
         try:
             yield
         except openai.APIStatusError as error:
-            said = f"HTTP {error.status_code}: {teller.clean(error.message)}"
+            reason = f"HTTP {error.status_code}: {mapper.clean(error.message)}"
             if missing is not None and error.status_code in (404, 410):
                 raise VisdiffError(
-                    f"{what} did not work ({said}): {missing}; give it up with --forget, and "
-                    "submit again"
+                    f"Expected success in {action}, got {reason}: {missing}; give it up with "
+                    "--forget, and submit again."
                 ) from None
             if error.status_code in (404, 405, 501):
                 raise InputError(
-                    f"expected an endpoint with the Batch API, got none at {self.endpoint} "
-                    f"({said}): run the ordinary command, which asks one by one."
+                    f"Expected an endpoint with the Batch API, got none at {self.endpoint} "
+                    f"({reason}); run the ordinary command, which sends requests one by one."
                 ) from None
-            # Raises for a key that is not accepted.
-            teller.status(error, pictures=False)
+            # Raises InputError if the key is not accepted.
+            mapper.map_status(error, pictures=False)
             raise VisdiffError(
-                f"{what} did not work at {self.endpoint} ({said}): nothing is lost; try again later"
+                f"Expected success in {action}, got {reason} from {self.endpoint}; nothing is "
+                "lost: try again later."
             ) from None
         except openai.APITimeoutError:
             raise VisdiffError(
-                f"{what} did not work: no answer from {self.endpoint} in time; nothing is lost; "
-                "try again later"
+                f"Expected success in {action}, got no response from {self.endpoint} in time; "
+                "nothing is lost: try again later."
             ) from None
         except openai.APIConnectionError as error:
-            raise teller.unreachable(error) or VisdiffError(
-                f"{what} did not work: the connection to {self.endpoint} was lost; nothing is "
-                "lost with it; try again later"
+            raise mapper.unreachable(error) or VisdiffError(
+                f"Expected success in {action}, got a lost connection to {self.endpoint}; nothing "
+                "is lost: try again later."
             ) from None
         except (openai.OpenAIError, ValueError) as error:
             raise VisdiffError(
-                f"{what} did not work: what {self.endpoint} answers cannot be read "
-                f"({teller.clean(error)}); nothing is lost; try again later"
+                f"Expected success in {action}, got an unreadable response from {self.endpoint} "
+                f"({mapper.clean(error)}); nothing is lost: try again later."
             ) from None

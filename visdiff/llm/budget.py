@@ -1,7 +1,6 @@
-"""What a run may spend on chat models, what it has spent, and what it would spend.
+"""Budgets of chat models: estimated cost, actual cost, and limits.
 
-Prices change weekly and differ by contract: they are the user's to give, and there is no table of
-them here.
+Prices change often and depend on the contract, so the user sets them; there is no built-in table.
 """
 
 import math
@@ -13,21 +12,21 @@ from typing import Any
 
 from visdiff.errors import InputError
 from visdiff.llm import ChatModel, Failure, Picture, Reply, Request, Usage
-from visdiff.llm.streaming import Admit, Result, StreamingChat, always, streamed
+from visdiff.llm.streaming import Admit, Result, StreamingChat, admit_all, stream_replies
 
-# English text; other languages and code take more tokens a character, and bytes follow them.
-_BYTES_A_TOKEN = 4
-_TOKENS_A_PICTURE = 1000
-_TOKENS_A_REPLY = 300
+# For English text. Other languages and code take more tokens per character, but also more bytes.
+_BYTES_PER_TOKEN = 4
+_TOKENS_PER_PICTURE = 1000
+_TOKENS_PER_REPLY = 300
 
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars for a million tokens.
+    """A price in US dollars per million tokens.
 
     Attributes:
-        prompt: Of what is sent.
-        completion: Of what is answered.
+        prompt: Price of prompt tokens.
+        completion: Price of completion tokens.
     """
 
     prompt: float
@@ -37,24 +36,24 @@ class Price:
         for value in (self.prompt, self.completion):
             if not (math.isfinite(value) and value >= 0):
                 raise InputError(
-                    f"expected a price of at least 0 US dollars a million tokens, got {value}: "
+                    f"Expected a price of at least 0 US dollars a million tokens, got {value}; "
                     "change it."
                 )
 
-    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Return the cost of tokens in US dollars."""
+    def cost_of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Returns the cost in US dollars."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What requests would take, roughly.
+    """The estimated cost of a number of requests.
 
     Attributes:
         calls: Number of requests.
-        prompt_tokens: About four bytes of text each, and a round number a picture.
-        completion_tokens: As long as replies may be, else a round number each.
-        cost: US dollars; None where no price is given.
+        prompt_tokens: One per four bytes of text, and a fixed number per picture.
+        completion_tokens: A fixed number per reply, at most the request's ``max_tokens``.
+        cost: US dollars; None without a price.
     """
 
     calls: int
@@ -67,49 +66,49 @@ def estimate(
     requests: Sequence[Request],
     price: Price | None = None,
     *,
-    tokens_a_picture: int = _TOKENS_A_PICTURE,
-    tokens_a_reply: int = _TOKENS_A_REPLY,
+    tokens_a_picture: int = _TOKENS_PER_PICTURE,
+    tokens_a_reply: int = _TOKENS_PER_REPLY,
 ) -> Estimate:
-    """Estimate what requests would take.
+    """Estimates the cost of requests.
 
     Args:
-        requests: Those not cached: `CachedChat.missing` tells which.
-        price: Of the model.
-        tokens_a_picture: Models differ between 85 and 3,000, with the size of the picture.
-        tokens_a_reply: For requests without ``max_tokens``, and at most for the others.
+        requests: Requests without a cached reply (`CachedChat.missing`).
+        price: Price of the model.
+        tokens_a_picture: Between 85 and 3,000, depending on the model and the size of the picture.
+        tokens_a_reply: Expected length of a reply; a smaller ``max_tokens`` takes precedence.
     """
     prompt = sum(_prompt_tokens(request, tokens_a_picture) for request in requests)
     completion = sum(min(r.max_tokens or tokens_a_reply, tokens_a_reply) for r in requests)
-    cost = None if price is None else price.of(prompt, completion)
+    cost = None if price is None else price.cost_of(prompt, completion)
     return Estimate(len(requests), prompt, completion, cost)
 
 
 class Ledger:
-    """Counts what the chat models of a run have spent, and says when it is enough.
+    """A record of the calls, tokens and cost of a run, with limits.
 
-    One ledger serves all models of a run; several threads may use it.
+    All models of a run share one ledger. It is thread-safe.
 
     Args:
-        max_calls: Most requests put to models; what the cache answers is none.
-        max_cost: US dollars, for models whose price is known. Calls under way count with what calls
-            cost so far, so that the limit is passed by little, if at all.
+        max_calls: Maximum number of calls; cached replies do not count.
+        max_cost: Maximum cost in US dollars, for models with a known price. Pending calls count
+            with the mean cost so far, so the limit is exceeded only slightly, if at all.
 
     Attributes:
-        calls: Requests put to models.
-        replies: Answers that were paid for.
-        cached: Answers from the cache, and repeats of a request.
+        calls: Number of requests sent to models.
+        replies: Number of paid replies.
+        cached: Number of replies from the cache, repeated requests included.
         failures: Number of failures by kind.
-        prompt_tokens: Sent, failures included.
-        completion_tokens: Received, failures included.
-        cost: US dollars, of those calls whose price is known.
-        unpriced: Calls that took tokens at a price that is not known.
+        prompt_tokens: Prompt tokens, failures included.
+        completion_tokens: Completion tokens, failures included.
+        cost: US dollars of the calls with a known price.
+        unpriced: Number of calls that used tokens at an unknown price.
     """
 
     def __init__(self, max_calls: int | None = None, max_cost: float | None = None) -> None:
         if max_calls is not None and max_calls < 0:
-            raise InputError(f"expected max_calls of at least 0, got {max_calls}: change it.")
+            raise InputError(f"Expected max_calls of at least 0, got {max_calls}; change it.")
         if max_cost is not None and not max_cost >= 0:
-            raise InputError(f"expected max_cost of at least 0, got {max_cost}: change it.")
+            raise InputError(f"Expected max_cost of at least 0, got {max_cost}; change it.")
         self.max_calls = max_calls
         self.max_cost = max_cost
         self.calls = 0
@@ -121,16 +120,16 @@ class Ledger:
         self.cost = 0.0
         self.unpriced = 0
         self._priced = 0
-        self._under_way: list[float] = []
+        self._pending: list[float] = []
         self._lock = threading.Lock()
 
     @property
     def spent(self) -> bool:
-        """Whether a limit has turned requests away."""
+        """Whether requests were rejected because a limit was reached."""
         return self.failures["budget"] > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts and limits, as JSON, for the report."""
+        """Returns the counts and limits as JSON, for the report."""
         with self._lock:
             return {
                 "calls": self.calls,
@@ -146,29 +145,29 @@ class Ledger:
             }
 
     def admit(self, expected: float = 0.0) -> Failure | None:
-        """Let a call pass, or say why not.
+        """Counts a call, or returns a failure if it would exceed a limit.
 
         Args:
-            expected: What it may cost in US dollars; known better once calls have been paid for.
+            expected: Estimated cost in US dollars, used until the first priced reply.
         """
         with self._lock:
             if self.max_calls is not None and self.calls >= self.max_calls:
-                return Failure(f"not asked: max_calls={self.max_calls} is spent", "budget")
+                return Failure(f"not sent: max_calls={self.max_calls} is reached", "budget")
             if self.max_cost is not None:
-                each = self.cost / self._priced if self._priced else None
-                ahead = [each if each is not None else one for one in self._under_way]
-                if self.cost + sum(ahead) + (expected if each is None else each) > self.max_cost:
+                mean = self.cost / self._priced if self._priced else None
+                pending = [one if mean is None else mean for one in self._pending]
+                if self.cost + sum(pending) + (expected if mean is None else mean) > self.max_cost:
                     return Failure(
-                        f"not asked: max_cost={self.max_cost:g} US dollars is spent, or would be "
-                        "by one more call",
+                        f"not sent: one more call would exceed max_cost={self.max_cost:g} US "
+                        "dollars",
                         "budget",
                     )
             self.calls += 1
-            self._under_way.append(expected)
+            self._pending.append(expected)
             return None
 
     def record(self, result: Result) -> None:
-        """Count a result."""
+        """Counts a result."""
         with self._lock:
             if isinstance(result, Failure):
                 self.failures[result.kind] += 1
@@ -187,22 +186,22 @@ class Ledger:
                 self.unpriced += 1
 
     def settle(self, calls: int = 1) -> None:
-        """Say that calls are no longer under way."""
+        """Marks calls as no longer pending."""
         with self._lock:
-            del self._under_way[:calls]
+            del self._pending[:calls]
 
 
 class BudgetedChat(StreamingChat):
-    """Keeps a ledger of a chat model, and stops when it says so.
+    """A chat model with a budget.
 
-    What is not asked any more is a failure of kind "budget"; everything obtained is kept. Put it
-    around the cache (``BudgetedChat(CachedChat(model, cache), ledger)``): what is cached is then
-    counted, and costs nothing.
+    Once a limit is reached, requests are not sent and become failures of kind "budget"; earlier
+    replies are kept. Wrap the cached model (``BudgetedChat(CachedChat(model, cache), ledger)``), so
+    that cached replies are counted and cost nothing.
 
     Args:
-        model: The model behind it.
-        ledger: Of the run.
-        price: Of the model's tokens; None where it is not known.
+        model: The wrapped model.
+        ledger: The ledger of the run.
+        price: Price of the model's tokens; None if unknown.
 
     Raises:
         InputError: The ledger has a limit on cost, and there is no price.
@@ -211,8 +210,8 @@ class BudgetedChat(StreamingChat):
     def __init__(self, model: ChatModel, ledger: Ledger, price: Price | None = None) -> None:
         if ledger.max_cost is not None and price is None:
             raise InputError(
-                "expected a price for the model, since there is a limit on cost, got none: give "
-                "the price of a million tokens, or limit the calls instead."
+                "Expected a price for the model, since there is a limit on cost, got none; set "
+                "the price per million tokens, or limit the calls instead."
             )
         self.model = model
         self.ledger = ledger
@@ -220,19 +219,19 @@ class BudgetedChat(StreamingChat):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """That of the model behind it."""
+        """Identity of the wrapped model."""
         return self.model.identity
 
     @property
-    def sees(self) -> bool:
-        """What the model behind it says."""
-        return self.model.sees
+    def has_vision(self) -> bool:
+        """Whether the wrapped model accepts images."""
+        return self.model.has_vision
 
     def check(self, requests: Sequence[Request]) -> None:
-        """Find out whether requests can be put to the model behind it.
+        """Checks that the wrapped model can answer the requests, without calling it.
 
         Raises:
-            InputError: One cannot.
+            InputError: It cannot answer one of them.
         """
         if isinstance(self.model, StreamingChat):
             self.model.check(requests)
@@ -240,58 +239,60 @@ class BudgetedChat(StreamingChat):
             super().check(requests)
 
     def stream(
-        self, requests: Sequence[Request], admit: Admit = always
+        self, requests: Sequence[Request], admit: Admit = admit_all
     ) -> Iterator[tuple[int, Result]]:
-        """Answer requests until the budget is spent.
+        """Yields results until the budget is spent; the remaining requests become failures.
 
         Raises:
-            InputError: The model behind it cannot answer such requests.
+            InputError: The wrapped model cannot answer such requests.
         """
-        under_way = 0
+        pending = 0
 
-        def admitted(request: Request) -> Failure | None:
-            nonlocal under_way
+        def admit_call(request: Request) -> Failure | None:
+            nonlocal pending
             refused = admit(request)
             if refused is None:
                 refused = self.ledger.admit(self._expected(request))
-                under_way += refused is None
+                pending += refused is None
             return refused
 
-        results = streamed(self.model, requests, admitted)
+        results = stream_replies(self.model, requests, admit_call)
         try:
             for index, result in results:
-                priced = self._priced(requests[index], result)
+                priced = self._with_cost(requests[index], result)
                 self.ledger.record(priced)
-                if under_way and not _free(result):
-                    under_way -= 1
+                if pending and not _is_free(result):
+                    pending -= 1
                     self.ledger.settle()
                 yield index, priced
         finally:
-            self.ledger.settle(under_way)
+            self.ledger.settle(pending)
 
     def _expected(self, request: Request) -> float:
         if self.price is None:
             return 0.0
-        tokens = _prompt_tokens(request, _TOKENS_A_PICTURE)
-        return self.price.of(tokens, min(request.max_tokens or _TOKENS_A_REPLY, _TOKENS_A_REPLY))
+        tokens = _prompt_tokens(request, _TOKENS_PER_PICTURE)
+        return self.price.cost_of(
+            tokens, min(request.max_tokens or _TOKENS_PER_REPLY, _TOKENS_PER_REPLY)
+        )
 
-    def _priced(self, request: Request, result: Result) -> Result:
+    def _with_cost(self, request: Request, result: Result) -> Result:
         usage = result.usage
         if self.price is None or usage.cost is not None:
             return result
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         if not prompt + completion and isinstance(result, Reply):
-            # An endpoint that does not count tokens must not look free.
-            prompt = _prompt_tokens(request, _TOKENS_A_PICTURE)
+            # An endpoint that does not report token counts must not appear free.
+            prompt = _prompt_tokens(request, _TOKENS_PER_PICTURE)
             completion = _text_tokens(result.text)
         if not prompt + completion:
             return result
-        cost = self.price.of(prompt, completion)
+        cost = self.price.cost_of(prompt, completion)
         return replace(result, usage=Usage(prompt, completion, cost))
 
 
-def _free(result: Result) -> bool:
-    """Say whether there was no call behind a result."""
+def _is_free(result: Result) -> bool:
+    """Returns whether a result needed no call."""
     return result.cached if isinstance(result, Reply) else result.kind == "budget"
 
 
@@ -307,4 +308,4 @@ def _prompt_tokens(request: Request, tokens_a_picture: int) -> int:
 
 
 def _text_tokens(text: str) -> int:
-    return math.ceil(len(text.encode("utf-8", "replace")) / _BYTES_A_TOKEN)
+    return math.ceil(len(text.encode("utf-8", "replace")) / _BYTES_PER_TOKEN)

@@ -1,4 +1,4 @@
-"""Ask once: a chat model whose replies are kept, and paid for a single time."""
+"""A chat model whose replies are cached, so that each request is paid for once."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -7,24 +7,24 @@ from typing import Any
 from visdiff.cache import Cache
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.llm import ChatModel, Failure, Message, Reply, Request, Usage
-from visdiff.llm.streaming import Admit, Result, StreamingChat, always, streamed
+from visdiff.llm.streaming import Admit, Result, StreamingChat, admit_all, stream_replies
 
 KIND = "reply"
-"""Kind of the entries in the cache."""
+"""Kind of the cache entries."""
 
 _LOOKUP = 500
 
 
 class CachedChat(StreamingChat):
-    """Looks replies up before asking, and stores each as soon as it arrives.
+    """A chat model that looks up replies in a cache and stores new ones as they arrive.
 
-    A run that is stopped therefore goes on where it was. Failures are never stored: the next run
-    asks again. The same request twice in one call is asked once.
+    An interrupted run therefore resumes where it stopped. Failures are not stored, so the next run
+    tries them again. Equal requests in one call are sent once.
 
     Args:
-        model: The model behind it. When every reply is stored it is not used at all, so that no key
-            is needed and no weights are loaded.
-        cache: Where replies are. In mode "replay" a missing one is an error that names it.
+        model: The wrapped model. If every reply is cached it is not used, so no API key is needed
+            and no weights are loaded.
+        cache: The cache. In mode "replay" a missing reply is an error.
     """
 
     def __init__(self, model: ChatModel, cache: Cache) -> None:
@@ -33,62 +33,62 @@ class CachedChat(StreamingChat):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """That of the model behind it."""
+        """Identity of the wrapped model."""
         return self.model.identity
 
     @property
-    def sees(self) -> bool:
-        """What the model behind it says."""
-        return self.model.sees
+    def has_vision(self) -> bool:
+        """Whether the wrapped model accepts images."""
+        return self.model.has_vision
 
     def missing(self, requests: Sequence[Request]) -> list[Request]:
-        """Return the distinct requests that a run would have to pay for.
+        """Returns the distinct requests that have no cached reply.
 
         Raises:
-            CacheMissError: The cache replays and does not hold one.
+            CacheMissError: The cache is in mode "replay" and a reply is missing.
         """
         groups = self._groups(requests)
         return [requests[groups[name][1][0]] for name, _ in self._look_up(groups)[1]]
 
     def check(self, requests: Sequence[Request]) -> None:
-        """Find out whether the requests that are not stored can be put to the model.
+        """Checks that the model can answer the requests without a cached reply.
 
         Raises:
-            CacheMissError: The cache replays and does not hold one.
-            InputError: One cannot.
+            CacheMissError: The cache is in mode "replay" and a reply is missing.
+            InputError: The model cannot answer one of them.
         """
         missing = self.missing(requests)
         if missing and isinstance(self.model, StreamingChat):
             self.model.check(missing)
 
     def stream(
-        self, requests: Sequence[Request], admit: Admit = always
+        self, requests: Sequence[Request], admit: Admit = admit_all
     ) -> Iterator[tuple[int, Result]]:
-        """Give the stored replies, then the others as they arrive.
+        """Yields the cached replies, then the others as they arrive.
 
         Raises:
-            CacheMissError: The cache replays and does not hold one.
-            InputError: The model behind it cannot answer such requests.
+            CacheMissError: The cache is in mode "replay" and a reply is missing.
+            InputError: The wrapped model cannot answer such requests.
         """
         groups = self._groups(requests)
         found, missing = self._look_up(groups)
         for name, reply in found:
             for index in groups[name][1]:
                 yield index, reply
-        asked = [requests[groups[name][1][0]] for name, _ in missing]
-        if not asked:
+        to_send = [requests[groups[name][1][0]] for name, _ in missing]
+        if not to_send:
             return
-        for place, result in streamed(self.model, asked, admit):
+        for place, result in stream_replies(self.model, to_send, admit):
             name, parts = missing[place]
             if isinstance(result, Reply):
-                self.cache.put(KIND, parts, stored(result))
+                self.cache.put(KIND, parts, reply_to_json(result))
             first, *others = groups[name][1]
             yield first, result
             for index in others:
-                yield index, _again(result)
+                yield index, _repeated(result)
 
     def _groups(self, requests: Sequence[Request]) -> dict[str, tuple[dict[str, Any], list[int]]]:
-        """Group the indices of requests by what is asked."""
+        """Groups the indices of equal requests: key → (key fields, indices)."""
         identity = dict(self.model.identity) if requests else {}
         groups: dict[str, tuple[dict[str, Any], list[int]]] = {}
         for index, request in enumerate(requests):
@@ -99,7 +99,7 @@ class CachedChat(StreamingChat):
     def _look_up(
         self, groups: Mapping[str, tuple[dict[str, Any], list[int]]]
     ) -> tuple[list[tuple[str, Reply]], list[tuple[str, dict[str, Any]]]]:
-        """Return names with replies, and names with parts where there is none."""
+        """Returns the cached replies by key, and the keys and key fields of the missing ones."""
         found: list[tuple[str, Reply]] = []
         missing: list[tuple[str, dict[str, Any]]] = []
         names = list(groups)
@@ -110,16 +110,16 @@ class CachedChat(StreamingChat):
                 if value is None:
                     missing.append((name, groups[name][0]))
                 else:
-                    found.append((name, _restored(value)))
+                    found.append((name, _reply_from_json(value)))
         return found, missing
 
 
 def key_parts(identity: Mapping[str, Any], request: Request) -> dict[str, Any]:
-    """Write down everything that a reply depends on, for the cache.
+    """Returns the fields of a reply's cache key: everything that the reply depends on.
 
     Args:
-        identity: Of the model.
-        request: Pictures count by their digest, texts in full.
+        identity: Identity of the model.
+        request: The request; pictures enter by their digest, texts in full.
     """
     return {
         "model": dict(identity),
@@ -128,7 +128,7 @@ def key_parts(identity: Mapping[str, Any], request: Request) -> dict[str, Any]:
         "schema": request.schema,
         "choices": request.choices,
         "max_tokens": request.max_tokens,
-        # 1 and 1.0 are the same temperature, and differ as JSON.
+        # 1 and 1.0 are the same temperature but differ in JSON.
         "temperature": None if request.temperature is None else float(request.temperature),
         "seed": request.seed,
         "sample": request.sample,
@@ -145,8 +145,8 @@ def _message(message: Message) -> dict[str, Any]:
     return {"role": message.role, "parts": parts}
 
 
-def stored(reply: Reply) -> dict[str, Any]:
-    """Return a reply as the cache holds it: without what it cost."""
+def reply_to_json(reply: Reply) -> dict[str, Any]:
+    """Returns a reply as JSON, for the cache."""
     return {
         "text": reply.text,
         "data": reply.data,
@@ -154,7 +154,7 @@ def stored(reply: Reply) -> dict[str, Any]:
         "finish_reason": reply.finish_reason,
         "model": reply.model,
         "request_id": reply.request_id,
-        # What it cost when it was asked for, for whoever exports the cache.
+        # For exports of the cache; a reply that is read back costs nothing.
         "usage": {
             "prompt_tokens": reply.usage.prompt_tokens,
             "completion_tokens": reply.usage.completion_tokens,
@@ -163,13 +163,13 @@ def stored(reply: Reply) -> dict[str, Any]:
     }
 
 
-def _restored(value: Mapping[str, Any]) -> Reply:
+def _reply_from_json(value: Mapping[str, Any]) -> Reply:
     fields = {name: item for name, item in value.items() if name != "usage"}
     return Reply(**fields, usage=Usage(cost=0.0), cached=True)
 
 
-def _again(result: Result) -> Result:
-    """Return the result for the second of two equal requests: it cost nothing."""
+def _repeated(result: Result) -> Result:
+    """Returns the result for a repeated request, at no cost."""
     if isinstance(result, Failure):
         return replace(result, usage=Usage())
     return replace(result, usage=Usage(cost=0.0), cached=True)

@@ -1,9 +1,9 @@
-"""Any OpenAI-compatible endpoint: OpenAI, vLLM, Ollama, llama.cpp and others.
+"""OpenAI-compatible endpoints: OpenAI, vLLM, Ollama, llama.cpp and others.
 
-Chat completions are what all of them have in common. Retries of what may pass (429 with its
-Retry-After, 5xx, timeouts, lost connections) are the SDK's; what an endpoint does not understand is
-learned (`visdiff.llm.openai_dialect`); a reply that is not what was asked for is asked for once
-more, and then is a failure.
+Only the chat completions API is used, which all of them support. The SDK retries transient errors
+(429 with its Retry-After, 5xx, timeouts, lost connections). Parameters that an endpoint rejects are
+dropped or replaced (`visdiff.llm.openai_capabilities`). An invalid reply is requested once more,
+with a correction, and is then a failure.
 """
 
 import math
@@ -17,40 +17,41 @@ import openai
 
 from visdiff.errors import InputError
 from visdiff.llm import Failure, Picture, Reply, Request, Usage
-from visdiff.llm.openai_dialect import Dialect
-from visdiff.llm.openai_faults import OVERLONG, Teller, details
-from visdiff.llm.streaming import Admit, Result, StreamingChat, always, concurrently
-from visdiff.llm.structured import UnfitError, fitted, spoken
+from visdiff.llm.openai_capabilities import EndpointCapabilities
+from visdiff.llm.openai_errors import OVERLONG, ErrorMapper, details
+from visdiff.llm.streaming import Admit, Result, StreamingChat, admit_all, concurrently
+from visdiff.llm.structured import InvalidReplyError, strip_reasoning, validate_reply
 
-# Part of the cache key: raise it when what is sent for the same request changes.
+# Part of the cache key: increase it when the call sent for the same request changes.
 _PROTOCOL = 1
 _OPENAI = "https://api.openai.com/v1"
-# Calls for one request, each after learning something new about the endpoint.
-_MOST_CALLS = 10
-_CUT = ("length", "max_tokens", "model_length")
+# Maximum number of calls for one request, each with fewer or other parameters.
+_MAX_CALLS = 10
+_TRUNCATED = ("length", "max_tokens", "model_length")
 _FILTERED = ("content_filter", "safety", "refusal", "prohibited_content")
-_WHOLE_MASS = 0.5
+# Minimum probability of all choices together.
+_MIN_TOTAL = 0.5
 
 
 class OpenAIChat(StreamingChat):
     """A model behind an OpenAI-compatible endpoint.
 
-    The key is read from ``OPENAI_API_KEY`` and from nowhere else. Endpoints other than OpenAI's are
-    used without one when it is not set, as local servers are.
+    The API key is read only from ``OPENAI_API_KEY``. Without it, endpoints other than OpenAI's are
+    used without a key, as local servers are.
 
     Args:
-        model: Name that the endpoint knows it by.
-        base_url: Address of the endpoint, such as "http://localhost:8000/v1"; by default
+        model: Name of the model at the endpoint.
+        base_url: URL of the endpoint, such as "http://localhost:8000/v1"; by default
             ``$OPENAI_BASE_URL``, else OpenAI's.
-        concurrency: Most calls at a time.
-        timeout: Seconds to wait for an answer.
-        max_retries: Repeats of a call that was turned away or lost.
-        vision: Whether the model reads pictures.
-        detail: Resolution at which it reads them ("low", "high", "auto"); None is its own.
-        **_: Fields of the configuration that mean nothing here.
+        concurrency: Maximum number of concurrent calls.
+        timeout: Timeout of a call in seconds.
+        max_retries: Maximum number of retries of a rejected or lost call.
+        vision: Whether the model accepts images.
+        detail: Image resolution ("low", "high", "auto"); the endpoint's default when None.
+        **_: Other fields of the configuration, ignored.
 
     Raises:
-        InputError: No model is named, the address is none, or a number is out of range.
+        InputError: There is no model name, the URL is invalid, or a number is out of range.
     """
 
     def __init__(
@@ -66,12 +67,12 @@ class OpenAIChat(StreamingChat):
     ) -> None:
         if not model:
             raise InputError(
-                "expected the name of a model for the chat endpoint, got none: set the llm's model."
+                "Expected the name of a model for the chat endpoint, got none; set the llm's model."
             )
         if concurrency < 1 or max_retries < 0 or not timeout > 0:
             raise InputError(
-                "expected concurrency of at least 1, max_retries of at least 0 and a positive "
-                f"timeout, got {concurrency}, {max_retries} and {timeout}: change them."
+                "Expected concurrency of at least 1, max_retries of at least 0 and a positive "
+                f"timeout, got {concurrency}, {max_retries} and {timeout}; change them."
             )
         self.model = model
         self.concurrency = concurrency
@@ -80,18 +81,18 @@ class OpenAIChat(StreamingChat):
         self.vision = vision
         self.detail = detail
         self._base_url = (base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI).rstrip("/")
-        self.endpoint = _shown(self._base_url)
-        self._dialect = Dialect(model, detail)
+        self.endpoint = _without_secrets(self._base_url)
+        self._capabilities = EndpointCapabilities(model, detail)
         self._lock = threading.Lock()
-        self._ready: tuple[Any, Teller] | None = None
-        self._answered = False
+        self._ready: tuple[Any, ErrorMapper] | None = None
+        self._reached = False
 
     def __repr__(self) -> str:
         return f"OpenAIChat({self.model!r}, base_url={self.endpoint!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Sent to another process: without the connection and the key, which that one has its own.
-        return _rebuilt, (
+        # Pickled without the client and the key: the other process has its own.
+        return _rebuild, (
             self.model,
             self._base_url,
             self.concurrency,
@@ -103,7 +104,7 @@ class OpenAIChat(StreamingChat):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Backend, endpoint, model."""
+        """Backend, protocol version, endpoint, model and image detail."""
         identity: dict[str, Any] = {
             "backend": "openai",
             "protocol": _PROTOCOL,
@@ -115,53 +116,53 @@ class OpenAIChat(StreamingChat):
         return identity
 
     @property
-    def sees(self) -> bool:
-        """Whether pictures may be in a message: what ``vision`` says."""
+    def has_vision(self) -> bool:
+        """Whether the model accepts images: the argument ``vision``."""
         return self.vision
 
     @property
-    def left_out(self) -> tuple[str, ...]:
-        """What was asked for so far, and this endpoint does not take."""
-        return self._dialect.left_out
+    def unsupported(self) -> tuple[str, ...]:
+        """Parameters and features that the endpoint has rejected so far."""
+        return self._capabilities.unsupported
 
     def check(self, requests: Sequence[Request]) -> None:
-        """Find out, without a call, whether requests can be put to the endpoint.
+        """Checks requests and API key, without a call.
 
         Raises:
-            InputError: One cannot, or there is no key for OpenAI.
+            InputError: A request is invalid, or OpenAI's endpoint has no key.
         """
         super().check(requests)
         self._connect()
 
     def stream(
-        self, requests: Sequence[Request], admit: Admit = always
+        self, requests: Sequence[Request], admit: Admit = admit_all
     ) -> Iterator[tuple[int, Result]]:
-        """Answer every request as replies arrive (see `StreamingChat.stream`).
+        """Yields a result for every request as replies arrive (see `StreamingChat.stream`).
 
         Raises:
-            InputError: A wrong key, an unknown model, a text longer than the context, pictures for
-                a model that does not see, or nobody listens at the address.
+            InputError: The key is invalid, the model unknown, a text longer than the context, the
+                model without vision gets images, or the endpoint cannot be reached.
         """
         self.check(requests)
-        watch = _Watch(most_lost=2 * self.concurrency)
+        breaker = _CircuitBreaker(max_lost=2 * self.concurrency)
 
-        def admitted(request: Request) -> Result | None:
-            return watch.verdict() or admit(request)
+        def admit_call(request: Request) -> Result | None:
+            return breaker.open_failure() or admit(request)
 
-        def ask(request: Request) -> Result:
-            return watch.saw(self._ask(request))
+        def send(request: Request) -> Result:
+            return breaker.record(self._send(request))
 
-        yield from concurrently(ask, requests, workers=self.concurrency, admit=admitted)
+        yield from concurrently(send, requests, workers=self.concurrency, admit=admit_call)
 
-    def _connect(self) -> tuple[Any, Teller]:
+    def _connect(self) -> tuple[Any, ErrorMapper]:
         with self._lock:
             if self._ready is None:
                 key = os.environ.get("OPENAI_API_KEY", "").strip()
                 host = urlsplit(self._base_url).hostname or ""
                 if not key and (host == "openai.com" or host.endswith(".openai.com")):
                     raise InputError(
-                        f"expected a key for {self.endpoint}, got none: set OPENAI_API_KEY, or "
-                        "give the base URL of an endpoint that needs no key."
+                        f"Expected an API key for {self.endpoint}, got none; set OPENAI_API_KEY, "
+                        "or the base URL of an endpoint that needs no key."
                     )
                 client = openai.OpenAI(
                     api_key=key or "none",
@@ -169,108 +170,113 @@ class OpenAIChat(StreamingChat):
                     timeout=self.timeout,
                     max_retries=self.max_retries,
                 )
-                self._ready = client, Teller(self.endpoint, self.model, key or None)
+                self._ready = client, ErrorMapper(self.endpoint, self.model, key or None)
             return self._ready
 
-    def _ask(self, request: Request) -> Result:
-        """Ask until there is an answer or a reason; runs in a worker thread."""
-        client, teller = self._connect()
-        spent, correction, garbled = Usage(), None, False
-        for _ in range(_MOST_CALLS):
-            sent = self._dialect.parameters(request, correction)
+    def _send(self, request: Request) -> Result:
+        """Calls the endpoint until there is a reply or a failure; runs in a worker thread."""
+        client, mapper = self._connect()
+        usage, correction, unreadable = Usage(), None, False
+        for _ in range(_MAX_CALLS):
+            call = self._capabilities.parameters(request, correction)
             try:
-                completion = client.chat.completions.create(**sent)
+                completion = client.chat.completions.create(**call)
             except openai.APIStatusError as error:
-                if error.status_code in (400, 422) and self._learned(sent, error):
+                if error.status_code in (400, 422) and self._adapt(call, error):
                     continue
-                return _costing(teller.status(error, _has_pictures(request)), spent)
+                return _with_usage(mapper.map_status(error, _has_pictures(request)), usage)
             except openai.APITimeoutError:
-                return Failure(f"no answer within {self.timeout:g} s", "timeout", spent)
+                return Failure(f"no reply within {self.timeout:g} s", "timeout", usage)
             except openai.APIConnectionError as error:
-                if not self._answered and (wrong := teller.unreachable(error)):
-                    raise wrong from None
-                reason = f"the connection was lost: {teller.clean(error.__cause__ or error)}"
-                return Failure(reason, "connection", spent)
+                if not self._reached and (unreachable := mapper.unreachable(error)):
+                    raise unreachable from None
+                reason = f"the connection was lost: {mapper.clean(error.__cause__ or error)}"
+                return Failure(reason, "connection", usage)
             except (openai.OpenAIError, ValueError) as error:
-                # A body that is no JSON, although it says so: cut on its way, often.
-                if not garbled:
-                    garbled = True
+                # A body that is not JSON, often because it was truncated on the way.
+                if not unreadable:
+                    unreadable = True
                     continue
-                reason = f"the endpoint's answer cannot be read: {teller.clean(error)}"
-                return Failure(reason, "http", spent)
+                reason = f"the endpoint's response cannot be read: {mapper.clean(error)}"
+                return Failure(reason, "http", usage)
             if not hasattr(completion, "choices"):
-                if not garbled:
-                    garbled = True
+                if not unreadable:
+                    unreadable = True
                     continue
-                reason = f"expected a chat completion, got {teller.clean(completion)!r}"
-                return Failure(reason, "http", spent)
-            self._answered = True
-            spent = added(spent, getattr(completion, "usage", None))
-            result = read_reply(completion, request, spent)
-            if not isinstance(result, Unfit):
+                reason = f"expected a chat completion, got {mapper.clean(completion)!r}"
+                return Failure(reason, "http", usage)
+            self._reached = True
+            usage = add_usage(usage, getattr(completion, "usage", None))
+            result = read_reply(completion, request, usage)
+            if not isinstance(result, InvalidReply):
                 return result
             if correction is not None:
-                return Failure(result.reason, "parse", spent)
-            self._dialect.ignored(sent)
+                return Failure(result.reason, "parse", usage)
+            self._capabilities.learn_from_invalid_reply(call)
             correction = result.text, result.reason
-        return Failure("the endpoint refuses every form of the request", "http", spent)
+        return Failure("the endpoint rejects every form of the request", "http", usage)
 
-    def _learned(self, sent: Mapping[str, Any], error: openai.APIStatusError) -> bool:
-        words = details(error)
-        # A text over the context names max_tokens too, and is nothing to be learned from.
-        if OVERLONG.search(words):
+    def _adapt(self, call: Mapping[str, Any], error: openai.APIStatusError) -> bool:
+        """Adapts the parameters to a rejected call; returns whether another call may succeed."""
+        message = details(error)
+        # The error of a text longer than the context mentions max_tokens too.
+        if OVERLONG.search(message):
             return False
         param = error.param if isinstance(error.param, str) else None
-        return self._dialect.refused(sent, param, words)
+        return self._capabilities.learn_from_rejection(call, param, message)
 
 
-class Unfit:
-    """An answer that is not what was asked for."""
+class InvalidReply:
+    """A reply that violates the request's schema or choices."""
 
     def __init__(self, text: str, reason: str) -> None:
         self.text = text
         self.reason = reason
 
 
-class _Watch:
-    """Stops a run in which every further call would fail in the same way."""
+class _CircuitBreaker:
+    """A circuit breaker, which stops a run when all further calls would fail.
 
-    def __init__(self, most_lost: int) -> None:
+    Args:
+        max_lost: Number of consecutive calls without a response that stops the run.
+    """
+
+    def __init__(self, max_lost: int) -> None:
         self._lock = threading.Lock()
-        self._most_lost = most_lost
+        self._max_lost = max_lost
         self._lost = 0
-        self._broke: Failure | None = None
+        self._fatal: Failure | None = None
 
-    def saw(self, result: Result) -> Result:
-        """Take note of a result."""
+    def record(self, result: Result) -> Result:
+        """Records a result and returns it."""
         with self._lock:
             lost = isinstance(result, Failure) and result.kind in ("connection", "timeout")
             self._lost = self._lost + 1 if lost else 0
             if isinstance(result, Failure) and result.kind == "budget":
-                self._broke = Failure(f"not asked: {result.reason}", "budget")
+                self._fatal = Failure(f"not sent: {result.reason}", "budget")
             return result
 
-    def verdict(self) -> Failure | None:
-        """Return what stands in for a call that is not worth making."""
+    def open_failure(self) -> Failure | None:
+        """Returns the failure of all further calls, or None while calls may succeed."""
         with self._lock:
-            if self._broke is not None:
-                return self._broke
-            if self._lost >= self._most_lost:
-                reason = f"not asked: the last {self._lost} calls had no answer"
+            if self._fatal is not None:
+                return self._fatal
+            if self._lost >= self._max_lost:
+                reason = f"not sent: the last {self._lost} calls had no response"
                 return Failure(reason, "connection")
             return None
 
 
-def _rebuilt(*arguments: Any) -> OpenAIChat:
+def _rebuild(*arguments: Any) -> OpenAIChat:
     names = ("model", "base_url", "concurrency", "timeout", "max_retries", "vision", "detail")
     return OpenAIChat(**dict(zip(names, arguments, strict=True)))
 
 
-def _shown(base_url: str) -> str:
-    """Return an address without the secrets that may be in it.
+def _without_secrets(base_url: str) -> str:
+    """Returns a URL without user, password and query.
 
     Raises:
-        InputError: It is no address.
+        InputError: The URL is invalid.
     """
     try:
         parts = urlsplit(base_url)
@@ -279,8 +285,8 @@ def _shown(base_url: str) -> str:
         parts, host, port = None, None, None
     if parts is None or parts.scheme not in ("http", "https") or not host:
         raise InputError(
-            "expected the base URL of an endpoint, such as http://localhost:8000/v1, got something "
-            "else: check base_url and OPENAI_BASE_URL."
+            "Expected the base URL of an endpoint, such as http://localhost:8000/v1, got something "
+            "else; check base_url and OPENAI_BASE_URL."
         )
     host = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}"
@@ -290,44 +296,50 @@ def _has_pictures(request: Request) -> bool:
     return any(isinstance(part, Picture) for message in request.messages for part in message.parts)
 
 
-def _costing(failure: Failure, spent: Usage) -> Failure:
-    return Failure(failure.reason, failure.kind, spent)
+def _with_usage(failure: Failure, usage: Usage) -> Failure:
+    return Failure(failure.reason, failure.kind, usage)
 
 
-def added(spent: Usage, usage: Any) -> Usage:
-    """Return what was spent with what a completion says that it took."""
+def add_usage(total: Usage, usage: Any) -> Usage:
+    """Returns a total plus the usage that a completion reports, if any."""
 
     def count(name: str) -> int:
         value = getattr(usage, name, None)
         return value if isinstance(value, int) else 0
 
     return Usage(
-        spent.prompt_tokens + count("prompt_tokens"),
-        spent.completion_tokens + count("completion_tokens"),
+        total.prompt_tokens + count("prompt_tokens"),
+        total.completion_tokens + count("completion_tokens"),
     )
 
 
-def read_reply(completion: Any, request: Request, spent: Usage) -> Result | Unfit:
-    """Take the answer out of a completion, whatever shape the server gave it."""
+def read_reply(completion: Any, request: Request, usage: Usage) -> Result | InvalidReply:
+    """Extracts and validates the reply of a completion; tolerates missing fields.
+
+    Args:
+        completion: As returned by the SDK.
+        request: The request.
+        usage: Tokens of all calls for the request.
+    """
     choice = next(iter(completion.choices or ()), None)
     message = getattr(choice, "message", None)
     if choice is None or message is None:
-        return Failure("the endpoint gave an answer without choices", "empty", spent)
+        return Failure("the endpoint returned a completion without choices", "empty", usage)
     finish = str(getattr(choice, "finish_reason", None) or "unknown")
     refusal = getattr(message, "refusal", None)
     if refusal:
-        return Failure(f"refused: {' '.join(str(refusal).split())[:200]}", "refusal", spent)
+        return Failure(f"refused: {' '.join(str(refusal).split())[:200]}", "refusal", usage)
     if finish.lower() in _FILTERED:
-        return Failure(f"refused (finish reason {finish})", "refusal", spent)
-    if finish.lower() in _CUT:
-        return Failure(f"reply cut at {spent.completion_tokens} tokens", "length", spent)
-    text = spoken(_text(getattr(message, "content", None)))
+        return Failure(f"refused (finish reason {finish})", "refusal", usage)
+    if finish.lower() in _TRUNCATED:
+        return Failure(f"reply cut at {usage.completion_tokens} tokens", "length", usage)
+    text = strip_reasoning(_text(getattr(message, "content", None)))
     if not text:
-        return Failure(f"empty reply (finish reason {finish})", "empty", spent)
+        return Failure(f"empty reply (finish reason {finish})", "empty", usage)
     try:
-        text, data = fitted(request, text)
-    except UnfitError as error:
-        return Unfit(text, str(error))
+        text, data = validate_reply(request, text)
+    except InvalidReplyError as error:
+        return InvalidReply(text, str(error))
     identity = getattr(completion, "_request_id", None) or getattr(completion, "id", None)
     return Reply(
         text=text,
@@ -336,24 +348,24 @@ def read_reply(completion: Any, request: Request, spent: Usage) -> Result | Unfi
         finish_reason=finish,
         model=str(getattr(completion, "model", None) or ""),
         request_id=str(identity) if identity else None,
-        usage=spent,
+        usage=usage,
     )
 
 
 def _text(content: Any) -> str:
     if isinstance(content, list):
-        # Some servers answer in parts, of which those with a text are the answer.
+        # Some servers return a list of parts; the reply is the text parts.
         texts = [p.get("text") if isinstance(p, dict) else getattr(p, "text", "") for p in content]
         return "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""
 
 
 def _probabilities(choice: Any, choices: Sequence[str]) -> dict[str, float]:
-    """Grade choices by the probabilities of the first word's alternatives.
+    """Returns the probabilities of the choices from the alternatives of the first token.
 
     Returns:
-        Nothing where the endpoint tells none, where the alternatives are mostly no choice, and
-        where one could be the beginning of two choices.
+        Choice → probability; empty if the endpoint returns no log-probabilities, if most of the
+        mass is on no choice, or if an alternative is a prefix of two choices.
     """
     tokens = getattr(getattr(choice, "logprobs", None), "content", None) or ()
     first = next((token for token in tokens if str(getattr(token, "token", "")).strip()), None)
@@ -364,10 +376,10 @@ def _probabilities(choice: Any, choices: Sequence[str]) -> dict[str, float]:
         logprob = alternative.logprob
         if not start or not isinstance(logprob, (int, float)) or not logprob <= 0.01:
             continue
-        meant = [name for text, name in names.items() if text.startswith(start)]
-        if len(meant) > 1 and math.exp(logprob) > 0.01:
+        matches = [name for text, name in names.items() if text.startswith(start)]
+        if len(matches) > 1 and math.exp(logprob) > 0.01:
             return {}
-        if len(meant) == 1:
-            mass[meant[0]] += math.exp(logprob)
+        if len(matches) == 1:
+            mass[matches[0]] += math.exp(logprob)
     total = sum(mass.values())
-    return {name: value / total for name, value in mass.items()} if total >= _WHOLE_MASS else {}
+    return {name: value / total for name, value in mass.items()} if total >= _MIN_TOTAL else {}

@@ -1,4 +1,4 @@
-"""Images as they are sent to chat models."""
+"""Encoding of images for chat models."""
 
 import io
 
@@ -7,12 +7,12 @@ from PIL import Image
 from visdiff.llm import Picture
 
 
-def encoded(image: Image.Image, side: int | None = None) -> Picture:
-    """Return an image as a JPEG: sharp enough for text, a fraction of a PNG's size.
+def encode_jpeg(image: Image.Image, side: int | None = None) -> Picture:
+    """Encodes an image as JPEG, at a quality that keeps text legible.
 
     Args:
-        image: It is not changed.
-        side: Longest side in pixels; a larger image is shrunk in proportion, none is enlarged.
+        image: The image; not modified.
+        side: Maximum side length in pixels; larger images are downscaled, smaller ones unchanged.
     """
     image = image.convert("RGB")
     if side is not None:

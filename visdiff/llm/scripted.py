@@ -1,4 +1,4 @@
-"""A chat model that says what it is told to, for tests and documentation."""
+"""A chat model with predefined replies, for tests and documentation."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -6,26 +6,26 @@ from typing import Any
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.llm import Failure, Reply, Request, Usage
-from visdiff.llm.streaming import Admit, Result, StreamingChat, always
-from visdiff.llm.structured import UnfitError, fitted, spoken
+from visdiff.llm.streaming import Admit, Result, StreamingChat, admit_all
+from visdiff.llm.structured import InvalidReplyError, strip_reasoning, validate_reply
 
 Line = str | Reply | Failure | BaseException
 
 
 class ScriptedChat(StreamingChat):
-    """Answers from a list, in order, or by a function of the request.
+    """A chat model that replies from a list, in order, or by a function of the request.
 
-    A text goes through the same checks as a real model's: with a schema it has to be JSON that
-    fits, and with choices one of them; otherwise it is a failure.
+    Texts are validated like the replies of a real model: against the schema or the choices of the
+    request. An invalid text is a failure.
 
     Args:
         replies: Texts, replies, failures, or exceptions to raise; or a function that returns one.
-        vision: Whether pictures may be in a message.
-        name: Part of the cache key, beside the texts of a list.
-        **_: Fields of the configuration that mean nothing here.
+        vision: Whether the model accepts images.
+        name: Part of the cache key, in addition to the texts of a list.
+        **_: Other fields of the configuration, ignored.
 
     Attributes:
-        requests: What was asked so far, in order.
+        requests: The requests so far, in order.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ScriptedChat(StreamingChat):
         self.requests: list[Request] = []
         self._function = replies if callable(replies) else None
         self._lines: list[Line] = [] if callable(replies) else list(replies)
-        self._said = 0
+        self._position = 0
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -52,47 +52,47 @@ class ScriptedChat(StreamingChat):
         return identity
 
     @property
-    def sees(self) -> bool:
-        """Whether pictures may be in a message."""
+    def has_vision(self) -> bool:
+        """Whether the model accepts images."""
         return self.vision
 
     def stream(
-        self, requests: Sequence[Request], admit: Admit = always
+        self, requests: Sequence[Request], admit: Admit = admit_all
     ) -> Iterator[tuple[int, Result]]:
-        """Say the next lines.
+        """Yields the next replies.
 
         Raises:
-            InputError: There are fewer lines than requests.
+            InputError: There are fewer replies than requests.
         """
         self.check(requests)
         for index, request in enumerate(requests):
             refused = admit(request)
-            yield index, refused or self._say(request)
+            yield index, refused or self._next_reply(request)
 
-    def _say(self, request: Request) -> Result:
+    def _next_reply(self, request: Request) -> Result:
         self.requests.append(request)
         if self._function is not None:
             line = self._function(request)
-        elif self._said < len(self._lines):
-            line = self._lines[self._said]
-            self._said += 1
+        elif self._position < len(self._lines):
+            line = self._lines[self._position]
+            self._position += 1
         else:
             raise InputError(
-                f"expected no more requests than the {len(self._lines)} replies of the script, got "
-                "another one: add a reply, or give a function."
+                f"Expected no more requests than the {len(self._lines)} replies of the script, got "
+                "another one; add a reply, or pass a function."
             )
         if isinstance(line, BaseException):
             raise line
         if not isinstance(line, str):
             return line
-        # Blanks stand for tokens: enough to see in a test that something is counted.
+        # Words stand in for tokens, so that tests can check the counting.
         words = [p for m in request.messages for p in m.parts if isinstance(p, str)]
         usage = Usage(len(" ".join(words).split()), len(line.split()))
-        text = spoken(line)
+        text = strip_reasoning(line)
         if not text:
             return Failure("empty reply", "empty", usage)
         try:
-            text, data = fitted(request, text)
-        except UnfitError as error:
+            text, data = validate_reply(request, text)
+        except InvalidReplyError as error:
             return Failure(str(error), "parse", usage)
         return Reply(text=text, data=data, model=self.name, usage=usage)

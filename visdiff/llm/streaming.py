@@ -1,7 +1,8 @@
-"""Replies as they arrive: what lets a budget stop a run, and a cache keep what was paid for.
+"""Chat models that yield replies as they arrive, so that budgets and caches can act on each.
 
-`ChatModel.answer` returns everything at the end. Backends here also have `stream`, which gives each
-reply as soon as it is there and asks permission before each call; wrappers are built on it.
+`ChatModel.answer` returns all results at the end. The backends of this package also have `stream`,
+which yields each reply as it arrives and calls a function before each call that may prevent it. The
+budget and the cache are built on it.
 """
 
 import logging
@@ -28,57 +29,57 @@ Result = Reply | Failure
 Admit = Callable[[Request], Failure | None]
 
 _ROLES = ("system", "user", "assistant")
-# Requests given at a time to a model that only has `answer`.
+# Number of requests per call of a model that only has `answer`.
 _CHUNK = 16
 
 
-def always(_: Request) -> None:
-    """Admit every request."""
+def admit_all(_: Request) -> None:
+    """Admits every request."""
 
 
 class StreamingChat(ABC):
-    """A chat model that gives replies as they arrive."""
+    """A chat model that yields replies as they arrive."""
 
     @property
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """What changes an answer (see `visdiff.llm.ChatModel`)."""
+        """Everything that affects a reply (see `visdiff.llm.ChatModel`)."""
 
     @property
     @abstractmethod
-    def sees(self) -> bool:
-        """Whether pictures may be in a message."""
+    def has_vision(self) -> bool:
+        """Whether the model accepts images."""
 
     @abstractmethod
     def stream(
-        self, requests: Sequence[Request], admit: Admit = always
+        self, requests: Sequence[Request], admit: Admit = admit_all
     ) -> Iterator[tuple[int, Result]]:
-        """Answer every request, each as soon as it can be.
+        """Yields a result for every request, each as soon as it is available.
 
         Args:
-            requests: What is asked; all of it is checked before the first call.
-            admit: Asked right before each call; what it returns stands in for the reply.
+            requests: The requests; all are checked before the first call.
+            admit: Called right before each call; a failure that it returns replaces the call.
 
         Yields:
-            Index of a request and its result, each index once, in any order. On an error or Ctrl-C
-            the calls under way still come, and then it is raised.
+            Index of a request and its result, each index once, in any order. After an error or
+            Ctrl-C, the results of the pending calls are yielded before the error is raised.
 
         Raises:
-            InputError: No request of this kind can work.
+            InputError: No such request can succeed.
         """
 
     def check(self, requests: Sequence[Request]) -> None:
-        """Find out, without asking the model anything, whether requests can be put to it.
+        """Checks that the model can answer the requests, without calling it.
 
         Raises:
-            InputError: One cannot.
+            InputError: It cannot answer one of them.
         """
-        sees = bool(requests) and self.sees
+        has_vision = bool(requests) and self.has_vision
         for request in requests:
-            check_request(request, sees)
+            check_request(request, has_vision)
 
     def answer(self, requests: Sequence[Request], progress: bool = False) -> list[Result]:
-        """Answer every request, in order (see `visdiff.llm.ChatModel`)."""
+        """Returns one result per request, in order (see `visdiff.llm.ChatModel`)."""
         results: dict[int, Result] = {}
         with tqdm(
             total=len(requests),
@@ -93,34 +94,38 @@ class StreamingChat(ABC):
         return [results[index] for index in range(len(requests))]
 
 
-def check_request(request: Request, sees: bool) -> None:
-    """Refuse a request that no model, or none without eyes, can answer.
+def check_request(request: Request, has_vision: bool) -> None:
+    """Raises an error for a request that the model cannot answer.
+
+    Args:
+        request: The request.
+        has_vision: Whether the model accepts images.
 
     Raises:
-        InputError: It has no message, an unknown role, pictures for a model that does not see, a
-            schema that cannot be checked, choices beside a schema or too few of them, or a number
-            out of range.
+        InputError: The request has no message, an unknown role, images for a model without vision,
+            an unsupported schema, both a schema and choices, too few choices, or a number out of
+            range.
     """
     if not request.messages or not all(message.parts for message in request.messages):
         raise InputError(
-            f"expected messages with text or pictures in request {request.prompt_id!r}, got an "
-            "empty one: give every message a part."
+            f"Expected messages with text or pictures in request {request.prompt_id!r}, got an "
+            "empty one; give every message a part."
         )
     for message in request.messages:
         if message.role not in _ROLES:
             raise InputError(
-                f"expected the role {', '.join(_ROLES)} in request {request.prompt_id!r}, got "
-                f"{message.role!r}: rename it."
+                f"Expected the role {', '.join(_ROLES)} in request {request.prompt_id!r}, got "
+                f"{message.role!r}; rename it."
             )
-        if not sees and any(isinstance(part, Picture) for part in message.parts):
+        if not has_vision and any(isinstance(part, Picture) for part in message.parts):
             raise InputError(
-                f"expected text only in request {request.prompt_id!r}, since the model reads no "
-                "pictures, got a picture: use a model with vision, or a method that works on "
+                f"Expected text only in request {request.prompt_id!r}, since the model has no "
+                "vision, got an image; use a model with vision, or a method that works on "
                 "captions."
             )
     if request.schema is not None and request.choices:
         raise InputError(
-            f"expected a schema or choices in request {request.prompt_id!r}, got both: leave one "
+            f"Expected a schema or choices in request {request.prompt_id!r}, got both; leave one "
             "out."
         )
     if request.schema is not None:
@@ -129,46 +134,47 @@ def check_request(request: Request, sees: bool) -> None:
         2, len(request.choices)
     ):
         raise InputError(
-            f"expected two or more different choices in request {request.prompt_id!r}, got "
-            f"{list(request.choices)}: choices differ in more than case and blanks."
+            f"Expected two or more different choices in request {request.prompt_id!r}, got "
+            f"{list(request.choices)}; let choices differ in more than case and blanks."
         )
     if request.max_tokens is not None and request.max_tokens < 1:
         raise InputError(
-            f"expected max_tokens of at least 1 in request {request.prompt_id!r}, got "
-            f"{request.max_tokens}: raise it, or leave it out."
+            f"Expected max_tokens of at least 1 in request {request.prompt_id!r}, got "
+            f"{request.max_tokens}; raise it, or leave it out."
         )
     if request.temperature is not None and not 0 <= request.temperature <= 2:
         raise InputError(
-            f"expected a temperature between 0 and 2 in request {request.prompt_id!r}, got "
-            f"{request.temperature}: change it."
+            f"Expected a temperature between 0 and 2 in request {request.prompt_id!r}, got "
+            f"{request.temperature}; change it."
         )
 
 
-def streamed(
-    model: ChatModel, requests: Sequence[Request], admit: Admit = always
+def stream_replies(
+    model: ChatModel, requests: Sequence[Request], admit: Admit = admit_all
 ) -> Iterator[tuple[int, Result]]:
-    """Stream from any chat model; one that only has `answer` is asked a few requests at a time."""
+    """Yields results of any chat model; one with only `answer` gets a few requests at a time."""
     if isinstance(model, StreamingChat):
         yield from model.stream(requests, admit)
         return
     for request in requests:
-        check_request(request, model.sees)
+        check_request(request, model.has_vision)
     for start in range(0, len(requests), _CHUNK):
-        asked: list[int] = []
+        sent: list[int] = []
         for index in range(start, min(start + _CHUNK, len(requests))):
             refused = admit(requests[index])
             if refused is None:
-                asked.append(index)
+                sent.append(index)
             else:
                 yield index, refused
-        if not asked:
+        if not sent:
             continue
-        results = model.answer([requests[index] for index in asked])
-        if len(results) != len(asked):
+        results = model.answer([requests[index] for index in sent])
+        if len(results) != len(sent):
             raise RuntimeError(
-                f"{type(model).__name__} returned {len(results)} results for {len(asked)} requests"
+                f"Expected {len(sent)} results from {type(model).__name__}, got {len(results)}; "
+                "return one result per request."
             )
-        yield from zip(asked, results, strict=True)
+        yield from zip(sent, results, strict=True)
 
 
 def concurrently(
@@ -179,7 +185,7 @@ def concurrently(
     admit: Callable[[T], R | None],
     grace_s: float = 10.0,
 ) -> Iterator[tuple[int, R]]:
-    """Map in threads, results as they come, no more than ``workers`` calls under way.
+    """Maps in threads, results as they come, no more than ``workers`` calls under way.
 
     The first exception, and Ctrl-C, end the submission; the calls under way are waited for (after
     Ctrl-C for ``grace_s`` at most, or until it is pressed again), their results given, and then it

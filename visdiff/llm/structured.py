@@ -1,8 +1,8 @@
-"""What a reply has to be, and finding it in the text that a model wrote.
+"""Validation of replies against a JSON schema or a list of choices.
 
-A JSON schema is checked by pydantic's core. The keywords are those that structured output of
-OpenAI-compatible servers understands; any other is refused rather than ignored, since a check that
-checks nothing would let wrong data through.
+The validator of a JSON schema is pydantic's core. It supports the keywords of structured outputs of
+OpenAI-compatible servers; any other keyword is an error, since ignoring it would accept invalid
+replies.
 """
 
 import json
@@ -27,15 +27,15 @@ _THINKING = re.compile(r"\A.*</think>", re.DOTALL)
 _QUOTES = "\"'`“”‘’*"
 
 
-class UnfitError(ValueError):
-    """A reply that is not what was asked for; the text is one clause for the user."""
+class InvalidReplyError(ValueError):
+    """A reply that violates the request's schema or choices; the text is one clause."""
 
 
 def validator(schema: Mapping[str, Any]) -> SchemaValidator:
-    """Make the check of a schema. An integer is one without a decimal point.
+    """Returns the validator of a JSON schema; integers must have no decimal point.
 
     Raises:
-        InputError: It has a keyword or type that cannot be checked.
+        InputError: The schema has an unsupported keyword or type.
     """
     return _validator(canonical_json(schema))
 
@@ -59,12 +59,15 @@ def _validator(text: str) -> SchemaValidator:
         return SchemaValidator(root)
     except Exception as error:  # pydantic_core's SchemaError, and a pattern that does not compile
         raise InputError(
-            f"expected a JSON schema that makes sense, got {text[:200]}: {str(error)[:200]}."
+            f"Expected a JSON schema that makes sense, got {text[:200]}: {str(error)[:200]}."
         ) from error
 
 
 def is_strict(schema: Any) -> bool:
-    """Say whether OpenAI's strict mode takes a schema: closed objects, every property required."""
+    """Returns whether a schema suits OpenAI's strict mode.
+
+    Strict mode requires closed objects with all properties required.
+    """
     if isinstance(schema, list):
         return all(map(is_strict, schema))
     if not isinstance(schema, Mapping):
@@ -77,36 +80,36 @@ def is_strict(schema: Any) -> bool:
     return all(is_strict(value) for key, value in schema.items() if key not in ("enum", "default"))
 
 
-def spoken(text: str) -> str:
-    """Leave out what a reasoning model thought aloud before its answer, and blanks around it."""
-    # Half of a surrogate pair cannot be written to any file.
+def strip_reasoning(text: str) -> str:
+    """Removes the reasoning (``<think>…</think>``) before a reply, and surrounding whitespace."""
+    # Lone surrogates cannot be encoded as UTF-8.
     text = text.encode("utf-8", "replace").decode("utf-8")
     text = _THINKING.sub("", text)
     return "" if text.lstrip().startswith("<think>") else text.strip()
 
 
-def fitted(request: Request, text: str) -> tuple[str, Any]:
-    """Check an answer against what its request asks for.
+def validate_reply(request: Request, text: str) -> tuple[str, Any]:
+    """Validates a reply against its request.
 
     Args:
-        request: With a schema, with choices, or with neither.
-        text: What the model said, without its thoughts; not empty.
+        request: The request, with a schema, with choices, or with neither.
+        text: The reply without reasoning; not empty.
 
     Returns:
-        The text (one of the choices, when there are any) and the data (None without a schema).
+        The text (one of the choices, if any) and the parsed data (None without a schema).
 
     Raises:
-        UnfitError: It is neither data that fits the schema nor one of the choices.
+        InvalidReplyError: The text violates the schema or is none of the choices.
     """
     if request.choices:
-        return _choice(text, request.choices), None
+        return _match_choice(text, request.choices), None
     if request.schema is not None:
-        return text, _data(text, request.schema)
+        return text, _parse_data(text, request.schema)
     return text, None
 
 
 def instruction(request: Request) -> str:
-    """Say in words what the reply has to be, for a model that is told in no other way."""
+    """Returns the output format as an instruction, for models without constrained decoding."""
     if request.choices:
         listed = ", ".join(map(json.dumps, request.choices))
         return f"Reply with exactly one of {listed}, and nothing else."
@@ -114,25 +117,25 @@ def instruction(request: Request) -> str:
     return f"Reply with one JSON value that fits this JSON schema, and nothing else:\n{schema}"
 
 
-def _choice(text: str, choices: tuple[str, ...]) -> str:
+def _match_choice(text: str, choices: tuple[str, ...]) -> str:
     def bare(value: str) -> str:
         return value.strip().strip(_QUOTES).rstrip(".!").strip(_QUOTES).strip().casefold()
 
     exact = [choice for choice in choices if choice.strip().casefold() == text.casefold()]
     found = exact or [choice for choice in choices if bare(choice) == bare(text)]
     if len(found) != 1:
-        raise UnfitError(f"the reply {_short(text)} is none of the {len(choices)} choices")
+        raise InvalidReplyError(f"the reply {_short(text)} is none of the {len(choices)} choices")
     return found[0]
 
 
-def _data(text: str, schema: Mapping[str, Any]) -> Any:
+def _parse_data(text: str, schema: Mapping[str, Any]) -> Any:
     check = validator(schema)
     fits: list[Any] = []
     reason = f"no JSON in the reply {_short(text)}"
-    for value in _values(text):
+    for value in _find_values(text):
         try:
             check.validate_python(value)
-            canonical_json(value)  # refuses numbers too large to be written again
+            canonical_json(value)  # raises for numbers that are not finite
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "the top"
@@ -143,14 +146,14 @@ def _data(text: str, schema: Mapping[str, Any]) -> Any:
             if value not in fits:
                 fits.append(value)
     if len(fits) > 1:
-        raise UnfitError(f"{len(fits)} different answers in one reply")
+        raise InvalidReplyError(f"{len(fits)} different answers in one reply")
     if not fits:
-        raise UnfitError(reason)
+        raise InvalidReplyError(reason)
     return fits[0]
 
 
-def _values(text: str) -> Iterator[Any]:
-    """Find the JSON values in a text: all of it, else each outermost object or list in it."""
+def _find_values(text: str) -> Iterator[Any]:
+    """Yields the JSON values of a text: the whole text, or else each outermost object or list."""
     try:
         yield from_json(text, allow_inf_nan=False)
         return
@@ -163,8 +166,8 @@ def _values(text: str) -> Iterator[Any]:
             _, end = decoder.raw_decode(text, match.start())
             value = from_json(text[match.start() : end], allow_inf_nan=False)
         except (ValueError, RecursionError):
-            # JSON that begins here and does not end: what is inside is a piece of an answer. A
-            # bracket before anything else is prose.
+            # Truncated JSON: any value inside it is only a part of the reply. A lone bracket is
+            # prose.
             if len(match.group()) > 1:
                 return
             continue
@@ -179,13 +182,13 @@ def _short(text: str) -> str:
 
 def _unsupported(where: str, what: str) -> InputError:
     return InputError(
-        f"expected a JSON schema of types, properties, items, enum, const, anyOf, $ref and bounds, "
-        f"got {what} at {where}: write it with those."
+        f"Expected a JSON schema of types, properties, items, enum, const, anyOf, $ref and bounds, "
+        f"got {what} at {where}; write it with those."
     )
 
 
 def _translate(schema: Any, where: str) -> core.CoreSchema:
-    """Turn a JSON schema into pydantic's."""
+    """Converts a JSON schema into pydantic's."""
     if schema is True or schema == {}:
         return core.any_schema()
     if not isinstance(schema, Mapping):

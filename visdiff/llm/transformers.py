@@ -1,7 +1,7 @@
-"""A language model, or one that reads pictures too, on this machine through transformers.
+"""Local chat models, with or without vision, through transformers.
 
-Decoding is greedy, or sampled with noise that belongs to the request. Only requests of the same
-length run together, so that nothing is padded and an answer does not depend on its batch.
+Decoding is greedy, or sampled with noise that is seeded by the request. A batch contains only
+requests of equal length, so nothing is padded and a reply does not depend on its batch.
 """
 
 import itertools
@@ -15,13 +15,18 @@ from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.llm import Failure, Message, Reply, Request, Usage
 from visdiff.llm.cached import key_parts
-from visdiff.llm.streaming import Admit, Result, StreamingChat, always
-from visdiff.llm.structured import UnfitError, fitted, instruction, spoken
-from visdiff.llm.transformers_checkpoint import Checkpoint, Inputs, extended, joined
+from visdiff.llm.streaming import Admit, Result, StreamingChat, admit_all
+from visdiff.llm.structured import InvalidReplyError, instruction, strip_reasoning, validate_reply
+from visdiff.llm.transformers_checkpoint import (
+    Checkpoint,
+    Inputs,
+    append_tokens,
+    concatenate_inputs,
+)
 
-# Part of the cache key: raise it when what the model reads for the same request changes.
+# Part of the cache key: increase it when the model input of the same request changes.
 _PROTOCOL = 1
-# Requests read ahead are this many batches: those of one length are found among them.
+# Number of batches to read ahead; requests of equal length are batched within this window.
 _WINDOW = 4
 
 
@@ -34,21 +39,20 @@ class _Job(NamedTuple):
 class TransformersChat(StreamingChat):
     """A checkpoint with a chat template: a causal language model, or an image-text-to-text model.
 
-    Replies to requests with choices are graded: the probability of a choice is that of its tokens,
-    all of them, after the prompt (and of the end after them, where one choice begins like another),
-    and the choices' sum to one. A schema is asked for in words.
+    Requests with choices are answered by scoring: the probability of a choice is the product of the
+    probabilities of its tokens after the prompt (and of an end token, if one choice is a prefix of
+    another), normalised over the choices. A schema is described in the prompt.
 
     Args:
         model: Hub id or local folder.
-        revision: Commit, tag or branch of a hub model. The commit it stands for enters the cache
-            key.
-        max_new_tokens: Longest reply where a request sets none.
-        batch_size: Requests at a time.
+        revision: Commit, tag or branch of a hub model. The commit is part of the cache key.
+        max_new_tokens: Maximum length of a reply if the request sets none.
+        batch_size: Maximum number of requests per batch.
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
-        **_: Fields of the configuration that mean nothing here.
+        **_: Other fields of the configuration, ignored.
 
     Raises:
-        InputError: No model is named, its folder does not exist, or a number is below 1.
+        InputError: There is no model name, its folder does not exist, or a number is below 1.
     """
 
     def __init__(
@@ -62,12 +66,12 @@ class TransformersChat(StreamingChat):
     ) -> None:
         if not model:
             raise InputError(
-                "expected a hub id or folder of a chat model, got none: set the llm's model."
+                "Expected a hub id or folder of a chat model, got none; set the llm's model."
             )
         if max_new_tokens < 1 or batch_size < 1:
             raise InputError(
-                "expected max_new_tokens and batch_size of at least 1, "
-                f"got {max_new_tokens} and {batch_size}: change them."
+                "Expected max_new_tokens and batch_size of at least 1, "
+                f"got {max_new_tokens} and {batch_size}; change them."
             )
         self.model = model
         self.max_new_tokens = max_new_tokens
@@ -78,7 +82,7 @@ class TransformersChat(StreamingChat):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Backend, weights (content of a local folder, commit of a hub model), longest reply."""
+        """Backend, weights (content of a folder or commit of a hub model) and `max_new_tokens`."""
         if self._identity is None:
             self._identity = {
                 "backend": "transformers",
@@ -89,18 +93,18 @@ class TransformersChat(StreamingChat):
         return self._identity
 
     @property
-    def sees(self) -> bool:
-        """Whether the checkpoint is of a class that reads pictures."""
-        return self._checkpoint.sees
+    def has_vision(self) -> bool:
+        """Whether the checkpoint is an image-text-to-text model."""
+        return self._checkpoint.has_vision
 
     def stream(
-        self, requests: Sequence[Request], admit: Admit = always
+        self, requests: Sequence[Request], admit: Admit = admit_all
     ) -> Iterator[tuple[int, Result]]:
-        """Answer requests batch by batch (see `StreamingChat.stream`).
+        """Yields results batch by batch (see `StreamingChat.stream`).
 
         Raises:
-            InputError: Pictures for a model that does not see, a text longer than the context, or a
-                checkpoint that is none of a chat model.
+            InputError: The model without vision gets images, a text is longer than the context, or
+                the checkpoint is not a chat model.
             MissingBackendError: The weights cannot be loaded.
         """
         self.check(requests)
@@ -114,42 +118,46 @@ class TransformersChat(StreamingChat):
                     yield index, refused
                     continue
                 try:
-                    inputs = self._checkpoint.read(_told(request))
-                except InputError as wrong:
-                    # What can be answered is, before this is said.
-                    error = wrong
+                    inputs = self._checkpoint.read(_with_instruction(request))
+                except InputError as caught:
+                    # Raised after the requests before it are answered.
+                    error = caught
                     break
                 jobs.append(_Job(index, request, inputs))
-            for batch in _same_shape(jobs, self.batch_size):
+            for batch in _group_by_shape(jobs, self.batch_size):
                 with self._lock:
                     if batch[0].request.choices:
-                        results = [self._grade(job) for job in batch]
+                        results = [self._score_choices(job) for job in batch]
                     else:
-                        results = self._say(batch)
+                        results = self._reply(batch)
                 for job, result in zip(batch, results, strict=True):
                     yield job.place, result
             if error is not None:
                 raise error
 
-    def _say(self, batch: list[_Job]) -> list[Result]:
-        """Answer requests of one shape; what is not what was asked for is asked for once more."""
+    def _reply(self, batch: list[_Job]) -> list[Result]:
+        """Generates replies to requests of one shape; an invalid reply is generated once more."""
         results: list[Result] = []
         for job, (text, ended, usage) in zip(batch, self._generate(batch), strict=True):
             result = _result(self.model, job.request, text, ended, usage)
-            if isinstance(result, UnfitError):
-                result = self._again(job, text, str(result), usage)
+            if isinstance(result, InvalidReplyError):
+                result = self._retry(job, text, str(result), usage)
             results.append(result)
         return results
 
-    def _again(self, job: _Job, text: str, reason: str, spent: Usage) -> Result:
-        """Show the model its text and what is wrong with it."""
+    def _retry(self, job: _Job, text: str, reason: str, spent: Usage) -> Result:
+        """Generates once more, with the invalid reply and a correction in the conversation."""
         request = job.request
-        told = f"That does not fit: {reason}. {instruction(request)}"
-        messages = (*request.messages, Message("assistant", (text,)), Message("user", (told,)))
+        correction = f"That does not fit: {reason}. {instruction(request)}"
+        messages = (
+            *request.messages,
+            Message("assistant", (text,)),
+            Message("user", (correction,)),
+        )
         try:
             inputs = self._checkpoint.read(messages)
         except InputError:
-            # The request fits the context, and with the correction it does not.
+            # The request fits the context only without the correction.
             return Failure(reason, "parse", spent)
         text, ended, usage = self._generate([job._replace(inputs=inputs)])[0]
         usage = Usage(
@@ -157,12 +165,16 @@ class TransformersChat(StreamingChat):
             spent.completion_tokens + usage.completion_tokens,
         )
         result = _result(self.model, request, text, ended, usage)
-        return Failure(str(result), "parse", usage) if isinstance(result, UnfitError) else result
+        return (
+            Failure(str(result), "parse", usage)
+            if isinstance(result, InvalidReplyError)
+            else result
+        )
 
     def _generate(self, batch: list[_Job]) -> list[tuple[str, bool, Usage]]:
-        """Continue prompts of one shape: texts, whether they came to an end, and tokens."""
+        """Returns text, whether it ended with an end token, and token counts for each prompt."""
         loaded = self._checkpoint.load()
-        inputs = joined([job.inputs for job in batch], loaded)
+        inputs = concatenate_inputs([job.inputs for job in batch], loaded)
         prompt = inputs["input_ids"].shape[1]
         longest = batch[0].request.max_tokens or self.max_new_tokens
         if loaded.context is not None:
@@ -178,34 +190,34 @@ class TransformersChat(StreamingChat):
         found: list[tuple[str, bool, Usage]] = []
         for row in output[:, prompt:].tolist():
             end = next((i for i, token in enumerate(row) if token in loaded.ends), None)
-            said = row if end is None else row[:end]
-            text = loaded.tokenizer.decode(said, skip_special_tokens=True)
-            found.append((text, end is not None, Usage(prompt, len(said) + (end is not None))))
+            tokens = row if end is None else row[:end]
+            text = loaded.tokenizer.decode(tokens, skip_special_tokens=True)
+            found.append((text, end is not None, Usage(prompt, len(tokens) + (end is not None))))
         return found
 
-    def _grade(self, job: _Job) -> Result:
-        """Choose by the probability of each choice's tokens after the prompt."""
+    def _score_choices(self, job: _Job) -> Result:
+        """Selects a choice by the probability of its tokens after the prompt."""
         loaded, request = self._checkpoint.load(), job.request
-        spelled = [
+        choice_tokens = [
             tuple(loaded.tokenizer(choice, add_special_tokens=False)["input_ids"])
             for choice in request.choices
         ]
         prompt = job.inputs["input_ids"].shape[1]
-        room = loaded.context is None or prompt + max(map(len, spelled)) <= loaded.context
-        if not all(spelled) or not room:
+        fits = loaded.context is None or prompt + max(map(len, choice_tokens)) <= loaded.context
+        if not all(choice_tokens) or not fits:
             raise InputError(
-                f"expected choices that {self.model!r} can spell after the prompt, got "
-                f"{list(request.choices)}: use shorter or other words, or a shorter prompt."
+                f"Expected choices that {self.model!r} can tokenize after the prompt, got "
+                f"{list(request.choices)}; use shorter or other words, or a shorter prompt."
             )
-        # Where one choice begins like another, whether it ends there tells them apart.
-        end = any(a != b and b[: len(a)] == a for a in spelled for b in spelled)
+        # If one choice is a prefix of another, the probability of an end token separates them.
+        end = any(a != b and b[: len(a)] == a for a in choice_tokens for b in choice_tokens)
         tables: dict[tuple[int, ...], torch.Tensor] = {}
-        scores = torch.zeros(len(spelled), dtype=torch.float64)
-        for place, tokens in enumerate(spelled):
-            given = tokens if end else tokens[:-1]
-            if given not in tables:
-                tables[given] = self._logprobs(job, given)
-            table = tables[given]
+        scores = torch.zeros(len(choice_tokens), dtype=torch.float64)
+        for place, tokens in enumerate(choice_tokens):
+            prefix = tokens if end else tokens[:-1]
+            if prefix not in tables:
+                tables[prefix] = self._logprobs(job, prefix)
+            table = tables[prefix]
             scores[place] = sum(float(table[step, token]) for step, token in enumerate(tokens))
             if end:
                 scores[place] += table[-1, loaded.ends].logsumexp(0)
@@ -218,23 +230,23 @@ class TransformersChat(StreamingChat):
             text=request.choices[best],
             probabilities=dict(zip(request.choices, probabilities, strict=True)),
             model=self.model,
-            usage=Usage(prompt, len(spelled[best])),
+            usage=Usage(prompt, len(choice_tokens[best])),
         )
 
-    def _logprobs(self, job: _Job, given: tuple[int, ...]) -> torch.Tensor:
-        """Return log-probabilities of what follows the prompt, and each given token after it."""
+    def _logprobs(self, job: _Job, prefix: tuple[int, ...]) -> torch.Tensor:
+        """Returns next-token log-probabilities after the prompt and after each prefix token."""
         loaded = self._checkpoint.load()
-        inputs = joined([extended(job.inputs, given)], loaded)
+        inputs = concatenate_inputs([append_tokens(job.inputs, prefix)], loaded)
         with torch.inference_mode():
-            logits = loaded.model(**inputs).logits[0, -len(given) - 1 :]
+            logits = loaded.model(**inputs).logits[0, -len(prefix) - 1 :]
         return logits.cpu().double().log_softmax(-1)
 
 
 class _Noise:
-    """Turns greedy choice into sampling: the largest of logits/T plus Gumbel noise is a sample.
+    """A logits processor that turns greedy decoding into sampling (the Gumbel-max trick).
 
-    Each request has noise of its own, so that a sample does not depend on what else is in the
-    batch, and nothing is drawn from a global source.
+    Each request has its own generator, so a sample depends neither on the rest of the batch nor on
+    a global seed.
     """
 
     def __init__(self, requests: Sequence[Request]) -> None:
@@ -255,7 +267,7 @@ class _Noise:
 
 
 def _generator(request: Request) -> torch.Generator:
-    """Make the source of a request's noise: the same wherever, and with whatever, it is asked."""
+    """Returns the random generator of a request, seeded by the request's content."""
     name = digest_bytes(canonical_json(key_parts({}, request)).encode())
     return torch.Generator().manual_seed(int(name[:15], 16))
 
@@ -265,8 +277,8 @@ def _gumbel(size: int, generator: torch.Generator) -> torch.Tensor:
     return -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
 
 
-def _told(request: Request) -> tuple[Message, ...]:
-    """Add what the reply has to be to the last turn, where the model is held to it in no way."""
+def _with_instruction(request: Request) -> tuple[Message, ...]:
+    """Appends the format instruction to the last turn, since decoding is not constrained."""
     if request.schema is None:
         return request.messages
     *before, last = request.messages
@@ -277,26 +289,26 @@ def _told(request: Request) -> tuple[Message, ...]:
 
 def _result(
     model: str, request: Request, text: str, ended: bool, usage: Usage
-) -> Result | UnfitError:
+) -> Result | InvalidReplyError:
     if not ended:
         return Failure(f"reply cut at {usage.completion_tokens} tokens", "length", usage)
-    text = spoken(text)
+    text = strip_reasoning(text)
     if not text:
         return Failure("empty reply", "empty", usage)
     try:
-        text, data = fitted(request, text)
-    except UnfitError as error:
+        text, data = validate_reply(request, text)
+    except InvalidReplyError as error:
         return error
     return Reply(text=text, data=data, model=model, usage=usage)
 
 
-def _same_shape(jobs: Sequence[_Job], most: int) -> Iterator[list[_Job]]:
-    """Group what can run together without padding, in the order of the first of each group."""
+def _group_by_shape(jobs: Sequence[_Job], batch_size: int) -> Iterator[list[_Job]]:
+    """Yields batches that need no padding, groups ordered by their first request."""
     groups: dict[Any, list[_Job]] = {}
     for job in jobs:
         shapes = sorted((name, tuple(value.shape[1:])) for name, value in job.inputs.items())
-        alike = (tuple(shapes), job.request.max_tokens, bool(job.request.choices))
-        groups.setdefault(alike, []).append(job)
+        shape = (tuple(shapes), job.request.max_tokens, bool(job.request.choices))
+        groups.setdefault(shape, []).append(job)
     for group in groups.values():
-        for start in range(0, len(group), most):
-            yield group[start : start + most]
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]

@@ -1,4 +1,4 @@
-"""A chat checkpoint of transformers: what it is, its weights, what it reads of a conversation."""
+"""Chat checkpoints of transformers: identity, loading, and encoding of conversations."""
 
 import io
 import logging
@@ -26,16 +26,16 @@ T = TypeVar("T")
 
 
 class Loaded(NamedTuple):
-    """A model that is ready.
+    """A loaded model.
 
     Attributes:
-        model: In evaluation mode, on its device, without the generation settings it came with.
-        processor: Of text and pictures, or a tokenizer.
-        tokenizer: Of text.
-        device: Where it is.
-        ends: Tokens that end a reply.
-        context: Most tokens that it reads and writes; None where it does not say.
-        commit: Of a hub model.
+        model: The model in evaluation mode, without the checkpoint's generation settings.
+        processor: The processor of text and images, or a tokenizer.
+        tokenizer: The tokenizer.
+        device: Device of the model.
+        ends: End tokens.
+        context: Context length in tokens; None if unknown.
+        commit: Commit of a hub model.
     """
 
     model: Any
@@ -80,8 +80,8 @@ class Checkpoint:
         return {"model": self.model, "revision": commit}
 
     @property
-    def sees(self) -> bool:
-        """Whether its type is one of image-text-to-text models; reads only its configuration."""
+    def has_vision(self) -> bool:
+        """Whether it is an image-text-to-text model; reads only the configuration."""
         ensure_torchvision()
         import transformers
         from transformers.models.auto.modeling_auto import (
@@ -91,60 +91,64 @@ class Checkpoint:
         with self._lock:
             if self._config is None:
                 source, options = self._source()
-                self._config = self._guarded(
+                self._config = self._convert_errors(
                     lambda: transformers.AutoConfig.from_pretrained(source, **options)
                 )
             return self._config.model_type in NAMES
 
     def load(self) -> Loaded:
-        """Load the weights on first use.
+        """Loads the weights on first use.
 
         Raises:
-            InputError: It is no chat model.
+            InputError: It is not a chat model.
             MissingBackendError: The weights cannot be loaded.
         """
         with self._lock:
             loaded = self._loaded
             if loaded is None:
-                device, sees = resolve_device(self.device), self.sees
-                loaded = self._loaded = self._guarded(lambda: self._build(device, sees))
+                device, has_vision = resolve_device(self.device), self.has_vision
+                loaded = self._loaded = self._convert_errors(
+                    lambda: self._build(device, has_vision)
+                )
             return loaded
 
     def read(self, messages: Sequence[Message]) -> Inputs:
-        """Make the model's input of a conversation, on the CPU.
+        """Returns the model inputs of a conversation, on the CPU.
 
         Raises:
-            InputError: It is longer than the context, or the chat template refuses it.
+            InputError: It is longer than the context, or the chat template rejects it.
         """
         loaded = self.load()
-        if self.sees:
+        if self.has_vision:
             turns = [{"role": m.role, "content": list(map(_content, m.parts))} for m in messages]
         else:
             turns = [{"role": m.role, "content": "\n".join(map(str, m.parts))} for m in messages]
         try:
-            made = _templated(loaded, turns)
+            templated = _apply_template(loaded, turns)
         except Exception as error:
             if turns[0]["role"] != "system" or len(turns) < 2:
                 raise self._refusal(error) from error
-            # Some templates know no system: what it says then begins what the user says.
+            # Some templates have no system role: its text is prepended to the first user turn.
             try:
-                made = _templated(loaded, _without_system(turns))
+                templated = _apply_template(loaded, _without_system(turns))
             except Exception:
                 raise self._refusal(error) from error
-        inputs = {name: value for name, value in made.items() if isinstance(value, torch.Tensor)}
+        inputs = {
+            name: value for name, value in templated.items() if isinstance(value, torch.Tensor)
+        }
         length = inputs["input_ids"].shape[1]
         if loaded.context is not None and length >= loaded.context:
             raise InputError(
-                f"expected requests shorter than the {loaded.context} tokens that {self.model!r} "
-                f"reads, got one of {length}: send fewer or shorter captions or images, or use "
+                f"Expected requests shorter than the context of {self.model!r} ({loaded.context} "
+                f"tokens), got one of {length}; send fewer or shorter captions or images, or use "
                 "another model."
             )
         return inputs
 
     def _refusal(self, error: Exception) -> InputError:
         return InputError(
-            f"expected a conversation that the chat template of {self.model!r} takes, got "
-            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}: use another model, or "
+            f"Expected a conversation that the chat template of {self.model!r} accepts, got "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}; use another model, or "
             "other roles."
         )
 
@@ -153,8 +157,8 @@ class Checkpoint:
             return str(self._folder), {"local_files_only": True}
         return self.model, {"revision": self.revision} if self.revision else {}
 
-    def _guarded(self, build: Callable[[], T]) -> T:
-        """Read from the folder, or from the hub, with errors that say what is missing."""
+    def _convert_errors(self, build: Callable[[], T]) -> T:
+        """Calls `build`, and converts its errors into ones that name the missing files."""
         if self._folder is None:
             return load_weights(build, f"chat model {self.model}")
         try:
@@ -163,12 +167,12 @@ class Checkpoint:
             raise
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise MissingBackendError(
-                f"the chat model in {self._folder} cannot be loaded: expected what save_pretrained "
-                f"of a model and its tokenizer or processor write, got {type(error).__name__}: "
-                f"{' '.join(str(error).split())[:300]}"
+                f"Expected a chat model and its tokenizer or processor in {self._folder}, got "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:300]}; give a folder that "
+                "save_pretrained wrote."
             ) from error
 
-    def _build(self, device: str, sees: bool) -> Loaded:
+    def _build(self, device: str, has_vision: bool) -> Loaded:
         import transformers
 
         source, options = self._source()
@@ -177,33 +181,33 @@ class Checkpoint:
             dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
         auto: Any = transformers.AutoModelForCausalLM
         reader: Any = transformers.AutoTokenizer
-        if sees:
+        if has_vision:
             auto, reader = transformers.AutoModelForImageTextToText, transformers.AutoProcessor
         processor = reader.from_pretrained(source, **options)
         tokenizer = getattr(processor, "tokenizer", processor)
         if not (getattr(processor, "chat_template", None) or tokenizer.chat_template):
             raise InputError(
-                f"expected a chat model, got {self.model!r}, which has no chat template: use the "
-                "checkpoint of it that was tuned to follow instructions."
+                f"Expected a chat model, got {self.model!r}, which has no chat template; use its "
+                "instruction-tuned checkpoint."
             )
         model, info = auto.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
         if info["missing_keys"]:
             logger.warning(
-                "%d weights of chat model %s are not in its checkpoint and random, %s first",
+                "%d weights of chat model %s are missing from its checkpoint and random, first %s",
                 len(info["missing_keys"]),
                 self.model,
                 sorted(info["missing_keys"])[0],
             )
-        named = model.generation_config.eos_token_id
-        named = list(named) if isinstance(named, (list, tuple)) else [named]
-        ends = [end for end in dict.fromkeys([*named, tokenizer.eos_token_id]) if end is not None]
+        eos = model.generation_config.eos_token_id
+        eos = list(eos) if isinstance(eos, (list, tuple)) else [eos]
+        ends = [end for end in dict.fromkeys([*eos, tokenizer.eos_token_id]) if end is not None]
         if not ends:
             raise InputError(
-                f"expected a chat model that can end a reply, got {self.model!r}, which names no "
-                "end token: use another checkpoint."
+                f"Expected a chat model with an end token, got {self.model!r}, which has none; use "
+                "another checkpoint."
             )
         pad = tokenizer.pad_token_id
-        # Penalties and temperatures that the checkpoint brings along would change what is said.
+        # The checkpoint's penalties and temperature would change the replies.
         model.generation_config = transformers.GenerationConfig(
             eos_token_id=ends, pad_token_id=ends[0] if pad is None else pad
         )
@@ -213,17 +217,17 @@ class Checkpoint:
         return Loaded(model, processor, tokenizer, device, ends, context, commit)
 
 
-def joined(rows: Sequence[Inputs], loaded: Loaded) -> Mapping[str, torch.Tensor]:
-    """Put inputs of one shape together; all models take pictures one after the other."""
-    together: Inputs = {}
+def concatenate_inputs(rows: Sequence[Inputs], loaded: Loaded) -> Mapping[str, torch.Tensor]:
+    """Concatenates inputs of one shape into a batch; pictures are concatenated in order."""
+    batch: Inputs = {}
     for name in rows[0]:
         value = torch.cat([row[name] for row in rows]).to(loaded.device)
-        together[name] = value.to(loaded.model.dtype) if value.is_floating_point() else value
-    return together
+        batch[name] = value.to(loaded.model.dtype) if value.is_floating_point() else value
+    return batch
 
 
-def extended(inputs: Inputs, tokens: Sequence[int]) -> Inputs:
-    """Append tokens to a prompt, and to whatever is kept for each of its tokens."""
+def append_tokens(inputs: Inputs, tokens: Sequence[int]) -> Inputs:
+    """Appends tokens to a prompt, and extends its per-token tensors such as the mask."""
     if not tokens:
         return inputs
     shape = inputs["input_ids"].shape
@@ -245,13 +249,13 @@ def _folder(model: str) -> Path | None:
         return path
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise InputError(
-            f"expected a model's folder or a hub id (owner/name) for the chat model, got "
-            f"{model!r}, which is no folder: check the path."
+            f"Expected a model's folder or a hub id (owner/name) for the chat model, got "
+            f"{model!r}, which is not a folder; check the path."
         )
     return None
 
 
-def _templated(loaded: Loaded, turns: list[dict[str, Any]]) -> Mapping[str, Any]:
+def _apply_template(loaded: Loaded, turns: list[dict[str, Any]]) -> Mapping[str, Any]:
     return loaded.processor.apply_chat_template(
         turns, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from visdiff.errors import InputError, UnreadableImageError
 from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel
-from visdiff.llm.pictures import encoded
+from visdiff.llm.pictures import encode_jpeg
 from visdiff.proposers import Evidence, Proposals
 from visdiff.proposers.asking import AskingProposer, Part, drawn
 
@@ -51,7 +51,7 @@ class ImagesVlmProposer(AskingProposer):
                 "expected proposer.layout 'grid' or 'images' and proposer.tile of at least 16 "
                 f"pixels, got {layout!r} and {tile}"
             )
-        if not self.llm.sees:
+        if not self.llm.has_vision:
             raise InputError(
                 f"expected a chat model that sees for the proposer {self.name!r}, got "
                 f"{self.llm.identity.get('model', 'one')}, which reads text only; name another "
@@ -111,7 +111,7 @@ class ImagesVlmProposer(AskingProposer):
             )
         picture = draw_grid((("Group A", first), ("Group B", second)), self.tile, columns)
         layout = f"The picture shows {told[0]}, and {told[1]}."
-        return [self._filled(layout=layout), encoded(picture)]
+        return [self._filled(layout=layout), encode_jpeg(picture)]
 
     def _one_by_one(
         self, first: Sequence[Image.Image], second: Sequence[Image.Image]
@@ -123,7 +123,7 @@ class ImagesVlmProposer(AskingProposer):
         parts: list[Part] = []
         for label, tiles in (("A", first), ("B", second)):
             for number, tile in enumerate(tiles, 1):
-                parts += [f"Group {label}, image {number}:", encoded(tile)]
+                parts += [f"Group {label}, image {number}:", encode_jpeg(tile)]
         return [*parts, self._filled(layout=layout)]
 
 

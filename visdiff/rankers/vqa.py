@@ -21,7 +21,7 @@ from visdiff.encoders.blip2 import image_features, language_inputs
 from visdiff.errors import InputError, UnreadableImageError
 from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel, Message, Request
-from visdiff.llm.pictures import encoded
+from visdiff.llm.pictures import encode_jpeg
 from visdiff.rankers.asking import CHOICES, ask, summary
 from visdiff.results import Hypothesis
 
@@ -158,7 +158,7 @@ class _ChatAnswers:
     """Answers of a chat model that sees."""
 
     def __init__(self, llm: ChatModel, tile: int, prompt: prompts.Prompt) -> None:
-        if not llm.sees:
+        if not llm.has_vision:
             raise InputError(
                 f"expected a chat model that sees for the ranker 'vqa', got "
                 f"{llm.identity.get('model', 'one')}, which reads text only; name another in "
@@ -175,7 +175,7 @@ class _ChatAnswers:
     def about(self, images: ImageSet, indices: Sequence[int]) -> Session:
         def request(index: int, text: str) -> Request | None:
             try:
-                picture = encoded(images.image(index), self.tile)
+                picture = encode_jpeg(images.image(index), self.tile)
             except UnreadableImageError:
                 return None
             return Request(

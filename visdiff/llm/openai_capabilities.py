@@ -1,7 +1,7 @@
-"""What an OpenAI-compatible endpoint understands, found out by asking it.
+"""The parameters that an OpenAI-compatible endpoint accepts, detected from its errors.
 
-Servers and models differ in the parameters they take. A request begins with everything it wants;
-what the endpoint refuses by name is dropped, renamed or asked for in a weaker form, for this and
+Servers and models differ in the parameters that they accept. The first call uses all of them. A
+parameter that the endpoint rejects is dropped, renamed or replaced by a weaker one, for this and
 all later calls.
 """
 
@@ -17,22 +17,21 @@ from visdiff.llm.structured import instruction, is_strict
 
 logger = logging.getLogger(__name__)
 
-# From what holds a model to the schema, to what only asks it nicely.
+# From constrained decoding to an instruction in the prompt.
 _FORMATS = ("json_schema", "json_object", "text")
 _FORMAT_NAMES = r"response_format|json_schema|json_object|structured.outputs?|guided_|grammar"
 _LENGTHS = ("max_tokens", "max_completion_tokens")
-# Fewer alternatives where an endpoint has a lower limit; 0 asks for none.
+# Numbers of alternatives to try, since some endpoints have a lower limit; 0 requests none.
 _TOP_LOGPROBS = (20, 5, 0)
 _OPTIONAL = ("temperature", "seed")
 
 
-class Dialect:
-    """The parameters of a call, and what has been learned about them; threads may share one.
+class EndpointCapabilities:
+    """The parameters that an endpoint accepts; thread-safe.
 
     Args:
-        model: Sent with every call.
-        detail: Resolution at which pictures are read: "low", "high", "auto", or None, the
-            endpoint's own.
+        model: Name of the model, sent with every call.
+        detail: Image resolution: "low", "high" or "auto"; the endpoint's default when None.
     """
 
     def __init__(self, model: str, detail: str | None = None) -> None:
@@ -45,8 +44,8 @@ class Dialect:
         self._dropped: set[str] = set()
 
     @property
-    def left_out(self) -> tuple[str, ...]:
-        """What this endpoint does not take: parameters, formats, log-probabilities."""
+    def unsupported(self) -> tuple[str, ...]:
+        """Parameters, response formats and log-probabilities that the endpoint has rejected."""
         with self._lock:
             return (
                 *sorted(self._dropped),
@@ -57,11 +56,11 @@ class Dialect:
     def parameters(
         self, request: Request, correction: tuple[str, str] | None = None
     ) -> dict[str, Any]:
-        """Write a call.
+        """Returns the parameters of a call.
 
         Args:
-            request: What is asked.
-            correction: An answer that was not what was asked for, and why; it is asked again.
+            request: The request.
+            correction: An invalid reply and the reason, when the request is repeated.
         """
         with self._lock:
             style, length = _FORMATS[self._format], _LENGTHS[self._length]
@@ -73,7 +72,7 @@ class Dialect:
         if request.temperature is not None:
             call["temperature"] = request.temperature
         if request.seed is not None:
-            # Another sample of the same question is another answer.
+            # Each sample of the same question needs its own seed.
             call["seed"] = request.seed + request.sample
         if request.choices and top:
             call["logprobs"] = True
@@ -91,38 +90,38 @@ class Dialect:
             call["response_format"] = {"type": "json_object"}
         if correction is not None:
             text, reason = correction
-            told = f"That does not fit: {reason}. {instruction(request)}"
+            correction_text = f"That does not fit: {reason}. {instruction(request)}"
             messages += [
                 {"role": "assistant", "content": text},
-                {"role": "user", "content": told},
+                {"role": "user", "content": correction_text},
             ]
         elif request.schema is not None and style != "json_schema":
             messages.append({"role": "user", "content": instruction(request)})
         return {name: value for name, value in call.items() if name not in dropped}
 
-    def refused(self, sent: Mapping[str, Any], param: str | None, text: str) -> bool:
-        """Learn from a call that was refused.
+    def learn_from_rejection(self, sent: Mapping[str, Any], param: str | None, text: str) -> bool:
+        """Adapts to a rejected call.
 
         Args:
-            sent: The call's parameters.
-            param: The parameter that the endpoint blames, where it says so in a field.
-            text: What it says.
+            sent: Parameters of the call.
+            param: The rejected parameter, if the error names it in a field.
+            text: The error message.
 
         Returns:
-            Whether the same request, written anew, is worth another call.
+            Whether the same request should be sent again, with the adapted parameters.
         """
         blamed = param.partition(".")[0] if param else None
 
-        def named(pattern: str) -> bool:
+        def mentions(pattern: str) -> bool:
             if blamed in sent:
                 return re.fullmatch(pattern, str(blamed)) is not None
             return re.search(rf"(?<![a-z_])(?:{pattern})", text, re.IGNORECASE) is not None
 
         with self._lock:
-            if "response_format" in sent and named(_FORMAT_NAMES):
+            if "response_format" in sent and mentions(_FORMAT_NAMES):
                 return self._weaken(_style(sent))
-            if "top_logprobs" in sent and named("top_logprobs|logprobs?"):
-                # A limit on their number says so; anything else is about log-probabilities at all.
+            if "top_logprobs" in sent and mentions("top_logprobs|logprobs?"):
+                # Either their number is limited, or log-probabilities are not supported at all.
                 place = _TOP_LOGPROBS.index(sent["top_logprobs"])
                 limited = place == 0 and re.search(r"top_logprobs|max|less|at most|range", text)
                 place = place + 1 if limited else len(_TOP_LOGPROBS) - 1
@@ -130,21 +129,21 @@ class Dialect:
                 self._logprobs = max(self._logprobs, place)
                 return True
             for name in _OPTIONAL:
-                if name in sent and named(name):
+                if name in sent and mentions(name):
                     self._note(name not in self._dropped, name)
                     self._dropped.add(name)
                     return True
-            # Never left out: without it, a reply may cost any amount. Only a wrong name is changed.
+            # Renamed but never dropped: without it the cost of a reply is unbounded.
             if _LENGTHS[0] in sent and (
                 _LENGTHS[1] in text
-                or (named(_LENGTHS[0]) and re.search("(?i)unsupported|not support", text))
+                or (mentions(_LENGTHS[0]) and re.search("(?i)unsupported|not support", text))
             ):
                 self._length = 1
                 return True
         return False
 
-    def ignored(self, sent: Mapping[str, Any]) -> None:
-        """Learn from a whole answer that the format it was asked for in did not hold."""
+    def learn_from_invalid_reply(self, sent: Mapping[str, Any]) -> None:
+        """Uses a weaker response format after a complete but invalid reply."""
         with self._lock:
             if "response_format" in sent:
                 self._weaken(_style(sent))
@@ -157,11 +156,11 @@ class Dialect:
 
     def _note(self, new: bool, what: str) -> None:
         if new:
-            logger.warning("%s does not take %s: it is left out from now on", self.model, what)
+            logger.warning("%s does not accept %s; it is omitted from now on", self.model, what)
 
     def _message(self, message: Message) -> dict[str, Any]:
         if not any(isinstance(part, Picture) for part in message.parts):
-            # Some servers take lists only from models with vision.
+            # Some servers accept lists of parts only for models with vision.
             text = "\n".join(part for part in message.parts if isinstance(part, str))
             return {"role": message.role, "content": text}
         return {"role": message.role, "content": [self._part(part) for part in message.parts]}
