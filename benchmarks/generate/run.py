@@ -1,9 +1,9 @@
-"""What a pair costs: original and edited images on disk, beside two plain diffusers batches.
+"""Time of paired generation, relative to two plain batches of diffusers.
 
-Everything that a paired run does is timed: planning, text encodings, applying and reverting the
-edit, sampling twice, writing PNG files and the manifest. A plain batch is one call of the pipeline
-with the same prompts, seeds, steps and guidance, its images thrown away. Both are timed in turn,
-and the ratio is of medians.
+The time of a paired run includes planning, text encoding, applying and reverting the edit, two
+samplings, and writing the PNG files and the manifest. A plain batch is one call of the pipeline
+with the same prompts, seeds, steps and guidance, whose images are discarded. Both are timed in
+turn, and the ratio is of medians.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from editing.pipelines.sampling import Settings
 from editing.pipelines.weights import parameter, projections
 
 BAR = 1.05
-WORDS = ("a church", "a dog on the grass", "a firefighter", "an apple next to a hammer")
+PROMPTS = ("a church", "a dog on the grass", "a firefighter", "an apple next to a hammer")
 
 
 def low_rank_edit(pipe: Any, rank: int = 4) -> Edit:
-    """A small random edit of every key and value projection."""
+    """Returns a small random edit of every key and value projection."""
     generator = torch.Generator().manual_seed(0)
     changes = []
     for layer in projections(pipe):
@@ -49,10 +49,10 @@ def low_rank_edit(pipe: Any, rank: int = 4) -> Edit:
     )
 
 
-def plain(pipe: Any, samples: list[Sample], settings: Settings) -> float:
-    """Seconds of one plain batch."""
+def time_plain_batch(pipe: Any, samples: list[Sample], settings: Settings) -> float:
+    """Returns the seconds of one plain batch."""
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    begun = time.perf_counter()
+    start = time.perf_counter()
     pipe(
         prompt=[s.prompt for s in samples],
         generator=[torch.Generator("cpu").manual_seed(s.seed) for s in samples],
@@ -61,14 +61,13 @@ def plain(pipe: Any, samples: list[Sample], settings: Settings) -> float:
         height=side,
         width=side,
     )
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
-def pairs(pipe: Any, edit: Edit, samples: list[Sample], settings: Settings) -> float:
-    """Seconds of one paired run of one batch into an empty folder, hashing the weights left out.
+def time_paired_run(pipe: Any, edit: Edit, samples: list[Sample], settings: Settings) -> float:
+    """Returns the seconds of a paired run of one batch into an empty folder, without hashing.
 
-    The hashes are computed once a run, not once a batch: a run of one batch would show them as if
-    each batch paid for them. They are reported apart.
+    The weights are hashed once per run, not once per batch, so hashing is reported separately.
     """
     with tempfile.TemporaryDirectory() as folder:
         return paired(
@@ -77,7 +76,7 @@ def pairs(pipe: Any, edit: Edit, samples: list[Sample], settings: Settings) -> f
 
 
 def main() -> None:
-    """Times, prints the ratio and writes ``results.json``."""
+    """Measures the times, prints the ratio and writes ``results.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="miniature")
     parser.add_argument("--device", default="cpu")
@@ -85,36 +84,38 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="4 steps, 3 repeats, nothing written")
-    given = parser.parse_args()
-    steps, repeats = (4, 3) if given.quick else (given.steps, given.repeats)
-    pipe = load_pipeline(given.model).to(given.device)
+    args = parser.parse_args()
+    steps, repeats = (4, 3) if args.quick else (args.steps, args.repeats)
+    pipe = load_pipeline(args.model).to(args.device)
     settings = Settings(steps=steps, guidance=5.0)
-    samples = [Sample(WORDS[i % len(WORDS)], i) for i in range(given.batch)]
-    begun = time.perf_counter()
+    samples = [Sample(PROMPTS[i % len(PROMPTS)], i) for i in range(args.batch)]
+    start = time.perf_counter()
     edit = low_rank_edit(pipe)
-    hashing = time.perf_counter() - begun
-    plain(pipe, samples, settings)  # the first call allocates and compiles what the others reuse
-    two, ours = [], []
+    hashing = time.perf_counter() - start
+    time_plain_batch(pipe, samples, settings)  # warm-up: allocates and compiles
+    plain, ours = [], []
     for _ in range(repeats):
-        two.append(plain(pipe, samples, settings) + plain(pipe, samples, settings))
-        ours.append(pairs(pipe, edit, samples, settings))
-    ratio = statistics.median(ours) / statistics.median(two)
+        plain.append(
+            time_plain_batch(pipe, samples, settings) + time_plain_batch(pipe, samples, settings)
+        )
+        ours.append(time_paired_run(pipe, edit, samples, settings))
+    ratio = statistics.median(ours) / statistics.median(plain)
     results = {
-        "model": given.model,
-        "device": given.device,
+        "model": args.model,
+        "device": args.device,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} threads",
         "torch": torch.__version__,
-        "batch": given.batch,
+        "batch": args.batch,
         "steps": steps,
-        "two_plain_batches_s": [round(t, 3) for t in two],
+        "two_plain_batches_s": [round(t, 3) for t in plain],
         "paired_s": [round(t, 3) for t in ours],
         "ratio": round(ratio, 3),
         "bar": BAR,
         "hashing_the_weights_once_s": round(hashing, 3),
     }
     sys.stdout.write(json.dumps(results, indent=1) + "\n")
-    if not given.quick:
+    if not args.quick:
         Path(__file__).with_name("results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
