@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 ART = ROOT / ".art"
 
 needs_art = pytest.mark.skipif(
-    not (ART / "node_modules").is_dir(), reason="the art packages are not here: make art"
+    not (ART / "node_modules").is_dir(), reason="the art packages are missing: make art"
 )
 
 
