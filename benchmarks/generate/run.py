@@ -28,7 +28,7 @@ from editing.pipelines.sampling import Settings
 from editing.pipelines.weights import parameter, projections
 
 BAR = 1.05
-PROMPTS = ("a church", "a dog on the grass", "a firefighter", "an apple next to a hammer")
+WORDS = ("a church", "a dog on the grass", "a firefighter", "an apple next to a hammer")
 
 
 def low_rank_edit(pipe: Any, rank: int = 4) -> Edit:
@@ -49,10 +49,10 @@ def low_rank_edit(pipe: Any, rank: int = 4) -> Edit:
     )
 
 
-def time_plain_batch(pipe: Any, samples: list[Sample], settings: Settings) -> float:
+def plain(pipe: Any, samples: list[Sample], settings: Settings) -> float:
     """Returns the seconds of one plain batch."""
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    start = time.perf_counter()
+    begun = time.perf_counter()
     pipe(
         prompt=[s.prompt for s in samples],
         generator=[torch.Generator("cpu").manual_seed(s.seed) for s in samples],
@@ -61,10 +61,10 @@ def time_plain_batch(pipe: Any, samples: list[Sample], settings: Settings) -> fl
         height=side,
         width=side,
     )
-    return time.perf_counter() - start
+    return time.perf_counter() - begun
 
 
-def time_paired_run(pipe: Any, edit: Edit, samples: list[Sample], settings: Settings) -> float:
+def pairs(pipe: Any, edit: Edit, samples: list[Sample], settings: Settings) -> float:
     """Returns the seconds of a paired run of one batch into an empty folder, without hashing.
 
     The weights are hashed once per run, not once per batch, so hashing is reported separately.
@@ -84,38 +84,36 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="4 steps, 3 repeats, nothing written")
-    args = parser.parse_args()
-    steps, repeats = (4, 3) if args.quick else (args.steps, args.repeats)
-    pipe = load_pipeline(args.model).to(args.device)
+    given = parser.parse_args()
+    steps, repeats = (4, 3) if given.quick else (given.steps, given.repeats)
+    pipe = load_pipeline(given.model).to(given.device)
     settings = Settings(steps=steps, guidance=5.0)
-    samples = [Sample(PROMPTS[i % len(PROMPTS)], i) for i in range(args.batch)]
-    start = time.perf_counter()
+    samples = [Sample(WORDS[i % len(WORDS)], i) for i in range(given.batch)]
+    begun = time.perf_counter()
     edit = low_rank_edit(pipe)
-    hashing = time.perf_counter() - start
-    time_plain_batch(pipe, samples, settings)  # warm-up: allocates and compiles
-    plain, ours = [], []
+    hashing = time.perf_counter() - begun
+    plain(pipe, samples, settings)  # warm-up: allocates and compiles
+    two, ours = [], []
     for _ in range(repeats):
-        plain.append(
-            time_plain_batch(pipe, samples, settings) + time_plain_batch(pipe, samples, settings)
-        )
-        ours.append(time_paired_run(pipe, edit, samples, settings))
-    ratio = statistics.median(ours) / statistics.median(plain)
+        two.append(plain(pipe, samples, settings) + plain(pipe, samples, settings))
+        ours.append(pairs(pipe, edit, samples, settings))
+    ratio = statistics.median(ours) / statistics.median(two)
     results = {
-        "model": args.model,
-        "device": args.device,
+        "model": given.model,
+        "device": given.device,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} threads",
         "torch": torch.__version__,
-        "batch": args.batch,
+        "batch": given.batch,
         "steps": steps,
-        "two_plain_batches_s": [round(t, 3) for t in plain],
+        "two_plain_batches_s": [round(t, 3) for t in two],
         "paired_s": [round(t, 3) for t in ours],
         "ratio": round(ratio, 3),
         "bar": BAR,
         "hashing_the_weights_once_s": round(hashing, 3),
     }
     sys.stdout.write(json.dumps(results, indent=1) + "\n")
-    if not args.quick:
+    if not given.quick:
         Path(__file__).with_name("results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 

@@ -93,8 +93,8 @@ class Bench:
         self, prompts: Sequence[str], options: Sequence[Sequence[str]]
     ) -> np.ndarray:
         """Draws prompts and returns the index of the option nearest to each image in CLIP."""
-        wanted, seeds = all_pairs(prompts, range(self.seeds))
-        pixels = draw_images(self.pipe, wanted, seeds, self.steps)
+        repeated, seeds = all_pairs(prompts, range(self.seeds))
+        pixels = draw_images(self.pipe, repeated, seeds, self.steps)
         features = image_features(self.scorers.encoder, (Image.fromarray(x) for x in pixels))
         found = []
         for i, texts in enumerate(options):
@@ -115,7 +115,7 @@ class Bench:
         texts = [o[i] for o, (_, i) in zip(options, asked, strict=True)]
         return self.share(texts, options, [i for _, i in asked])
 
-    def styles_unasked(self) -> float:
+    def styles_without_request(self) -> float:
         """Returns the same share for prompts without a style: the level of a fully erased style."""
         prompts = [world.an(s) for s in SUBJECTS for _ in world.STYLES]
         options = [[f"{p}, {style} style" for style in world.STYLES] for p in prompts]
@@ -177,7 +177,7 @@ class Bench:
             "styles": self.styles(),
             "professions": self.professions(),
             "unsafe": self.unsafe(),
-            "unasked": self.styles_unasked(),
+            "unasked": self.styles_without_request(),
             "tasks": self.tasks(),
         }
 
