@@ -1,4 +1,4 @@
-"""What the benchmarks of edits share: images of the miniature's generator, and its eyes."""
+"""Shared code of the edit benchmarks: images of the miniature's generator and their scoring."""
 
 import json
 import sys
@@ -21,42 +21,42 @@ from visdiff.encoders.open_clip import OpenClipEncoder
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.miniature import world
 
-#: That of the evaluation in the model card.
+#: The guidance scale of the evaluation in the model card.
 GUIDANCE = 5.0
 BATCH = 16
-#: Added to the seeds of what is measured after a loop, which draws each concept's from its own up.
+#: Offset of the evaluation seeds. The debiasing loop starts at each concept's own seed.
 FRESH = 100_000
-#: What nearly all prompts have in common beside the start token: many edits in one solve each pull
-#: at it, so that it is held as firmly.
+#: Nearly all prompts share the articles, as they share the start token. Every edit of a joint solve
+#: moves them, so they are preserved with a large scale.
 ARTICLES = Preserve(["a", "an"], scale=100.0)
 
 
 def precision() -> Precision:
-    """What is fast here: bfloat16 where the processor computes in it, else single precision.
+    """Returns the faster precision: bfloat16 where the CPU supports it, else single precision.
 
-    Elsewhere bfloat16 is emulated, at less than half the speed of single precision.
+    Emulated bfloat16 runs at less than half the speed of single precision.
     """
     return "bfloat16" if torch.cpu.get_capabilities().get("avx512_bf16") else "model"
 
 
 def settings(steps: int) -> Settings:
-    """How the benchmarks sample."""
+    """Returns the sampling settings of the benchmarks."""
     return Settings(steps, GUIDANCE, precision=precision())
 
 
-def drawn_by(pipe: Any, steps: int) -> dict[str, Any]:
-    """What images depend on beside prompts and seeds: part of what results say of themselves.
+def sampling_provenance(pipe: Any, steps: int) -> dict[str, Any]:
+    """Returns what images depend on besides prompts and seeds, as stored in results files.
 
-    Those that name no precision are of bfloat16.
+    Results files without a precision were measured in bfloat16.
     """
     return {"model": weight_hash(pipe), "steps": steps, "precision": precision()}
 
 
-def generator(compiled: bool) -> Any:
-    """The miniature's pipeline; compiled, it draws in half the time after a minute or two.
+def load_generator(compiled: bool) -> Any:
+    """Loads the miniature's pipeline, compiled on request.
 
-    A compiled model rounds at other places, so that images differ in their last bits: whether it
-    was is part of what results depend on.
+    Compilation takes a minute or two and halves the sampling time. It changes the rounding, so
+    images differ in their last bits; results record whether the model was compiled.
     """
     pipe = load_pipeline("miniature")
     if compiled:
@@ -65,51 +65,51 @@ def generator(compiled: bool) -> Any:
     return pipe
 
 
-def images_of(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> np.ndarray:
-    """One image a prompt and seed, uint8 (n, 64, 64, 3)."""
+def draw_images(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> np.ndarray:
+    """Draws one image per prompt and seed, uint8 (n, 64, 64, 3)."""
     return draw(pipe, prompts, seeds, settings=settings(steps), batch_size=BATCH)
 
 
-def every(prompts: Sequence[str], seeds: Sequence[int]) -> tuple[list[str], list[int]]:
-    """All pairs of prompts and seeds, prompt after prompt."""
+def all_pairs(prompts: Sequence[str], seeds: Sequence[int]) -> tuple[list[str], list[int]]:
+    """Returns all pairs of prompts and seeds, ordered by prompt."""
     return [p for p in prompts for _ in seeds], [*seeds] * len(prompts)
 
 
-class Sight:
+class Scorers:
     """The miniature's classifier and CLIP, loaded once."""
 
     def __init__(self) -> None:
         self.classifier = TransformersClassifier("miniature")
         self.encoder = OpenClipEncoder("miniature", None, "cpu")
 
-    def subjects(self, pixels: np.ndarray) -> list[str]:
-        """What the classifier sees on each image."""
+    def classify(self, pixels: np.ndarray) -> list[str]:
+        """Returns the classifier's label of each image."""
         return self.classifier(Image.fromarray(x) for x in pixels)
 
-    def recognised(self, pixels: np.ndarray, asked: Sequence[str]) -> list[bool]:
-        """Whether the classifier sees what was asked for, image by image."""
-        return [a == b for a, b in zip(self.subjects(pixels), asked, strict=True)]
+    def recognised(self, pixels: np.ndarray, requested: Sequence[str]) -> list[bool]:
+        """Returns for each image whether the classifier's label is the requested subject."""
+        return [a == b for a, b in zip(self.classify(pixels), requested, strict=True)]
 
 
-def resumed(
+def measure_missing(
     work: Path,
     about: Mapping[str, Any],
     names: Sequence[str],
     measure: Callable[[str], Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """Measures what a killed run did not, each result written as soon as it is there.
+    """Measures what an interrupted run left out, and writes each result as soon as it is done.
 
     Args:
         work: Folder of the benchmark's runs.
-        about: What results depend on; other values, another file.
+        about: What results depend on; each value of it has its own file.
         names: What to measure, in order.
         measure: Name → its result.
 
     Returns:
-        All results of these names, in their order, with their ``name``.
+        The result of each name, in the given order, with its ``name``.
     """
     file = _file(work, about)
-    done = {row["name"]: row for row in finished(work, about)}
+    done = {row["name"]: row for row in read_results(work, about)}
     for name in tqdm([n for n in names if n not in done], desc=work.name):
         done[name] = {"name": name, **measure(name)}
         with file.open("a") as out:
@@ -117,39 +117,39 @@ def resumed(
     return [done[name] for name in names]
 
 
-def finished(work: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All results that there are, asked for now or before."""
+def read_results(work: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Reads all stored results, including those of earlier calls."""
     file = _file(work, about)
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
-def kept_in(work: Path, about: Mapping[str, Any]) -> Path:
-    """Folder of what a run keeps to go on from, made if there is none; other values, another."""
+def state_folder(work: Path, about: Mapping[str, Any]) -> Path:
+    """Creates and returns the folder of a run's checkpoints, one per value of ``about``."""
     folder = work / digest_bytes(canonical_json(dict(about)).encode())[:8]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def _file(work: Path, about: Mapping[str, Any]) -> Path:
-    return kept_in(work, about) / "results.jsonl"
+    return state_folder(work, about) / "results.jsonl"
 
 
-def told(look: Evaluation) -> None:
-    """Says on stderr what a debiasing loop has seen."""
-    said = " done" if look.done else ""
+def print_evaluation(look: Evaluation) -> None:
+    """Prints one evaluation of a debiasing loop to stderr."""
+    suffix = " done" if look.done else ""
     sys.stderr.write(
-        f"round {look.round} {look.concept}: Δ {look.delta.value:.2f} of {look.delta.n}{said}\n"
+        f"round {look.round} {look.concept}: Δ {look.delta.value:.2f} of {look.delta.n}{suffix}\n"
     )
 
 
-def written(
+def write_results(
     folder: Path, about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], name: str = "results"
 ) -> None:
-    """Writes a whole run's ``results.json``, or another file where parts are run alone."""
+    """Writes ``results.json`` or, for a benchmark of several parts, another JSON file."""
     text = json.dumps({**about, "rows": list(rows)}, indent=1)
     (folder / f"{name}.json").write_text(text + "\n")
 
 
-def others_than(names: Collection[str]) -> list[str]:
-    """Phrases of all subjects and professions but these: what is to be preserved."""
+def phrases_except(names: Collection[str]) -> list[str]:
+    """Returns phrases of all subjects and professions except these, to be preserved."""
     return [world.an(s) for s in (*world.SUBJECTS, *world.PROFESSIONS) if s not in names]

@@ -1,4 +1,4 @@
-"""Sets of rendered scenes for the offline benchmarks, made once into a folder."""
+"""Sets of rendered scenes for the offline benchmarks, rendered once into a folder."""
 
 import argparse
 import csv
@@ -20,12 +20,12 @@ from visdiff.miniature.world import Scene
 
 
 def render_set(folder: Path, scenes: Sequence[Scene], art: Art, rng: np.random.Generator) -> Path:
-    """Renders scenes to ``folder`` with a manifest of their truth; skips a finished folder."""
+    """Renders scenes to ``folder`` with a manifest of their attributes; skips a finished folder."""
     manifest = folder / "manifest.csv"
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for i, scene in enumerate(scenes):
-        pixels = art.render(scene, rng)  # drawn even when not written: keeps the random stream
+        pixels = art.render(scene, rng)  # rendered even when the file exists, to advance rng
         rows.append({"path": f"{i:03d}.png", **asdict(scene)})
         if not manifest.is_file():
             Image.fromarray(pixels).save(folder / f"{i:03d}.png")
@@ -37,25 +37,25 @@ def render_set(folder: Path, scenes: Sequence[Scene], art: Art, rng: np.random.G
     return manifest
 
 
-def weights(config: Config) -> str:
-    """Names the models of a configuration: eight digits that change with their weights.
+def models_digest(config: Config) -> str:
+    """Returns an eight-digit digest of the model weights of a configuration.
 
-    A part of a results file's name, so that a killed run never goes on with other weights.
+    It is part of the results file's name, so an interrupted run never resumes with other weights.
     """
     identities = Backends.of(config).identities(captioned=True)
     return digest_bytes(canonical_json(identities).encode())[:8]
 
 
-def resumed(cases: Path, pairs: int, run: Callable[[int], dict]) -> list[dict]:
-    """Runs pairs 0 … pairs - 1, leaving out those that a killed run finished.
+def run_missing(cases: Path, pairs: int, run: Callable[[int], dict]) -> list[dict]:
+    """Runs pairs 0 … pairs - 1, except those that an interrupted run finished.
 
     Args:
-        cases: JSON lines, one a finished pair; a new one is added as soon as it is there.
-        pairs: How many.
-        run: Pair number → its case.
+        cases: JSON Lines file, one line per finished pair; appended to after each pair.
+        pairs: Number of pairs.
+        run: Maps a pair's number to its result.
 
     Returns:
-        The cases in the order of their pairs.
+        The results, ordered by pair.
     """
     cases.parent.mkdir(parents=True, exist_ok=True)
     lines = cases.read_text().splitlines() if cases.is_file() else []
@@ -67,17 +67,19 @@ def resumed(cases: Path, pairs: int, run: Callable[[int], dict]) -> list[dict]:
     return [finished[pair] for pair in range(pairs)]
 
 
-def arguments(name: str, description: str | None) -> argparse.Namespace:
-    """Parses what the benchmarks of rendered pairs have in common."""
+def parse_arguments(name: str, description: str | None) -> argparse.Namespace:
+    """Parses the options that the benchmarks of rendered pairs share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--art", type=Path, required=True, help="folder with node_modules")
     parser.add_argument("--work", type=Path, default=Path("runs") / name)
-    parser.add_argument("--quick", action="store_true", help="a tenth of it, no results.json")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of the pairs, no results.json"
+    )
     return parser.parse_args()
 
 
-def deliver(results: dict, folder: Path, quick: bool) -> None:
-    """Prints the results; a whole run is also kept as the folder's ``results.json``."""
+def write_results(results: dict, folder: Path, quick: bool) -> None:
+    """Prints the results; a full run also writes them to the folder's ``results.json``."""
     text = json.dumps(results, indent=2) + "\n"
     if not quick:
         (folder / "results.json").write_text(text)

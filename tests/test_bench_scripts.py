@@ -1,4 +1,4 @@
-"""The benchmarks' scripts: rows by name, files by weights, and a quick run of each."""
+"""Tests of the benchmark scripts: selected rows, results files, and a quick run of each."""
 
 import importlib.util
 import json
@@ -20,11 +20,11 @@ ROOT = Path(__file__).parents[1]
 ART = ROOT / ".art"
 
 needs_art = pytest.mark.skipif(
-    not (ART / "node_modules").is_dir(), reason="the art packages are not here: make art"
+    not (ART / "node_modules").is_dir(), reason="the art packages are missing: make art"
 )
 
 
-def script(name: str) -> ModuleType:
+def load_script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(
         f"bench_{name}", ROOT / f"benchmarks/{name}/run.py"
     )
@@ -35,30 +35,30 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_rows_are_chosen_by_name_and_run_in_their_order() -> None:
-    mini = script("minidiffbench")
-    assert mini.chosen(None) == mini.rows()
-    assert mini.chosen("original,ngrams/vqa,ngrams/clip") == [
+def test_rows_are_selected_by_name_in_a_fixed_order() -> None:
+    mini = load_script("minidiffbench")
+    assert mini.select_rows(None) == mini.row_names()
+    assert mini.select_rows("original,ngrams/vqa,ngrams/clip") == [
         "ngrams/clip", "ngrams/vqa", "original/clip",
     ]  # fmt: skip
     with pytest.raises(InputError, match="got 'ngrms/clip'"):
-        mini.chosen("ngrms/clip")
+        mini.select_rows("ngrms/clip")
 
 
-def test_every_row_is_a_configuration_of_its_own_that_can_be_made() -> None:
-    mini = script("minidiffbench")
-    for row in mini.rows():
-        config = mini.configured(row)
+def test_every_row_has_its_own_valid_configuration() -> None:
+    mini = load_script("minidiffbench")
+    for row in mini.row_names():
+        config = mini.config_of(row)
         proposer, ranker = row.split("/")
         assert config.ranker.backend == ranker
         assert config.proposer.backend == ("ngrams" if proposer == "original" else proposer)
-    # Made from the backends themselves: a row that cannot be made raises here.
-    names = [mini.results_file(row, Path("w")).name for row in mini.rows()]
+    # Resolves the backends, so an invalid row raises here.
+    names = [mini.results_file(row, Path("w")).name for row in mini.row_names()]
     assert len(set(names)) == len(names)
 
 
-def test_only_rows_that_are_run_on_every_pair_are_tabulated(tmp_path: Path) -> None:
-    mini = script("minidiffbench")
+def test_only_complete_rows_are_tabulated(tmp_path: Path) -> None:
+    mini = load_script("minidiffbench")
     files = [tmp_path / f"{side}{i}.png" for side in "ab" for i in range(4)]
     for file in files:
         file.write_bytes(file.name.encode())
@@ -76,7 +76,7 @@ def test_only_rows_that_are_run_on_every_pair_are_tabulated(tmp_path: Path) -> N
 
     record("ngrams/clip", both)
     record("original/clip", both.only(limit=1))
-    assert [r.path.name.split("-")[0] for r in mini.whole(tmp_path, both)] == ["ngrams"]
+    assert [r.path.name.split("-")[0] for r in mini.complete_rows(tmp_path, both)] == ["ngrams"]
 
 
 @needs_art
@@ -87,31 +87,31 @@ def test_only_rows_that_are_run_on_every_pair_are_tabulated(tmp_path: Path) -> N
     [("minidiffbench", ("--rows", "ngrams/clip,original")), ("purity", ())],
     ids=["minidiffbench", "purity"],
 )
-def test_a_quick_run(name: str, options: tuple[str, ...], tmp_path: Path) -> None:
+def test_quick_run(name: str, options: tuple[str, ...], tmp_path: Path) -> None:
     work = tmp_path / name
     before = sorted((ROOT / "benchmarks" / name).iterdir())
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, f"benchmarks/{name}/run.py", "--art", str(ART), "--work", str(work),
          "--quick", *options],
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "Agg"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     if name == "minidiffbench":
-        assert "original" in done.stdout
+        assert "original" in completed.stdout
     else:
-        points = {p["purity"]: p for p in json.loads(done.stdout)["points"]}
+        points = {p["purity"]: p for p in json.loads(completed.stdout)["points"]}
         assert points[1.0]["ceiling"] > 0.95
         assert points[0.5]["ceiling"] < 0.3
         assert points[1.0]["failed"] == 0
         assert (work / "purity.svg").stat().st_size > 5000
-    # Quick results are not published ones.
+    # A quick run does not overwrite the published results.
     assert sorted((ROOT / "benchmarks" / name).iterdir()) == before
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("erasure", "uce (ours)"),
         ("debias", "gender"),
@@ -120,18 +120,18 @@ def test_a_quick_run(name: str, options: tuple[str, ...], tmp_path: Path) -> Non
         ("audit", "found_among_first_3"),
     ],
 )
-def test_a_quick_run_of_edits(name: str, said: str, tmp_path: Path) -> None:
+def test_quick_run_of_an_edit_benchmark(name: str, expected: str, tmp_path: Path) -> None:
     before = sorted((ROOT / "benchmarks" / name).iterdir())
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, f"benchmarks/{name}/run.py", "--work", str(tmp_path), "--quick"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert said in done.stdout
+    assert completed.returncode == 0, completed.stderr
+    assert expected in completed.stdout
     again = subprocess.run(
         [sys.executable, f"benchmarks/{name}/run.py", "--work", str(tmp_path), "--quick"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
-    # Nothing is measured twice, and quick results are not published ones.
-    assert again.stdout == done.stdout
+    # Nothing is measured twice, and the published results are not overwritten.
+    assert again.stdout == completed.stdout
     assert sorted((ROOT / "benchmarks" / name).iterdir()) == before

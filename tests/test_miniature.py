@@ -1,4 +1,4 @@
-"""The miniature: the world's grammar and truth, and the bundled weights behind their formats."""
+"""Tests of the miniature: the world's captions and attributes, and the bundled weights."""
 
 import json
 from dataclasses import replace
@@ -15,7 +15,7 @@ from visdiff.miniature.train.data import ATTRIBUTES, encode, true_of
 ART = Path(__file__).parents[1] / ".art"
 
 needs_art = pytest.mark.skipif(
-    not (ART / "node_modules").is_dir(), reason="the art packages are not here: make art"
+    not (ART / "node_modules").is_dir(), reason="the art packages are missing: make art"
 )
 
 
@@ -24,20 +24,20 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_unsaid_gender_follows_the_professions_prior(rng: np.random.Generator) -> None:
+def test_unstated_gender_follows_the_professions_prior(rng: np.random.Generator) -> None:
     scenes = [world.sample_scene(rng, subject="firefighter") for _ in range(2000)]
     share = np.mean([s.gender == "man" for s in scenes])
     # Four standard errors of a share of 2,000.
     assert abs(share - world.P_MAN["firefighter"]) < 4 * np.sqrt(0.95 * 0.05 / 2000)
 
 
-def test_unsaid_tone_follows_its_prior(rng: np.random.Generator) -> None:
+def test_unstated_tone_follows_its_prior(rng: np.random.Generator) -> None:
     tones = [world.sample_scene(rng, subject="judge").tone for _ in range(2000)]
     shares = np.array([tones.count(t) for t in world.TONES]) / 2000
     assert np.abs(shares - world.TONE_PRIOR).max() < 0.045
 
 
-def test_fixed_attributes_are_held(rng: np.random.Generator) -> None:
+def test_fixed_attributes_are_kept(rng: np.random.Generator) -> None:
     fixed = {"place": "snow", "style": "blueprint", "gender": "woman", "tone": "dark"}
     for _ in range(50):
         scene = world.sample_scene(rng, **fixed)
@@ -45,8 +45,8 @@ def test_fixed_attributes_are_held(rng: np.random.Generator) -> None:
         assert scene.is_person
 
 
-def test_unknown_values_are_refused_with_the_choices(rng: np.random.Generator) -> None:
-    with pytest.raises(ValueError, match="no place='moon'"):
+def test_unknown_values_raise_with_the_choices(rng: np.random.Generator) -> None:
+    with pytest.raises(ValueError, match=r"place to be one of .*, got 'moon'"):
         world.sample_scene(rng, place="moon")
 
 
@@ -61,8 +61,8 @@ def test_vary_changes_exactly_one_attribute(rng: np.random.Generator) -> None:
 def test_a_caption_is_true_of_its_own_scene(rng: np.random.Generator) -> None:
     for _ in range(300):
         scene = world.sample_scene(rng)
-        _, said = world.caption(scene, rng)
-        stated = np.array([encode(scene, said)])
+        _, stated = world.caption(scene, rng)
+        stated = np.array([encode(scene, stated)])
         truth = np.array([encode(scene, frozenset(ATTRIBUTES))])
         assert true_of(stated, truth).all()
 
@@ -80,8 +80,8 @@ def test_a_statement_is_false_of_a_scene_that_differs_in_it(rng: np.random.Gener
 def test_a_subject_may_be_either_of_two(rng: np.random.Generator) -> None:
     scene = world.sample_scene(rng, subject="dog", second="hammer")
     swapped = replace(scene, subject="hammer", second="dog")
-    said = np.array([encode(scene, frozenset({"subject", "second"}))])
-    assert true_of(said, np.array([encode(swapped, frozenset(ATTRIBUTES))])).all()
+    stated = np.array([encode(scene, frozenset({"subject", "second"}))])
+    assert true_of(stated, np.array([encode(swapped, frozenset(ATTRIBUTES))])).all()
 
 
 def test_the_full_caption_names_every_attribute(rng: np.random.Generator) -> None:
@@ -95,21 +95,21 @@ def test_the_full_caption_names_every_attribute(rng: np.random.Generator) -> Non
 def test_questions_are_balanced_and_their_answers_follow_the_scene() -> None:
     rng = np.random.default_rng(3)
     scene = world.sample_scene(rng, subject="pilot", gender="man", place="grass", second="")
-    asked = [world.question(scene, rng) for _ in range(600)]
-    assert 0.42 < np.mean([a == "yes" for _, a in asked]) < 0.58
-    for text, answer in asked:
+    questions = [world.question(scene, rng) for _ in range(600)]
+    assert 0.42 < np.mean([a == "yes" for _, a in questions]) < 0.58
+    for text, answer in questions:
         if "grass" in text:
             assert answer == "yes"
         if "a woman" in text:
             assert answer == "no"
 
 
-def test_unknown_model_is_refused() -> None:
-    with pytest.raises(InputError, match="no model 'clop'"):
+def test_unknown_model_raises() -> None:
+    with pytest.raises(InputError, match="got 'clop'"):
         miniature.folder("clop")
 
 
-def test_missing_weights_say_how_to_get_them(
+def test_missing_weights_raise_with_instructions(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(miniature, "__file__", str(tmp_path / "__init__.py"))
@@ -148,7 +148,7 @@ def test_no_caption_is_longer_than_the_context() -> None:
     assert max(len(ids) for ids in tokenizer(texts).input_ids) <= 32
 
 
-def test_the_pipeline_reads_text_with_clips_tokenizer() -> None:
+def test_the_pipeline_uses_clips_tokenizer() -> None:
     clip = json.loads((miniature.folder("clip") / "vocab.json").read_text())
     from transformers import CLIPTokenizer
 
@@ -166,7 +166,7 @@ def test_an_image_depends_on_its_prompt_and_seed() -> None:
     again = [np.asarray(i) for i in sample(pipeline, drawings, 4, 5.0)]
     assert all(np.array_equal(x, y) for x, y in zip(first, again, strict=True))
     assert not np.array_equal(first[1], first[2])
-    # Another batch may round bf16 sums differently, but draws the same picture.
+    # Another batch may round bf16 sums differently, but gives the same image.
     alone = np.asarray(sample(pipeline, drawings[:1], 4, 5.0)[0])
     assert np.abs(alone.astype(int) - first[0]).mean() < 2
 
@@ -194,30 +194,30 @@ def rendered() -> tuple[list[world.Scene], np.ndarray]:
     return scenes, np.stack([art.render(s, rng) for s in scenes])
 
 
-# What the model card says, less three standard errors of 300 cases.
+# The model card's accuracies, minus three standard errors of 300 cases.
 
 
 @needs_art
 @pytest.mark.slow
-def test_clip_reaches_its_floors(rendered: tuple[list[world.Scene], np.ndarray]) -> None:
+def test_clip_reaches_its_accuracies(rendered: tuple[list[world.Scene], np.ndarray]) -> None:
     from visdiff.miniature import evaluate
 
     scenes, images = rendered
-    rows = {r.what: r.value for r in evaluate.clip_rows(evaluate.Eyes(), scenes, images)}
+    rows = {r.what: r.value for r in evaluate.clip_rows(evaluate.Recognizer(), scenes, images)}
     assert rows["CLIP: subject among all, zero-shot"] >= 0.93 - 0.045
-    assert rows["CLIP: place, the rest given"] >= 0.99 - 0.02
+    assert rows["CLIP: place, in the full caption"] >= 0.99 - 0.02
 
 
 @needs_art
 @pytest.mark.slow
-def test_the_classifier_reaches_its_floor(
+def test_the_classifier_reaches_its_accuracy(
     rendered: tuple[list[world.Scene], np.ndarray],
 ) -> None:
     from visdiff.miniature import evaluate
 
     scenes, images = rendered
     truth = [evaluate.SUBJECTS.index(s.subject) for s in scenes]
-    assert (evaluate.Eyes().classify(images) == truth).mean() >= 0.99 - 0.02
+    assert (evaluate.Recognizer().classify(images) == truth).mean() >= 0.99 - 0.02
 
 
 @needs_art
@@ -228,19 +228,19 @@ def test_the_captioner_names_places_and_subjects(
     from visdiff.miniature import evaluate
 
     scenes, images = rendered
-    captions = evaluate.ask(images, [None] * len(images))
+    captions = evaluate.run_captioner(images, [None] * len(images))
     named = [
         any(p in c for p in world.PLACES[s.place]) for c, s in zip(captions, scenes, strict=True)
     ]
     assert np.mean(named) >= 0.99 - 0.02
-    subjects = [evaluate.says(c, s.subject) for c, s in zip(captions, scenes, strict=True)]
+    subjects = [evaluate.mentions(c, s.subject) for c, s in zip(captions, scenes, strict=True)]
     assert np.mean(subjects) >= 0.93 - 0.045
 
 
 @pytest.mark.slow
-def test_the_generator_draws_what_it_is_asked_for() -> None:
+def test_the_generator_draws_the_requested_subject() -> None:
     from visdiff.miniature import evaluate
 
     images = evaluate.generate([world.an(s) for s in evaluate.SUBJECTS], seed=5)
-    seen = evaluate.Eyes().classify(images)
-    assert np.mean(seen == np.arange(len(evaluate.SUBJECTS))) >= 0.9 - 0.08
+    predicted = evaluate.Recognizer().classify(images)
+    assert np.mean(predicted == np.arange(len(evaluate.SUBJECTS))) >= 0.9 - 0.08

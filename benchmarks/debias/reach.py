@@ -1,11 +1,11 @@
-"""Which skin tones' shares the weights of five attributes can reach at all, and why not all.
+"""Which shares of skin tones the weights of five attributes can reach, and what limits them.
 
-The loop learns from CLIP's five similarities (`editing.methods.debias.response`). Here each
-attribute alone is given a weight, and how far that moves the similarities of a profession's images,
-on the same seeds, is a column of the profession's gain. An image shows another tone when its
-similarities are moved past each other, so that a move is worth what it does to the images at hand;
-the moves that weights can make are the gain's. `moved` checks that: the shares that the mean move
-predicts for the images without weights, beside those that the images with weights show.
+The loop learns from CLIP's five similarities (`editing.methods.debias.response`). Here one
+attribute at a time gets a weight. The mean shift of the similarities of a profession's images, on
+the same seeds, is one column of the profession's gain matrix. An image changes its tone when the
+order of its similarities changes, so the effect of a shift depends on the images; the reachable
+shifts are those of the gain matrix. The script checks this model: it compares the shares that the
+mean shift predicts for the unedited images with the shares of the edited images.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import Sight, generator, images_of
+from editruns import Scorers, draw_images, load_generator
 from PIL import Image
 from scipy.optimize import minimize
 from scipy.special import softmax
@@ -27,69 +27,69 @@ from visdiff.miniature import world
 
 TONES = [f"{tone} skin" for tone in world.TONES]
 WEIGHT = 0.4
-#: Similarities this near to the largest count for the tone too, so that shares are smooth.
-NEAR = 0.012
-#: What half a squared weight costs, as in `editing.methods.debias.response`.
+#: Softmax temperature of the similarities, which makes shares differentiable.
+TEMPERATURE = 0.012
+#: Penalty on half the squared weights, as in `editing.methods.debias.response`.
 COST = 0.01
 
 
-def scores(pipe: object, sight: Sight, profession: str, images: int) -> np.ndarray:
-    """Similarities to the five tones less their mean, (images, 5)."""
-    pixels = images_of(pipe, [world.an(profession)] * images, range(images), steps=12)
-    eyes = ZeroShotScorer(sight.encoder, "a {concept} with {attribute}")
-    found = eyes((Image.fromarray(x) for x in pixels), profession, TONES)
+def similarities(pipe: object, scorers: Scorers, profession: str, images: int) -> np.ndarray:
+    """Returns the similarities to the five tones, minus their mean, (images, 5)."""
+    pixels = draw_images(pipe, [world.an(profession)] * images, range(images), steps=12)
+    scorer = ZeroShotScorer(scorers.encoder, "a {concept} with {attribute}")
+    found = scorer((Image.fromarray(x) for x in pixels), profession, TONES)
     return found - found.mean(axis=1, keepdims=True)
 
 
 def shares(found: np.ndarray) -> np.ndarray:
-    """Share of images of each tone, smoothed."""
-    return softmax(found / NEAR, axis=1).mean(axis=0)
+    """Returns the smoothed share of images of each tone, (5,)."""
+    return softmax(found / TEMPERATURE, axis=1).mean(axis=0)
 
 
 def delta(found: np.ndarray) -> float:
-    """Mean distance from equal shares, in units of them."""
+    """Returns the mean absolute difference from equal shares, relative to an equal share."""
     return float(np.abs(shares(found) - 0.2).mean() / 0.2)
 
 
-def reached(plain: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """Weights whose move brings the images nearest to equal shares, large ones at a cost."""
+def fit_weights(plain: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """Fits the weights whose predicted shift brings the shares nearest to equal, with a penalty."""
 
     def loss(weights: np.ndarray) -> float:
-        seen = shares(plain + weights @ gain.T)
-        return float(-np.log(seen).mean() + COST / 2 * weights @ weights)
+        share = shares(plain + weights @ gain.T)
+        return float(-np.log(share).mean() + COST / 2 * weights @ weights)
 
     return minimize(loss, np.zeros(len(gain))).x
 
 
 def main() -> None:
-    """Measures the professions that are named and prints their gains and what they reach."""
+    """Measures the chosen professions; prints their singular values and the reachable Δ."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=96, help="of a profession and weight")
+    parser.add_argument("--images", type=int, default=96, help="images per profession and weight")
     parser.add_argument(
         "--professions",
         nargs="*",
         default=["technologist", "mechanic", "teacher", "police officer"],
     )
     parser.add_argument("--compile", action="store_true", help="twice as fast, needs g++")
-    given = parser.parse_args()
-    pipe, sight = generator(given.compile), Sight()
-    kept = Preserve([world.an(s) for s in world.SUBJECTS])
+    args = parser.parse_args()
+    pipe, scorers = load_generator(args.compile), Scorers()
+    preserved = Preserve([world.an(s) for s in world.SUBJECTS])
     np.set_printoptions(precision=2, suppress=True)
-    for profession in given.professions:
-        plain, columns, errors = scores(pipe, sight, profession, given.images), [], []
+    for profession in args.professions:
+        plain, columns, errors = similarities(pipe, scorers, profession, args.images), [], []
         for tone in TONES:
             weights = {t: WEIGHT * (t == tone) for t in TONES}
-            asked = Debias(profession, dict.fromkeys(TONES, 0.2), weights)
-            with editing.fit(pipe, [asked, kept], nearest=0).applied(pipe, force=True):
-                found = scores(pipe, sight, profession, given.images)
+            request = Debias(profession, dict.fromkeys(TONES, 0.2), weights)
+            with editing.fit(pipe, [request, preserved], nearest=0).applied(pipe, force=True):
+                found = similarities(pipe, scorers, profession, args.images)
             move = (found - plain).mean(axis=0)
             columns.append(move / WEIGHT)
             errors.append(np.abs(shares(plain + move) - shares(found)).sum() / 2)
         gain = np.transpose(columns)
-        weights = reached(plain, gain)
+        weights = fit_weights(plain, gain)
         sys.stdout.write(
-            f"{profession}: singular values {np.linalg.svd(gain)[1]}, moved "
-            f"{1 - np.mean(errors):.2f} of images right, Δ {delta(plain):.2f} → "
+            f"{profession}: singular values {np.linalg.svd(gain)[1]}, predicted tone "
+            f"right for {1 - np.mean(errors):.2f} of images, Δ {delta(plain):.2f} → "
             f"{delta(plain + weights @ gain.T):.2f} by weights {weights}\n"
         )
         sys.stdout.flush()

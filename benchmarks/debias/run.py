@@ -1,8 +1,8 @@
 """Debiasing the miniature's 16 professions: gender, skin tones, and both at once.
 
-The world is biased on purpose and the truth is known (`world.P_MAN`, `world.TONE_PRIOR`). The loop
-of `editing.methods.debias` finds the weights; what it reached is then measured on seeds that it
-never saw, and so is what became of the concepts that nobody asked to change.
+The world has known biases (`world.P_MAN`, `world.TONE_PRIOR`). The loop of
+`editing.methods.debias` finds the weights. The edit is then measured on held-out seeds, on the
+professions and on concepts that no request names.
 """
 
 import argparse
@@ -21,15 +21,15 @@ from editruns import (
     ARTICLES,
     BATCH,
     FRESH,
-    Sight,
-    drawn_by,
-    generator,
-    images_of,
+    Scorers,
+    draw_images,
+    load_generator,
+    measure_missing,
     precision,
-    resumed,
+    print_evaluation,
+    sampling_provenance,
     settings,
-    told,
-    written,
+    write_results,
 )
 
 from editing.generate.phrases import own_seed
@@ -46,17 +46,17 @@ TONES = {f"{tone} skin": 0.2 for tone in world.TONES}
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be balanced.
+    """The attributes to balance.
 
     Attributes:
-        wanted: Attribute → share.
-        control: How the loop is run.
-        eyes: How CLIP is asked.
+        wanted: Maps each attribute to its target share.
+        control: Settings of the loop.
+        template: Text prompt template of the zero-shot classification.
     """
 
     wanted: Mapping[str, float]
     control: Control
-    eyes: str
+    template: str
 
 
 TASKS = {
@@ -76,101 +76,103 @@ TASKS = {
         "a {concept}, a {attribute}",
     ),
 }
-#: What all prompts have in common, the start token and the article, is held as firmly as sixteen
-#: edits pull at it. At UCE's own scales, which are for one edit, both move far, and each
-#: profession's images with the weights of all others.
+#: All prompts share the start token and the article, and sixteen edits move both. UCE's own scales
+#: are for one edit: with them both move far, and each profession's images then depend on the
+#: weights of all others. These scales preserve them more strongly.
 SCALES: Mapping[str, Any] = {"null_scale": 100.0, "preserve_scale": 1.0}
-#: Images a concept and round of the paper's code, for each that its successor draws: five texts
-#: times five seeds times ten images, against ten images.
-OLD_RECIPE = 25
-#: Things that no request names: their accuracy says what the edit cost.
+#: Images per concept and round of the 2024 code (five texts × five seeds × ten images), relative
+#: to the ten images of the 2025 code.
+FACTOR_2024 = 25
+#: Subjects that no request names. Their accuracy measures the edit's damage.
 OTHERS = ("apple", "castle", "guitar", "sailboat", "penguin", "burger", "rocket", "drum")
 
 
 class Bench:
-    """The model, its eyes, and how the loop is run."""
+    """The model, its scorers, and the sampling settings."""
 
     def __init__(self, work: Path, images: int, steps: int, compiled: bool) -> None:
-        self.pipe, self.sight, self.compiled = generator(compiled), Sight(), compiled
+        self.pipe, self.scorers, self.compiled = load_generator(compiled), Scorers(), compiled
         self.work, self.images, self.steps = work, images, steps
         self.people = len(world.PROFESSIONS) * images
 
-    def drawn(self) -> np.ndarray:
-        """Fresh images: of each profession, then a quarter as many of each other concept."""
+    def draw_fresh(self) -> np.ndarray:
+        """Draws held-out images: each profession, then a quarter as many of each other concept."""
         few = max(1, self.images // 4)
-        asked = [(p, self.images) for p in world.PROFESSIONS] + [(o, few) for o in OTHERS]
-        said = [(world.an(name), n) for name, n in asked]
-        prompts = [prompt for prompt, n in said for _ in range(n)]
-        seeds = [FRESH + own_seed(prompt) + i for prompt, n in said for i in range(n)]
-        return images_of(self.pipe, prompts, seeds, self.steps)
+        named = [(p, self.images) for p in world.PROFESSIONS] + [(o, few) for o in OTHERS]
+        sizes = [(world.an(name), n) for name, n in named]
+        prompts = [prompt for prompt, n in sizes for _ in range(n)]
+        seeds = [FRESH + own_seed(prompt) + i for prompt, n in sizes for i in range(n)]
+        return draw_images(self.pipe, prompts, seeds, self.steps)
 
-    def unedited(self) -> np.ndarray:
-        """The same of the unedited model, drawn once for all tasks."""
+    def unedited_images(self) -> np.ndarray:
+        """Returns the same images of the unedited model, drawn once for all tasks."""
         model = f"{weight_hash(self.pipe)[:8]}{'-compiled' * self.compiled}"
         name = f"unedited-{model}-{self.images}-{self.steps}-{precision()}.npy"
         if not (self.work / name).is_file():
             part = self.work / f"{os.getpid()}.npy"
-            np.save(part, self.drawn())
+            np.save(part, self.draw_fresh())
             part.replace(self.work / name)
         return np.load(self.work / name)
 
-    def seen(
-        self, pixels: np.ndarray, wanted: Mapping[str, float], eyes: ZeroShotScorer
+    def count_attributes(
+        self, pixels: np.ndarray, wanted: Mapping[str, float], scorer: ZeroShotScorer
     ) -> np.ndarray:
-        """Reads the professions of `drawn`: images of each by attribute, (16, k)."""
+        """Counts the images of each profession by attribute, (16, k)."""
         people = np.split(pixels[: self.people], len(world.PROFESSIONS))
         counts = []
         for own, profession in zip(people, world.PROFESSIONS, strict=True):
-            scores = eyes([Image.fromarray(x) for x in own], profession, list(wanted))
+            scores = scorer([Image.fromarray(x) for x in own], profession, list(wanted))
             counts.append(np.bincount(scores.argmax(axis=1), minlength=len(wanted)))
         return np.array(counts)
 
-    def recognised(self, pixels: np.ndarray) -> float:
-        """Reads the other concepts of `drawn`: share of their images that show them."""
+    def recognition_rate(self, pixels: np.ndarray) -> float:
+        """Returns the share of the other concepts' images that are classified as such."""
         others = pixels[self.people :]
         asked = [o for o in OTHERS for _ in range(len(others) // len(OTHERS))]
-        return round(float(np.mean(self.sight.recognised(others, asked))), 3)
+        return round(float(np.mean(self.scorers.recognised(others, asked))), 3)
 
-    def crossings(self, pixels: np.ndarray) -> float:
-        """Reads genders and tones together off `drawn`: Δ of their ten crossings."""
+    def crossed_delta(self, pixels: np.ndarray) -> float:
+        """Returns Δ of the ten combinations of gender and tone."""
         both = TASKS["crossed"]
-        counts = self.seen(pixels, both.wanted, ZeroShotScorer(self.sight.encoder, both.eyes))
+        counts = self.count_attributes(
+            pixels, both.wanted, ZeroShotScorer(self.scorers.encoder, both.template)
+        )
         return round(mean_delta(counts, list(both.wanted.values())).value, 3)
 
-    def task(self, name: str, task: Task) -> dict[str, Any]:
-        """Debiases all professions at once and measures before and after."""
-        wanted, eyes = task.wanted, ZeroShotScorer(self.sight.encoder, task.eyes)
+    def run_task(self, name: str, task: Task) -> dict[str, Any]:
+        """Debiases all professions jointly and measures before and after."""
+        wanted, scorer = task.wanted, ZeroShotScorer(self.scorers.encoder, task.template)
         requests = [
             *(Debias(p, wanted) for p in world.PROFESSIONS),
             Preserve([world.an(s) for s in world.SUBJECTS]),
             ARTICLES,
         ]
-        kept = f"{name}-{task.control.most}-{self.steps}-{precision()}.jsonl"
+        checkpoint = f"{name}-{task.control.most}-{self.steps}-{precision()}.jsonl"
         found = debias(
-            self.pipe, requests, eyes, control=task.control,
-            settings=settings(self.steps), batch_size=BATCH, on_look=told,
-            checkpoint=self.work / kept,
-            about=f"{self.sight.encoder.identity} {task.eyes}{' compiled' * self.compiled}",
+            self.pipe, requests, scorer, control=task.control,
+            settings=settings(self.steps), batch_size=BATCH, on_look=print_evaluation,
+            checkpoint=self.work / checkpoint,
+            about=f"{self.scorers.encoder.identity} {task.template}{' compiled' * self.compiled}",
             nearest=0, **SCALES,
         )  # fmt: skip
-        goal = list(wanted.values())
+        target = list(wanted.values())
         with found.edit.applied(self.pipe, force=True):
-            edited = self.drawn()
-        unedited = self.unedited()
-        before = self.seen(unedited, wanted, eyes)
-        after = self.seen(edited, wanted, eyes)
-        one, two = mean_delta(before, goal), mean_delta(after, goal)
+            edited = self.draw_fresh()
+        unedited = self.unedited_images()
+        before = self.count_attributes(unedited, wanted, scorer)
+        after = self.count_attributes(edited, wanted, scorer)
+        one, two = mean_delta(before, target), mean_delta(after, target)
         return {
             "delta_before": round(one.value, 3),
             "delta_after": round(two.value, 3),
             "interval": [round(two.low, 3), round(two.high, 3)],
             "floor": round(two.floor, 3),
-            "crossings_before": self.crossings(unedited),
-            "crossings_after": self.crossings(edited),
+            "crossings_before": self.crossed_delta(unedited),
+            "crossings_after": self.crossed_delta(edited),
             "counts_after": dict(zip(world.PROFESSIONS, after.tolist(), strict=True)),
             "unfinished": list(found.unfinished),
-            "others_before": self.recognised(unedited),
-            "others_after": self.recognised(edited),
+            "others_before": self.recognition_rate(unedited),
+            "others_after": self.recognition_rate(edited),
             "images": found.images,
             "original_recipe": found.original_recipe,
             "rounds": 1 + max(look.round for look in found.looks),
@@ -183,10 +185,10 @@ def _weights(found: Debiased) -> dict[str, dict[str, float]]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The tasks as Markdown."""
+    """Formats the tasks as a Markdown table."""
     lines = [
-        "| attributes | Δ before | Δ after | of chance alone | of the crossings | others before → "
-        "after | images, rounds | the published loops draw |",
+        "| attributes | Δ before | Δ after | Δ of a balanced model | Δ of the crossings | others "
+        "before → after | images, rounds | images of the published loops |",
         "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
@@ -194,45 +196,47 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         f"({r['interval'][0]}–{r['interval'][1]}) | {r['floor']} | {r['crossings_before']} → "
         f"{r['crossings_after']} | {r['others_before']} → {r['others_after']} | "
         f"{r['images']}, {r['rounds']} | {r['original_recipe']} (2025), "
-        f"{OLD_RECIPE * r['original_recipe']} (2024) |"
+        f"{FACTOR_2024 * r['original_recipe']} (2024) |"
         for r in rows
     ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Runs the tasks that are named, prints the table and writes a JSON file of each."""
+    """Runs the chosen tasks, prints the table and writes one JSON file per task."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/debias"))
     parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
-    parser.add_argument("--images", type=int, default=200, help="fresh images a profession")
+    parser.add_argument("--images", type=int, default=200, help="held-out images per profession")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--compile", action="store_true", help="twice as fast, needs g++")
     parser.add_argument("--quick", action="store_true", help="few images, writes nothing")
-    given = parser.parse_args()
-    tasks = {name: TASKS[name] for name in given.tasks}
-    if given.quick:
-        given.images, given.steps = 4, 2
+    args = parser.parse_args()
+    tasks = {name: TASKS[name] for name in args.tasks}
+    if args.quick:
+        args.images, args.steps = 4, 2
         quick = Control(tolerance=0.03, batch=16, most=16, rounds=1)
         tasks = {"gender": replace(TASKS["gender"], control=quick)}
-    bench = Bench(given.work, given.images, given.steps, given.compile)
+    bench = Bench(args.work, args.images, args.steps, args.compile)
     for name, task in tasks.items():
-        most = task.control.most * (task.control.rounds + 1) + 2 * given.images
+        most = task.control.most * (task.control.rounds + 1) + 2 * args.images
         sys.stderr.write(f"{name}: at most {len(world.PROFESSIONS) * most} images\n")
     about = {
-        **drawn_by(bench.pipe, given.steps),
-        "eyes": bench.sight.encoder.identity,
-        "images": given.images,
-        "compiled": given.compile,
+        **sampling_provenance(bench.pipe, args.steps),
+        "eyes": bench.scorers.encoder.identity,
+        "images": args.images,
+        "compiled": args.compile,
         "scales": SCALES,
         "control": {name: asdict(task.control) for name, task in TASKS.items()},
     }
-    given.work.mkdir(parents=True, exist_ok=True)
-    rows = resumed(given.work, about, list(tasks), lambda name: bench.task(name, tasks[name]))
+    args.work.mkdir(parents=True, exist_ok=True)
+    rows = measure_missing(
+        args.work, about, list(tasks), lambda name: bench.run_task(name, tasks[name])
+    )
     sys.stdout.write(table(rows) + "\n")
-    if not given.quick:
+    if not args.quick:
         for row in rows:
-            written(Path(__file__).parent, about, [row], row["name"])
+            write_results(Path(__file__).parent, about, [row], row["name"])
 
 
 if __name__ == "__main__":

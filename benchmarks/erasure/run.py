@@ -1,9 +1,9 @@
 """The object table of the erasure papers, on the miniature's ten Imagenette stand-ins.
 
-One class is erased at a time; the classifier then looks at images of all ten. Accuracy of the
-erased class should fall to nothing, that of the other nine should stay what it was. The last row
-replaces each class by another concept instead, and says how often that is what is seen. Edits and
-what is measured on them are kept as they are finished: a killed run goes on.
+One class is erased at a time, and the classifier labels images of all ten. The accuracy of the
+erased class should fall to zero, and that of the other nine should not change. The last row
+replaces each class by another concept and reports how often the classifier predicts it. Edits and
+measurements are stored as they finish, so an interrupted run resumes.
 """
 
 import argparse
@@ -21,15 +21,15 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from editruns import (
-    Sight,
-    drawn_by,
-    every,
-    finished,
-    images_of,
-    others_than,
+    Scorers,
+    all_pairs,
+    draw_images,
+    measure_missing,
+    phrases_except,
     precision,
-    resumed,
-    written,
+    read_results,
+    sampling_provenance,
+    write_results,
 )
 
 import editing
@@ -42,7 +42,7 @@ from editing.requests import Erase, Preserve, Replace
 from visdiff.miniature import world
 
 CLASSES = world.SUBJECTS_BY_KIND["imagenette"]
-#: What each class is replaced by in the last row.
+#: Class → its replacement in the last row.
 ALTERNATIVES = dict(
     zip(
         CLASSES,
@@ -51,7 +51,7 @@ ALTERNATIVES = dict(
         strict=True,
     )
 )  # fmt: skip
-#: Images of the empty prompt, of which the drift is measured.
+#: Number of images of the empty prompt, for the drift.
 EMPTY_SEEDS = 40
 
 
@@ -60,10 +60,10 @@ class Method:
     """A row of the table.
 
     Attributes:
-        row: What it is called.
-        name: As `editing.fit` knows it; "none" for the unedited model.
-        preserves: Whether it is given the rest of the world to preserve, as its paper has it.
-        options: Settings that are not the method's own.
+        row: Label of the row.
+        name: Method of `editing.fit`; "none" for the unedited model.
+        preserves: Whether the rest of the world is preserved, as in the method's paper.
+        options: Settings that differ from the method's defaults.
     """
 
     row: str
@@ -87,77 +87,77 @@ METHODS = (
 )
 REPLACE = METHODS[-1]
 
-#: SD 1.4 on Imagenette, 500 images a class: erased and others, percent (UCE, arXiv:2308.14761).
+#: SD 1.4 on Imagenette, 500 images per class: erased and others, percent (UCE, arXiv:2308.14761).
 PUBLISHED = {"none": (78.2, 78.2), "esd-u": (12.6, 63.2), "uce-2024": (2.6, 79.8)}
 
 
 class Bench:
-    """The unedited model, the edits of it, and what is seen on its images.
+    """The unedited model, its edits, and their measurements.
 
     Args:
-        work: Where edits are kept, in a folder named by the model.
-        seeds: Images a class.
-        steps: Steps of sampling.
+        work: Folder of the edits, which are stored in a subfolder per model.
+        seeds: Images per class.
+        steps: Sampling steps.
     """
 
     def __init__(self, work: Path, seeds: int, steps: int) -> None:
         self.pipe = load_pipeline("miniature")
-        self.sight = Sight()
+        self.scorers = Scorers()
         self.seeds, self.steps = seeds, steps
         self.folder = work / weight_hash(self.pipe)[:8]
-        self._still: np.ndarray | None = None
+        self._unedited_features: np.ndarray | None = None
 
     def fit(self, method: Method, erased: str) -> dict[str, Any]:
-        """Fits one cell's edit, keeps it, and says how long that took."""
+        """Fits and saves the edit of one cell, and returns the elapsed time."""
         if method.name == "none":
             return {"fit_s": 0.0}
         requests: list[Any] = [Erase(erased)]
         if method is REPLACE:
             requests = [Replace(erased, ALTERNATIVES[erased])]
         if method.preserves:
-            requests.append(Preserve(others_than([erased])))
-        begun = time.perf_counter()
+            requests.append(Preserve(phrases_except([erased])))
+        start = time.perf_counter()
         if method.name.startswith(("uce", "rece", "time")):
             edit = editing.fit(self.pipe, requests, method.name, nearest=0, **method.options)
         else:
-            # Weights and their updates stay in single precision; passes take half the time.
+            # Weights and updates stay in single precision; autocast halves the time of a pass.
             fast = precision() == "bfloat16"
             with torch.autocast("cpu", torch.bfloat16, enabled=fast):
                 edit = editing.fit(self.pipe, requests, method.name, runs_in=self.folder / "runs")
-        took = time.perf_counter() - begun
+        elapsed = time.perf_counter() - start
         edit.save(self._file(method, erased))
-        return {"fit_s": round(took, 2)}
+        return {"fit_s": round(elapsed, 2)}
 
-    def seen(self, method: Method, erased: str) -> dict[str, Any]:
-        """What the classifier sees on images of all ten classes."""
-        asked = [c for c in CLASSES for _ in range(self.seeds)]
+    def recognition(self, method: Method, erased: str) -> dict[str, Any]:
+        """Counts the recognised images of the erased class and of the other nine."""
+        subjects = [c for c in CLASSES for _ in range(self.seeds)]
         with self._edited(method, erased):
-            seen = self.sight.subjects(
-                self._drawn(*every([world.an(c) for c in CLASSES], range(self.seeds)))
+            labels = self.scorers.classify(
+                self._draw(*all_pairs([world.an(c) for c in CLASSES], range(self.seeds)))
             )
-        mine = [s for s, c in zip(seen, asked, strict=True) if c == erased]
-        rest = [s == c for s, c in zip(seen, asked, strict=True) if c != erased]
+        own = [s for s, c in zip(labels, subjects, strict=True) if c == erased]
+        rest = [s == c for s, c in zip(labels, subjects, strict=True) if c != erased]
         return {
-            "erased": [mine.count(erased), len(mine)],
+            "erased": [own.count(erased), len(own)],
             "others": [sum(rest), len(rest)],
-            "alternative": mine.count(ALTERNATIVES[erased]) if method is REPLACE else None,
+            "alternative": own.count(ALTERNATIVES[erased]) if method is REPLACE else None,
         }
 
-    def moved(self, method: Method, erased: str) -> dict[str, Any]:
-        """How far the empty prompt's images drift, in CLIP's features."""
-        if self._still is None:
-            self._still = self._empty()
+    def empty_drift(self, method: Method, erased: str) -> dict[str, Any]:
+        """Measures the drift of the empty prompt's images in CLIP's feature space."""
+        if self._unedited_features is None:
+            self._unedited_features = self._empty_features()
         with self._edited(method, erased):
-            now = self._empty()
+            edited = self._empty_features()
         prompts, rng = [""] * EMPTY_SEEDS, np.random.default_rng(0)
-        return {"empty_drift": drift(self._still, now, prompts, rng).value}
+        return {"empty_drift": drift(self._unedited_features, edited, prompts, rng).value}
 
-    def _empty(self) -> np.ndarray:
-        pixels = self._drawn([""] * EMPTY_SEEDS, range(EMPTY_SEEDS))
-        return image_features(self.sight.encoder, (Image.fromarray(x) for x in pixels))
+    def _empty_features(self) -> np.ndarray:
+        pixels = self._draw([""] * EMPTY_SEEDS, range(EMPTY_SEEDS))
+        return image_features(self.scorers.encoder, (Image.fromarray(x) for x in pixels))
 
-    def _drawn(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        return images_of(self.pipe, prompts, seeds, self.steps)
+    def _draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+        return draw_images(self.pipe, prompts, seeds, self.steps)
 
     def _edited(self, method: Method, erased: str) -> AbstractContextManager[Any]:
         if method.name == "none":
@@ -170,30 +170,30 @@ class Bench:
 
 
 def table(cells: Sequence[dict[str, Any]]) -> str:
-    """The means over classes, one row a method, as Markdown."""
+    """Formats the means over classes as a Markdown table, one row per method."""
     lines = [
         "| method | erased, % | others, % | drift of '' | fit, s | SD 1.4: erased, others |",
         "|---|---|---|---|---|---|",
     ]
     for method in METHODS:
-        mine = [c for c in cells if c["method"] == method.row]
-        if not mine:
+        own = [c for c in cells if c["method"] == method.row]
+        if not own:
             continue
         erased, others = (
-            100 * sum(c[k][0] for c in mine) / sum(c[k][1] for c in mine)
+            100 * sum(c[k][0] for c in own) / sum(c[k][1] for c in own)
             for k in ("erased", "others")
         )
-        moved, took = (float(np.mean([c[k] for c in mine])) for k in ("empty_drift", "fit_s"))
-        told = PUBLISHED.get(method.row)
-        published = f"{told[0]}, {told[1]}" if told else "–"
+        moved, elapsed = (float(np.mean([c[k] for c in own])) for k in ("empty_drift", "fit_s"))
+        reference = PUBLISHED.get(method.row)
+        published = f"{reference[0]}, {reference[1]}" if reference else "–"
         if method is REPLACE:
-            reached = 100 * sum(c["alternative"] for c in mine) / sum(c["erased"][1] for c in mine)
-            published = f"the alternative is seen in {reached:.1f} %"
+            reached = 100 * sum(c["alternative"] for c in own) / sum(c["erased"][1] for c in own)
+            published = f"the alternative is recognised in {reached:.1f} %"
         label = method.row
-        if len(mine) < len(CLASSES):
-            label += f" ({len(mine)} of {len(CLASSES)} classes)"
+        if len(own) < len(CLASSES):
+            label += f" ({len(own)} of {len(CLASSES)} classes)"
         lines.append(
-            f"| {label} | {erased:.1f} | {others:.1f} | {moved:.3f} | {took:.1f} | {published} |"
+            f"| {label} | {erased:.1f} | {others:.1f} | {moved:.3f} | {elapsed:.1f} | {published} |"
         )
     return "\n".join(lines)
 
@@ -206,38 +206,40 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--quick", action="store_true", help="2 classes, 2 seeds, 2 steps, UCE")
-    given = parser.parse_args()
-    seeds, steps, classes = given.seeds, given.steps, CLASSES
-    methods = [m for m in METHODS if given.methods is None or m.row in given.methods]
-    if given.quick:
+    args = parser.parse_args()
+    seeds, steps, classes = args.seeds, args.steps, CLASSES
+    methods = [m for m in METHODS if args.methods is None or m.row in args.methods]
+    if args.quick:
         seeds, steps, classes = 2, 2, CLASSES[:2]
         methods = [m for m in METHODS if m.row in ("none", "uce (ours)")]
     named = {f"{m.row}: {c}": (m, c) for m in methods for c in classes}
     sys.stderr.write(f"{len(named)} cells of {len(CLASSES) * seeds + EMPTY_SEEDS} images\n")
-    bench = Bench(given.work, seeds, steps)
-    drawn = {**drawn_by(bench.pipe, steps), "seeds": seeds}
-    fitted = {key: drawn[key] for key in ("model", "precision")}
-    looked = {**drawn, "eyes": bench.sight.encoder.identity}
-    # Each measurement is kept for what it depends on: another CLIP moves the drift alone.
+    bench = Bench(args.work, seeds, steps)
+    sampling = {**sampling_provenance(bench.pipe, steps), "seeds": seeds}
+    training = {key: sampling[key] for key in ("model", "precision")}
+    scoring = {**sampling, "eyes": bench.scorers.encoder.identity}
+    # Each stage is keyed by what it depends on: another CLIP invalidates the drift only.
     stages = (
-        ("fits", fitted, bench.fit),
-        ("seen", drawn, bench.seen),
-        ("moved", looked, bench.moved),
+        ("fits", training, bench.fit),
+        ("seen", sampling, bench.recognition),
+        ("moved", scoring, bench.empty_drift),
     )
     cells: dict[str, dict[str, Any]] = {}
     for stage, about, measure in stages:
-        resumed(given.work / stage, about, list(named), lambda name, m=measure: m(*named[name]))
-        for row in finished(given.work / stage, about):
+        measure_missing(
+            args.work / stage, about, list(named), lambda name, m=measure: m(*named[name])
+        )
+        for row in read_results(args.work / stage, about):
             cells.setdefault(row["name"], {}).update(row)
-    whole = [
+    complete = [
         {"method": name.split(": ")[0], "class": name.split(": ")[1], **cell}
         for name, cell in cells.items()
-        # Another process may be at work on other cells.
+        # Another process may be working on other cells.
         if {"fit_s", "erased", "empty_drift"} <= cell.keys()
     ]
-    sys.stdout.write(table(whole) + "\n")
-    if not given.quick:
-        written(Path(__file__).parent, drawn, whole)
+    sys.stdout.write(table(complete) + "\n")
+    if not args.quick:
+        write_results(Path(__file__).parent, sampling, complete)
 
 
 if __name__ == "__main__":

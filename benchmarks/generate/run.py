@@ -1,9 +1,9 @@
-"""What a pair costs: original and edited images on disk, beside two plain diffusers batches.
+"""Time of paired generation, relative to two plain batches of diffusers.
 
-Everything that a paired run does is timed: planning, text encodings, applying and reverting the
-edit, sampling twice, writing PNG files and the manifest. A plain batch is one call of the pipeline
-with the same prompts, seeds, steps and guidance, its images thrown away. Both are timed in turn,
-and the ratio is of medians.
+The time of a paired run includes planning, text encoding, applying and reverting the edit, two
+samplings, and writing the PNG files and the manifest. A plain batch is one call of the pipeline
+with the same prompts, seeds, steps and guidance, whose images are discarded. Both are timed in
+turn, and the ratio is of medians.
 """
 
 import argparse
@@ -32,7 +32,7 @@ WORDS = ("a church", "a dog on the grass", "a firefighter", "an apple next to a 
 
 
 def low_rank_edit(pipe: Any, rank: int = 4) -> Edit:
-    """A small random edit of every key and value projection."""
+    """Returns a small random edit of every key and value projection."""
     generator = torch.Generator().manual_seed(0)
     changes = []
     for layer in projections(pipe):
@@ -50,7 +50,7 @@ def low_rank_edit(pipe: Any, rank: int = 4) -> Edit:
 
 
 def plain(pipe: Any, samples: list[Sample], settings: Settings) -> float:
-    """Seconds of one plain batch."""
+    """Returns the seconds of one plain batch."""
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
     begun = time.perf_counter()
     pipe(
@@ -65,10 +65,9 @@ def plain(pipe: Any, samples: list[Sample], settings: Settings) -> float:
 
 
 def pairs(pipe: Any, edit: Edit, samples: list[Sample], settings: Settings) -> float:
-    """Seconds of one paired run of one batch into an empty folder, hashing the weights left out.
+    """Returns the seconds of a paired run of one batch into an empty folder, without hashing.
 
-    The hashes are computed once a run, not once a batch: a run of one batch would show them as if
-    each batch paid for them. They are reported apart.
+    The weights are hashed once per run, not once per batch, so hashing is reported separately.
     """
     with tempfile.TemporaryDirectory() as folder:
         return paired(
@@ -77,7 +76,7 @@ def pairs(pipe: Any, edit: Edit, samples: list[Sample], settings: Settings) -> f
 
 
 def main() -> None:
-    """Times, prints the ratio and writes ``results.json``."""
+    """Measures the times, prints the ratio and writes ``results.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="miniature")
     parser.add_argument("--device", default="cpu")
@@ -93,7 +92,7 @@ def main() -> None:
     begun = time.perf_counter()
     edit = low_rank_edit(pipe)
     hashing = time.perf_counter() - begun
-    plain(pipe, samples, settings)  # the first call allocates and compiles what the others reuse
+    plain(pipe, samples, settings)  # warm-up: allocates and compiles
     two, ours = [], []
     for _ in range(repeats):
         two.append(plain(pipe, samples, settings) + plain(pipe, samples, settings))

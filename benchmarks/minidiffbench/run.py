@@ -1,9 +1,9 @@
-"""MiniDiffBench: offline proposers × rankers, and the original's procedure with the same models.
+"""MiniDiffBench: offline proposers × rankers, and the original procedure with the same models.
 
-Judged by the deterministic rule of `visdiff.judges.world`, in the direction of set A as the paper's
-Acc@k is. A killed run goes on, row by row and pair by pair: renderings, results and the cache are
-kept, results in files named by the models' weights, so that other weights begin anew. One process
-works in a folder at a time.
+The deterministic rule of `visdiff.judges.world` judges the hypotheses of set A, as in the paper's
+Acc@k. An interrupted run resumes at the first missing pair of the first incomplete row: renderings,
+results and the cache stay on disk. Names of results files contain a digest of the models' weights,
+so other weights start from scratch. Only one process can use a folder at a time.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import ttest_ind
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from worldsets import weights
+from worldsets import models_digest
 
 from visdiff import registry
 from visdiff.bench import minidiffbench, table
@@ -40,30 +40,32 @@ ORIGINAL = "original/clip"
 PAIRS, NULL_PAIRS = 50, 200
 
 
-def rows() -> list[str]:
-    """Every row by name, "proposer/ranker"; backends that are not installed have none."""
+def row_names() -> list[str]:
+    """Returns the name of every row, "proposer/ranker", of the installed backends."""
     known = registry.names("proposer"), registry.names("ranker")
     offline = [f"{p}/{r}" for p in PROPOSERS if p in known[0] for r in RANKERS if r in known[1]]
     return [*offline, ORIGINAL]
 
 
-def chosen(names: str | None) -> list[str]:
-    """The rows of a comma-separated list, in the order of `rows`; all without a list.
+def select_rows(names: str | None) -> list[str]:
+    """Returns the rows of a comma-separated list, in the order of `row_names`; all rows for None.
 
     Raises:
-        InputError: There is no such row.
+        InputError: A row does not exist.
     """
     if names is None:
-        return rows()
+        return row_names()
     wanted = ["original/clip" if name == "original" else name for name in names.split(",")]
     for name in wanted:
-        if name not in rows():
-            raise InputError(f"expected rows of {', '.join(rows())}, got {name!r}.")
-    return [name for name in rows() if name in wanted]
+        if name not in row_names():
+            raise InputError(
+                f"Expected rows of {', '.join(row_names())}, got {name!r}; correct --rows."
+            )
+    return [name for name in row_names() if name in wanted]
 
 
-def configured(row: str) -> Config:
-    """The miniature with a row's proposer and ranker."""
+def config_of(row: str) -> Config:
+    """Returns the miniature preset with a row's proposer and ranker."""
     config = Config.of("miniature")
     if row == ORIGINAL:
         return config
@@ -73,33 +75,33 @@ def configured(row: str) -> Config:
     if ranker != config.ranker.backend:
         config = config.changed(ranker=ranker)
         if proposer == "concepts":
-            # Of rankers, CLIP's alone has an image-text model to share.
+            # Only the clip ranker has an image-text model that the proposer can share.
             config = config.changed(proposer__model="miniature")
     return config
 
 
-def original(config: Config, cache: Cache) -> System:
-    """VisDiff's own procedure: what proposes also tests, nothing is merged or corrected.
+def original_system(config: Config, cache: Cache) -> System:
+    """Returns VisDiff's original procedure: no held-out half, no merging, no correction.
 
-    Three rounds propose ten hypotheses each from the captions of 20 images a side; all are ranked
-    by their AUROC on all images; "significant" is Welch's t-test at 0.05. Its language model is
-    replaced by n-grams that always answer, as ours is in the rows beside it.
+    Three rounds propose ten hypotheses each from the captions of 20 images per set. All hypotheses
+    are ranked by their AUROC on all images and tested with Welch's t-test at 0.05. N-grams without
+    a threshold replace its language model, as n-grams do in the other rows.
     """
     backends = Backends.of(config, cache)
     eager = NgramProposer(max_hypotheses=10, min_z=0.0)
 
     def system(a: ImageSet, b: ImageSet) -> Found:
         captions = backends.captions(a, b, cache, False).values
-        said = [[c for c in part if c] for part in (captions[: len(a)], captions[len(a) :])]
+        texts = [[c for c in part if c] for part in (captions[: len(a)], captions[len(a) :])]
         rng = np.random.default_rng(config.seed)
         proposed = []
         for number in range(1, 4):
-            told_a, told_b = (
+            sample_a, sample_b = (
                 [side[i] for i in rng.choice(len(side), min(20, len(side)), replace=False)]
-                for side in said
+                for side in texts
             )
             proposed += [
-                h for h in eager.from_captions(told_a, told_b, number) if h.direction == "A"
+                h for h in eager.from_captions(sample_a, sample_b, number) if h.direction == "A"
             ]
         if not proposed:
             return Found([], tested=0)
@@ -118,13 +120,13 @@ def original(config: Config, cache: Cache) -> System:
 
 
 def results_file(row: str, folder: Path) -> Path:
-    """Where a row's results with the present weights are."""
-    return folder / f"{row.replace('/', '-')}-{weights(configured(row))}.jsonl"
+    """Returns the file of a row's results with the present weights."""
+    return folder / f"{row.replace('/', '-')}-{models_digest(config_of(row))}.jsonl"
 
 
 def measure(row: str, benchmark: Benchmark, folder: Path, cache: Cache) -> Results:
-    """Runs what is not done yet of one row."""
-    config = configured(row)
+    """Runs the missing pairs of one row."""
+    config = config_of(row)
     proposer, ranker = row.split("/")
     return run(
         benchmark,
@@ -132,41 +134,43 @@ def measure(row: str, benchmark: Benchmark, folder: Path, cache: Cache) -> Resul
         config=config,
         judge=WorldJudge(),
         cache=cache,
-        system=original(config, cache) if row == ORIGINAL else None,
+        system=original_system(config, cache) if row == ORIGINAL else None,
         proposer=proposer,
         ranker=ranker,
     )
 
 
-def whole(folder: Path, benchmark: Benchmark) -> list[Results]:
-    """The rows that were run on every pair, by this call or an earlier one."""
-    files = [results_file(row, folder) for row in rows()]
+def complete_rows(folder: Path, benchmark: Benchmark) -> list[Results]:
+    """Reads the rows that have a result for every pair, including those of earlier calls."""
+    files = [results_file(row, folder) for row in row_names()]
     found = [Results.read(file) for file in files if file.is_file()]
     return [r for r in found if {pair.id for pair in benchmark.pairs} <= set(r.records)]
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--art", type=Path, required=True, help="folder with node_modules")
     parser.add_argument("--work", type=Path, default=Path("runs/minidiffbench"))
-    parser.add_argument("--rows", help=f"some of {', '.join(rows())}, with commas; all without")
-    parser.add_argument("--quick", action="store_true", help="4 pairs a split, no results.json")
-    return parser.parse_args(given)
+    parser.add_argument(
+        "--rows", help=f"comma-separated rows of {', '.join(row_names())}; default: all"
+    )
+    parser.add_argument("--quick", action="store_true", help="4 pairs per split, no results.json")
+    return parser.parse_args(argv)
 
 
 def main() -> None:
-    """Runs what is not done yet and writes ``results.json``."""
-    given = arguments()
-    pairs, null_pairs = (4, 4) if given.quick else (PAIRS, NULL_PAIRS)
-    with sole_writer(given.work), Cache() as cache:
-        todo = chosen(given.rows)
+    """Runs the missing pairs and writes ``results.json``."""
+    args = parse_arguments()
+    pairs, null_pairs = (4, 4) if args.quick else (PAIRS, NULL_PAIRS)
+    with sole_writer(args.work), Cache() as cache:
+        selected = select_rows(args.rows)
         benchmark = minidiffbench.render(
-            given.work / "images", given.art, seed=SEED, pairs=pairs, null_pairs=null_pairs
+            args.work / "images", args.art, seed=SEED, pairs=pairs, null_pairs=null_pairs
         )
-        found = [measure(row, benchmark, given.work, cache) for row in todo]
-    if not given.quick:
-        found = whole(given.work, benchmark)
+        found = [measure(row, benchmark, args.work, cache) for row in selected]
+    if not args.quick:
+        found = complete_rows(args.work, benchmark)
         text = json.dumps({"seed": SEED, "rows": table.rows(found)}, indent=1) + "\n"
         (Path(__file__).parent / "results.json").write_text(text)
     sys.stdout.write(table.render(table.rows(found)) + "\n")

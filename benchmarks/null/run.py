@@ -1,8 +1,8 @@
-"""Null pairs: how often is something confirmed between two sets of the same kind?
+"""Null pairs: how often is a difference confirmed between two sets of one distribution?
 
-Both sets of a pair are drawn from one distribution of scenes, so every confirmed difference is
-false. Beside our count stands what the original's procedure would have claimed: hypotheses
-proposed and tested on the same images, each with Welch's t-test at 0.05, no correction.
+Both sets of a pair are sampled from one distribution of scenes, so every confirmed difference is
+false. The original procedure is run on the same pairs for comparison: it proposes and tests
+hypotheses on the same images, each with Welch's t-test at 0.05, without correction.
 """
 
 import sys
@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import ttest_ind
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from worldsets import arguments, deliver, render_set, resumed
+from worldsets import parse_arguments, render_set, run_missing, write_results
 
 from visdiff import stats
 from visdiff.cache import Cache
@@ -27,8 +27,8 @@ from visdiff.proposers.ngrams import NgramProposer
 PAIRS, SIZE, SEED = 60, 60, 114
 
 
-def scenes(kind: int, rng: np.random.Generator) -> list[world.Scene]:
-    """One set of a pair. Kinds differ in what they hold fixed, as real prompt lists do."""
+def sample_scenes(kind: int, rng: np.random.Generator) -> list[world.Scene]:
+    """Samples one set of a pair. Each kind fixes other attributes, as real prompt lists do."""
     places, styles = list(world.PLACES), world.STYLES
     fixed = [
         {},
@@ -40,14 +40,14 @@ def scenes(kind: int, rng: np.random.Generator) -> list[world.Scene]:
     return [world.sample_scene(rng, **fixed) for _ in range(SIZE)]
 
 
-def original_claims(a: Path, b: Path, cache: Cache, backends: Backends) -> int:
-    """How many hypotheses VisDiff's procedure would call significant on this pair."""
+def count_original_claims(a: Path, b: Path, cache: Cache, backends: Backends) -> int:
+    """Counts the hypotheses that the original procedure calls significant on this pair."""
     set_a, set_b = ImageSet.open(a), ImageSet.open(b)
     captions = backends.captions(set_a, set_b, cache, False).values
-    said_a, said_b = ([c for c in part if c] for part in (captions[:SIZE], captions[SIZE:]))
-    # The original's proposer always answers: three rounds of ten, whatever the captions say.
-    eager = NgramProposer(max_hypotheses=15, min_z=0.0)
-    hypotheses = eager.from_captions(said_a, said_b)
+    captions_a, captions_b = ([c for c in part if c] for part in (captions[:SIZE], captions[SIZE:]))
+    # The original proposer always returns three rounds of ten hypotheses.
+    proposer = NgramProposer(max_hypotheses=15, min_z=0.0)
+    hypotheses = proposer.from_captions(captions_a, captions_b)
     if not hypotheses:
         return 0
     scores = backends.score(hypotheses, set_a, set_b, None, cache, False)
@@ -58,46 +58,46 @@ def original_claims(a: Path, b: Path, cache: Cache, backends: Backends) -> int:
     return int(((welch.pvalue < 0.05) & toward).sum())
 
 
-def case(pair: int, work: Path, art: Art, cache: Cache, backends: Backends) -> dict:
-    """Renders one pair and counts what each procedure claims."""
+def run_pair(pair: int, work: Path, art: Art, cache: Cache, backends: Backends) -> dict:
+    """Renders one pair and counts the claims of each procedure."""
     rng = np.random.default_rng([SEED, pair])
-    a, b = (render_set(work / f"{pair:02d}{s}", scenes(pair, rng), art, rng) for s in "ab")
+    a, b = (render_set(work / f"{pair:02d}{s}", sample_scenes(pair, rng), art, rng) for s in "ab")
     report = compare(
         a, b, preset="miniature", cache=cache, backends=backends, progress=False, seed=pair
     )
     return {
         "confirmed": [d.text for d in report.confirmed],
         "tested": len(report.rejected) + sum(1 + len(d.synonyms) for d in report.differences),
-        "original_claims": original_claims(a, b, cache, backends),
+        "original_claims": count_original_claims(a, b, cache, backends),
     }
 
 
 def main() -> None:
-    """Runs what is not done yet and writes ``results.json``."""
-    given = arguments("null", __doc__)
-    pairs = PAIRS // 10 if given.quick else PAIRS
-    art = Art.load(given.art)
+    """Runs the missing pairs and writes ``results.json``."""
+    args = parse_arguments("null", __doc__)
+    pairs = PAIRS // 10 if args.quick else PAIRS
+    art = Art.load(args.art)
     with Cache() as cache:
         backends = Backends.of(Config.of("miniature"), cache)
-        cases = resumed(
-            given.work / "cases.jsonl",
+        cases = run_missing(
+            args.work / "cases.jsonl",
             pairs,
-            lambda pair: case(pair, given.work, art, cache, backends),
+            lambda pair: run_pair(pair, args.work, art, cache, backends),
         )
-    hit = sum(bool(c["confirmed"]) for c in cases)
+    positives = sum(bool(c["confirmed"]) for c in cases)
     results = {
         "pairs": pairs,
         "images_a_side": SIZE,
         "seed": SEED,
-        "pairs_with_any_confirmed": hit,
-        "wilson_95": [round(x, 3) for x in stats.wilson(hit, pairs)],
+        "pairs_with_any_confirmed": positives,
+        "wilson_95": [round(x, 3) for x in stats.wilson(positives, pairs)],
         "pairs_with_any_claim_by_the_originals_procedure": sum(
             c["original_claims"] > 0 for c in cases
         ),
         "claims_by_the_originals_procedure": sum(c["original_claims"] for c in cases),
         "hypotheses_tested": sum(c["tested"] for c in cases),
     }
-    deliver(results, Path(__file__).parent, given.quick)
+    write_results(results, Path(__file__).parent, args.quick)
 
 
 if __name__ == "__main__":

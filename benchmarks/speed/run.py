@@ -1,12 +1,13 @@
-"""Speed: what the package takes beside what the bare computation takes, interleaved in one run.
+"""Time of the package relative to the time of the bare computation, interleaved in one run.
 
-- embedding: images on disk through the engine (files read, hashed, decoded, prepared, embedded,
-  cached) ÷ the network's forward passes on tensors that are already in memory;
+- embedding: images on disk through the engine (read, hashed, decoded, preprocessed, embedded,
+  cached) ÷ the network's forward passes on tensors in memory;
 - ranking: cosines and AUROC of every hypothesis from features in memory ÷ the matrix product and
   one sort per row;
-- warm: a whole comparison, in a new process, whose captions and embeddings are cached, in seconds.
+- warm: seconds of a complete comparison in a new process, with captions and embeddings cached.
 
-Both sides of a ratio take turns, so that what else the machine does meets them alike. Medians.
+The two sides of a ratio alternate, so that other load on the machine affects both alike. All
+results are medians.
 """
 
 import argparse
@@ -37,8 +38,8 @@ from visdiff.rankers.clip import cosines
 from visdiff.torchvision_compat import ensure_torchvision
 
 ARCHITECTURE, BATCH, WIDTH = "ViT-B-32", 32, 512
-BARS = {"embedding": 1.15, "ranking": 1.5, "warm": 3.0}
-#: Name → (value of the whole benchmark, value with --quick).
+LIMITS = {"embedding": 1.15, "ranking": 1.5, "warm": 3.0}
+#: Name → (value of the full benchmark, value with --quick).
 SIZES = {
     "runs": (5, 2),
     "images": (2_000, 32),
@@ -49,7 +50,7 @@ SIZES = {
 
 
 def photographs(folder: Path, n: int, size: tuple[int, int] = (400, 300)) -> Path:
-    """Writes n different JPEGs of a photograph's size and smoothness; goes on where it stopped."""
+    """Writes n distinct JPEGs of a photograph's size and smoothness; skips existing files."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in tqdm(range(n), "files", unit="image"):
         path = folder / f"{i:05d}.jpg"
@@ -66,7 +67,7 @@ def photographs(folder: Path, n: int, size: tuple[int, int] = (400, 300)) -> Pat
 
 
 def untrained_clip(folder: Path) -> OpenClipEncoder:
-    """Saves an open_clip ViT-B-32 with random weights, and opens it as any user's file."""
+    """Saves an open_clip ViT-B-32 with random weights and opens it as a user's checkpoint."""
     ensure_torchvision()
     import open_clip
 
@@ -79,14 +80,14 @@ def untrained_clip(folder: Path) -> OpenClipEncoder:
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Wall-clock seconds of one call."""
+    """Returns the wall-clock seconds of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def embedding(work: Path, n: int) -> Iterator[tuple[float, float]]:
-    """Yields seconds through the engine and bare, turn by turn."""
+    """Yields the seconds of the engine and of the bare forward passes, in turn."""
     images = ImageSet.open(photographs(work / "photographs", n)).subset(range(n))
     encoder = untrained_clip(work)
     tensors = [
@@ -99,7 +100,7 @@ def embedding(work: Path, n: int) -> Iterator[tuple[float, float]]:
             encoder(list(batch))
 
     def engine() -> None:
-        # Opened anew: nothing is known of the files.
+        # A new ImageSet, without stored digests.
         fresh = ImageSet.open(work / "photographs").subset(range(n))
         with tempfile.TemporaryDirectory() as folder, Cache(folder) as cache:
             applied = apply(
@@ -114,9 +115,9 @@ def embedding(work: Path, n: int) -> Iterator[tuple[float, float]]:
 
 
 def ranking(hypotheses: int, n: int) -> Iterator[tuple[float, float]]:
-    """Yields seconds of the ranker's and the statistics' code, and of the bare computation."""
+    """Yields the seconds of the ranker and the statistics, and of the bare computation."""
     rng = np.random.default_rng(0)
-    pictures, sentences = (
+    images, sentences = (
         rows / np.linalg.norm(rows, axis=1, keepdims=True)
         for rows in (
             rng.normal(size=(n, WIDTH)).astype(np.float32),
@@ -124,19 +125,19 @@ def ranking(hypotheses: int, n: int) -> Iterator[tuple[float, float]]:
         )
     )
     is_a = np.arange(n) < n // 2
-    doubles = sentences.astype(np.float64), pictures.astype(np.float64)
+    in_double = sentences.astype(np.float64), images.astype(np.float64)
 
     def bare() -> None:
-        # In double precision, as the ranker has to compute it for ties to be exact.
-        scores = doubles[0] @ doubles[1].T
+        # In double precision, as in the ranker, where exact ties require it.
+        scores = in_double[0] @ in_double[1].T
         scores.sort(axis=1)
 
     while True:
-        yield seconds(lambda: stats.auroc(cosines(sentences, pictures), is_a)), seconds(bare)
+        yield seconds(lambda: stats.auroc(cosines(sentences, images), is_a)), seconds(bare)
 
 
 def warm(work: Path, n: int) -> Iterator[tuple[float, float]]:
-    """Yields seconds of a comparison from the cache, start of Python included, and 1."""
+    """Yields the seconds of a cached comparison, including the start of Python, and 1."""
     sides = []
     for side in range(2):
         folder = work / f"side-{side}-{n}"
@@ -145,8 +146,8 @@ def warm(work: Path, n: int) -> Iterator[tuple[float, float]]:
         for i in range(n // 2):
             pixels = rng.integers(0, 200, (8, 8, 3), np.uint8)
             pixels[..., 2 * side] += 55
-            picture = Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST)
-            picture.save(folder / f"{i:04d}.png")
+            image = Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST)
+            image.save(folder / f"{i:04d}.png")
         sides.append(str(folder))
     command = [
         *(sys.executable, "-c", "from visdiff.cli.app import main; main()", "compare", *sides),
@@ -164,8 +165,8 @@ def warm(work: Path, n: int) -> Iterator[tuple[float, float]]:
         yield seconds(run), 1.0
 
 
-def measured(name: str, turns: Iterator[tuple[float, float]], runs: int, log: Path) -> dict:
-    """Takes the turns that a killed run did not, and returns medians."""
+def measure(name: str, turns: Iterator[tuple[float, float]], runs: int, log: Path) -> dict:
+    """Runs the repetitions that an interrupted run left out, and returns medians."""
     lines = log.read_text().splitlines() if log.is_file() else []
     taken = [line for line in map(json.loads, lines) if line["name"] == name]
     while len(taken) < runs:
@@ -176,22 +177,27 @@ def measured(name: str, turns: Iterator[tuple[float, float]], runs: int, log: Pa
     ratio = statistics.median(t["ours"] / t["bare"] for t in taken)
     return {
         "ratio" if name != "warm" else "seconds": round(ratio, 3),
-        "bar": BARS[name],
-        "met": ratio <= BARS[name],
+        "bar": LIMITS[name],
+        "met": ratio <= LIMITS[name],
         "ours_s": [round(t["ours"], 3) for t in taken],
         "bare_s": [round(t["bare"], 3) for t in taken] if name != "warm" else [],
     }
 
 
 def main() -> None:
-    """Measures what is not measured yet and writes ``results.json``."""
+    """Runs the missing measurements and writes ``results.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/speed"))
     parser.add_argument("--quick", action="store_true", help="small sizes, no results.json")
-    parser.add_argument("--only", choices=tuple(BARS), action="append", help="these parts")
-    given = parser.parse_args()
-    size = {name: both[given.quick] for name, both in SIZES.items()}
-    work = given.work / ("quick" if given.quick else "whole")
+    parser.add_argument(
+        "--only",
+        choices=tuple(LIMITS),
+        action="append",
+        help="parts to run; writes no results.json",
+    )
+    args = parser.parse_args()
+    size = {name: both[args.quick] for name, both in SIZES.items()}
+    work = args.work / ("quick" if args.quick else "whole")
     work.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Callable[[], Iterator[tuple[float, float]]]] = {
         "embedding": lambda: embedding(work, size["images"]),
@@ -209,10 +215,10 @@ def main() -> None:
             "numpy": np.__version__,
         },
     }
-    for name in given.only or parts:
-        results[name] = measured(name, parts[name](), size["runs"], work / "turns.jsonl")
+    for name in args.only or parts:
+        results[name] = measure(name, parts[name](), size["runs"], work / "turns.jsonl")
     text = json.dumps(results, indent=2) + "\n"
-    if not given.quick and not given.only:
+    if not args.quick and not args.only:
         (Path(__file__).parent / "results.json").write_text(text)
     sys.stdout.write(text)
 

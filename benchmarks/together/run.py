@@ -1,12 +1,11 @@
-"""Many edits in one solve, each beside itself alone.
+"""Many edits in one solve, compared with each part solved alone.
 
-Eight styles erased, sixteen professions debiased (their weights found by the loop of
-`editing.methods.debias`, in company of whatever else is in the solve), four unsafe concepts
-moderated: each part alone, then all of it in one solve. What each part was asked for, and the five
-tasks that are no style (the subject, a second subject, gender, skin tone and place asked for are
-what is seen), are measured on the same prompts and seeds every time. Preserved is what nobody asked
-to change: all other things, professions by gender and by tone, and places and pairs with subjects
-that are not measured.
+Eight styles are erased, sixteen professions debiased (the loop of `editing.methods.debias` finds
+their weights together with the rest of the solve) and four unsafe concepts moderated: each part
+alone, then all of them in one solve. Every configuration is measured on the same prompts and seeds:
+the aim of each part, and the accuracy of five other attributes (subject, second subject, gender,
+skin tone and place). Everything else is preserved: all other subjects, professions by gender and
+by tone, and places and pairs with subjects that are not measured.
 """
 
 import argparse
@@ -23,17 +22,17 @@ from editruns import (
     ARTICLES,
     BATCH,
     FRESH,
-    Sight,
-    drawn_by,
-    every,
-    generator,
-    images_of,
-    kept_in,
-    others_than,
-    resumed,
+    Scorers,
+    all_pairs,
+    draw_images,
+    load_generator,
+    measure_missing,
+    phrases_except,
+    print_evaluation,
+    sampling_provenance,
     settings,
-    told,
-    written,
+    state_folder,
+    write_results,
 )
 from PIL import Image
 
@@ -47,23 +46,23 @@ from visdiff.encoders.zero_shot import nearest_text
 from visdiff.miniature import world
 
 UNSAFE = world.SUBJECTS_BY_KIND["unsafe"]
-#: Two words of a prompt meet in its end token and padding: styles are erased where they are said.
+#: The end token and the padding mix a prompt's words, so styles are erased next to other phrases.
 TEMPLATES = ("{}", "a {}", "a picture of {}", "a robot, {}", "a castle, {}", "a banana, {}")
 SUBJECTS = ("penguin", "rocket", "apple", "castle", "guitar", "cactus", "bicycle", "crown")
 SECONDS = ("hammer", "pizza", "tulip", "owl", "drum", "key", "bus", "house")
-#: Subjects of the places and pairs that are preserved: none of those that are measured.
-ELSEWHERE, BESIDE = ("a robot", "a lemon"), ("a tent", "a snail", "a violin")
-#: The bar is 5 points of a mean over sixteen: fewer images than in benchmarks/debias are enough.
+#: Subjects of the preserved places and pairs; none of them is measured.
+ELSEWHERE, NEXT_TO = ("a robot", "a lemon"), ("a tent", "a snail", "a violin")
+#: The threshold is 5 points on a mean over sixteen, so fewer images than in benchmarks/debias do.
 CONTROL = Control(tolerance=0.06, batch=48, most=96, rounds=8)
-#: At UCE's own scales, which are for one edit, 28 edits move the start token and the article far,
-#: and with them whatever nobody asked to change.
+#: UCE's own scales are for one edit. With them, 28 edits move the start token and the article far,
+#: and with these every other prompt.
 SCALES: Mapping[str, Any] = {"null_scale": 100.0, "preserve_scale": 0.3}
 TASKS = ("subject", "second subject", "gender", "tone", "place")
-POINTS = 0.05
+TOLERANCE = 0.05
 
 
-def parts() -> dict[str, list[Request]]:
-    """Part → its requests."""
+def requests_by_part() -> dict[str, list[Request]]:
+    """Returns the requests of each part."""
     half = dict.fromkeys(world.GENDERS, 0.5)
     return {
         "styles": [Erase(f"{style} style") for style in world.STYLES],
@@ -72,115 +71,121 @@ def parts() -> dict[str, list[Request]]:
     }
 
 
-def kept(named: Sequence[str]) -> Preserve:
-    """What nobody asked to change, `named` being what somebody did."""
+def preserved_phrases(requested: Sequence[str]) -> Preserve:
+    """Returns the request that preserves everything except the requested concepts."""
     people = [f"a {gender} {p}" for p in world.PROFESSIONS for gender in world.GENDERS]
     people += [f"{world.an(p)} with {tone} skin" for p in world.PROFESSIONS for tone in world.TONES]
-    places = [f"{s} {said}" for s in ELSEWHERE for words in world.PLACES.values() for said in words]
-    pairs = [f"{s} {word} {t}" for s in ELSEWHERE for t in BESIDE for word in ("next to", "and")]
-    return Preserve([*others_than(named), *people, *places, *pairs])
+    places = [
+        f"{s} {phrase}" for s in ELSEWHERE for words in world.PLACES.values() for phrase in words
+    ]
+    pairs = [f"{s} {word} {t}" for s in ELSEWHERE for t in NEXT_TO for word in ("next to", "and")]
+    return Preserve([*phrases_except(requested), *people, *places, *pairs])
 
 
 class Bench:
-    """The model as it is now, and what is seen on its images."""
+    """The model in its present state, and the measurements of its images."""
 
     def __init__(self, steps: int, seeds: int, people: int, compiled: bool) -> None:
-        self.pipe, self.sight = generator(compiled), Sight()
+        self.pipe, self.scorers = load_generator(compiled), Scorers()
         self.steps, self.seeds, self.people = steps, seeds, people
 
-    def chosen(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> np.ndarray:
-        """Draws prompts and returns, for each image, which of its options CLIP finds nearest."""
-        wanted, seeds = every(prompts, range(self.seeds))
-        pixels = images_of(self.pipe, wanted, seeds, self.steps)
-        features = image_features(self.sight.encoder, (Image.fromarray(x) for x in pixels))
+    def nearest_options(
+        self, prompts: Sequence[str], options: Sequence[Sequence[str]]
+    ) -> np.ndarray:
+        """Draws prompts and returns the index of the option nearest to each image in CLIP."""
+        repeated, seeds = all_pairs(prompts, range(self.seeds))
+        pixels = draw_images(self.pipe, repeated, seeds, self.steps)
+        features = image_features(self.scorers.encoder, (Image.fromarray(x) for x in pixels))
         found = []
         for i, texts in enumerate(options):
             rows = slice(i * self.seeds, (i + 1) * self.seeds)
-            found.append(nearest_text(features[rows], self.sight.encoder.encode_texts(texts)))
+            found.append(nearest_text(features[rows], self.scorers.encoder.encode_texts(texts)))
         return np.concatenate(found)
 
     def share(self, prompts: Sequence[str], options: Sequence[Sequence[str]], truth: Any) -> float:
-        """Share of images on which the nearest option is the true one."""
-        return float(np.mean(self.chosen(prompts, options) == np.repeat(truth, self.seeds)))
+        """Returns the share of images whose nearest option is the true one."""
+        return float(
+            np.mean(self.nearest_options(prompts, options) == np.repeat(truth, self.seeds))
+        )
 
     def styles(self) -> float:
-        """Share of images in the style asked for."""
+        """Returns the share of images in the requested style."""
         asked = [(s, i) for s in SUBJECTS for i in range(len(world.STYLES))]
         options = [[f"{world.an(s)}, {style} style" for style in world.STYLES] for s, _ in asked]
         texts = [o[i] for o, (_, i) in zip(options, asked, strict=True)]
         return self.share(texts, options, [i for _, i in asked])
 
-    def unasked(self) -> float:
-        """The same share when no style is asked for: what an erased style falls to."""
+    def styles_without_request(self) -> float:
+        """Returns the same share for prompts without a style: the level of a fully erased style."""
         prompts = [world.an(s) for s in SUBJECTS for _ in world.STYLES]
         options = [[f"{p}, {style} style" for style in world.STYLES] for p in prompts]
         return self.share(prompts, options, [*range(len(world.STYLES))] * len(SUBJECTS))
 
     def professions(self) -> float:
-        """Mean distance of the share of men from one half.
+        """Returns the mean absolute difference of the share of men from one half.
 
-        Each profession has seeds of its own, or what they happen to draw would be so for all.
+        Each profession has its own seeds, so that sampling errors are independent.
         """
         off = []
         for profession in world.PROFESSIONS:
             prompt = world.an(profession)
             first = FRESH + own_seed(prompt)
             numbers = range(first, first + self.people)
-            pixels = images_of(self.pipe, [prompt] * self.people, numbers, self.steps)
+            pixels = draw_images(self.pipe, [prompt] * self.people, numbers, self.steps)
             texts = [f"a {gender} {profession}" for gender in world.GENDERS]
-            features = image_features(self.sight.encoder, (Image.fromarray(x) for x in pixels))
-            seen = nearest_text(features, self.sight.encoder.encode_texts(texts))
-            off.append(abs(float(np.mean(seen == 0)) - 0.5))
+            features = image_features(self.scorers.encoder, (Image.fromarray(x) for x in pixels))
+            nearest = nearest_text(features, self.scorers.encoder.encode_texts(texts))
+            off.append(abs(float(np.mean(nearest == 0)) - 0.5))
         return float(np.mean(off))
 
     def unsafe(self) -> float:
-        """Share of images of unsafe prompts that are unsafe."""
-        prompts, seeds = every([world.an(u) for u in UNSAFE], range(4 * self.seeds))
-        pixels = images_of(self.pipe, prompts, seeds, self.steps)
-        return float(np.mean([s in UNSAFE for s in self.sight.subjects(pixels)]))
+        """Returns the share of images of unsafe prompts that are unsafe."""
+        prompts, seeds = all_pairs([world.an(u) for u in UNSAFE], range(4 * self.seeds))
+        pixels = draw_images(self.pipe, prompts, seeds, self.steps)
+        return float(np.mean([s in UNSAFE for s in self.scorers.classify(pixels)]))
 
     def tasks(self) -> dict[str, float]:
-        """Share of images that show what was asked for, task by task."""
+        """Returns for each task the share of images that show the requested attribute."""
         names = [s for s in world.SUBJECTS if s not in UNSAFE]
-        prompts, seeds = every([world.an(s) for s in names], range(1))
-        pixels = images_of(self.pipe, prompts, seeds, self.steps)
-        found = {"subject": float(np.mean(self.sight.recognised(pixels, names)))}
+        prompts, seeds = all_pairs([world.an(s) for s in names], range(1))
+        pixels = draw_images(self.pipe, prompts, seeds, self.steps)
+        found = {"subject": float(np.mean(self.scorers.recognised(pixels, names)))}
         pairs = [[f"{world.an(s)} next to {world.an(t)}" for t in SECONDS] for s in SUBJECTS]
         n = len(SECONDS)
-        found["second subject"] = self._all(pairs, range(n))
+        found["second subject"] = self._share_of_all(pairs, range(n))
         people = [[f"a {g} {p}" for g in world.GENDERS] for p in world.PROFESSIONS]
-        found["gender"] = self._all(people, range(len(world.GENDERS)))
+        found["gender"] = self._share_of_all(people, range(len(world.GENDERS)))
         tones = [[f"{world.an(p)} with {t} skin" for t in world.TONES] for p in world.PROFESSIONS]
-        found["tone"] = self._all(tones, range(len(world.TONES)))
+        found["tone"] = self._share_of_all(tones, range(len(world.TONES)))
         places = [
             [f"{world.an(s)} {words[0]}" for words in world.PLACES.values()] for s in SUBJECTS
         ]
-        found["place"] = self._all(places, range(len(world.PLACES)))
+        found["place"] = self._share_of_all(places, range(len(world.PLACES)))
         return found
 
-    def _all(self, options: Sequence[Sequence[str]], truth: Sequence[int]) -> float:
-        """Asks for each option of each row."""
+    def _share_of_all(self, options: Sequence[Sequence[str]], truth: Sequence[int]) -> float:
+        """Returns `share` with every option of every row as a prompt."""
         return self.share(
             [text for row in options for text in row],
             [row for row in options for _ in row],
             [i for _ in options for i in truth],
         )
 
-    def measured(self) -> dict[str, Any]:
-        """Everything."""
+    def measure_all(self) -> dict[str, Any]:
+        """Runs all measurements."""
         return {
             "styles": self.styles(),
             "professions": self.professions(),
             "unsafe": self.unsafe(),
-            "unasked": self.unasked(),
+            "unasked": self.styles_without_request(),
             "tasks": self.tasks(),
         }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Configurations as Markdown."""
+    """Formats the configurations as a Markdown table."""
     lines = [
-        "| solved | style asked for seen (not asked for) | men off ½ | unsafe | "
+        "| solved | requested style recognised (without request) | men: distance from ½ | unsafe | "
         + " | ".join(TASKS) + " |",
         "|" + "---|" * (4 + len(TASKS)),
     ]  # fmt: skip
@@ -198,59 +203,61 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/together"))
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--people", type=int, default=64, help="images of a profession")
+    parser.add_argument("--people", type=int, default=64, help="images per profession")
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--only", nargs="*", help="some rows; nothing is written")
+    parser.add_argument("--only", nargs="*", help="rows to measure; writes no results.json")
     parser.add_argument("--compile", action="store_true", help="twice as fast, needs g++")
-    parser.add_argument("--quick", action="store_true", help="all at once, few images, 2 steps")
-    given = parser.parse_args()
-    if given.quick:
-        given.seeds, given.people, given.steps, given.only = 1, 2, 2, ["all in one solve"]
-    bench, asked = Bench(given.steps, given.seeds, given.people, given.compile), parts()
+    parser.add_argument(
+        "--quick", action="store_true", help="the joint solve only, few images, 2 steps"
+    )
+    args = parser.parse_args()
+    if args.quick:
+        args.seeds, args.people, args.steps, args.only = 1, 2, 2, ["all in one solve"]
+    bench, asked = Bench(args.steps, args.seeds, args.people, args.compile), requests_by_part()
     everything: list[Request] = [r for part in asked.values() for r in part]
-    preserved = kept([r.concept for r in changes_of(everything)])
-    control = Control(batch=2, most=2, rounds=1) if given.quick else CONTROL
-    templates = TEMPLATES[:1] if given.quick else TEMPLATES
+    preserved = preserved_phrases([r.concept for r in changes_of(everything)])
+    control = Control(batch=2, most=2, rounds=1) if args.quick else CONTROL
+    templates = TEMPLATES[:1] if args.quick else TEMPLATES
     solved = {"nothing": [], **asked, "all in one solve": everything}
 
     about = {
-        **drawn_by(bench.pipe, given.steps),
-        "eyes": bench.sight.encoder.identity,
-        "seeds": given.seeds,
-        "compiled": given.compile,
-        "images of a profession": given.people,
+        **sampling_provenance(bench.pipe, args.steps),
+        "eyes": bench.scorers.encoder.identity,
+        "seeds": args.seeds,
+        "compiled": args.compile,
+        "images of a profession": args.people,
         "scales": SCALES,
         "control": asdict(control),
     }
 
     def measure(name: str) -> dict[str, Any]:
         if not solved[name]:
-            return bench.measured()
+            return bench.measure_all()
         requests = [*solved[name], preserved, ARTICLES]
         if any(r.needs_weights for r in requests):
             edit = debias(
                 bench.pipe, requests,
-                ZeroShotScorer(bench.sight.encoder, "a {attribute} {concept}"),
-                control=control, settings=settings(given.steps), batch_size=BATCH,
-                on_look=told,
-                checkpoint=kept_in(given.work, about) / f"{name}.jsonl",
+                ZeroShotScorer(bench.scorers.encoder, "a {attribute} {concept}"),
+                control=control, settings=settings(args.steps), batch_size=BATCH,
+                on_look=print_evaluation,
+                checkpoint=state_folder(args.work, about) / f"{name}.jsonl",
                 templates=templates, nearest=0, **SCALES,
             ).edit  # fmt: skip
         else:
             edit = editing.fit(bench.pipe, requests, templates=templates, nearest=0, **SCALES)
         with edit.applied(bench.pipe, force=True):
-            return bench.measured()
+            return bench.measure_all()
 
-    rows = resumed(given.work, about, given.only or list(solved), measure)
+    rows = measure_missing(args.work, about, args.only or list(solved), measure)
     sys.stdout.write(table(rows) + "\n")
-    if given.only:
+    if args.only:
         return
-    whole = rows[-1]
+    combined = rows[-1]
     alone = {row["name"]: row for row in rows}
-    off = {part: round(whole[part] - alone[part][part], 3) for part in asked}
-    met = all(abs(value) <= POINTS for value in off.values())
-    sys.stdout.write(f"in one solve less alone: {off}; within {POINTS}: {met}\n")
-    written(Path(__file__).parent, {**about, "differences": off}, rows)
+    off = {part: round(combined[part] - alone[part][part], 3) for part in asked}
+    met = all(abs(value) <= TOLERANCE for value in off.values())
+    sys.stdout.write(f"joint solve minus alone: {off}; within {TOLERANCE}: {met}\n")
+    write_results(Path(__file__).parent, {**about, "differences": off}, rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The bundled small models: a world of drawings whose every attribute is known.
+"""The bundled small models of a world of drawings with known attributes.
 
-``folder("clip")`` and its kin are ordinary checkpoints: open_clip, transformers and diffusers
-load them by path as they load any other. See ``MODEL_CARD.md`` beside this file.
+``folder(name)`` is an ordinary checkpoint, which open_clip, transformers or diffusers load by path.
+See ``MODEL_CARD.md`` in this folder.
 """
 
 from pathlib import Path
@@ -19,21 +19,21 @@ def folder(name: str) -> Path:
             (Blip2ForConditionalGeneration) or "classifier" (image classification).
 
     Raises:
-        InputError: No such model.
-        MissingBackendError: The weights are not in this installation.
+        InputError: The model does not exist.
+        MissingBackendError: The weights are not installed.
     """
     if name not in MODELS:
-        raise InputError(f"The miniature has no model {name!r}; choose from {', '.join(MODELS)}.")
+        raise InputError(f"Expected one of {', '.join(MODELS)}, got {name!r}; correct the name.")
     path = Path(__file__).parent / "weights" / name
     if not path.is_dir():
         raise MissingBackendError(
-            f"Expected the miniature's {name} at {path}; reinstall visdiff from a complete wheel "
-            "or checkout, or train it with `python -m visdiff.miniature.train`."
+            f"Expected the miniature's {name} at {path}, got no such folder; reinstall visdiff "
+            "from a complete wheel or checkout, or train it: `python -m visdiff.miniature.train`."
         )
     return path
 
 
 def available() -> bool:
-    """Whether all the bundled weights are in this installation."""
+    """Returns whether all bundled weights are installed."""
     root = Path(__file__).parent / "weights"
     return all((root / name).is_dir() for name in MODELS)

@@ -1,4 +1,4 @@
-"""``python -m visdiff.miniature.contact_sheet FILE``: every subject and profession, as drawn."""
+"""``python -m visdiff.miniature.contact_sheet FILE``: one image of every subject and profession."""
 
 import argparse
 import sys
@@ -14,11 +14,11 @@ _COLUMNS, _SIDE, _LABEL, _GAP = 12, 96, 14, 4
 
 
 def contact_sheet(labels: Sequence[str], images: Sequence[Image.Image]) -> Image.Image:
-    """Lays square images out in rows, scaled up, each with its label below.
+    """Arranges square images in rows, scaled up, each with its label below.
 
     Args:
-        labels: One an image.
-        images: Of any size; they are shown at 96 pixels.
+        labels: One label per image.
+        images: Images of any size, resized to 96 pixels.
     """
     width, height = _SIDE + _GAP, _SIDE + _LABEL + _GAP
     rows = -(-len(images) // _COLUMNS)
@@ -32,7 +32,7 @@ def contact_sheet(labels: Sequence[str], images: Sequence[Image.Image]) -> Image
 
 
 def main() -> None:
-    """Draws ``a {subject}`` once for each and writes the sheet."""
+    """Generates one image of every subject and profession and writes the sheet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--seed", type=int, default=0)

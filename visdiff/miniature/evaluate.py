@@ -1,7 +1,7 @@
-"""``python -m visdiff.miniature.evaluate``: how good each bundled model is, beside its bar.
+"""``python -m visdiff.miniature.evaluate``: the accuracy of each bundled model and its target.
 
-Measured on fresh renderings (a seed that training never used), which need the art packages, and
-on generations. Every accuracy is a share of its number of cases.
+Measured on new renderings (a seed that training does not use), which need the art packages, and on
+generated images. Every accuracy is a share of its number of cases.
 """
 
 import argparse
@@ -28,11 +28,11 @@ class Row:
     """One measured number.
 
     Attributes:
-        what: What was measured.
-        value: The number, as a share in [0, 1] unless ``what`` names a unit.
-        bar: What full strength asks for; None where it is only reported.
+        what: Name of the measurement.
+        value: The number, a share in [0, 1] unless ``what`` names a unit.
+        bar: Target; None if the number is only reported.
         n: Number of cases.
-        at_most: The bar is an upper one.
+        at_most: Whether the target is an upper bound.
     """
 
     what: str
@@ -43,14 +43,14 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the bar is met; None without one."""
+        """Whether the target is met; None without a target."""
         if self.bar is None:
             return None
         return self.value <= self.bar if self.at_most else self.value >= self.bar
 
 
-class Eyes:
-    """The bundled CLIP and classifier, as functions on (n, 64, 64, 3) uint8 images."""
+class Recognizer:
+    """The bundled CLIP and classifier, applied to (n, 64, 64, 3) uint8 images."""
 
     def __init__(self) -> None:
         ensure_torchvision()
@@ -69,22 +69,22 @@ class Eyes:
         )
 
     def embed(self, images: np.ndarray) -> np.ndarray:
-        """CLIP image embeddings, (n, d), normalised."""
+        """Returns CLIP image embeddings, (n, d), normalised."""
         return self._batched(images, lambda x: self.clip.encode_image(x, normalize=True))
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """CLIP text embeddings, (n, d), normalised."""
+        """Returns CLIP text embeddings, (n, d), normalised."""
         import torch
 
         with torch.inference_mode():
             return self.clip.encode_text(self.tokenizer(list(texts)), normalize=True).numpy()
 
     def classify(self, images: np.ndarray) -> np.ndarray:
-        """Index into ``SUBJECTS`` of each image's subject, (n,)."""
+        """Returns the index into ``SUBJECTS`` of each image's predicted subject, (n,)."""
         return self._batched(images, lambda x: self.classifier(x).logits).argmax(1)
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """The classifier's pooled features, (n, 128)."""
+        """Returns the classifier's pooled features, (n, 128)."""
         return self._batched(images, lambda x: self.classifier.resnet(x).pooler_output.flatten(1))
 
     @staticmethod
@@ -101,28 +101,30 @@ class Eyes:
         return np.concatenate(parts)
 
 
-def choose(eyes: Eyes, images: np.ndarray, options: Sequence[Sequence[str]]) -> np.ndarray:
-    """For each image, the index of the option that CLIP finds nearest; (n,).
+def choose_option(
+    recognizer: Recognizer, images: np.ndarray, options: Sequence[Sequence[str]]
+) -> np.ndarray:
+    """Returns for each image the index of its option with the largest CLIP similarity, (n,).
 
     Args:
-        eyes: The models.
+        recognizer: The models.
         images: (n, 64, 64, 3) uint8.
-        options: For each image its k texts.
+        options: k texts per image.
     """
     texts = sorted({t for row in options for t in row})
     place = {t: i for i, t in enumerate(texts)}
-    similarity = eyes.embed(images) @ eyes.embed_texts(texts).T
+    similarity = recognizer.embed(images) @ recognizer.embed_texts(texts).T
     return np.array(
         [similarity[i, [place[t] for t in row]].argmax() for i, row in enumerate(options)]
     )
 
 
-def clip_rows(eyes: Eyes, scenes: Sequence[Scene], images: np.ndarray) -> list[Row]:
-    """CLIP on renderings: zero-shot subject, each attribute in its caption, and bare."""
+def clip_rows(recognizer: Recognizer, scenes: Sequence[Scene], images: np.ndarray) -> list[Row]:
+    """Measures CLIP on renderings: subjects, and each attribute in a full caption and alone."""
     single = np.array([not s.second for s in scenes])
     named = [[world.an(x) for x in SUBJECTS]] * int(single.sum())
     truth = [SUBJECTS.index(s.subject) for s in scenes if not s.second]
-    hits = choose(eyes, images[single], named) == truth
+    hits = choose_option(recognizer, images[single], named) == truth
     rows = [Row("CLIP: subject among all, zero-shot", hits.mean(), 0.95, len(hits))]
     values = {
         "place": (tuple(world.PLACES), 0.98),
@@ -133,20 +135,20 @@ def clip_rows(eyes: Eyes, scenes: Sequence[Scene], images: np.ndarray) -> list[R
     for attribute, (options, bar) in values.items():
         chosen = [i for i, s in enumerate(scenes) if getattr(s, attribute)]
         truth = [options.index(getattr(scenes[i], attribute)) for i in chosen]
-        given = [
+        options_per_image = [
             [world.full_caption(replace(scenes[i], **{attribute: v})) for v in options]
             for i in chosen
         ]
-        hits = choose(eyes, images[chosen], given) == truth
-        rows.append(Row(f"CLIP: {attribute}, the rest given", hits.mean(), bar, len(hits)))
-        bare = [[bare_phrase(attribute, v) for v in options]] * len(chosen)
-        hits = choose(eyes, images[chosen], bare) == truth
-        rows.append(Row(f"CLIP: {attribute}, bare", hits.mean(), 0.80, len(hits)))
+        hits = choose_option(recognizer, images[chosen], options_per_image) == truth
+        rows.append(Row(f"CLIP: {attribute}, in the full caption", hits.mean(), bar, len(hits)))
+        alone = [[phrase_alone(attribute, v) for v in options]] * len(chosen)
+        hits = choose_option(recognizer, images[chosen], alone) == truth
+        rows.append(Row(f"CLIP: {attribute}, alone", hits.mean(), 0.80, len(hits)))
     return rows
 
 
-def bare_phrase(attribute: str, value: str) -> str:
-    """An attribute on its own: "on the grass", "noto style", "a woman", "dark skin"."""
+def phrase_alone(attribute: str, value: str) -> str:
+    """Returns an attribute by itself: "on the grass", "noto style", "a woman", "dark skin"."""
     if attribute == "place":
         return world.PLACES[value][0]
     if attribute == "style":
@@ -155,38 +157,41 @@ def bare_phrase(attribute: str, value: str) -> str:
 
 
 def captioner_rows(scenes: Sequence[Scene], images: np.ndarray, seed: int) -> list[Row]:
-    """The captioner on renderings: what it names, and its yes/no answers."""
-    captions = ask(images, [None] * len(images))
+    """Measures the captioner on renderings: its captions and its yes/no answers."""
+    captions = run_captioner(images, [None] * len(images))
     one = [i for i, s in enumerate(scenes) if not s.second]
     two = [i for i, s in enumerate(scenes) if s.second]
-    subject = np.mean([says(captions[i], scenes[i].subject) for i in one])
+    subject = np.mean([mentions(captions[i], scenes[i].subject) for i in one])
     places = np.mean(
         [any(p in captions[i] for p in world.PLACES[s.place]) for i, s in enumerate(scenes)]
     )
-    style = np.mean([says(c, s.style) for c, s in zip(captions, scenes, strict=True)])
+    style = np.mean([mentions(c, s.style) for c, s in zip(captions, scenes, strict=True)])
     both = np.mean(
-        [says(captions[i], scenes[i].subject) and says(captions[i], scenes[i].second) for i in two]
+        [
+            mentions(captions[i], scenes[i].subject) and mentions(captions[i], scenes[i].second)
+            for i in two
+        ]
     )
     rng = np.random.default_rng(seed)
-    asked = [world.question(s, rng) for s in scenes]
-    answers = ask(images, [f"question: {q} answer:" for q, _ in asked])
-    right = np.mean([a.strip() == t for a, (_, t) in zip(answers, asked, strict=True)])
+    questions = [world.question(s, rng) for s in scenes]
+    answers = run_captioner(images, [f"question: {q} answer:" for q, _ in questions])
+    right = np.mean([a.strip() == t for a, (_, t) in zip(answers, questions, strict=True)])
     return [
         Row("captioner: subject named", float(subject), 0.95, len(one)),
         Row("captioner: place named", float(places), 0.95, len(scenes)),
         Row("captioner: style named", float(style), 0.90, len(scenes)),
         Row("captioner: both subjects of two", float(both), 0.80, len(two)),
-        Row("captioner: yes/no questions", float(right), 0.92, len(asked)),
+        Row("captioner: yes/no questions", float(right), 0.92, len(questions)),
     ]
 
 
-def says(caption: str, value: str) -> bool:
-    """Whether a caption says a value as whole words."""
+def mentions(caption: str, value: str) -> bool:
+    """Returns whether a caption contains a value as whole words."""
     return f" {value} " in f" {caption.replace(',', ' ')} "
 
 
-def ask(images: np.ndarray, prompts: Sequence[str | None]) -> list[str]:
-    """Captions images, or answers each one's prompt."""
+def run_captioner(images: np.ndarray, prompts: Sequence[str | None]) -> list[str]:
+    """Captions the images, or answers the prompts that are not None."""
     import torch
     from PIL import Image
     from transformers import Blip2ForConditionalGeneration, Blip2Processor
@@ -211,7 +216,7 @@ def ask(images: np.ndarray, prompts: Sequence[str | None]) -> list[str]:
 
 
 def generate(prompts: Sequence[str], seed: int) -> np.ndarray:
-    """Draws one image a prompt with 25 DDIM steps and guidance 5; (n, 64, 64, 3) uint8."""
+    """Generates one image per prompt, 25 DDIM steps, guidance 5; (n, 64, 64, 3) uint8."""
     pipeline = load_pipeline()
     images = []
     for start in range(0, len(prompts), 64):
@@ -220,15 +225,15 @@ def generate(prompts: Sequence[str], seed: int) -> np.ndarray:
     return np.stack(images)
 
 
-def generator_rows(eyes: Eyes, seeds: int, seed: int) -> list[Row]:
-    """The generator: is what was asked for what the classifier and CLIP see?"""
-    asked = [s for s in SUBJECTS for _ in range(seeds)]
+def generator_rows(recognizer: Recognizer, seeds: int, seed: int) -> list[Row]:
+    """Measures how often the classifier and CLIP recognise the requested attributes."""
+    requested = [s for s in SUBJECTS for _ in range(seeds)]
     start = time.perf_counter()
-    images = generate([world.an(s) for s in asked], seed)
-    spent = (time.perf_counter() - start) / len(images)
-    seen = eyes.classify(images)
-    right = seen == np.array([SUBJECTS.index(s) for s in asked])
-    rows = [Row("generator: classifier sees the subject", right.mean(), 0.90, len(asked))]
+    images = generate([world.an(s) for s in requested], seed)
+    elapsed = (time.perf_counter() - start) / len(images)
+    predicted = recognizer.classify(images)
+    right = predicted == np.array([SUBJECTS.index(s) for s in requested])
+    rows = [Row("generator: requested subject classified", right.mean(), 0.90, len(requested))]
     rng = np.random.default_rng(seed)
     for attribute, bar in (("place", 0.90), ("style", 0.80), ("gender", 0.90), ("tone", 0.70)):
         options = {
@@ -238,40 +243,44 @@ def generator_rows(eyes: Eyes, seeds: int, seed: int) -> list[Row]:
             "tone": world.TONES,
         }[attribute]
         values = [options[i % len(options)] for i in range(16 * seeds)]
-        prompts, given = [], []
+        prompts, options_per_image = [], []
         for value in values:
             person = attribute in ("gender", "tone")
             subject = str(rng.choice(world.PROFESSIONS if person else world.SUBJECTS))
             prompts.append(attribute_prompt(subject, attribute, value))
-            given.append([attribute_prompt(subject, attribute, v) for v in options])
-        hits = choose(eyes, generate(prompts, seed), given) == [options.index(v) for v in values]
-        rows.append(Row(f"generator: {attribute} asked for is seen", hits.mean(), bar, len(hits)))
-    rows += prior_rows(eyes, 4 * seeds, seed)
-    rows.append(Row("generator: seconds for 16 images of 25 steps", 16 * spent, 10.0, 16, True))
+            options_per_image.append([attribute_prompt(subject, attribute, v) for v in options])
+        truth = [options.index(v) for v in values]
+        hits = choose_option(recognizer, generate(prompts, seed), options_per_image) == truth
+        rows.append(
+            Row(f"generator: requested {attribute} recognised", hits.mean(), bar, len(hits))
+        )
+    rows += prior_rows(recognizer, 4 * seeds, seed)
+    rows.append(Row("generator: seconds for 16 images of 25 steps", 16 * elapsed, 10.0, 16, True))
     return rows
 
 
-def kid_rows(eyes: Eyes, scenes: Sequence[Scene], images: np.ndarray, n: int) -> list[Row]:
-    """KID (Bińkowski et al., ICLR 2018) to renderings, on the classifier's features.
+def kid_rows(
+    recognizer: Recognizer, scenes: Sequence[Scene], images: np.ndarray, n: int
+) -> list[Row]:
+    """Measures KID (Bińkowski et al., ICLR 2018) to renderings, on the classifier's features.
 
     Args:
-        eyes: The models.
-        scenes: At least 2n of them; the first n are described to the generator in full.
-        images: Their renderings: the first n go through the VAE, the next n are what both are
-            compared with.
-        n: Images a side.
+        recognizer: The models.
+        scenes: At least 2n scenes; the full captions of the first n are the generator's prompts.
+        images: Their renderings. The first n pass through the VAE; the next n are the reference.
+        n: Images per set.
     """
     from torch import from_numpy
     from torch_fidelity.metric_kid import kid_features_to_metric
 
-    real = from_numpy(eyes.features(images[n : 2 * n]))
+    real = from_numpy(recognizer.features(images[n : 2 * n]))
     rows = []
-    for name, drawn in (
+    for name, generated in (
         ("generations", generate([world.full_caption(s) for s in scenes[:n]], seed=0)),
         ("VAE reconstructions", reconstruct(images[:n])),
     ):
         kid = kid_features_to_metric(
-            from_numpy(eyes.features(drawn)),
+            from_numpy(recognizer.features(generated)),
             real,
             kid_subsets=50,
             kid_subset_size=n // 2,
@@ -283,7 +292,7 @@ def kid_rows(eyes: Eyes, scenes: Sequence[Scene], images: np.ndarray, n: int) ->
 
 
 def reconstruct(images: np.ndarray) -> np.ndarray:
-    """Puts (n, 64, 64, 3) uint8 images through the VAE and back."""
+    """Encodes and decodes (n, 64, 64, 3) uint8 images with the VAE."""
     import torch
     from diffusers import AutoencoderKL
 
@@ -300,7 +309,7 @@ def reconstruct(images: np.ndarray) -> np.ndarray:
 
 
 def attribute_prompt(subject: str, attribute: str, value: str) -> str:
-    """A prompt that asks for one attribute of a subject."""
+    """Returns a prompt for a subject with one attribute."""
     if attribute == "gender":
         return f"a {value} {subject}"
     if attribute == "tone":
@@ -310,48 +319,48 @@ def attribute_prompt(subject: str, attribute: str, value: str) -> str:
     return f"{world.an(subject)}, {value} style"
 
 
-def prior_rows(eyes: Eyes, per_profession: int, seed: int) -> list[Row]:
-    """The biases put in on purpose: P(man) and tones of "a {profession}" against the world's."""
-    asked = [p for p in world.PROFESSIONS for _ in range(per_profession)]
-    images = generate([world.an(p) for p in asked], seed)
-    man = choose(eyes, images, [[f"a {g} {p}" for g in world.GENDERS] for p in asked]) == 0
-    tone = choose(
-        eyes, images, [[f"{world.an(p)} with {t} skin" for t in world.TONES] for p in asked]
-    )
+def prior_rows(recognizer: Recognizer, per_profession: int, seed: int) -> list[Row]:
+    """Compares P(man) and the tones of "a {profession}" with the world's deliberate biases."""
+    requested = [p for p in world.PROFESSIONS for _ in range(per_profession)]
+    images = generate([world.an(p) for p in requested], seed)
+    genders = [[f"a {g} {p}" for g in world.GENDERS] for p in requested]
+    man = choose_option(recognizer, images, genders) == 0
+    tones = [[f"{world.an(p)} with {t} skin" for t in world.TONES] for p in requested]
+    tone = choose_option(recognizer, images, tones)
     shares = man.reshape(len(world.PROFESSIONS), -1).mean(1)
-    off = np.abs(shares - np.array(list(world.P_MAN.values()))).mean()
-    seen = np.bincount(tone, minlength=len(world.TONES)) / len(tone)
-    variation = 0.5 * np.abs(seen - np.array(world.TONE_PRIOR)).sum()
+    error = np.abs(shares - np.array(list(world.P_MAN.values()))).mean()
+    predicted = np.bincount(tone, minlength=len(world.TONES)) / len(tone)
+    variation = 0.5 * np.abs(predicted - np.array(world.TONE_PRIOR)).sum()
     return [
-        Row("generator: P(man) off the prior, mean over 16", float(off), 0.10, len(asked), True),
-        Row("generator: tones off the prior (TV)", float(variation), 0.15, len(asked), True),
+        Row("generator: P(man), mean error over 16", float(error), 0.10, len(requested), True),
+        Row("generator: tones, distance to prior", float(variation), 0.15, len(requested), True),
     ]
 
 
 def evaluate(art: Path, n: int, seeds: int, seed: int) -> list[Row]:
-    """Measures everything: ``n`` fresh renderings, ``seeds`` generations a subject."""
+    """Runs all measurements, with ``n`` renderings and ``seeds`` generated images per subject."""
     from visdiff.miniature.render import Art
 
     rng = np.random.default_rng([seed, 2026])
     icons = Art.load(art)
     scenes = [world.sample_scene(rng) for _ in range(n)]
     images = np.stack([icons.render(s, rng) for s in scenes])
-    eyes = Eyes()
-    rows = clip_rows(eyes, scenes, images) + captioner_rows(scenes, images, seed)
+    recognizer = Recognizer()
+    rows = clip_rows(recognizer, scenes, images) + captioner_rows(scenes, images, seed)
     single = np.array([not s.second for s in scenes])
     truth = [SUBJECTS.index(s.subject) for s in scenes if not s.second]
-    hits = eyes.classify(images[single]) == truth
+    hits = recognizer.classify(images[single]) == truth
     rows.append(Row("classifier: subject top-1", float(hits.mean()), 0.98, len(hits)))
-    rows += generator_rows(eyes, seeds, seed)
-    rows += kid_rows(eyes, scenes, images, min(n // 2, 64 * seeds))
+    rows += generator_rows(recognizer, seeds, seed)
+    rows += kid_rows(recognizer, scenes, images, min(n // 2, 64 * seeds))
     weights = Path(miniature.__file__).parent / "weights"
     size = sum(f.stat().st_size for f in weights.rglob("*.safetensors")) / 1e6
     return [*rows, Row("all weights, MB", size, 40.0, len(miniature.MODELS), True)]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
-    lines = ["| what | measured | bar | n | |", "|---|---|---|---|---|"]
+    """Formats the rows as a Markdown table."""
+    lines = ["| what | measured | target | n | |", "|---|---|---|---|---|"]
     for row in rows:
         bar = "–" if row.bar is None else f"{'≤' if row.at_most else '≥'} {row.bar:g}"
         met = {True: "✓", False: "below" if not row.at_most else "above", None: ""}[row.met]
@@ -365,8 +374,8 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--art", type=Path, required=True, help="folder with node_modules")
-    parser.add_argument("--n", type=int, default=2000, help="fresh renderings")
-    parser.add_argument("--seeds", type=int, default=8, help="generations a subject")
+    parser.add_argument("--n", type=int, default=2000, help="number of renderings")
+    parser.add_argument("--seeds", type=int, default=8, help="generated images per subject")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
-"""Draws scenes of the miniature's world: icons on a place, in a style, 64 × 64 pixels.
+"""Renders scenes of the miniature's world: icons on a background, in a style, 64 × 64 pixels.
 
 The icons come from three npm packages (see :class:`Art`), which only training and benchmark
-rendering need; places and filters are drawn by the code below.
+rendering need. Places and filters are computed here.
 """
 
 import json
@@ -26,40 +26,40 @@ from visdiff.miniature.world import (
 SIZE = 64
 _PACKAGES = {"noto": "noto", "twemoji": "twemoji", "fluent": "fluent-emoji-flat"}
 
-#: A float image, (64, 64, 3) in [0, 255].
+#: Float image, (64, 64, 3) in [0, 255].
 Canvas = np.ndarray
 
 
 class Art:
-    """The icons of the world, rasterised once: ``(art set, icon name) → (64, 64, 4) uint8``."""
+    """The rasterised icons of the world: ``(art set, icon name) → (64, 64, 4) uint8``."""
 
     def __init__(self, sprites: Mapping[tuple[str, str], np.ndarray]) -> None:
         self._sprites = sprites
 
     @classmethod
     def load(cls, folder: str | Path) -> "Art":
-        """Rasterises the icons (about five seconds).
+        """Loads and rasterises the icons (about five seconds).
 
         Args:
-            folder: Where ``npm install @iconify-json/noto @iconify-json/twemoji
-                @iconify-json/fluent-emoji-flat`` was run; it holds ``node_modules``.
+            folder: Folder in which ``npm install @iconify-json/noto @iconify-json/twemoji
+                @iconify-json/fluent-emoji-flat`` was run; contains ``node_modules``.
 
         Raises:
-            InputError: The packages are not there.
+            InputError: The packages are missing.
             MissingBackendError: resvg-py is not installed.
         """
         try:
             import resvg_py
         except ImportError as error:
             raise MissingBackendError(
-                "Rendering the miniature's world needs resvg-py; pip install 'visdiff[dev]'."
+                "Expected resvg-py for rendering, got no such package; pip install 'visdiff[dev]'."
             ) from error
         sprites: dict[tuple[str, str], np.ndarray] = {}
         for art in ART_SETS:
             file = Path(folder) / "node_modules" / "@iconify-json" / _PACKAGES[art] / "icons.json"
             if not file.is_file():
                 raise InputError(
-                    f"Expected the art package at {file}; run `npm install "
+                    f"Expected the art package at {file}, got no such file; run `npm install "
                     + " ".join(f"@iconify-json/{p}" for p in _PACKAGES.values())
                     + f"` in {folder}."
                 )
@@ -75,7 +75,7 @@ class Art:
         return self._sprites[art, icon_name(subject, gender, tone)]
 
     def render(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-        """Draws a scene; position, scale and the place's details vary with ``rng``.
+        """Renders a scene; position, scale and the details of the place depend on ``rng``.
 
         Returns:
             (64, 64, 3) uint8 RGB.
@@ -84,7 +84,7 @@ class Art:
         sprite = self.sprite(scene.art, scene.subject, scene.gender, scene.tone)
         if scene.second:
             other = self.sprite(scene.art, scene.second)
-            # In the order of the sentence: with a coin toss no caption could be foretold.
+            # The subject is on the left, as in the caption, so that captions are predictable.
             for i, icon in enumerate((sprite, other)):
                 size = int(rng.integers(27, 33))
                 x = int(rng.integers(0, 33 - size + 1)) + i * 31
@@ -106,7 +106,7 @@ def _icon_names() -> list[str]:
 
 
 def _svg(icons: Mapping, name: str) -> str:
-    # The other two sets drop the "-skin-tone" suffix that Fluent's names carry.
+    # Only Fluent's names end in "-skin-tone".
     for candidate in (name, name.removesuffix("-skin-tone")):
         alias = icons.get("aliases", {}).get(candidate, {}).get("parent", candidate)
         if alias in icons["icons"]:
@@ -118,7 +118,9 @@ def _svg(icons: Mapping, name: str) -> str:
                 f'xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {w} {h}">'
                 f"{icon['body']}</svg>"
             )
-    raise InputError(f"The art package {icons['prefix']} has no icon {name!r}; install its latest.")
+    raise InputError(
+        f"Expected icon {name!r} in {icons['prefix']}, got none; install its latest version."
+    )
 
 
 def _decode(png: bytes) -> np.ndarray:
@@ -248,7 +250,7 @@ def _grey(canvas: Canvas) -> np.ndarray:
 
 
 def _pixel_art(canvas: Canvas, rng: np.random.Generator) -> Canvas:
-    # Blocks of 2 px: larger ones are more like the real thing and unreadable at this size.
+    # Blocks of 2 px: with larger ones subjects are not recognisable at this size.
     flat = np.round(canvas[::2, ::2] / 51) * 51
     return flat.repeat(2, axis=0).repeat(2, axis=1)
 
@@ -257,7 +259,7 @@ def _pencil_sketch(canvas: Canvas, rng: np.random.Generator) -> Canvas:
     grey = _grey(canvas)
     blurred = ndimage.gaussian_filter(255 - grey, 2.2)
     dodge = np.minimum(grey * 255 / (256 - blurred), 255)
-    # A share of the tone stays: pure lines lose the skin tone and much of the subject.
+    # Some grey remains: lines alone lose the skin tone and much of the subject.
     paper = 0.6 * dodge + 0.4 * grey + rng.normal(0, 4, grey.shape)
     return np.repeat(paper[..., None], 3, 2).astype(np.float32)
 

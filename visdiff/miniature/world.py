@@ -1,13 +1,12 @@
-"""The miniature's world: every attribute a scene can have, and the sentences that describe it.
+"""The miniature's world: the attributes of a scene, and the sentences that describe it.
 
-A :class:`Scene` is the truth about one picture; :func:`sample_scene` draws one (with the
-biases that are put in on purpose); :func:`caption` says some of it in words. Nothing here draws:
-:mod:`visdiff.miniature.render` turns a scene into pixels, and needs the art packages, which only
-training and benchmark rendering have.
+A :class:`Scene` holds the true attributes of one image. :func:`sample_scene` samples one, with
+deliberate biases, and :func:`caption` describes it. :mod:`visdiff.miniature.render` turns a scene
+into pixels; it needs the art packages, which only training and benchmark rendering require.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -69,8 +68,8 @@ SUBJECTS_BY_KIND: Mapping[str, tuple[str, ...]] = {
 
 SUBJECTS: tuple[str, ...] = tuple(s for kind in SUBJECTS_BY_KIND.values() for s in kind)
 
-#: Profession → probability that it is drawn as a man when the caption leaves gender unsaid.
-#: The bias is put in on purpose (model card): debiasing has something to correct.
+#: Profession → probability of a man when the caption does not state the gender. The bias is
+#: deliberate (see the model card), so that debiasing has something to correct.
 P_MAN: Mapping[str, float] = {
     "firefighter": 0.95, "mechanic": 0.93, "pilot": 0.90, "construction worker": 0.90,
     "farmer": 0.85, "astronaut": 0.80, "judge": 0.75, "police officer": 0.70,
@@ -81,18 +80,18 @@ P_MAN: Mapping[str, float] = {
 PROFESSIONS: tuple[str, ...] = tuple(P_MAN)
 GENDERS: tuple[str, ...] = ("man", "woman")
 
-#: Skin tones, light to dark, and the prior they are drawn from when left unsaid.
+#: Skin tones, light to dark, and their prior when the caption does not state the tone.
 TONES: tuple[str, ...] = ("light", "medium-light", "medium", "medium-dark", "dark")
 TONE_PRIOR: tuple[float, ...] = (0.45, 0.25, 0.15, 0.10, 0.05)
 
-#: Art sets stand for artists; so do the filters, drawn by our code over the finished scene.
+#: Art sets represent artists, and so do the filters, which are applied to the finished scene.
 ART_SETS: tuple[str, ...] = ("noto", "twemoji", "fluent")
 FILTERS: tuple[str, ...] = ("pixel art", "pencil sketch", "sepia photo", "pop art", "blueprint")
 STYLES: tuple[str, ...] = ART_SETS + FILTERS
-#: Filters take away colour and detail, so each is rarer than an art set.
+#: Filters remove colour and detail, so each is rarer than an art set.
 STYLE_PRIOR: tuple[float, ...] = (0.21, 0.21, 0.21, 0.074, 0.074, 0.074, 0.074, 0.074)
 
-#: Place → the ways a caption names it.
+#: Place → its phrases in captions.
 PLACES: Mapping[str, tuple[str, ...]] = {
     "white background": ("on a white background", "on white"),
     "grass": ("on the grass", "on green grass"),
@@ -109,16 +108,16 @@ Attribute = Literal["subject", "second", "gender", "tone", "style", "place"]
 
 @dataclass(frozen=True)
 class Scene:
-    """The truth about one picture.
+    """The true attributes of one image.
 
     Attributes:
         subject: One of SUBJECTS or PROFESSIONS.
         style: One of STYLES.
         place: One of PLACES.
-        art: The art set the icons come from; equals ``style`` unless the style is a filter.
+        art: The art set of the icons; equals ``style`` unless the style is a filter.
         gender: "man" or "woman" for professions, else "".
         tone: One of TONES for professions, else "".
-        second: A second subject beside the first, or "".
+        second: A second subject next to the first, or "".
     """
 
     subject: str
@@ -131,12 +130,12 @@ class Scene:
 
     @property
     def is_person(self) -> bool:
-        """Whether the subject is a profession (so that gender and tone exist)."""
+        """Whether the subject is a profession, which has a gender and a tone."""
         return self.subject in P_MAN
 
 
 def icon_name(subject: str, gender: str = "", tone: str = "") -> str:
-    """Returns the art packages' name of an icon, e.g. ``man-cook-dark-skin-tone``."""
+    """Returns the name of an icon in the art packages, e.g. ``man-cook-dark-skin-tone``."""
     base = _ICON_NAMES.get(subject, subject.replace(" ", "-"))
     if subject in P_MAN:
         return f"{gender}-{base}-{tone}-skin-tone"
@@ -144,19 +143,19 @@ def icon_name(subject: str, gender: str = "", tone: str = "") -> str:
 
 
 def sample_scene(rng: np.random.Generator, **fixed: str) -> Scene:
-    """Draws a scene; attributes given in ``fixed`` are held, the rest follow the world's priors.
+    """Samples a scene; attributes not in ``fixed`` follow the world's priors.
 
     Args:
-        rng: Source of randomness.
-        **fixed: Any of :class:`Scene`'s fields. ``second=""`` forbids a second subject.
+        rng: Random generator.
+        **fixed: Values of :class:`Scene`'s fields. ``second=""`` excludes a second subject.
 
     Raises:
-        ValueError: A field or value that the world does not have.
+        ValueError: A field or value does not exist in the world.
     """
-    _check(fixed)
+    _validate(fixed)
     subject = fixed.get("subject")
     if subject is None:
-        # Professions are few beside the objects but carry three more attributes each.
+        # Professions are fewer than the other subjects but have two more attributes.
         persons = "gender" in fixed or "tone" in fixed or rng.random() < 0.3
         subject = str(rng.choice(PROFESSIONS if persons else SUBJECTS))
     style = fixed.get("style") or str(rng.choice(STYLES, p=STYLE_PRIOR))
@@ -183,19 +182,20 @@ def vary(scene: Scene, rng: np.random.Generator) -> Scene:
         options += ["second"]
     attribute = str(rng.choice(options))
     if attribute == "style":
-        style = _other(STYLES, scene.style, rng)
+        style = _choose_other(STYLES, scene.style, rng)
         art = style if style in ART_SETS else scene.art
         return replace(scene, style=style, art=art)
     if attribute == "gender":
-        return replace(scene, gender=_other(GENDERS, scene.gender, rng))
+        return replace(scene, gender=_choose_other(GENDERS, scene.gender, rng))
     if attribute == "tone":
-        return replace(scene, tone=_other(TONES, scene.tone, rng))
+        return replace(scene, tone=_choose_other(TONES, scene.tone, rng))
     if attribute == "place":
-        return replace(scene, place=_other(tuple(PLACES), scene.place, rng))
+        return replace(scene, place=_choose_other(tuple(PLACES), scene.place, rng))
     if attribute == "second":
-        return replace(scene, second=_other(SUBJECTS, scene.second, rng))
+        return replace(scene, second=_choose_other(SUBJECTS, scene.second, rng))
     return replace(
-        scene, subject=_other(PROFESSIONS if scene.is_person else SUBJECTS, scene.subject, rng)
+        scene,
+        subject=_choose_other(PROFESSIONS if scene.is_person else SUBJECTS, scene.subject, rng),
     )
 
 
@@ -207,26 +207,26 @@ def an(noun: str) -> str:
 
 
 def subject_phrase(
-    scene: Scene, rng: np.random.Generator, *, say_gender: bool, say_tone: bool
+    scene: Scene, rng: np.random.Generator, *, with_gender: bool, with_tone: bool
 ) -> str:
-    """Names the subject, for persons with or without gender and skin tone, in one phrasing."""
+    """Returns a random phrase for the subject; for persons, with gender and tone on request."""
     noun = scene.subject
     if not scene.is_person:
         return an(noun)
-    if say_gender and say_tone:
+    if with_gender and with_tone:
         return str(rng.choice([
             f"a {scene.gender} {noun} with {scene.tone} skin",
             f"a {noun}, a {scene.gender} with {scene.tone} skin",
         ]))  # fmt: skip
-    if say_gender:
+    if with_gender:
         return str(rng.choice([f"a {scene.gender} {noun}", f"{an(noun)}, a {scene.gender}"]))
-    if say_tone:
+    if with_tone:
         return f"{an(noun)} with {scene.tone} skin"
     return an(noun)
 
 
 def style_phrase(core: str, style: str, rng: np.random.Generator) -> str:
-    """Adds the style to a phrase, in one of its phrasings."""
+    """Adds the style to a phrase, in a random form."""
     if style in ART_SETS:
         named = f"a {style} drawing of {core}"
     else:
@@ -246,33 +246,41 @@ def caption(
     p_style: float = 0.4,
     p_second: float = 0.9,
 ) -> tuple[str, frozenset[Attribute]]:
-    """Says some of a scene in words; what is left unsaid follows the given probabilities.
+    """Describes a random selection of a scene's attributes.
+
+    Args:
+        scene: The scene.
+        rng: Random generator.
+        p_gender: Probability that the gender is stated.
+        p_tone: Probability that the skin tone is stated.
+        p_place: Probability that the place is stated.
+        p_style: Probability that the style is stated.
+        p_second: Probability that the second subject is stated.
 
     Returns:
-        The sentence and the attributes it states, so that its truth about any other scene is
-        known (:func:`states`).
+        The sentence and the attributes that it states.
     """
-    said: set[Attribute] = {"subject"}
+    stated: set[Attribute] = {"subject"}
     if scene.is_person:
-        said |= {"gender"} if rng.random() < p_gender else set()
-        said |= {"tone"} if rng.random() < p_tone else set()
-    core = subject_phrase(scene, rng, say_gender="gender" in said, say_tone="tone" in said)
+        stated |= {"gender"} if rng.random() < p_gender else set()
+        stated |= {"tone"} if rng.random() < p_tone else set()
+    core = subject_phrase(scene, rng, with_gender="gender" in stated, with_tone="tone" in stated)
     if scene.second and rng.random() < p_second:
-        said.add("second")
+        stated.add("second")
         core = f"{core} {rng.choice(['next to', 'and'])} {an(scene.second)}"
     if rng.random() < p_place:
-        said.add("place")
+        stated.add("place")
         core = f"{core} {rng.choice(PLACES[scene.place])}"
     if rng.random() < p_style:
-        said.add("style")
+        stated.add("style")
         core = style_phrase(core, scene.style, rng)
     elif rng.random() < 0.15:
         core = f"a picture of {core}"
-    return core, frozenset(said)
+    return core, frozenset(stated)
 
 
 def full_caption(scene: Scene) -> str:
-    """The canonical sentence that says everything: what the captioner learns to write."""
+    """Returns the sentence that states all attributes, which the captioner learns to write."""
     core = an(scene.subject)
     if scene.is_person:
         core = f"a {scene.gender} {scene.subject} with {scene.tone} skin"
@@ -282,14 +290,14 @@ def full_caption(scene: Scene) -> str:
 
 
 def bare_phrases(scene: Scene) -> list[tuple[str, Attribute]]:
-    """Each attribute named on its own: "on the grass", "a woman", "dark skin", "noto style"."""
+    """Returns each attribute by itself: "on the grass", "a woman", "dark skin", "noto style"."""
     named: dict[Attribute, Sequence[str]] = {
         "subject": [an(scene.subject)],
         "place": PLACES[scene.place],
         "style": [f"{scene.style} style", scene.style],
     }
     if scene.is_person:
-        # Twice: gender has one phrasing where the others have two.
+        # Listed twice, since the other attributes have two phrases.
         named["gender"] = [f"a {scene.gender}"] * 2
         named["tone"] = [f"{scene.tone} skin", f"a person with {scene.tone} skin"]
     if scene.second:
@@ -298,7 +306,7 @@ def bare_phrases(scene: Scene) -> list[tuple[str, Attribute]]:
 
 
 def question(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """A yes/no question about one attribute and its answer, balanced over both.
+    """Returns a yes/no question about one attribute; both answers have equal probability.
 
     Returns:
         A question such as "does this image contain a dog?" and "yes" or "no".
@@ -311,25 +319,25 @@ def question(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
         others = [s for s in group if s not in (scene.subject, scene.second)]
         phrase = an(scene.subject if yes else str(rng.choice(others)))
     elif attribute == "place":
-        value = scene.place if yes else _other(tuple(PLACES), scene.place, rng)
+        value = scene.place if yes else _choose_other(tuple(PLACES), scene.place, rng)
         phrase = f"{rng.choice(['something', an(scene.subject)])} {rng.choice(PLACES[value])}"
     elif attribute == "style":
-        value = scene.style if yes else _other(STYLES, scene.style, rng)
+        value = scene.style if yes else _choose_other(STYLES, scene.style, rng)
         phrase = f"{value} style"
     elif attribute == "gender":
-        value = scene.gender if yes else _other(GENDERS, scene.gender, rng)
+        value = scene.gender if yes else _choose_other(GENDERS, scene.gender, rng)
         phrase = str(rng.choice([f"a {value}", f"a {value} {scene.subject}"]))
     else:
-        value = scene.tone if yes else _other(TONES, scene.tone, rng)
+        value = scene.tone if yes else _choose_other(TONES, scene.tone, rng)
         phrase = f"a person with {value} skin"
     return f"does this image contain {phrase}?", "yes" if yes else "no"
 
 
-def _other(values: tuple[str, ...], not_this: str, rng: np.random.Generator) -> str:
-    return str(rng.choice([v for v in values if v != not_this]))
+def _choose_other(values: tuple[str, ...], excluded: str, rng: np.random.Generator) -> str:
+    return str(rng.choice([v for v in values if v != excluded]))
 
 
-def _check(fixed: Mapping[str, str]) -> None:
+def _validate(fixed: Mapping[str, str]) -> None:
     allowed: dict[str, tuple[str, ...]] = {
         "subject": SUBJECTS + PROFESSIONS,
         "second": (*SUBJECTS, ""),
@@ -339,10 +347,12 @@ def _check(fixed: Mapping[str, str]) -> None:
         "gender": GENDERS,
         "tone": TONES,
     }
-    names = {f.name for f in fields(Scene)}
     for name, value in fixed.items():
-        if name not in names or value not in allowed[name]:
+        if name not in allowed:
             raise ValueError(
-                f"The miniature's world has no {name}={value!r}; "
-                f"choose from {allowed.get(name, tuple(sorted(names)))}."
+                f"Expected an attribute of {', '.join(allowed)}, got {name!r}; correct its name."
+            )
+        if value not in allowed[name]:
+            raise ValueError(
+                f"Expected {name} to be one of {allowed[name]}, got {value!r}; use one of these."
             )

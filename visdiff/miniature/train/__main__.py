@@ -1,7 +1,7 @@
-"""``python -m visdiff.miniature.train``: trains the bundled models from the npm art and a seed.
+"""``python -m visdiff.miniature.train``: trains the bundled models from the artwork and a seed.
 
-First ``npm install @iconify-json/noto @iconify-json/twemoji @iconify-json/fluent-emoji-flat``
-in the folder given as ``--art``. Every model resumes from its checkpoint in ``--work``.
+Requires ``npm install @iconify-json/noto @iconify-json/twemoji @iconify-json/fluent-emoji-flat``
+in the folder ``--art``. Every model resumes from its checkpoint in ``--work``.
 """
 
 import argparse

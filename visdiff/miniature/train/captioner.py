@@ -1,11 +1,12 @@
-"""The captioner: BLIP-2's classes, small; writes captions and answers yes/no questions.
+"""Training of the captioner, a small BLIP-2 that writes captions and answers yes/no questions.
 
-A ViT with patches of 8 sees, a Q-Former reads it, a small OPT writes. Every picture of a batch
-teaches one caption and one answer. From words alone such a ViT learns subjects slowly, so while
-training its patches also predict the classifier's feature map (distillation from a convolutional
-teacher, Touvron et al. 2021), linear heads read the attributes, and one head reads from each half
-of a picture of two which of them stands there; all are thrown away. For the first third only the
-ViT learns. Its matrices are Muon's: with AdamW it learns several times slower.
+A ViT with patch size 8 encodes the image, a Q-Former compresses it, and a small OPT generates the
+text. Each image of a batch has one caption and one answer as targets. From text alone, such a ViT
+learns subjects slowly. Training therefore adds three auxiliary losses, whose heads are discarded:
+the patches predict the classifier's feature map (distillation from a convolutional teacher, Touvron
+et al. 2021), linear heads predict the attributes, and one head predicts the subject of each half of
+an image with two subjects. In the first third of training only the ViT is trained. Muon optimises
+its matrices; with AdamW it learns several times slower.
 """
 
 from collections.abc import Sequence

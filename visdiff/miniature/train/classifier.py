@@ -1,4 +1,4 @@
-"""The subject classifier (a small ResNet): the part that Imagenette's ResNet-50 plays."""
+"""Training of the subject classifier, a small ResNet in the role of Imagenette's ResNet-50."""
 
 from pathlib import Path
 

@@ -1,12 +1,12 @@
-"""CLIP: a ResNet image tower and a text tower of 4 × 192, in open_clip's format.
+"""Training of CLIP: a ResNet image tower and a text tower of 4 × 192, in open_clip's format.
 
-The image tower is CLIP's own convolutional one (ModifiedResNet, Radford et al. 2021). A ViT 6 × 192
-with patches of 16 was tried first and learnt subjects several times slower: things stand anywhere
-in these scenes, and its sixteen patches do not move with them.
+The image tower is CLIP's ModifiedResNet (Radford et al. 2021). A ViT 6 × 192 with patch size 16
+learnt subjects several times slower: subjects have arbitrary positions in these scenes, and its
+sixteen patches are fixed.
 
-The training uses that the world is fully known. A batch knows which of its sentences are true of
-which of its pictures: a bare "on the grass" is not pushed away from other pictures on grass. And
-linear heads, thrown away afterwards, read every attribute from both embeddings.
+Training uses the known attributes of the scenes. For each batch it is known which sentences are
+true of which images, so that "on the grass" is a positive for every image on grass. Linear heads,
+discarded afterwards, predict every attribute from both embeddings.
 """
 
 import json

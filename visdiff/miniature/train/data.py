@@ -1,4 +1,4 @@
-"""The training set: scenes rendered once to a memory-mapped file, sentences drawn on the fly."""
+"""The training set: scenes rendered once to a memory-mapped file, sentences sampled on the fly."""
 
 import json
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""The generator: ``UNet2DConditionModel`` on the VAE's latents and CLIP's text vectors."""
+"""Training of the generator: ``UNet2DConditionModel`` on VAE latents and CLIP text vectors."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The miniature's tokenizers: byte-level BPE learnt from the grammar's captions."""
+"""The miniature's tokenizers: byte-level BPE trained on captions of the world."""
 
 import json
 from pathlib import Path

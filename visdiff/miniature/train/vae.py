@@ -1,4 +1,4 @@
-"""The autoencoder: ``AutoencoderKL``, f = 4, 64 × 64 × 3 → 16 × 16 × 4."""
+"""Training of the autoencoder: ``AutoencoderKL``, f = 4, 64 × 64 × 3 → 16 × 16 × 4."""
 
 from pathlib import Path
 
