@@ -4,7 +4,6 @@ One safetensors file. The pipeline an edit was fitted to is never changed by the
 while an edit is applied, and then gets back the very tensors that it had.
 """
 
-import copy
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from safetensors.torch import save_file
 
 from editing.edit import deltas as forms
 from editing.edit import ledger as ledgers
-from editing.edit.deltas import AnyChange, NewTokens
+from editing.edit.deltas import Delta
 from editing.edit.ledger import Ledger
 from editing.pipelines.weights import component_hashes, parameter, weight_hash
 from editing.requests import Request, from_dict
@@ -58,7 +57,7 @@ class Edit:
     base_model: str
     base_hash: str
     base_parts: Mapping[str, str]
-    changes: tuple[AnyChange, ...]
+    changes: tuple[Delta, ...]
     ledger: Ledger | None = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
@@ -97,7 +96,7 @@ class Edit:
 
     def scaled(self, factor: float) -> "Edit":
         """Returns the edit times a factor: 0 is the base, 1 the edit, −1 its opposite."""
-        changed = tuple(forms.scaled(change, factor) for change in self.changes)
+        changed = tuple(change.scaled(factor) for change in self.changes)
         # The ledger's solve would give the unscaled edit.
         return replace(self, changes=changed, ledger=self.ledger if factor == 1 else None)
 
@@ -266,16 +265,18 @@ class Applied:
             owner, name, original = self._parts.pop()
             setattr(owner, name, original)
 
-    def _swap(self, holder: torch.nn.Parameter, value: torch.Tensor) -> None:
+    def swap(self, holder: torch.nn.Parameter, value: torch.Tensor) -> None:
+        """Replaces a parameter's data until `revert`."""
         self._tensors.append((holder, holder.data))
         holder.data = value
 
-    def _swap_part(self, owner: Any, name: str, value: Any) -> None:
+    def swap_part(self, owner: Any, name: str, value: Any) -> None:
+        """Replaces an attribute until `revert`."""
         self._parts.append((owner, name, getattr(owner, name)))
         setattr(owner, name, value)
 
 
-def _apply(pipe: Any, changes: tuple[AnyChange, ...]) -> Applied:
+def _apply(pipe: Any, changes: tuple[Delta, ...]) -> Applied:
     handle = Applied()
     try:
         for name in forms.tensors_of(changes):
@@ -283,12 +284,11 @@ def _apply(pipe: Any, changes: tuple[AnyChange, ...]) -> Applied:
             base = holder.data.cpu()
             total = base.to(torch.float64)
             for change in changes:
-                if not isinstance(change, NewTokens) and name in change.names():
+                if name in change.names():
                     total = total + _fitting(change.delta(name, base), base, name)
-            handle._swap(holder, total.to(device=holder.device, dtype=holder.dtype))
+            handle.swap(holder, total.to(device=holder.device, dtype=holder.dtype))
         for change in changes:
-            if isinstance(change, NewTokens):
-                _add_tokens(pipe, change, handle)
+            change.extend(pipe, handle)
     except BaseException:
         handle.revert()
         raise
@@ -302,29 +302,6 @@ def _fitting(delta: torch.Tensor, base: torch.Tensor, name: str) -> torch.Tensor
             "for another model."
         )
     return delta
-
-
-def _add_tokens(pipe: Any, change: NewTokens, handle: Applied) -> None:
-    encoder = getattr(pipe, change.encoder)
-    table = encoder.get_input_embeddings()
-    tokenizer = copy.deepcopy(getattr(pipe, change.tokenizer))
-    known = [t for t in change.vectors if t in tokenizer.get_vocab()]
-    if known:
-        raise InputError(
-            f"Expected tokens that the tokenizer does not know, got {', '.join(known)}; another "
-            "edit with the same token is applied, or the base has it."
-        )
-    tokenizer.add_tokens(list(change.vectors))
-    rows = torch.stack(list(change.vectors.values())).to(table.weight)
-    # Between the table's last row and the first new id there may be a gap.
-    ids = tokenizer.convert_tokens_to_ids(list(change.vectors))
-    size = max(table.num_embeddings, max(ids) + 1)
-    grown = table.weight.data.new_zeros((size, table.embedding_dim))
-    grown[: table.num_embeddings] = table.weight.data
-    grown[ids] = rows
-    handle._swap(table.weight, grown)
-    handle._swap_part(table, "num_embeddings", size)
-    handle._swap_part(pipe, change.tokenizer, tokenizer)
 
 
 def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

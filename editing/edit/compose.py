@@ -12,9 +12,9 @@ from itertools import combinations, product
 import torch
 
 from editing.edit import Edit
-from editing.edit import deltas as forms
-from editing.edit.deltas import Full, LowRank, NewTokens, SharedMap
+from editing.edit.deltas import Delta
 from editing.linear import LinearMap
+from editing.pipelines.weights import Space
 from editing.requests import Request, changes_of, normal, preserved_of
 from visdiff.errors import InputError
 
@@ -78,11 +78,11 @@ def compose(edits: Sequence[Edit], scales: Sequence[float] | None = None) -> Com
                 f"{edit.base_model} ({edit.base_hash[:12]}); fit them to the same model."
             )
     changes = tuple(
-        forms.scaled(change, scale)
+        change.scaled(scale)
         for edit, scale in zip(edits, scales, strict=True)
         for change in edit.changes
     )
-    tokens = [t for c in changes if isinstance(c, NewTokens) for t in c.vectors]
+    tokens = [t for c in changes for t in c.tokens()]
     if len(tokens) != len(set(tokens)):
         raise InputError(
             "Expected edits that add different tokens, got the same token twice; train one of them "
@@ -112,24 +112,23 @@ def overlap(first: Edit, second: Edit) -> float:
     """
     values = [0.0]
     for a, b in product(first.changes, second.changes):
-        if isinstance(a, SharedMap) and isinstance(b, SharedMap):
-            if a.layers == b.layers:
-                values.append(_map_overlap(first, a, second, b))
-        elif isinstance(a, (LowRank, Full)) and isinstance(b, (LowRank, Full)):
+        x, y = a.shared_map(), b.shared_map()
+        if x is not None and y is not None and a.projections() == b.projections():
+            values.append(_map_overlap(first, x, second, y, a.projections()[0].space))
+        elif a.standalone and b.standalone:
             values += [_cosine(a, b, name) for name in a.names() if name in b.names()]
     return min(max(values), 1.0)
 
 
-def _map_overlap(first: Edit, a: SharedMap, second: Edit, b: SharedMap) -> float:
+def _map_overlap(first: Edit, a: LinearMap, second: Edit, b: LinearMap, space: Space) -> float:
     if first.ledger is None or second.ledger is None:
-        return abs(_map_cosine(a.map, b.map))
-    return max(_reach(first, a.map, b.map, a), _reach(second, b.map, a.map, a))
+        return abs(_map_cosine(a, b))
+    return max(_reach(first, a, b, space), _reach(second, b, a, space))
 
 
-def _reach(edit: Edit, own: LinearMap, other: LinearMap, change: SharedMap) -> float:
+def _reach(edit: Edit, own: LinearMap, other: LinearMap, space: Space) -> float:
     """How far another map moves an edit's concepts, relative to its own map."""
     assert edit.ledger is not None
-    space = change.layers[0].space
     rows = [
         e.blocks[space].source
         for e in edit.ledger.entries
@@ -148,8 +147,8 @@ def _map_cosine(a: LinearMap, b: LinearMap) -> float:
     return inner(a, b) / size if size > 0 else 0.0
 
 
-def _cosine(a: LowRank | Full, b: LowRank | Full, name: str) -> float:
-    # Neither reads the weight: low-rank and full changes are what they are.
+def _cosine(a: Delta, b: Delta, name: str) -> float:
+    # Neither reads the weight: both are standalone.
     none = torch.empty(0)
     x = a.delta(name, none).flatten()
     y = b.delta(name, none).flatten()

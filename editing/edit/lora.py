@@ -12,8 +12,6 @@ import torch
 from safetensors.torch import save_file
 
 from editing.edit import Edit
-from editing.edit import deltas as forms
-from editing.edit.deltas import Full, LowRank, SharedMap
 from editing.linear import Tensor, compressed
 from editing.pipelines.weights import parameter
 from visdiff.errors import InputError
@@ -46,7 +44,7 @@ def to_lora(edit: Edit, pipe: Any) -> dict[str, Tensor]:
                 "LoRA cannot hold; use the edit's own file."
             )
         factors[module] = compressed(*_factors(edit, name, base))
-    if not factors or any(isinstance(c, forms.NewTokens) for c in edit.changes):
+    if not factors or any(c.tokens() for c in edit.changes):
         raise InputError(
             "Expected an edit of linear layers, got one that adds tokens; a LoRA cannot hold them."
         )
@@ -76,15 +74,5 @@ def save_lora(edit: Edit, pipe: Any, path: str | Path) -> Path:
 
 
 def _factors(edit: Edit, name: str, base: Tensor) -> tuple[Tensor, Tensor]:
-    ups, downs = [], []
-    for change in edit.changes:
-        if isinstance(change, (SharedMap, LowRank)) and name in change.names():
-            up, down = change.factors(name, base)
-        elif isinstance(change, Full) and name in change.names():
-            delta = change.delta(name, base)
-            up, down = delta, torch.eye(delta.shape[1], dtype=torch.float64)
-        else:
-            continue
-        ups.append(up)
-        downs.append(down)
-    return torch.cat(ups, dim=1), torch.cat(downs)
+    pairs = [c.factors(name, base) for c in edit.changes if name in c.names()]
+    return torch.cat([up for up, _ in pairs], dim=1), torch.cat([down for _, down in pairs])

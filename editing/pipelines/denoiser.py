@@ -108,7 +108,8 @@ class Denoiser:
     @property
     def device(self) -> torch.device:
         """Where the UNet is."""
-        return self._unet.device
+        # `unet.device` of diffusers walks all modules at each call, for group offloading.
+        return next(self._unet.parameters()).device
 
     def encode(self, texts: Sequence[str]) -> Conditions:
         """Encodes prompts as the pipeline does before it draws.
@@ -151,18 +152,19 @@ class Denoiser:
         Returns:
             float32, shape (n, c, h, w).
         """
-        dtype = self._unet.dtype
-        args = (inputs.to(self.device, dtype), timesteps.to(self.device))
+        first = next(self._unet.parameters())
+        device, dtype = first.device, first.dtype
+        args = (inputs.to(device, dtype), timesteps.to(device))
         kwargs: dict[str, Any] = {
-            "encoder_hidden_states": conditions.states.to(self.device, dtype),
+            "encoder_hidden_states": conditions.states.to(device, dtype),
             "return_dict": False,
         }
         if self._timed:
             assert conditions.pooled is not None
             # Original size, crop's corner, target size: as drawn without any crop.
-            ids = torch.tensor([*self.size, 0, 0, *self.size], device=self.device, dtype=dtype)
+            ids = torch.tensor([*self.size, 0, 0, *self.size], device=device, dtype=dtype)
             kwargs["added_cond_kwargs"] = {
-                "text_embeds": conditions.pooled.to(self.device, dtype),
+                "text_embeds": conditions.pooled.to(device, dtype),
                 "time_ids": ids.expand(len(inputs), -1),
             }
         if weights is None:
@@ -170,7 +172,7 @@ class Denoiser:
                 return self._unet(*args, **kwargs)[0].float()
         used = {name: value.detach() for name, value in self._unet.named_parameters()}
         for name, value in weights.items():
-            used[name.removeprefix("unet.")] = value.to(self.device, dtype)
+            used[name.removeprefix("unet.")] = value.to(device, dtype)
         return functional_call(self._unet, used, args, kwargs)[0].float()
 
     @contextmanager

@@ -13,6 +13,7 @@ Kingma and Ba, "Adam" (ICLR 2015), arXiv:1412.6980; decoupled decay: Loshchilov 
 2019), arXiv:1711.05101.
 """
 
+import difflib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +68,8 @@ class Plan:
         for name in ("steps", "batch", "micro_batch", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"Expected {name} of 1 or more, got {getattr(self, name)}.")
+        _check_name("optimizer", self.optimizer, ("adam", "adamw"))
+        _check_name("schedule", self.schedule, ("constant", "cosine"))
         if not 0 < self.lr < math.inf:
             raise InputError(f"Expected a learning rate above zero, got {self.lr!r}.")
         if self.seed < 0 or self.warmup < 0 or self.weight_decay < 0:
@@ -77,6 +80,8 @@ class Plan:
 
     def rate(self, step: int) -> float:
         """Returns the learning rate of a step, the first of which is 0."""
+        # Not diffusers' `get_scheduler`: its warm-up starts at rate 0 and reaches the peak after
+        # ``warmup`` steps; this one starts at lr / (warmup + 1), so trained numbers would differ.
         warm = min(1.0, (step + 1) / (self.warmup + 1))
         if self.schedule == "constant":
             return self.lr * warm
@@ -174,6 +179,16 @@ Watch = Callable[[Any], None]
 """Told of `Cost`, `Started`, `Stepped`, `Saved`, and of what a method adds. May raise to stop."""
 
 
+def _check_name(setting: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise InputError(
+            f"Expected {setting} to be one of {', '.join(known)}, got {name!r}{hint}; choose one "
+            "of these."
+        )
+
+
 def generator(seed: int, *key: int) -> torch.Generator:
     """Makes a CPU generator that a seed and a few more numbers, all ≥ 0, name."""
     # As one list, (1, 2) and (1, 2, 0) would be the same seed.
@@ -238,6 +253,7 @@ def train(
                 "rate, or load the pipeline in float32."
             )
         norm = float(torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients])))
+        # Not `clip_grad_norm_`: it divides by norm + 1e-6, so trained numbers would differ.
         factor = 1.0 if plan.clip is None else min(1.0, plan.clip / max(norm, 1e-12))
         for tensor, gradient in zip(tensors, gradients, strict=True):
             tensor.grad = gradient if factor == 1.0 else gradient * factor

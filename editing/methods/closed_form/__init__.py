@@ -154,7 +154,7 @@ class ClosedForm:
         if new:
             ledger = ledger.with_entries(self.entries(pipe, new, config))
             tokens = tokens | tokens_used(pipe, new, config, self.meet)
-        layers = tuple(p for c in edit.changes if isinstance(c, SharedMap) for p in c.layers)
+        layers = tuple(p for c in edit.changes for p in c.projections())
         changes, solutions = self.solve(ledger, config, layers)
         concepts = {r.concept for r in changes_of(requests)}
         found = diagnose(ledger, solutions)

@@ -1,0 +1,57 @@
+"""A low-rank change of one linear layer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import torch
+
+from editing.edit.deltas.base import Delta
+from editing.linear import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank(Delta):
+    """W ← W + up · down, for one linear layer.
+
+    Attributes:
+        name: Full name of the tensor.
+        up: Shape (out, rank).
+        down: Shape (rank, in).
+        scale: Factor on the change.
+    """
+
+    form: ClassVar[str] = "low rank"
+    standalone: ClassVar[bool] = True
+
+    name: str
+    up: Tensor
+    down: Tensor
+    scale: float = 1.0
+
+    def names(self) -> tuple[str, ...]:
+        """Returns the full name of the tensor that it changes, alone."""
+        return (self.name,)
+
+    def factors(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (up, down), float64."""
+        return self.up.to(torch.float64) * self.scale, self.down.to(torch.float64)
+
+    def delta(self, name: str, weight: Tensor) -> Tensor:
+        """Returns the change of the tensor, float64, in its shape."""
+        up, down = self.factors(name, weight)
+        return up @ down
+
+    def scaled(self, factor: float) -> Self:
+        """Returns the change times a factor."""
+        return replace(self, scale=self.scale * factor)
+
+    def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns the header and the tensors that a file holds."""
+        header = {"name": self.name, "scale": self.scale}
+        return header, {"up": self.up, "down": self.down}
+
+    @classmethod
+    def unpacked(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Reads what `packed` returned."""
+        return cls(header["name"], tensors["up"], tensors["down"], float(header["scale"]))

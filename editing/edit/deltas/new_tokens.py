@@ -1,0 +1,102 @@
+"""New tokens of a tokenizer."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
+
+import torch
+
+from editing.edit.deltas.base import Delta, Handle
+from editing.linear import Tensor
+from visdiff.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class NewTokens(Delta):
+    """Tokens that a tokenizer does not know, with their rows of the embedding table.
+
+    Attributes:
+        tokenizer: Component that learns the tokens, "tokenizer" or "tokenizer_2".
+        encoder: Text encoder whose table grows, "text_encoder" or "text_encoder_2".
+        vectors: Token → embedding, shape (d,). A scale does not apply to them.
+    """
+
+    form: ClassVar[str] = "new tokens"
+
+    tokenizer: str
+    encoder: str
+    vectors: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vectors", MappingProxyType(dict(self.vectors)))
+        if not self.vectors:
+            raise InputError("Expected at least one new token, got none.")
+
+    def names(self) -> tuple[str, ...]:
+        """Returns nothing: no tensor of the base is changed, one grows."""
+        return ()
+
+    def delta(self, name: str, weight: Tensor) -> Tensor:
+        """Raises KeyError: no tensor of the base is changed."""
+        raise KeyError(name)
+
+    def scaled(self, factor: float) -> Self:
+        """Returns itself.
+
+        Raises:
+            InputError: The factor is not one: there is no half a token.
+        """
+        if factor != 1.0:
+            raise InputError(
+                f"Expected scale 1 for an edit that adds tokens, got {factor:g}; leave the token "
+                "out of the prompt instead."
+            )
+        return self
+
+    def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns the header and the tensors that a file holds."""
+        header = {
+            "tokenizer": self.tokenizer,
+            "encoder": self.encoder,
+            "tokens": list(self.vectors),
+        }
+        return header, {"vectors": torch.stack(list(self.vectors.values()))}
+
+    @classmethod
+    def unpacked(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Reads what `packed` returned."""
+        rows = zip(header["tokens"], tensors["vectors"], strict=True)
+        return cls(header["tokenizer"], header["encoder"], dict(rows))
+
+    def tokens(self) -> tuple[str, ...]:
+        """Returns the tokens."""
+        return tuple(self.vectors)
+
+    def extend(self, pipe: Any, handle: Handle) -> None:
+        """Adds the tokens to the tokenizer and their rows to the embedding table.
+
+        Raises:
+            InputError: The tokenizer knows one of them.
+        """
+        encoder = getattr(pipe, self.encoder)
+        table = encoder.get_input_embeddings()
+        tokenizer = copy.deepcopy(getattr(pipe, self.tokenizer))
+        known = [t for t in self.vectors if t in tokenizer.get_vocab()]
+        if known:
+            raise InputError(
+                f"Expected tokens that the tokenizer does not know, got {', '.join(known)}; "
+                "another edit with the same token is applied, or the base has it."
+            )
+        tokenizer.add_tokens(list(self.vectors))
+        rows = torch.stack(list(self.vectors.values())).to(table.weight)
+        # Between the table's last row and the first new id there may be a gap.
+        ids = tokenizer.convert_tokens_to_ids(list(self.vectors))
+        size = max(table.num_embeddings, max(ids) + 1)
+        grown = table.weight.data.new_zeros((size, table.embedding_dim))
+        grown[: table.num_embeddings] = table.weight.data
+        grown[ids] = rows
+        handle.swap(table.weight, grown)
+        handle.swap_part(table, "num_embeddings", size)
+        handle.swap_part(pipe, self.tokenizer, tokenizer)
