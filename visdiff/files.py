@@ -24,7 +24,8 @@ def write_whole(path: Path, content: bytes | Callable[[Path], object]) -> None:
         OSError: The file cannot be written. `explained` makes a sentence of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".writing-{uuid.uuid4().hex}")
+    # A name that is only a suffix (".writing") is refused by torch.save.
+    temporary = path.with_name(f".writing-{uuid.uuid4().hex}.tmp")
     try:
         if callable(content):
             content(temporary)

@@ -3,8 +3,8 @@
 **What is the paper's and what is ours.** No code was published, and only the abstract and the first
 figure could be read. From them: the update is surgical, on the classifier-guidance term; the drift
 of the unconditional score is constrained; the user may choose an alternative concept; a real image
-is purified by DDIM inversion and drawing by the edited model
-(`editing.methods.score.purification`). **The rest is a reconstruction**, consistent with that and
+is purified by DDIM inversion and drawing by the edited model,
+which is not implemented here. **The rest is a reconstruction**, consistent with that and
 ours in every detail: the two terms and their weights (`editing.methods.score.objective`), that the
 unconditional score is taken without gradient inside the first, which layers are trained, where
 training points lie, the optimizer, rates, and the preserve term. Numbers made with it are not the
