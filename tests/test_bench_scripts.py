@@ -1,4 +1,4 @@
-"""The benchmarks' scripts: rows by name, files by weights, and a quick run of each."""
+"""The benchmark scripts: selection of rows, result files, and a quick run of each."""
 
 import importlib.util
 import json
@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from visdiff.bench.pairs import Benchmark, Pair
-from visdiff.bench.run import Finding, Found, run
+from visdiff.bench.run import Finding, SystemOutput, run
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.judges.world import WorldJudge
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 ART = ROOT / ".art"
 
 needs_art = pytest.mark.skipif(
-    not (ART / "node_modules").is_dir(), reason="the art packages are not here: make art"
+    not (ART / "node_modules").is_dir(), reason="the art packages are missing: make art"
 )
 
 
@@ -35,7 +35,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_rows_are_chosen_by_name_and_run_in_their_order() -> None:
+def test_rows_are_selected_by_name_and_run_in_their_order() -> None:
     mini = script("minidiffbench")
     assert mini.chosen(None) == mini.rows()
     assert mini.chosen("original,ngrams/vqa,ngrams/clip") == [
@@ -45,19 +45,19 @@ def test_rows_are_chosen_by_name_and_run_in_their_order() -> None:
         mini.chosen("ngrms/clip")
 
 
-def test_every_row_is_a_configuration_of_its_own_that_can_be_made() -> None:
+def test_every_row_has_a_valid_configuration_and_its_own_file() -> None:
     mini = script("minidiffbench")
     for row in mini.rows():
         config = mini.configured(row)
         proposer, ranker = row.split("/")
         assert config.ranker.backend == ranker
         assert config.proposer.backend == ("ngrams" if proposer == "original" else proposer)
-    # Made from the backends themselves: a row that cannot be made raises here.
+    # The file names depend on the backends: an invalid row raises here.
     names = [mini.results_file(row, Path("w")).name for row in mini.rows()]
     assert len(set(names)) == len(names)
 
 
-def test_only_rows_that_are_run_on_every_pair_are_tabulated(tmp_path: Path) -> None:
+def test_only_complete_rows_are_tabulated(tmp_path: Path) -> None:
     mini = script("minidiffbench")
     files = [tmp_path / f"{side}{i}.png" for side in "ab" for i in range(4)]
     for file in files:
@@ -71,7 +71,8 @@ def test_only_rows_that_are_run_on_every_pair_are_tabulated(tmp_path: Path) -> N
     def record(row: str, benchmark: Benchmark) -> None:
         run(
             benchmark, mini.results_file(row, tmp_path), config=Config.of("miniature"),
-            judge=WorldJudge(), system=lambda a, b: Found([Finding("grass", "A")]), progress=False,
+            judge=WorldJudge(), system=lambda a, b: SystemOutput([Finding("grass", "A")]),
+            progress=False,
         )  # fmt: skip
 
     record("ngrams/clip", both)
@@ -104,14 +105,14 @@ def test_a_quick_run(name: str, options: tuple[str, ...], tmp_path: Path) -> Non
         assert points[0.5]["ceiling"] < 0.3
         assert points[1.0]["failed"] == 0
         assert (work / "purity.svg").stat().st_size > 5000
-    # Quick results are not published ones.
+    # Quick results are not published.
     assert sorted((ROOT / "benchmarks" / name).iterdir()) == before
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "output"),
     [
         ("erasure", "uce (ours)"),
         ("debias", "gender"),
@@ -120,18 +121,18 @@ def test_a_quick_run(name: str, options: tuple[str, ...], tmp_path: Path) -> Non
         ("audit", "found_among_first_3"),
     ],
 )
-def test_a_quick_run_of_edits(name: str, said: str, tmp_path: Path) -> None:
+def test_a_quick_run_of_edits(name: str, output: str, tmp_path: Path) -> None:
     before = sorted((ROOT / "benchmarks" / name).iterdir())
     done = subprocess.run(
         [sys.executable, f"benchmarks/{name}/run.py", "--work", str(tmp_path), "--quick"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert said in done.stdout
+    assert output in done.stdout
     again = subprocess.run(
         [sys.executable, f"benchmarks/{name}/run.py", "--work", str(tmp_path), "--quick"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
-    # Nothing is measured twice, and quick results are not published ones.
+    # Results are reused, and quick results are not published.
     assert again.stdout == done.stdout
     assert sorted((ROOT / "benchmarks" / name).iterdir()) == before
