@@ -1,4 +1,4 @@
-"""Batches against a server that speaks them: what is paid for once is kept, whatever happens."""
+"""The Batch API against a test server: no reply that was paid for is lost or paid for twice."""
 
 import json
 import re
@@ -40,9 +40,9 @@ SCHEMA: Mapping[str, Any] = {
     "required": ["n"],
     "additionalProperties": False,
 }
-ALONE = "POST /v1/chat/completions"
-STARTED = "POST /v1/batches"
-CONTENTS = "GET /v1/files"
+DIRECT_CALL = "POST /v1/chat/completions"
+BATCH_START = "POST /v1/batches"
+DOWNLOAD = "GET /v1/files"
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cache]:
-    """The user's cache, which commands use too."""
+    """The user's cache, which the commands use too."""
     monkeypatch.setenv("VISDIFF_CACHE_DIR", str(tmp_path / "cache"))
     with Cache() as cache:
         yield cache
@@ -70,68 +70,74 @@ def server() -> Iterator[BatchServer]:
         yield server
 
 
-def words(body: Mapping[str, Any]) -> str:
-    """The text of a call, whatever form its messages have."""
+def message_text(body: Mapping[str, Any]) -> str:
+    """Returns the text of a call, for any form of its messages."""
     content = body["messages"][-1]["content"]
     return content if isinstance(content, str) else content[0]["text"]
 
 
 def echo(body: Mapping[str, Any]) -> Answer:
-    return says(f"re {words(body)}")
+    return says(f"re {message_text(body)}")
 
 
-def ask(text: str = "hello", *more: str | Picture, **fields: Any) -> Request:
+def make_request(text: str = "hello", *more: str | Picture, **fields: Any) -> Request:
     return Request((Message("user", (text, *more)),), "test/1", **fields)
 
 
-def asks(n: int) -> list[Request]:
-    return [ask(f"q{i}") for i in range(n)]
+def make_requests(n: int) -> list[Request]:
+    return [make_request(f"q{i}") for i in range(n)]
 
 
 MODELS: WeakKeyDictionary[BatchServer, BatchChat] = WeakKeyDictionary()
 
 
-def model(server: BatchServer, **fields: Any) -> BatchChat:
-    """A model at the server, the same one as before unless it is another; each reads a store of
-    certificates, which takes longer than all else here."""
+def server_model(server: BatchServer, **fields: Any) -> BatchChat:
+    """Returns a model at the server, the same one for the same settings.
+
+    Creating one loads a certificate store, which takes longer than everything else here.
+    """
     if not fields and server in MODELS:
         return MODELS[server]
     settings = {"model": "m", "base_url": server.url, "timeout": 5.0, "max_retries": 0, **fields}
-    made = BatchChat(**settings)
-    return made if fields else MODELS.setdefault(server, made)
+    chat = BatchChat(**settings)
+    return chat if fields else MODELS.setdefault(server, chat)
 
 
-def send(server: BatchServer, requests: list[Request], cache: Cache, folder: Path, **more: Any):
-    return submit(model(server), requests, cache, folder, **{"try_out": False, **more})
+def submit_requests(
+    server: BatchServer, requests: list[Request], cache: Cache, folder: Path, **more: Any
+):
+    return submit(server_model(server), requests, cache, folder, **{"try_out": False, **more})
 
 
-def fetch(server: BatchServer, cache: Cache, folder: Path, **more: Any) -> Collected:
+def collect_replies(server: BatchServer, cache: Cache, folder: Path, **more: Any) -> Collected:
     def connect(name: str) -> BatchChat:
         assert name == "m"
-        return model(server)
+        return server_model(server)
 
     return collect(connect, cache, folder, **more)
 
 
-def ordinary(server: BatchServer, requests: list[Request], cache: Cache) -> list[Reply | Failure]:
-    """What the ordinary command does: a client that knows nothing of batches, behind the cache."""
+def answer_directly(
+    server: BatchServer, requests: list[Request], cache: Cache
+) -> list[Reply | Failure]:
+    """Answers as the ordinary command does, with a client without batches behind the cache."""
     chat = OpenAIChat("m", server.url, timeout=5.0, max_retries=0)
     return CachedChat(chat, cache).answer(requests)
 
 
-def texts(results: list[Reply | Failure]) -> list[str]:
+def reply_texts(results: list[Reply | Failure]) -> list[str]:
     return [result.text for result in results if isinstance(result, Reply)]
 
 
-def everything(folder: Path) -> bytes:
+def all_bytes(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
 
 
-# --- the whole way ------------------------------------------------------------------------------
+# --- from submission to replies -----------------------------------------------------------------
 
 
 def results_file(path: Path) -> Path:
-    """A run of ten hypotheses, and a null pair that no judge is asked about."""
+    """Writes a run with ten hypotheses and a null pair, which is not judged."""
     header: dict[str, Any] = {"benchmark": "Tiny", "proposer": "p", "ranker": "r", "purity": 1.0}
     header |= {"directions": "A", "top": 10, "config": Config().model_dump(mode="json")}
     results = Results.open(path, {**header, "judge": {"judge": "human"}})
@@ -150,12 +156,12 @@ def results_file(path: Path) -> Path:
 
 
 def verdict(body: Mapping[str, Any]) -> Answer:
-    """Judge by what is asked, so that a verdict that goes astray shows."""
-    (number,) = map(int, re.findall(r"easy thing (\d+)", words(body)))
+    """Returns a verdict that depends on the request, so that misassigned verdicts are detected."""
+    (number,) = map(int, re.findall(r"easy thing (\d+)", message_text(body)))
     return says(json.dumps({"score": number % 3, "reason": f"number {number}"}))
 
 
-def command(what: Any, *arguments: object) -> Any:
+def invoke(what: Any, *arguments: object) -> Any:
     return CliRunner().invoke(what, [str(a) for a in arguments])
 
 
@@ -164,39 +170,39 @@ def test_after_collect_the_ordinary_command_makes_no_call(
 ) -> None:
     results = results_file(tmp_path / "r.jsonl")
     with BatchServer(verdict, key=KEY) as server:
-        asked = ("--llm-set", "model=m", "--llm-set", f"base_url={server.url}")
-        ran = command(app, "submit", "judge", results, *asked, "--no-try-out")
+        llm_options = ("--llm-set", "model=m", "--llm-set", f"base_url={server.url}")
+        ran = invoke(app, "submit", "judge", results, *llm_options, "--no-try-out")
         assert ran.exit_code == 0, ran.stderr
         assert "10 requests: 0 cached, 0 submitted before, 10 to submit" in ran.stderr
         assert ran.stdout == "10 requests submitted (batch_0)\n"
-        early = command(app, "collect", *asked)
+        early = invoke(app, "collect", *llm_options)
         assert early.exit_code == 3
         assert "batch_0 is in progress (10 requests, 1 done)" in early.stdout
         server.end("batch_0")
-        late = command(app, "collect", *asked)
+        late = invoke(app, "collect", *llm_options)
         assert late.exit_code == 0, late.output
         assert late.stdout.endswith("10 replies, 0 failures, 0 requests to come\n")
-        assert server.count(ALONE) == 0
+        assert server.count(DIRECT_CALL) == 0
 
         before = len(server.calls)
         judged = tmp_path / "judged.jsonl"
-        scored = command(
-            bench_app, "score", results, "--judge", "chat", "--out", judged, *asked, "--json"
+        scored = invoke(
+            bench_app, "score", results, "--judge", "chat", "--out", judged, *llm_options, "--json"
         )
         assert scored.exit_code == 0, scored.output
         assert len(server.calls) == before
         found = Results.read(judged).records["easy/0"]["hypotheses"]
         assert [h["score"] for h in found] == [(i % 3) / 2 for i in range(10)]
         assert [h["reason"] for h in found] == [f"number {i}" for i in range(10)]
-        again = command(app, "submit", "judge", results, *asked, "--json")
+        again = invoke(app, "submit", "judge", results, *llm_options, "--json")
         assert json.loads(again.stdout)["cached"] == 10
         assert len(server.batches) == 1
     assert server.keys == {f"Bearer {KEY}"}
-    assert KEY.encode() not in everything(tmp_path)
+    assert KEY.encode() not in all_bytes(tmp_path)
     assert all(KEY not in one.output for one in (ran, early, late, scored, again))
 
 
-def test_a_reply_is_stored_as_one_that_came_alone(server: BatchServer, tmp_path: Path) -> None:
+def test_batch_replies_are_stored_like_direct_replies(server: BatchServer, tmp_path: Path) -> None:
     def behave(body: Mapping[str, Any]) -> Answer:
         if "response_format" in body:
             return says('Sure: {"n": 3}')
@@ -206,84 +212,89 @@ def test_a_reply_is_stored_as_one_that_came_alone(server: BatchServer, tmp_path:
 
     server.behave = behave
     requests = [
-        ask("a", max_tokens=9, temperature=1),
-        ask("b", Picture(b"\x89PNG not really"), seed=3, sample=2),
-        ask("c", schema=SCHEMA),
-        ask("d", choices=("yes", "no")),
+        make_request("a", max_tokens=9, temperature=1),
+        make_request("b", Picture(b"\x89PNG not really"), seed=3, sample=2),
+        make_request("c", schema=SCHEMA),
+        make_request("d", choices=("yes", "no")),
     ]
     exported = []
-    for name in ("batch", "alone"):
+    for name in ("batch", "direct"):
         with Cache(tmp_path / name) as cache:
             if name == "batch":
-                send(server, requests, cache, tmp_path / "state")
+                submit_requests(server, requests, cache, tmp_path / "state")
                 server.end("batch_0")
-                assert fetch(server, cache, tmp_path / "state").replies == 4
+                assert collect_replies(server, cache, tmp_path / "state").replies == 4
             else:
-                assert len(texts(ordinary(server, requests, cache))) == 4
+                assert len(reply_texts(answer_directly(server, requests, cache))) == 4
             cache.export(tmp_path / f"{name}.jsonl")
         rows = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").open()]
         exported.append([{k: v for k, v in row.items() if k != "created"} for row in rows])
     assert exported[0] == exported[1]
     assert len(exported[0]) == 4
-    # The request of a line is the call that is made alone, too: pictures and all.
+    # The request of a line equals the direct call, including images.
     sent = [row["body"] for row in server.requests("batch_0")]
     assert sent[1]["messages"][0]["content"][1]["image_url"]["url"].startswith("data:image/png")
     assert sent[0]["max_tokens"] == 9
-    # Pictures are sent, and not kept.
-    assert b"image/png;base64" not in everything(tmp_path / "state")
+    # Images are sent but not stored.
+    assert b"image/png;base64" not in all_bytes(tmp_path / "state")
 
 
 def test_tokens_are_counted(server: BatchServer, cache: Cache, folder: Path) -> None:
-    send(server, asks(3), cache, folder)
+    submit_requests(server, make_requests(3), cache, folder)
     server.end("batch_0")
-    found = fetch(server, cache, folder)
+    found = collect_replies(server, cache, folder)
     assert (found.prompt_tokens, found.completion_tokens) == (30, 6)
 
 
 # --- idempotence --------------------------------------------------------------------------------
 
 
-def test_what_is_submitted_or_cached_is_not_submitted_again(
+def test_submitted_or_cached_requests_are_not_submitted_again(
     server: BatchServer, cache: Cache, folder: Path
 ) -> None:
-    ordinary(server, [ask("q0")], cache)
-    first = send(server, [*asks(4), ask("q1")], cache, folder)
+    answer_directly(server, [make_request("q0")], cache)
+    first = submit_requests(server, [*make_requests(4), make_request("q1")], cache, folder)
     assert (first.batches, first.requests) == (("batch_0",), 3)
-    assert send(server, asks(4), cache, folder) == Submitted((), 0, 0, ())
-    third = send(server, asks(5), cache, folder)
-    assert [words(r["body"]) for r in server.requests(third.batches[0])] == ["q4"]
+    assert submit_requests(server, make_requests(4), cache, folder) == Submitted((), 0, 0, ())
+    third = submit_requests(server, make_requests(5), cache, folder)
+    assert [message_text(r["body"]) for r in server.requests(third.batches[0])] == ["q4"]
     server.end("batch_0")
-    fetch(server, cache, folder)
-    assert send(server, asks(5), cache, folder).batches == ()
+    collect_replies(server, cache, folder)
+    assert submit_requests(server, make_requests(5), cache, folder).batches == ()
     assert len(server.batches) == 2
 
 
 def test_a_second_collect_downloads_nothing_and_changes_nothing(
     server: BatchServer, cache: Cache, folder: Path, tmp_path: Path
 ) -> None:
-    send(server, asks(3), cache, folder)
+    submit_requests(server, make_requests(3), cache, folder)
     server.end("batch_0")
-    assert fetch(server, cache, folder).replies == 3
+    assert collect_replies(server, cache, folder).replies == 3
     state, calls = (folder / "batches.json").read_bytes(), len(server.calls)
-    assert fetch(server, cache, folder) == Collected()
+    assert collect_replies(server, cache, folder) == Collected()
     assert len(server.calls) == calls
     assert (folder / "batches.json").read_bytes() == state
-    # Unless it is wanted, since the cache was lost.
+    # Unless it is requested, because the cache was lost.
     with Cache(tmp_path / "other") as other:
-        assert fetch(server, other, folder, again=True).replies == 3
-        assert texts(ordinary(server, asks(3), other)) == ["re q0", "re q1", "re q2"]
-    assert server.count(ALONE) == 0
+        assert collect_replies(server, other, folder, again=True).replies == 3
+        assert reply_texts(answer_directly(server, make_requests(3), other)) == [
+            "re q0",
+            "re q1",
+            "re q2",
+        ]
+    assert server.count(DIRECT_CALL) == 0
 
 
-def test_a_reply_that_is_in_the_cache_already_stays(
-    server: BatchServer, cache: Cache, folder: Path
-) -> None:
-    send(server, asks(2), cache, folder)
-    ordinary(server, [ask("q0")], cache)
+def test_a_cached_reply_is_not_replaced(server: BatchServer, cache: Cache, folder: Path) -> None:
+    submit_requests(server, make_requests(2), cache, folder)
+    answer_directly(server, [make_request("q0")], cache)
     server.behave = lambda body: says("another answer")
     server.end("batch_0")
-    fetch(server, cache, folder)
-    assert texts(ordinary(server, asks(2), cache)) == ["re q0", "another answer"]
+    collect_replies(server, cache, folder)
+    assert reply_texts(answer_directly(server, make_requests(2), cache)) == [
+        "re q0",
+        "another answer",
+    ]
 
 
 SUBMIT = """
@@ -302,12 +313,12 @@ with Cache() as cache:
 
 
 @pytest.mark.parametrize("finish", ["submit", "collect"])
-def test_a_kill_before_the_batch_is_remembered_pays_nothing_twice(
+def test_a_kill_before_the_batch_is_stored_submits_nothing_twice(
     server: BatchServer, cache: Cache, folder: Path, finish: str
 ) -> None:
-    # Others of the account, on another page of the list.
+    # Other batches of the account, on another page of the list.
     for i in range(3):
-        send(server, [ask(f"other {i}")], cache, folder.with_name("other"))
+        submit_requests(server, [make_request(f"other {i}")], cache, folder.with_name("other"))
     server.created.clear()
     server.spoil = lambda method, path: (
         Answer(wait=30) if (method, path) == ("POST", "/v1/batches") else None
@@ -320,15 +331,22 @@ def test_a_kill_before_the_batch_is_remembered_pays_nothing_twice(
         process.wait()
     server.spoil = lambda method, path: None
     for i in range(3):
-        send(server, [ask(f"more {i}")], cache, folder.with_name("other"))
+        submit_requests(server, [make_request(f"more {i}")], cache, folder.with_name("other"))
     assert [one.status for one in BatchState.read(folder).entries] == ["planned"]
     if finish == "submit":
-        assert send(server, asks(4), cache, folder) == Submitted((), 0, 0, ("batch_3",))
+        assert submit_requests(server, make_requests(4), cache, folder) == Submitted(
+            (), 0, 0, ("batch_3",)
+        )
     server.end("batch_3")
-    assert fetch(server, cache, folder).replies == 4
-    assert texts(ordinary(server, asks(4), cache)) == ["re q0", "re q1", "re q2", "re q3"]
+    assert collect_replies(server, cache, folder).replies == 4
+    assert reply_texts(answer_directly(server, make_requests(4), cache)) == [
+        "re q0",
+        "re q1",
+        "re q2",
+        "re q3",
+    ]
     assert len(server.batches) == 7
-    assert server.count(ALONE) == 0
+    assert server.count(DIRECT_CALL) == 0
 
 
 @pytest.mark.parametrize("uploaded", [False, True])
@@ -344,61 +362,67 @@ def test_a_kill_before_the_batch_exists_submits_it_once(
                 Answer(reset=True) if (method, path) == ("POST", "/v1/batches") else None
             )
             with pytest.raises(VisdiffError, match="Expected success in starting a batch"):
-                send(server, asks(3), cache, folder)
+                submit_requests(server, make_requests(3), cache, folder)
         else:
             patch.setattr(BatchChat, "create", killed)
             with pytest.raises(Killed):
-                send(server, asks(3), cache, folder)
+                submit_requests(server, make_requests(3), cache, folder)
     server.fault = lambda method, path: None
     assert [one.status for one in BatchState.read(folder).entries] == ["planned"]
     assert len(server.files) == uploaded
-    assert send(server, asks(3), cache, folder) == Submitted(("batch_0",), 3, 0, ())
-    # What the killed run left is gone.
+    assert submit_requests(server, make_requests(3), cache, folder) == Submitted(
+        ("batch_0",), 3, 0, ()
+    )
+    # Nothing of the killed run is left.
     assert len(BatchState.read(folder).entries) == len(list(folder.glob("*.jsonl"))) == 1
 
 
-def test_a_batch_that_never_was_is_said_when_collecting(
+def test_a_batch_that_never_existed_is_reported_when_collecting(
     server: BatchServer, cache: Cache, folder: Path
 ) -> None:
     server.fault = lambda method, path: Answer(status=500) if path == "/v1/files" else None
     with pytest.raises(VisdiffError, match=r"uploading .*HTTP 500"):
-        send(server, asks(3), cache, folder)
+        submit_requests(server, make_requests(3), cache, folder)
     server.fault = lambda method, path: None
-    found = fetch(server, cache, folder)
-    assert found.sentences == [f"A batch of 3 requests never reached {server.url}: submit again."]
+    found = collect_replies(server, cache, folder)
+    assert found.sentences == [
+        f"A batch of 3 requests never reached {server.url}; submit it again."
+    ]
     assert BatchState.read(folder).entries == []
 
 
 @pytest.mark.parametrize("spoilt", [Answer(reset=True), error(500, "oops"), Answer(b"{", 200)])
-def test_a_lost_answer_starts_no_second_batch(
+def test_a_lost_response_starts_no_second_batch(
     server: BatchServer, cache: Cache, folder: Path, spoilt: Answer
 ) -> None:
     server.spoil = lambda method, path: spoilt if (method, path) == (
         "POST", "/v1/batches"
     ) else None  # fmt: skip
-    # Whoever allows the client repeats gets none here.
-    done = submit(model(server, max_retries=3), asks(3), cache, folder, try_out=False)
+    # Retries do not apply to the start of a batch.
+    done = submit(
+        server_model(server, max_retries=3), make_requests(3), cache, folder, try_out=False
+    )
     assert done.batches == ("batch_0",)
-    assert server.count(STARTED) == len(server.batches) == 1
+    assert server.count(BATCH_START) == len(server.batches) == 1
 
 
 def test_one_process_at_a_time(server: BatchServer, cache: Cache, folder: Path) -> None:
     with BatchState.locked(folder), pytest.raises(InputError, match="wait until it is done"):
-        send(server, asks(1), cache, folder)
+        submit_requests(server, make_requests(1), cache, folder)
     assert server.calls == []
 
 
-# --- what may come back -------------------------------------------------------------------------
+# --- results ------------------------------------------------------------------------------------
 
 
 def test_failures_are_counted_never_cached_and_submitted_again(
     server: BatchServer, cache: Cache, folder: Path
 ) -> None:
-    requests = [*asks(7), ask("n", schema=SCHEMA)]
-    send(server, requests, cache, folder)
+    requests = [*make_requests(7), make_request("n", schema=SCHEMA)]
+    submit_requests(server, requests, cache, folder)
     sent = server.requests("batch_0")
     name = [r["custom_id"] for r in sent]
-    whole = json.dumps(row(name[6], says("re q6"))).encode()
+    complete = json.dumps(row(name[6], says("re q6"))).encode()
     server.end(
         "batch_0",
         output=[
@@ -410,11 +434,11 @@ def test_failures_are_counted_never_cached_and_submitted_again(
             row(name[3], says("")),
             row(name[4], Answer({"no": "choices"})),
             b"[]\n",
-            whole[: len(whole) // 2],
+            complete[: len(complete) // 2],
         ],
         errors=[row(name[5], error(400, f"bad request with {KEY}", "bad"))],
     )
-    found = fetch(server, cache, folder)
+    found = collect_replies(server, cache, folder)
     assert found.replies == 1
     assert found.failures == {"refusal": 1, "length": 1, "empty": 1, "parse": 1, "http": 3}
     assert (found.unknown, found.unreadable, found.pending) == (1, 2, 0)
@@ -425,28 +449,28 @@ def test_failures_are_counted_never_cached_and_submitted_again(
         "Batch batch_0 has completed: 1 of 8 requests are answered, 7 failed"
     )
     assert "unreadable lines in its results: 2 (collect with --again" in sentence
-    assert "lines about requests that are not in it, not used: 1" in sentence
+    assert "ignored lines for requests that are not in it: 1" in sentence
     assert KEY not in sentence + str(found.reasons)
     assert cache.stats()["entries"] == 1
-    again = send(server, requests, cache, folder)
+    again = submit_requests(server, requests, cache, folder)
     assert [r["custom_id"] for r in server.requests(again.batches[0])] == name[1:]
     server.end("batch_1", output=[row(n, says('{"n": 1}')) for n in name[1:]])
-    assert fetch(server, cache, folder).replies == 7
+    assert collect_replies(server, cache, folder).replies == 7
     calls = len(server.calls)
-    assert texts(ordinary(server, requests, cache))[0] == "re\u2028q0?"
+    assert reply_texts(answer_directly(server, requests, cache))[0] == "re\u2028q0?"
     assert len(server.calls) == calls
 
 
-def test_an_answer_counts_rather_than_a_failure_and_the_first_of_two(
+def test_a_reply_has_priority_over_a_failure_and_the_first_over_later_ones(
     server: BatchServer, cache: Cache, folder: Path
 ) -> None:
-    send(server, asks(2), cache, folder)
+    submit_requests(server, make_requests(2), cache, folder)
     a, b = (r["custom_id"] for r in server.requests("batch_0"))
     bad = row(a, error(500, "oops"))
     good = [row(a, says("one")), row(a, says("two")), row(b, says("three"))]
     server.end("batch_0", output=[bad, *good], errors=[bad])
-    fetch(server, cache, folder)
-    assert texts(ordinary(server, asks(2), cache)) == ["one", "three"]
+    collect_replies(server, cache, folder)
+    assert reply_texts(answer_directly(server, make_requests(2), cache)) == ["one", "three"]
 
 
 ENDS: list[tuple[str, str | None, str, str]] = [
@@ -460,17 +484,17 @@ ENDS: list[tuple[str, str | None, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("status", "code", "kind", "said"), ENDS)
-def test_what_a_batch_did_not_come_to(
+@pytest.mark.parametrize(("status", "code", "kind", "message"), ENDS)
+def test_unanswered_requests_of_a_batch_are_failures(
     server: BatchServer,
     cache: Cache,
     folder: Path,
     status: str,
     code: str | None,
     kind: str,
-    said: str,
+    message: str,
 ) -> None:
-    send(server, asks(4), cache, folder)
+    submit_requests(server, make_requests(4), cache, folder)
     name = [r["custom_id"] for r in server.requests("batch_0")]
     server.end(
         "batch_0",
@@ -478,109 +502,106 @@ def test_what_a_batch_did_not_come_to(
         output=server.output_rows("batch_0")[:1],
         errors=[unprocessed_row(n, code) for n in name[1:]] if code else [],
     )
-    found = fetch(server, cache, folder)
+    found = collect_replies(server, cache, folder)
     assert (found.replies, found.failures) == (1, {kind: 3})
-    assert re.search(said, found.sentences[0])
-    assert len(send(server, asks(4), cache, folder).batches) == 1
+    assert re.search(message, found.sentences[0])
+    assert len(submit_requests(server, make_requests(4), cache, folder).batches) == 1
     assert len(server.requests("batch_1")) == 3
 
 
-def test_a_batch_that_is_refused_as_a_whole(
-    server: BatchServer, cache: Cache, folder: Path
-) -> None:
-    send(server, asks(2), cache, folder)
+def test_a_rejected_batch(server: BatchServer, cache: Cache, folder: Path) -> None:
+    submit_requests(server, make_requests(2), cache, folder)
     server.end("batch_0", "failed", output=[], message=f"Enqueued token limit reached for {KEY}")
-    found = fetch(server, cache, folder)
+    found = collect_replies(server, cache, folder)
     assert (found.replies, found.failures) == (0, {"http": 2})
     assert found.sentences == [
         "Batch batch_0 has failed: 0 of 2 requests are answered, 2 failed (2 × the batch was "
-        "refused: Enqueued token limit reached for [key]); submit again to ask for them, at new "
-        "cost."
+        "refused: Enqueued token limit reached for [key]); submit them again, at new cost."
     ]
-    assert server.count(CONTENTS) == 0
+    assert server.count(DOWNLOAD) == 0
 
 
-def test_a_batch_that_is_gone_is_said_and_can_be_given_up(
+def test_a_missing_batch_is_reported_and_can_be_dropped(
     server: BatchServer, cache: Cache, folder: Path
 ) -> None:
-    send(server, asks(2), cache, folder)
-    send(server, [ask("more")], cache, folder)
+    submit_requests(server, make_requests(2), cache, folder)
+    submit_requests(server, [make_request("more")], cache, folder)
     server.end("batch_1")
     lost = server.batches.pop("batch_0")
-    found = fetch(server, cache, folder)
+    found = collect_replies(server, cache, folder)
     assert (found.replies, found.pending) == (1, 2)
     assert (
         "it belongs to another account, or was removed; give it up with --forget"
         in found.sentences[0]
     )
-    assert send(server, asks(2), cache, folder).batches == ()
+    assert submit_requests(server, make_requests(2), cache, folder).batches == ()
     assert forget(folder, "batch_0") == 2
     with pytest.raises(InputError, match=r"\(batch_1\), got 'batch_9'"):
         forget(folder, "batch_9")
     server.batches["lost"] = lost
-    assert send(server, asks(2), cache, folder).requests == 2
+    assert submit_requests(server, make_requests(2), cache, folder).requests == 2
 
 
-def test_replies_that_cannot_be_kept_stay_to_be_collected(
+def test_replies_that_cannot_be_cached_can_be_collected_later(
     server: BatchServer, cache: Cache, folder: Path, tmp_path: Path
 ) -> None:
-    send(server, asks(2), cache, tmp_path / "state")
+    submit_requests(server, make_requests(2), cache, tmp_path / "state")
     server.end("batch_0")
     blocked = tmp_path / "blocked"
     blocked.write_text("no folder")
     with Cache(blocked) as broken:
-        found = fetch(server, broken, tmp_path / "state")
+        found = collect_replies(server, broken, tmp_path / "state")
     assert (found.replies, found.pending) == (0, 2)
-    assert "collect again (nothing is lost)" in found.sentences[0]
-    assert fetch(server, cache, tmp_path / "state").replies == 2
+    assert "collect again; nothing is lost" in found.sentences[0]
+    assert collect_replies(server, cache, tmp_path / "state").replies == 2
     with pytest.raises(InputError, match="mode rw"), Cache(mode="ro") as shut:
-        fetch(server, shut, tmp_path / "state", again=True)
+        collect_replies(server, shut, tmp_path / "state", again=True)
 
 
-def test_a_damaged_state_is_never_taken_for_an_empty_one(
+def test_a_damaged_state_is_not_treated_as_empty(
     server: BatchServer, cache: Cache, folder: Path
 ) -> None:
-    send(server, asks(2), cache, folder)
+    submit_requests(server, make_requests(2), cache, folder)
     server.end("batch_0")
     (parts,) = folder.glob("*.jsonl")
-    whole = parts.read_bytes()
-    parts.write_bytes(whole[: len(whole) // 2])
-    found = fetch(server, cache, folder)
+    complete = parts.read_bytes()
+    parts.write_bytes(complete[: len(complete) // 2])
+    found = collect_replies(server, cache, folder)
     assert found.pending == 2
-    assert "restore it, or give the batch up" in found.sentences[0]
-    parts.write_bytes(whole)
-    assert fetch(server, cache, folder).replies == 2
+    assert "restore it, or drop the batch with --forget" in found.sentences[0]
+    parts.write_bytes(complete)
+    assert collect_replies(server, cache, folder).replies == 2
     (folder / "batches.json").write_bytes(b'{"version": 1, "batches": [{')
-    with pytest.raises(InputError, match="expected the file of `visdiff batch`"):
-        send(server, asks(2), cache, folder)
+    with pytest.raises(InputError, match="Expected the file of `visdiff batch`"):
+        submit_requests(server, make_requests(2), cache, folder)
     (folder / "batches.json").write_bytes(b'{"version": 2, "batches": []}')
     with pytest.raises(InputError, match="version 2"):
-        fetch(server, cache, folder)
+        collect_replies(server, cache, folder)
 
 
 # --- the endpoint -------------------------------------------------------------------------------
 
 
-def test_a_wrong_key_is_one_sentence_without_it(
+def test_a_wrong_key_is_an_input_error_without_the_key(
     server: BatchServer, cache: Cache, folder: Path
 ) -> None:
     server.key = "another"
     with pytest.raises(InputError, match="set OPENAI_API_KEY") as caught:
-        send(server, asks(2), cache, folder)
+        submit_requests(server, make_requests(2), cache, folder)
     assert KEY not in str(caught.value)
-    assert server.count(STARTED) == 0
+    assert server.count(BATCH_START) == 0
 
 
-def test_an_endpoint_without_batches_is_said(
+def test_an_endpoint_without_batches_is_an_input_error(
     server: BatchServer, cache: Cache, folder: Path
 ) -> None:
     server.fault = lambda method, path: error(404, "no such route") if "files" in path else None
     with pytest.raises(InputError, match="Expected an endpoint with the Batch API"):
-        send(server, asks(2), cache, folder)
+        submit_requests(server, make_requests(2), cache, folder)
 
 
 def test_another_endpoint_gets_no_key(server: BatchServer, cache: Cache, folder: Path) -> None:
-    send(server, asks(2), cache, folder)
+    submit_requests(server, make_requests(2), cache, folder)
     server.end("batch_0")
     calls = len(server.calls)
     found = collect(lambda name: BatchChat(name, "http://127.0.0.1:9/v1"), cache, folder)
@@ -589,50 +610,54 @@ def test_another_endpoint_gets_no_key(server: BatchServer, cache: Cache, folder:
     assert len(server.calls) == calls
 
 
-def test_the_first_request_is_tried_and_teaches_what_the_endpoint_takes(
+def test_the_first_request_is_sent_directly_to_test_the_parameters(
     server: BatchServer, cache: Cache, folder: Path
 ) -> None:
     def picky(body: Mapping[str, Any]) -> Answer:
         if "max_tokens" in body:
-            said = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
-            return error(400, said, "unsupported_parameter", "max_tokens")
+            text = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+            return error(400, text, "unsupported_parameter", "max_tokens")
         return echo(body)
 
     server.behave = picky
-    requests = [ask(f"q{i}", max_tokens=5) for i in range(4)]
-    chat = model(server)
+    requests = [make_request(f"q{i}", max_tokens=5) for i in range(4)]
+    chat = server_model(server)
     done = submit(chat, requests[:3], cache, folder)
     assert (done.answered, done.requests) == (1, 2)
-    assert server.count(ALONE) == 2
+    assert server.count(DIRECT_CALL) == 2
     assert all(r["body"]["max_completion_tokens"] == 5 for r in server.requests("batch_0"))
-    # Once is enough.
+    # The test is done once.
     assert submit(chat, requests, cache, folder).answered == 0
-    assert server.count(ALONE) == 2
+    assert server.count(DIRECT_CALL) == 2
     for name in ("batch_0", "batch_1"):
         server.end(name)
-    assert fetch(server, cache, folder).replies == 3
-    assert len(texts(ordinary(server, requests, cache))) == 4
-    assert server.count(ALONE) == 2
+    assert collect_replies(server, cache, folder).replies == 3
+    assert len(reply_texts(answer_directly(server, requests, cache))) == 4
+    assert server.count(DIRECT_CALL) == 2
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [(error(404, "The model m does not exist"), "serves model"), (error(500, "oops"), "HTTP 500")],
 )
-def test_what_cannot_work_is_found_out_before_a_batch(
-    server: BatchServer, cache: Cache, folder: Path, answer: Answer, said: str
+def test_errors_of_the_first_request_stop_the_submission(
+    server: BatchServer, cache: Cache, folder: Path, answer: Answer, message: str
 ) -> None:
     server.behave = lambda body: answer
-    with pytest.raises(VisdiffError, match=said):
-        submit(model(server), asks(3), cache, folder)
+    with pytest.raises(VisdiffError, match=message):
+        submit(server_model(server), make_requests(3), cache, folder)
     assert len(server.batches) == len(server.files) == 0
 
 
 # --- files --------------------------------------------------------------------------------------
 
 
-def test_batches_are_cut_at_the_limits(server: BatchServer, cache: Cache, folder: Path) -> None:
-    written = list(write_lines(model(server).identity, asks(10), model(server).parameters))
+def test_batches_are_split_at_the_limits(server: BatchServer, cache: Cache, folder: Path) -> None:
+    written = list(
+        write_lines(
+            server_model(server).identity, make_requests(10), server_model(server).parameters
+        )
+    )
     assert [len(part) for part in split_lines(written, max_requests=4)] == [4, 4, 2]
     size = len(written[0].data)
     parts = list(split_lines(written, max_bytes=3 * size))
@@ -641,35 +666,37 @@ def test_batches_are_cut_at_the_limits(server: BatchServer, cache: Cache, folder
     assert [len(part) for part in split_lines(written, max_bytes=3 * size - 1)] == [2] * 5
     with pytest.raises(InputError, match="send smaller or fewer pictures"):
         list(split_lines(written, max_bytes=size - 1))
-    done = send(server, asks(10), cache, folder, max_requests=4)
+    done = submit_requests(server, make_requests(10), cache, folder, max_requests=4)
     assert [len(server.requests(name)) for name in done.batches] == [4, 4, 2]
     for name in done.batches:
         server.end(name)
-    assert fetch(server, cache, folder).replies == 10
-    assert texts(ordinary(server, asks(10), cache)) == [f"re q{i}" for i in range(10)]
-    assert server.count(ALONE) == 0
+    assert collect_replies(server, cache, folder).replies == 10
+    assert reply_texts(answer_directly(server, make_requests(10), cache)) == [
+        f"re q{i}" for i in range(10)
+    ]
+    assert server.count(DIRECT_CALL) == 0
 
 
 # --- commands -----------------------------------------------------------------------------------
 
 
-class Seeing:
-    """A captioner that asks a chat model."""
+class ChatCaptioner:
+    """A captioner that uses a chat model."""
 
-    name = "seeing"
+    name = "chat-captioner"
 
     def __init__(self, llm: Callable[[], ChatModel], **_: Any) -> None:
         self.llm = llm
 
     def captions(self, images: ImageSet, cache: Cache, progress: bool = False) -> Applied:
         data = [images.raw(i)[0] or b"" for i in range(len(images))]
-        requests = [ask("What is this?", Picture(one), max_tokens=20) for one in data]
+        requests = [make_request("What is this?", Picture(one), max_tokens=20) for one in data]
         replies = self.llm().answer(requests)
         values = [reply.text if isinstance(reply, Reply) else None for reply in replies]
         return Applied(values, {i: "no" for i, value in enumerate(values) if value is None})
 
 
-def images(folder: Path, n: int = 5) -> Path:
+def write_images(folder: Path, n: int = 5) -> Path:
     rng = np.random.default_rng(0)
     folder.mkdir()
     for i in range(n):
@@ -677,78 +704,81 @@ def images(folder: Path, n: int = 5) -> Path:
     return folder
 
 
-def test_captions_are_submitted_and_then_found(
+def test_captions_are_submitted_and_then_cached(
     server: BatchServer, cache: Cache, tmp_path: Path
 ) -> None:
-    photos = images(tmp_path / "photos")
+    photos = write_images(tmp_path / "photos")
 
     def caption(body: Mapping[str, Any]) -> Answer:
         sent = body["messages"][0]["content"][1]["image_url"]["url"]
         return says(f"image {zlib.crc32(sent.encode())}")
 
     server.behave = caption
-    asked = ("--llm-set", "model=m", "--llm-set", f"base_url={server.url}")
-    job = ("submit", "caption", photos, "--captioner", "test_batch:Seeing", *asked)
-    ran = command(app, *job)
+    llm_options = ("--llm-set", "model=m", "--llm-set", f"base_url={server.url}")
+    job = ("submit", "caption", photos, "--captioner", "test_batch:ChatCaptioner", *llm_options)
+    ran = invoke(app, *job)
     assert ran.exit_code == 0, ran.output
-    # The first is asked alone.
+    # The first request is sent directly.
     assert "4 requests submitted (batch_0), 1 answered at once" in ran.stdout
-    assert server.count(ALONE) == 1
+    assert server.count(DIRECT_CALL) == 1
     server.end("batch_0")
-    assert command(app, "collect", *asked, "--json").exit_code == 0
+    assert invoke(app, "collect", *llm_options, "--json").exit_code == 0
     chat = CachedChat(OpenAIChat("m", server.url), cache)
-    found = Seeing(lambda: chat).captions(ImageSet.open(photos), cache)
+    found = ChatCaptioner(lambda: chat).captions(ImageSet.open(photos), cache)
     assert not found.failures
     assert len(set(found.values)) == 5
-    assert server.count(ALONE) == 1
-    assert "4 replies" not in command(app, "collect", *asked).stdout
+    assert server.count(DIRECT_CALL) == 1
+    assert "4 replies" not in invoke(app, "collect", *llm_options).stdout
 
 
-def test_dry_run_says_what_it_would_take_and_calls_nobody(
+def test_dry_run_estimates_the_cost_without_calls(
     server: BatchServer, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     results = results_file(tmp_path / "r.jsonl")
-    asked = ["--llm-set", "model=m", "--llm-set", f"base_url={server.url}"]
+    llm_options = ["--llm-set", "model=m", "--llm-set", f"base_url={server.url}"]
     priced = ["--llm-set", "prompt_price=1000", "--llm-set", "completion_price=0"]
-    plain = command(app, "submit", "judge", results, *asked, "--dry-run", "--samples", 3)
+    plain = invoke(app, "submit", "judge", results, *llm_options, "--dry-run", "--samples", 3)
     assert plain.exit_code == 0, plain.output
     assert "30 to submit" in plain.stdout
     assert "cost unknown" in plain.stdout
-    ran = command(app, "submit", "judge", results, *asked, *priced, "--dry-run", "--json")
+    ran = invoke(app, "submit", "judge", results, *llm_options, *priced, "--dry-run", "--json")
     totals = json.loads(ran.stdout)
     assert totals["fresh"] == totals["requests"] == 10
     assert totals["cost"] == pytest.approx(totals["prompt_tokens"] / 1000)
-    for limit, said in (("max_calls=9", "max_calls=9"), ("max_cost=0.01", "at most 0.01 US")):
-        over = command(app, "submit", "judge", results, *asked, *priced, "--llm-set", limit)
+    for limit, message in (("max_calls=9", "max_calls=9"), ("max_cost=0.01", "at most 0.01 US")):
+        over = invoke(app, "submit", "judge", results, *llm_options, *priced, "--llm-set", limit)
         assert isinstance(over.exception, InputError)
-        assert said in str(over.exception)
+        assert message in str(over.exception)
     assert server.calls == []
     assert not (tmp_path / "cache" / "batches").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (("--captioner", "fakes:ColourCaptioner"), "a captioner that asks a chat model"),
+        (("--captioner", "fakes:ColourCaptioner"), "a captioner that uses a chat model"),
         (("--llm-set", "backend=transformers"), "the llm 'openai' for batches"),
-        (("--captioner", "test_batch:Seeing", "--llm-set", "vision=false"), "that sees"),
-        (("--llm-set", "prompt_price=1", "--captioner", "test_batch:Seeing"), "got one of"),
+        (
+            ("--captioner", "test_batch:ChatCaptioner", "--llm-set", "vision=false"),
+            "that accepts images",
+        ),
+        (("--llm-set", "prompt_price=1", "--captioner", "test_batch:ChatCaptioner"), "got one of"),
     ],
 )
-def test_jobs_that_make_no_batch_are_one_sentence(
-    cache: Cache, tmp_path: Path, arguments: tuple[str, ...], said: str
+def test_invalid_jobs_are_input_errors(
+    cache: Cache, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    photos = images(tmp_path / "photos", 1)
-    ran = command(app, "submit", "caption", photos, "--llm-set", "model=m", *arguments)
+    photos = write_images(tmp_path / "photos", 1)
+    ran = invoke(app, "submit", "caption", photos, "--llm-set", "model=m", *arguments)
     assert isinstance(ran.exception, InputError)
-    assert said in str(ran.exception)
+    assert message in str(ran.exception)
 
 
 def test_a_batch_can_be_forgotten_from_the_command_line(
     server: BatchServer, cache: Cache, folder: Path
 ) -> None:
-    send(server, asks(2), cache, folder)
-    ran = command(app, "collect", "--forget", "batch_0")
+    submit_requests(server, make_requests(2), cache, folder)
+    ran = invoke(app, "collect", "--forget", "batch_0")
     assert ran.stdout == "2 requests of batch batch_0 may be submitted again\n"
-    assert BatchState.read(folder).held() == set()
+    assert BatchState.read(folder).pending_keys() == set()

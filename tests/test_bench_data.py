@@ -1,4 +1,4 @@
-"""VisDiffBench in its layouts, on tiny folders: ids, splits, what is missing, what is wrong."""
+"""VisDiffBench in its layouts, on small folders: ids, splits, missing images and invalid files."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def line(split: str, number: int, images: bool) -> dict:
 
 
 def released(root: Path) -> Path:
-    """The unzipped release."""
+    """Writes the unzipped release."""
     for split in PAIRED:
         jsonl(root / f"{split}.jsonl", [line(split, i, True) for i in range(PER_SPLIT)])
         touch(
@@ -58,10 +58,10 @@ def released(root: Path) -> Path:
 
 
 def table(base: int = 1) -> pd.DataFrame:
-    """PairedImageSets.csv, its difficulty column as wrong as the real one."""
-    called = {"easy": "easy", "medium": "easy", "hard": "medium"}
+    """Returns PairedImageSets.csv, with the errors of the real one in its column difficulty."""
+    difficulty = {"easy": "easy", "medium": "easy", "hard": "medium"}
     rows = [
-        (name, path, f"pet {i}", called[split])
+        (name, path, f"pet {i}", difficulty[split])
         for split in PAIRED
         for i in range(PER_SPLIT)
         for side, name in zip("ab", truths(split, i), strict=True)
@@ -71,7 +71,7 @@ def table(base: int = 1) -> pd.DataFrame:
 
 
 def repository(root: Path, base: int = 1, on_disk: str = "letters") -> Path:
-    """The repository, its images unzipped in data/VisDiffBench."""
+    """Writes the repository, with its images unzipped in data/VisDiffBench."""
     data = root / "data"
     data.mkdir(parents=True)
     table(base).to_csv(data / "PairedImageSets.csv", index=False)
@@ -89,7 +89,7 @@ def webcrawl(root: Path) -> None:
         jsonl(root / "data/pairedimagesets/webcrawl" / f"{split}.jsonl", rows)
 
 
-def check_whole(benchmark: Benchmark) -> None:
+def check_complete(benchmark: Benchmark) -> None:
     assert [p.id for p in benchmark.pairs] == [f"{s}/{i}" for s in PAIRED for i in range(PER_SPLIT)]
     assert benchmark.splits == dict.fromkeys(PAIRED, PER_SPLIT)
     assert benchmark.missing == ()
@@ -99,7 +99,7 @@ def check_whole(benchmark: Benchmark) -> None:
         for files, others in ((pair.images_a, pair.images_b), (pair.images_b, pair.images_a)):
             assert len(files) == IMAGES
             assert all(file.is_file() and file.is_absolute() for file in files)
-            # All of one set, and of the right split.
+            # All images are of one set, and of the right split.
             assert {file.parent.parent.name for file in files} == {pair.split}
             assert not set(files) & set(others)
         assert pair.images_a[0].parent.name[-1] in "1a"
@@ -111,7 +111,7 @@ def check_whole(benchmark: Benchmark) -> None:
 
 def test_the_released_zip(tmp_path: Path) -> None:
     benchmark = load(released(tmp_path / "VisDiffBench"))
-    check_whole(benchmark)
+    check_complete(benchmark)
     assert benchmark.name == "VisDiffBench"
     assert benchmark.notes == ()
     assert benchmark.pairs[0].difference.startswith("pet")
@@ -119,41 +119,43 @@ def test_the_released_zip(tmp_path: Path) -> None:
 
 def test_the_folder_above_the_released_zip(tmp_path: Path) -> None:
     released(tmp_path / "VisDiffBench")
-    check_whole(load(tmp_path))
+    check_complete(load(tmp_path))
 
 
-@pytest.mark.parametrize("at", ["", "data"])
+@pytest.mark.parametrize("subfolder", ["", "data"])
 @pytest.mark.parametrize("with_jsonl", [True, False], ids=["jsonl", "csv-only"])
 @pytest.mark.parametrize("base", [0, 1])
 @pytest.mark.parametrize("on_disk", ["letters", "digits"])
-def test_the_repository(tmp_path: Path, at: str, with_jsonl: bool, base: int, on_disk: str) -> None:
+def test_the_repository(
+    tmp_path: Path, subfolder: str, with_jsonl: bool, base: int, on_disk: str
+) -> None:
     root = repository(tmp_path / "VisDiff", base, on_disk)
     if with_jsonl:
         webcrawl(root)
-    benchmark = load(root / at)
-    check_whole(benchmark)
+    benchmark = load(root / subfolder)
+    check_complete(benchmark)
     # 2 pairs × 2 sets × 3 images, medium and hard.
     (note,) = benchmark.notes
     assert f"{2 * PER_SPLIT * 2 * IMAGES} of {3 * PER_SPLIT * 2 * IMAGES} rows" in note
     assert ("jsonl" in note) == with_jsonl
 
 
-def test_both_layouts_ask_the_same(tmp_path: Path) -> None:
+def test_both_layouts_have_the_same_pairs(tmp_path: Path) -> None:
     one = load(released(tmp_path / "zip"))
     two = load(repository(tmp_path / "VisDiff"))
 
-    def asked(b: Benchmark) -> list[tuple[str, str, str, str]]:
+    def described(b: Benchmark) -> list[tuple[str, str, str, str]]:
         return [(p.id, p.split, p.a, p.b) for p in b.pairs]
 
-    assert asked(one) == asked(two)
+    assert described(one) == described(two)
 
 
 @pytest.mark.parametrize("on_disk", ["letters", "digits"])
-def test_bare_jsonl_takes_what_the_folders_hold(tmp_path: Path, on_disk: str) -> None:
+def test_bare_jsonl_uses_all_images_of_the_folders(tmp_path: Path, on_disk: str) -> None:
     root = repository(tmp_path / "VisDiff", 1, on_disk)
     webcrawl(root)
     (root / "data/PairedImageSets.csv").unlink()
-    check_whole(load(root))
+    check_complete(load(root))
 
 
 def test_images_elsewhere(tmp_path: Path) -> None:
@@ -162,12 +164,12 @@ def test_images_elsewhere(tmp_path: Path) -> None:
     elsewhere.mkdir()
     for split in PAIRED:
         shutil.move(root / split, elsewhere / split)
-    with pytest.raises(InputError, match="not one of them"):
+    with pytest.raises(InputError, match="got none of them"):
         load(root)
-    check_whole(load(root, elsewhere))
+    check_complete(load(root, elsewhere))
 
 
-def test_without_names_the_order_of_the_pairs_tells_the_split(tmp_path: Path) -> None:
+def test_without_names_the_split_follows_from_the_order_of_the_pairs(tmp_path: Path) -> None:
     root = repository(tmp_path / "VisDiff", on_disk="digits")
     frame = table()
     number = {s: i for i, s in enumerate(PAIRED)}
@@ -220,7 +222,7 @@ def test_all_187_pairs(tmp_path: Path) -> None:
     assert "imagenet-r/misc" not in by_id
 
 
-def test_a_benchmark_of_ones_own_with_null_pairs(tmp_path: Path) -> None:
+def test_a_custom_benchmark_with_null_pairs(tmp_path: Path) -> None:
     root = released(tmp_path / "mini")
     (root / "benchmark.json").write_text('{"name": "MiniDiffBench"}')
     jsonl(
@@ -255,10 +257,10 @@ def test_a_missing_image_is_named_and_counted(tmp_path: Path, layout: str) -> No
     assert (len(pair.images_a), len(pair.images_b)) == (IMAGES, IMAGES - 1)
 
 
-def test_a_missing_folder_is_counted_and_no_other_split_steps_in(tmp_path: Path) -> None:
+def test_a_missing_folder_is_counted_and_not_replaced_by_another_split(tmp_path: Path) -> None:
     root = repository(tmp_path / "VisDiff")
     shutil.rmtree(root / "data/VisDiffBench/hard/1_a")
-    # A folder of this name without its split may be of any split.
+    # A folder of this name outside a split's folder may belong to any split.
     touch(root / "data/VisDiffBench" / name for name in numbered("1_a"))
     benchmark = load(root)
     (pair,) = [p for p in benchmark.pairs if p.missing]
@@ -279,13 +281,13 @@ def test_a_gap_in_a_listed_folder_is_missing(tmp_path: Path) -> None:
     assert len(missing) == 2
 
 
-# --- what is no benchmark -----------------------------------------------------------------------
+# --- invalid benchmarks -------------------------------------------------------------------------
 
 
-def test_no_benchmark_is_one_clear_sentence(tmp_path: Path) -> None:
+def test_a_folder_without_a_benchmark_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"PairedImageSets\.csv.*unzipped release"):
         load(tmp_path)
-    with pytest.raises(InputError, match="which is none"):
+    with pytest.raises(InputError, match="which is not a folder"):
         load(tmp_path / "nowhere")
 
 
@@ -298,23 +300,23 @@ def test_no_benchmark_is_one_clear_sentence(tmp_path: Path) -> None:
     ],
     ids=["no-set2", "one-list", "empty"],
 )
-def test_a_wrong_line_is_named(tmp_path: Path, row: dict, message: str) -> None:
+def test_an_invalid_line_is_named(tmp_path: Path, row: dict, message: str) -> None:
     jsonl(tmp_path / "easy.jsonl", [row])
     with pytest.raises(InputError, match=message):
         load(tmp_path)
 
 
-def test_a_csv_of_something_else_is_named(tmp_path: Path) -> None:
+def test_a_csv_in_another_layout_is_rejected(tmp_path: Path) -> None:
     frame = pd.DataFrame({"path": ["x/y.jpg"], "group_name": ["dogs"]})
     frame.to_csv(tmp_path / "PairedImageSets.csv", index=False)
-    with pytest.raises(InputError, match="expected paths like"):
+    with pytest.raises(InputError, match="Expected paths like"):
         load(tmp_path)
     frame.drop(columns="group_name").to_csv(tmp_path / "PairedImageSets.csv", index=False)
     with pytest.raises(InputError, match="'group_name'"):
         load(tmp_path)
 
 
-def test_half_a_pair_and_absent_groups_are_named(tmp_path: Path) -> None:
+def test_incomplete_pairs_and_missing_groups_are_named(tmp_path: Path) -> None:
     frame = table()
     frame[~frame["path"].str.contains("/1_b/")].to_csv(tmp_path / "PairedImageSets.csv")
     with pytest.raises(InputError, match="got only 'easy dogs 0'"):
@@ -329,16 +331,16 @@ def test_half_a_pair_and_absent_groups_are_named(tmp_path: Path) -> None:
 
 
 def test_a_part_of_a_benchmark(tmp_path: Path) -> None:
-    whole = load(released(tmp_path))
-    assert [p.id for p in whole.only(["hard"]).pairs] == ["hard/0", "hard/1"]
-    assert [p.id for p in whole.only(limit=1).pairs] == ["easy/0", "medium/0", "hard/0"]
+    benchmark = load(released(tmp_path))
+    assert [p.id for p in benchmark.only(["hard"]).pairs] == ["hard/0", "hard/1"]
+    assert [p.id for p in benchmark.only(limit=1).pairs] == ["easy/0", "medium/0", "hard/0"]
     with pytest.raises(InputError, match=r"easy, medium, hard.*'heard'"):
-        whole.only(["heard"])
+        benchmark.only(["heard"])
     with pytest.raises(InputError, match="limit"):
-        whole.only(limit=0)
+        benchmark.only(limit=0)
 
 
-def test_two_pairs_of_one_name_are_refused() -> None:
+def test_pairs_with_the_same_id_are_rejected() -> None:
     pair = Pair("x/0", "x", "a", "b", "", (), ())
     with pytest.raises(InputError, match="distinct"):
         Benchmark("B", (pair, pair))

@@ -1,4 +1,4 @@
-"""MiniDiffBench: what is planted is there, in the promised share, and the judge can read it."""
+"""MiniDiffBench: the planted attributes, their proportions, and their agreement with the judge."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,17 +18,17 @@ ART = Path(__file__).parents[1] / ".art"
 PLANS = list(minidiffbench.plans(0))
 
 needs_art = pytest.mark.skipif(
-    not (ART / "node_modules").is_dir(), reason="the art packages are not here: make art"
+    not (ART / "node_modules").is_dir(), reason="the art packages are missing: make art"
 )
 
 
-def test_the_shape_is_the_promised_one() -> None:
+def test_numbers_of_pairs() -> None:
     assert Counter(p.split for p in PLANS) == {"easy": 50, "medium": 50, "hard": 50, NULL: 200}
     assert len({p.id for p in PLANS}) == len(PLANS)
     assert all(p.values[0] != p.values[1] for p in PLANS if p.split != NULL)
 
 
-def test_a_part_of_it_is_part_of_the_whole() -> None:
+def test_fewer_pairs_are_a_subset() -> None:
     few = list(minidiffbench.plans(0, pairs=3, null_pairs=4))
     assert few == [p for p in PLANS if p in few]
     assert len(few) == 13
@@ -38,13 +38,13 @@ def test_a_part_of_it_is_part_of_the_whole() -> None:
 def test_exactly_the_share_has_the_sets_own_value(plan: minidiffbench.Plan) -> None:
     field = {"profession": "subject", "art": "style"}.get(plan.attribute, plan.attribute)
     for side in (0, 1):
-        drawn = minidiffbench.scenes(plan, side, 40, np.random.default_rng(side))
-        values = Counter(getattr(s, field) for s in drawn)
+        sampled = minidiffbench.scenes(plan, side, 40, np.random.default_rng(side))
+        values = Counter(getattr(s, field) for s in sampled)
         assert values[plan.values[side]] == round(plan.share * 40)
         assert values[plan.values[1 - side]] == 40 - round(plan.share * 40)
 
 
-def test_the_truth_is_right_in_the_judges_eyes_and_its_reverse_wrong() -> None:
+def test_the_judge_scores_the_truth_1_and_its_reverse_0() -> None:
     judge = WorldJudge()
     for plan in PLANS:
         if plan.split == NULL:
@@ -63,7 +63,7 @@ def test_a_null_pair_has_one_distribution() -> None:
 
 
 @pytest.mark.parametrize("split", ["easy", "medium", "hard"])
-def test_what_an_image_shows_is_known_without_its_picture(split: str) -> None:
+def test_attributes_are_known_without_rendering(split: str) -> None:
     for plan in [p for p in PLANS if p.split == split][:6]:
         a, b = (minidiffbench.shows(plan, side, seed=5, size=40) for side in (0, 1))
         assert a.sum() == round(plan.share * 40)
@@ -74,29 +74,29 @@ def test_what_an_image_shows_is_known_without_its_picture(split: str) -> None:
 
 
 @needs_art
-def test_what_an_image_shows_is_what_was_drawn(
+def test_attributes_match_the_rendered_scenes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[world.Scene] = []
+    rendered: list[world.Scene] = []
     render = Art.render
 
-    def watched(self: Art, scene: world.Scene, rng: np.random.Generator) -> np.ndarray:
-        drawn.append(scene)
+    def recording_render(self: Art, scene: world.Scene, rng: np.random.Generator) -> np.ndarray:
+        rendered.append(scene)
         return render(self, scene, rng)
 
-    monkeypatch.setattr(Art, "render", watched)
+    monkeypatch.setattr(Art, "render", recording_render)
     minidiffbench.render(tmp_path, ART, pairs=1, null_pairs=0, size=8, progress=False)
     easy = next(p for p in PLANS if p.id == "easy/00")
-    planted = [scene.place == easy.values[0] for scene in drawn[:16]]
-    told = [minidiffbench.shows(easy, side, seed=0, size=8).tolist() for side in (0, 1)]
-    assert planted == told[0] + told[1]
+    planted = [scene.place == easy.values[0] for scene in rendered[:16]]
+    shows = [minidiffbench.shows(easy, side, seed=0, size=8).tolist() for side in (0, 1)]
+    assert planted == shows[0] + shows[1]
 
 
 @needs_art
-def test_a_killed_rendering_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_rendering_is_resumed(tmp_path: Path) -> None:
     def render(folder: Path, pairs: int) -> dict[str, tuple[bytes, ...]]:
-        made = minidiffbench.render(folder, ART, pairs=pairs, null_pairs=1, size=3, progress=False)
-        return {p.id: tuple(f.read_bytes() for f in p.images_a + p.images_b) for p in made.pairs}
+        bench = minidiffbench.render(folder, ART, pairs=pairs, null_pairs=1, size=3, progress=False)
+        return {p.id: tuple(f.read_bytes() for f in p.images_a + p.images_b) for p in bench.pairs}
 
     render(tmp_path / "twice", 1)
     assert render(tmp_path / "twice", 2) == render(tmp_path / "once", 2)
@@ -108,6 +108,6 @@ def test_a_killed_rendering_goes_on(tmp_path: Path) -> None:
         minidiffbench.render(tmp_path / "once", ART, seed=1, size=3, progress=False)
 
 
-def test_a_folder_without_an_index_says_what_to_do(tmp_path: Path) -> None:
+def test_a_folder_without_an_index_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="bench render"):
         minidiffbench.load(tmp_path)

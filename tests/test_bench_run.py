@@ -1,4 +1,4 @@
-"""Running a benchmark: what is kept, what is tried again, what the table and the commands say."""
+"""Running a benchmark: stored results, resuming, failures, judges, the table and the commands."""
 
 import json
 import os
@@ -19,11 +19,11 @@ from visdiff.bench import table
 from visdiff.bench.pairs import Benchmark, Pair
 from visdiff.bench.run import (
     Finding,
-    Found,
+    SystemOutput,
     agree,
     claims,
     comparison,
-    listed,
+    rank_findings,
     rejudge,
     run,
 )
@@ -45,7 +45,7 @@ PAIRS = 6
 
 @pytest.fixture
 def benchmark(tmp_path: Path) -> Benchmark:
-    """Six pairs, grass against snow, and a null one; some bytes for images."""
+    """Six pairs, grass against snow, and a null pair; the image files have arbitrary bytes."""
     pairs = []
     for i in range(PAIRS + 1):
         split = "null" if i == PAIRS else ("easy", "hard")[i % 2]
@@ -58,26 +58,26 @@ def benchmark(tmp_path: Path) -> Benchmark:
     return Benchmark("Tiny", tuple(pairs))
 
 
-def number(a: ImageSet) -> int:
-    """Which pair a system was given, by the folder of its images."""
+def pair_number(a: ImageSet) -> int:
+    """Returns the number of the pair that a system received, from the folder of its images."""
     path = a.path(0)
     assert path is not None
     return int(path.parent.name)
 
 
-def finds(a: ImageSet, b: ImageSet) -> Found:
-    """Right first in pairs 0 and 3, second in 1 and 4, and nothing in 2 and 5."""
-    place = number(a) % 3
+def find_grass(a: ImageSet, b: ImageSet) -> SystemOutput:
+    """A system that is right at rank 1 in pairs 0 and 3, at rank 3 in 1 and 4, never in 2 and 5."""
+    position = pair_number(a) % 3
     right, wrong = Finding("grass", "A", 0.9, True), Finding("sand", "A", 0.8, False)
     other = Finding("snow", "B", 0.7, True)
-    return Found([[right, wrong, other], [wrong, other, right], []][place])
+    return SystemOutput([[right, wrong, other], [wrong, other, right], []][position])
 
 
 def content(results: Results) -> dict[str, Any]:
     return {"header": results.header, "records": dict(sorted(results.records.items()))}
 
 
-def go(benchmark: Benchmark, out: Path, system: Any = finds, **more: Any) -> Results:
+def run_system(benchmark: Benchmark, out: Path, system: Any = find_grass, **more: Any) -> Results:
     settings = {"config": CONFIG, "judge": WorldJudge(), "system": system, "progress": False}
     return run(benchmark, out, **{**settings, **more})
 
@@ -85,20 +85,22 @@ def go(benchmark: Benchmark, out: Path, system: Any = finds, **more: Any) -> Res
 # --- a run --------------------------------------------------------------------------------------
 
 
-def test_every_pair_is_compared_judged_and_kept(benchmark: Benchmark, tmp_path: Path) -> None:
-    results = go(benchmark, tmp_path / "r.jsonl")
+def test_every_pair_is_compared_judged_and_stored(benchmark: Benchmark, tmp_path: Path) -> None:
+    results = run_system(benchmark, tmp_path / "r.jsonl")
     assert list(results.records) == [pair.id for pair in benchmark.pairs]
     first = results.records["easy/0"]
     assert [(h["text"], h["score"]) for h in first["hypotheses"]] == [("grass", 1), ("sand", 0)]
     assert (first["found"], first["confirmed"], first["n_a"], first["n_b"]) == (3, 2, 10, 10)
-    # Only what is truer of A, as in the paper, unless told otherwise.
-    both = go(benchmark, tmp_path / "both.jsonl", directions="both")
+    # By default only hypotheses about A are judged, as in the paper.
+    both = run_system(benchmark, tmp_path / "both.jsonl", directions="both")
     assert [h["score"] for h in both.records["easy/0"]["hypotheses"]] == [1, 0, 1]
     assert content(Results.read(tmp_path / "r.jsonl")) == content(results)
 
 
 def test_the_rows_of_a_run(benchmark: Benchmark, tmp_path: Path) -> None:
-    by_split = {row["split"]: row for row in table.rows([go(benchmark, tmp_path / "r.jsonl")])}
+    by_split = {
+        row["split"]: row for row in table.rows([run_system(benchmark, tmp_path / "r.jsonl")])
+    }
     # easy: pairs 0, 2, 4; hard: 1, 3, 5.
     assert (by_split["easy"]["acc1"], by_split["easy"]["acc5"]) == (
         pytest.approx(1 / 3),
@@ -113,24 +115,24 @@ def test_the_rows_of_a_run(benchmark: Benchmark, tmp_path: Path) -> None:
     assert (null["n"], null["confirmed_pairs"]) == (1, 1)
 
 
-def test_the_hypotheses_that_are_judged_are_the_first(benchmark: Benchmark, tmp_path: Path) -> None:
-    results = go(benchmark, tmp_path / "r.jsonl", top=1)
+def test_only_the_top_hypotheses_are_judged(benchmark: Benchmark, tmp_path: Path) -> None:
+    results = run_system(benchmark, tmp_path / "r.jsonl", top=1)
     assert all(len(r["hypotheses"]) <= 1 for r in results.records.values())
     assert results.records["easy/0"]["found"] == 3
 
 
-def test_the_system_is_told_neither_pair_nor_truth(benchmark: Benchmark, tmp_path: Path) -> None:
-    seen = []
+def test_the_system_receives_neither_pair_nor_truth(benchmark: Benchmark, tmp_path: Path) -> None:
+    names = []
 
-    def looks(a: ImageSet, b: ImageSet) -> Found:
-        seen.append((a.name, b.name))
-        return Found([])
+    def system(a: ImageSet, b: ImageSet) -> SystemOutput:
+        names.append((a.name, b.name))
+        return SystemOutput([])
 
-    go(benchmark, tmp_path / "r.jsonl", looks)
-    assert set(seen) == {("A", "B")}
+    run_system(benchmark, tmp_path / "r.jsonl", system)
+    assert set(names) == {("A", "B")}
 
 
-def test_a_comparison_lists_its_suggestions_behind_what_it_vouches_for() -> None:
+def test_a_comparison_ranks_rejected_candidates_after_its_differences() -> None:
     def difference(text: str, auroc: float, confirmed: bool) -> Difference:
         return Difference(text, "A", auroc, 0.4, 0.9, 0.01, 0.02, confirmed, 1.0, 0.0, 9, 9)
 
@@ -148,18 +150,18 @@ def test_a_comparison_lists_its_suggestions_behind_what_it_vouches_for() -> None
         set_a=card,
         set_b=card,
     )
-    assert [(f.text, f.direction, f.confirmed) for f in listed(report)] == [
+    assert [(f.text, f.direction, f.confirmed) for f in rank_findings(report)] == [
         ("grass", "A", True), ("hay", "A", False), ("sand", "B", False), ("moss", "A", False),
     ]  # fmt: skip
 
 
-def test_suggestions_count_in_acc_at_k_and_not_among_the_confirmed(
+def test_unconfirmed_candidates_count_in_acc_at_k_but_not_as_confirmed(
     benchmark: Benchmark, tmp_path: Path
 ) -> None:
-    def suggests(a: ImageSet, b: ImageSet) -> Found:
-        return Found([Finding("sand", "A", 0.9, True), Finding("grass", "A", 0.6)], tested=7)
+    def system(a: ImageSet, b: ImageSet) -> SystemOutput:
+        return SystemOutput([Finding("sand", "A", 0.9, True), Finding("grass", "A", 0.6)], tested=7)
 
-    results = go(benchmark, tmp_path / "r.jsonl", suggests)
+    results = run_system(benchmark, tmp_path / "r.jsonl", system)
     rows = {row["split"]: row for row in table.rows([results])}
     assert [rows["easy"][k] for k in ("acc1", "acc5")] == [0, 1]
     assert [rows["easy"][k] for k in ("acc1_confirmed", "acc5_confirmed")] == [0, 0]
@@ -170,14 +172,14 @@ def test_suggestions_count_in_acc_at_k_and_not_among_the_confirmed(
 # --- resuming -----------------------------------------------------------------------------------
 
 
-def killed_after(n: int) -> Callable[[ImageSet, ImageSet], Found]:
+def killed_after(n: int) -> Callable[[ImageSet, ImageSet], SystemOutput]:
     left = [n]
 
-    def system(a: ImageSet, b: ImageSet) -> Found:
+    def system(a: ImageSet, b: ImageSet) -> SystemOutput:
         if not left[0]:
             raise Killed
         left[0] -= 1
-        return finds(a, b)
+        return find_grass(a, b)
 
     return system
 
@@ -187,143 +189,150 @@ def killed_after(n: int) -> Callable[[ImageSet, ImageSet], Found]:
 def test_a_resumed_run_equals_an_uninterrupted_one(
     benchmark: Benchmark, tmp_path: Path, n: int, purity: float
 ) -> None:
-    def mixture(a: ImageSet, b: ImageSet) -> Found:
-        # What is found depends on which images are in the sets.
-        return Found([Finding(" ".join(sorted(a.frame["id"])), "A")])
+    def mixture(a: ImageSet, b: ImageSet) -> SystemOutput:
+        # The output depends on the images in the sets.
+        return SystemOutput([Finding(" ".join(sorted(a.frame["id"])), "A")])
 
     once, twice = tmp_path / "once.jsonl", tmp_path / "twice.jsonl"
-    whole = go(benchmark, once, mixture, purity=purity)
+    uninterrupted = run_system(benchmark, once, mixture, purity=purity)
     left = [n]
 
-    def killed(a: ImageSet, b: ImageSet) -> Found:
+    def killed(a: ImageSet, b: ImageSet) -> SystemOutput:
         if not left[0]:
             raise Killed
         left[0] -= 1
         return mixture(a, b)
 
     with pytest.raises(Killed):
-        go(benchmark, twice, killed, purity=purity)
+        run_system(benchmark, twice, killed, purity=purity)
     assert len(Results.read(twice).records) == n
-    assert content(go(benchmark, twice, mixture, purity=purity)) == content(whole)
+    resumed = run_system(benchmark, twice, mixture, purity=purity)
+    assert content(resumed) == content(uninterrupted)
     assert once.read_bytes() == twice.read_bytes()
 
 
-def test_another_pair_is_mixed_another_way(benchmark: Benchmark, tmp_path: Path) -> None:
-    went = set()
+def test_every_pair_is_mixed_differently(benchmark: Benchmark, tmp_path: Path) -> None:
+    moved = set()
 
-    def system(a: ImageSet, b: ImageSet) -> Found:
+    def system(a: ImageSet, b: ImageSet) -> SystemOutput:
         names = frozenset(str(a.path(i))[-6:] for i in range(len(a)))
-        went.add(frozenset(name for name in names if name.startswith("b")))
-        return Found([])
+        moved.add(frozenset(name for name in names if name.startswith("b")))
+        return SystemOutput([])
 
-    go(benchmark, tmp_path / "r.jsonl", system, purity=0.5)
-    assert len(went) > 1
-    assert all(len(names) == 5 for names in went)
+    run_system(benchmark, tmp_path / "r.jsonl", system, purity=0.5)
+    assert len(moved) > 1
+    assert all(len(names) == 5 for names in moved)
 
 
 def test_nothing_is_compared_twice(benchmark: Benchmark, tmp_path: Path) -> None:
     with pytest.raises(Killed):
-        go(benchmark, tmp_path / "r.jsonl", killed_after(4))
-    go(benchmark, tmp_path / "r.jsonl", killed_after(PAIRS + 1 - 4))
+        run_system(benchmark, tmp_path / "r.jsonl", killed_after(4))
+    run_system(benchmark, tmp_path / "r.jsonl", killed_after(PAIRS + 1 - 4))
     before = (tmp_path / "r.jsonl").read_bytes()
-    go(benchmark, tmp_path / "r.jsonl", killed_after(0))
+    run_system(benchmark, tmp_path / "r.jsonl", killed_after(0))
     assert (tmp_path / "r.jsonl").read_bytes() == before
 
 
-def test_every_cut_of_the_file_is_recovered(benchmark: Benchmark, tmp_path: Path) -> None:
+def test_a_file_truncated_at_any_place_is_recovered(benchmark: Benchmark, tmp_path: Path) -> None:
     file = tmp_path / "r.jsonl"
-    go(benchmark, file)
-    whole = file.read_bytes()
-    lines = whole.splitlines(keepends=True)
-    for cut in (1, 20, len(lines[0]) - 1, len(lines[0]), len(lines[0]) + 1,
-                len(whole) - 5, len(whole) - 1):  # fmt: skip
-        file.write_bytes(whole[:cut])
-        go(benchmark, file)
-        assert file.read_bytes() == whole, cut
+    run_system(benchmark, file)
+    complete = file.read_bytes()
+    lines = complete.splitlines(keepends=True)
+    for length in (1, 20, len(lines[0]) - 1, len(lines[0]), len(lines[0]) + 1,
+                   len(complete) - 5, len(complete) - 1):  # fmt: skip
+        file.write_bytes(complete[:length])
+        run_system(benchmark, file)
+        assert file.read_bytes() == complete, length
 
 
-def test_a_part_first_and_the_whole_later(benchmark: Benchmark, tmp_path: Path) -> None:
-    go(benchmark.only(["hard"], limit=1), tmp_path / "r.jsonl")
-    results = go(benchmark, tmp_path / "r.jsonl", killed_after(PAIRS))
-    assert content(results) == content(go(benchmark, tmp_path / "s.jsonl"))
+def test_a_part_first_and_the_full_benchmark_later(benchmark: Benchmark, tmp_path: Path) -> None:
+    run_system(benchmark.only(["hard"], limit=1), tmp_path / "r.jsonl")
+    results = run_system(benchmark, tmp_path / "r.jsonl", killed_after(PAIRS))
+    assert content(results) == content(run_system(benchmark, tmp_path / "s.jsonl"))
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"purity": 0.8}, "purity is 0.8, there 1.0"),
-        ({"config": CONFIG.changed(seed=4)}, r"config\.seed is 4, there 3"),
+        ({"purity": 0.8}, "purity is 0.8, in the file 1.0"),
+        ({"config": CONFIG.changed(seed=4)}, r"config\.seed is 4, in the file 3"),
         ({"top": 5}, "top is 5"),
         ({"directions": "both"}, "directions"),
-        ({"proposer": "original"}, "proposer is 'original', there 'ngrams'"),
+        ({"proposer": "original"}, "proposer is 'original', in the file 'ngrams'"),
     ],
     ids=["purity", "seed", "top", "directions", "proposer"],
 )
-def test_another_run_in_the_same_file_is_refused(
+def test_another_run_in_the_same_file_is_rejected(
     benchmark: Benchmark, tmp_path: Path, more: dict[str, Any], message: str
 ) -> None:
-    go(benchmark, tmp_path / "r.jsonl")
+    run_system(benchmark, tmp_path / "r.jsonl")
     before = (tmp_path / "r.jsonl").read_bytes()
     with pytest.raises(InputError, match=message):
-        go(benchmark, tmp_path / "r.jsonl", **more)
+        run_system(benchmark, tmp_path / "r.jsonl", **more)
     assert (tmp_path / "r.jsonl").read_bytes() == before
 
 
-def test_settings_that_change_no_result_may_change(benchmark: Benchmark, tmp_path: Path) -> None:
-    go(benchmark, tmp_path / "r.jsonl")
+def test_settings_that_do_not_change_results_may_differ(
+    benchmark: Benchmark, tmp_path: Path
+) -> None:
+    run_system(benchmark, tmp_path / "r.jsonl")
     before = (tmp_path / "r.jsonl").read_bytes()
-    go(benchmark, tmp_path / "r.jsonl", config=CONFIG.changed(device="cuda", ranker__workers=7))
+    run_system(
+        benchmark, tmp_path / "r.jsonl", config=CONFIG.changed(device="cuda", ranker__workers=7)
+    )
     # Accepted as the same run: nothing was compared again.
     assert (tmp_path / "r.jsonl").read_bytes() == before
 
 
-def test_another_judge_or_another_truth_is_refused(benchmark: Benchmark, tmp_path: Path) -> None:
-    go(benchmark, tmp_path / "r.jsonl")
+def test_another_judge_or_another_truth_is_rejected(benchmark: Benchmark, tmp_path: Path) -> None:
+    run_system(benchmark, tmp_path / "r.jsonl")
     with pytest.raises(InputError, match=r"judge\.judge"):
-        go(benchmark, tmp_path / "r.jsonl", judge=Fixed([1.0]))
+        run_system(benchmark, tmp_path / "r.jsonl", judge=FixedJudge([1.0]))
     first = benchmark.pairs[0]
     other = Pair(first.id, first.split, "x", "y", "", first.images_a, first.images_b)
     with pytest.raises(InputError, match="another pair easy/0"):
-        go(Benchmark("Tiny", (other,)), tmp_path / "r.jsonl")
+        run_system(Benchmark("Tiny", (other,)), tmp_path / "r.jsonl")
 
 
-def test_a_file_of_something_else_is_left_alone(benchmark: Benchmark, tmp_path: Path) -> None:
+def test_a_file_with_other_content_is_not_changed(benchmark: Benchmark, tmp_path: Path) -> None:
     for text in ("notes", "notes\n", '{"path": "x"}\n', '{"a": 1', "[]\n"):
         (tmp_path / "r.jsonl").write_text(text)
         with pytest.raises(InputError, match="results file"):
-            go(benchmark, tmp_path / "r.jsonl")
+            run_system(benchmark, tmp_path / "r.jsonl")
         assert (tmp_path / "r.jsonl").read_text() == text
 
 
 # --- failures -----------------------------------------------------------------------------------
 
 
-def fails_at(broken: set[int]) -> Callable[[ImageSet, ImageSet], Found]:
-    def system(a: ImageSet, b: ImageSet) -> Found:
-        if number(a) in broken:
+def failing_at(broken: set[int]) -> Callable[[ImageSet, ImageSet], SystemOutput]:
+    def system(a: ImageSet, b: ImageSet) -> SystemOutput:
+        if pair_number(a) in broken:
             raise RuntimeError("out of memory")
-        return finds(a, b)
+        return find_grass(a, b)
 
     return system
 
 
-def test_a_failed_pair_is_recorded_not_scored_and_tried_again(
+def test_a_failed_pair_is_recorded_not_scored_and_retried(
     benchmark: Benchmark, tmp_path: Path
 ) -> None:
     out = tmp_path / "r.jsonl"
-    results = go(benchmark, out, fails_at({0, 3}))
+    results = run_system(benchmark, out, failing_at({0, 3}))
     assert results.failed == {
         "easy/0": "RuntimeError: out of memory",
         "hard/3": "RuntimeError: out of memory",
     }
     rows = {row["split"]: row for row in table.rows([results])}
-    # Of easy, 2 found nothing and 4 found it second: 0 is not counted as wrong.
+    # Pair 2 found nothing, pair 4 the truth at a lower rank; pair 0 failed and is not wrong.
     assert (rows["easy"]["n"], rows["easy"]["unscored"], rows["easy"]["failed"]) == (3, 1, 1)
     assert (rows["easy"]["acc1"], rows["easy"]["acc5"]) == (0, 0.5)
     size = out.stat().st_size
-    go(benchmark, out, fails_at({0, 3}))
+    run_system(benchmark, out, failing_at({0, 3}))
     assert out.stat().st_size == size
-    assert content(go(benchmark, out)) == content(go(benchmark, tmp_path / "once.jsonl"))
+    assert content(run_system(benchmark, out)) == content(
+        run_system(benchmark, tmp_path / "once.jsonl")
+    )
 
 
 def test_missing_images_are_counted_and_a_missing_set_fails(
@@ -333,95 +342,95 @@ def test_missing_images_are_counted_and_a_missing_set_fails(
     first = Pair(first.id, first.split, first.a, first.b, "", first.images_a[1:], first.images_b,
                  ("0/a0.png",))  # fmt: skip
     second = Pair(second.id, second.split, second.a, second.b, "", (), second.images_b, ("x",) * 10)
-    results = go(Benchmark("Tiny", (first, second, *rest)), tmp_path / "r.jsonl")
+    results = run_system(Benchmark("Tiny", (first, second, *rest)), tmp_path / "r.jsonl")
     assert results.n_missing == 11
     assert (results.records[first.id]["missing"], results.records[first.id]["n_a"]) == (1, 9)
-    assert "no image of set A" in results.failed[second.id]
+    assert "Expected images of set A, got none" in results.failed[second.id]
 
 
-def test_what_stops_every_pair_stops_the_run(benchmark: Benchmark, tmp_path: Path) -> None:
-    def no_weights(a: ImageSet, b: ImageSet) -> Found:
+def test_an_error_that_affects_all_pairs_stops_the_run(
+    benchmark: Benchmark, tmp_path: Path
+) -> None:
+    def no_weights(a: ImageSet, b: ImageSet) -> SystemOutput:
         raise MissingBackendError("no weights")
 
     with pytest.raises(MissingBackendError):
-        go(benchmark, tmp_path / "r.jsonl", no_weights)
+        run_system(benchmark, tmp_path / "r.jsonl", no_weights)
     with pytest.raises(InputError, match="ngrms"):
-        go(benchmark, tmp_path / "s.jsonl", None, config=REAL.changed(proposer="ngrms"))
+        run_system(benchmark, tmp_path / "s.jsonl", None, config=REAL.changed(proposer="ngrms"))
     assert not (tmp_path / "s.jsonl").exists()
 
 
-def test_impossible_settings_are_refused_before_anything(
-    benchmark: Benchmark, tmp_path: Path
-) -> None:
+def test_invalid_settings_are_rejected_before_the_run(benchmark: Benchmark, tmp_path: Path) -> None:
     for more in ({"purity": 0.2}, {"top": 0}, {"directions": "B"}):
         with pytest.raises(InputError):
-            go(benchmark, tmp_path / "r.jsonl", **more)
+            run_system(benchmark, tmp_path / "r.jsonl", **more)
     assert not (tmp_path / "r.jsonl").exists()
 
 
-class Fixed:
-    """Gives listed verdicts in turn, over and over."""
+class FixedJudge:
+    """A judge that cycles through a list of scores."""
 
     def __init__(self, scores: Sequence[float | None]) -> None:
         self.scores = scores
-        self.asked: list[Claim] = []
+        self.claims: list[Claim] = []
 
     @property
     def identity(self) -> dict[str, Any]:
         return {"judge": "fixed"}
 
     def judge(self, claims: Sequence[Claim], progress: bool = False) -> list[Verdict]:
-        found = []
+        verdicts = []
         for claim in claims:
-            score = self.scores[len(self.asked) % len(self.scores)]
-            self.asked.append(claim)
-            found.append(Verdict(score, "as told"))
-        return found
+            score = self.scores[len(self.claims) % len(self.scores)]
+            self.claims.append(claim)
+            verdicts.append(Verdict(score, "fixed"))
+        return verdicts
 
 
-def test_missing_verdicts_are_asked_for_again_and_only_those(
-    benchmark: Benchmark, tmp_path: Path
-) -> None:
+def test_only_missing_verdicts_are_judged_again(benchmark: Benchmark, tmp_path: Path) -> None:
     out = tmp_path / "r.jsonl"
-    broken = Fixed([1.0, None])
-    results = go(benchmark, out, judge=broken)
-    assert results.n_unscored == len(broken.asked) // 2 > 0
+    incomplete = FixedJudge([1.0, None])
+    results = run_system(benchmark, out, judge=incomplete)
+    assert results.n_unscored == len(incomplete.claims) // 2 > 0
     rows = {row["split"]: row for row in table.rows([results])}
     assert rows["easy"]["acc1"] is not None
-    mended = Fixed([0.5])
-    results = go(benchmark, out, killed_after(0), judge=mended)
-    assert len(mended.asked) == len(broken.asked) // 2
+    complete = FixedJudge([0.5])
+    results = run_system(benchmark, out, killed_after(0), judge=complete)
+    assert len(complete.claims) == len(incomplete.claims) // 2
     assert results.n_unscored == 0
     assert {h["score"] for r in results.records.values() if r["split"] != "null"
             for h in r["hypotheses"]} == {1.0, 0.5}  # fmt: skip
 
 
-def test_a_judge_that_breaks_loses_no_comparison(benchmark: Benchmark, tmp_path: Path) -> None:
-    class Breaks(Fixed):
+def test_a_failing_judge_loses_no_comparison(benchmark: Benchmark, tmp_path: Path) -> None:
+    class FailingJudge(FixedJudge):
         def judge(self, claims: Sequence[Claim], progress: bool = False) -> list[Verdict]:
             raise InputError("no such model")
 
     with pytest.raises(InputError, match="no such model"):
-        go(benchmark, tmp_path / "r.jsonl", judge=Breaks([]))
+        run_system(benchmark, tmp_path / "r.jsonl", judge=FailingJudge([]))
     assert Results.read(tmp_path / "r.jsonl").n_unscored == 2
-    results = go(benchmark, tmp_path / "r.jsonl", killed_after(PAIRS), judge=Fixed([1.0]))
+    results = run_system(
+        benchmark, tmp_path / "r.jsonl", killed_after(PAIRS), judge=FixedJudge([1.0])
+    )
     assert results.n_unscored == 0
 
 
-def test_null_pairs_are_not_put_before_the_judge(benchmark: Benchmark, tmp_path: Path) -> None:
-    judge = Fixed([1.0])
-    results = go(benchmark, tmp_path / "r.jsonl", judge=judge)
-    assert all(claim.truth_b == "in the snow" for claim in judge.asked)
+def test_null_pairs_are_not_judged(benchmark: Benchmark, tmp_path: Path) -> None:
+    judge = FixedJudge([1.0])
+    results = run_system(benchmark, tmp_path / "r.jsonl", judge=judge)
+    assert all(claim.truth_b == "in the snow" for claim in judge.claims)
     assert {h["score"] for h in results.records[f"null/{PAIRS}"]["hypotheses"]} == {0}
-    assert len(claims(results)) == len(judge.asked)
+    assert len(claims(results)) == len(judge.claims)
 
 
 # --- other judges -------------------------------------------------------------------------------
 
 
 def test_another_judge_compares_nothing_again(benchmark: Benchmark, tmp_path: Path) -> None:
-    first = go(benchmark, tmp_path / "r.jsonl", fails_at({5}))
-    second = rejudge(first, tmp_path / "s.jsonl", Fixed([1.0, 0.0]), progress=False)
+    first = run_system(benchmark, tmp_path / "r.jsonl", failing_at({5}))
+    second = rejudge(first, tmp_path / "s.jsonl", FixedJudge([1.0, 0.0]), progress=False)
     assert second.header["judge"] == {"judge": "fixed"}
     assert "hard/5" not in second.records
     found = agree(first, second)
@@ -429,14 +438,16 @@ def test_another_judge_compares_nothing_again(benchmark: Benchmark, tmp_path: Pa
     again = agree(first, first)
     assert (again.observed, again.kappa) == (1, pytest.approx(1))
     with pytest.raises(InputError, match="another file"):
-        rejudge(first, tmp_path / "r.jsonl", Fixed([1.0]))
+        rejudge(first, tmp_path / "r.jsonl", FixedJudge([1.0]))
 
 
 def test_runs_without_a_common_hypothesis_do_not_agree(
     benchmark: Benchmark, tmp_path: Path
 ) -> None:
-    one = go(benchmark, tmp_path / "r.jsonl")
-    other = go(benchmark, tmp_path / "s.jsonl", lambda a, b: Found([Finding("moss", "A")]))
+    one = run_system(benchmark, tmp_path / "r.jsonl")
+    other = run_system(
+        benchmark, tmp_path / "s.jsonl", lambda a, b: SystemOutput([Finding("moss", "A")])
+    )
     with pytest.raises(InputError, match="none in common"):
         agree(one, other)
 
@@ -444,7 +455,7 @@ def test_runs_without_a_common_hypothesis_do_not_agree(
 # --- a real comparison --------------------------------------------------------------------------
 
 
-def coloured(folder: Path) -> Benchmark:
+def colour_benchmark(folder: Path) -> Benchmark:
     pairs = []
     for i, colours in enumerate((("red", "blue"), ("green", "green"))):
         files = []
@@ -460,8 +471,8 @@ def coloured(folder: Path) -> Benchmark:
     return Benchmark("Colours", tuple(pairs))
 
 
-class Says:
-    """Right when the claim names the set's colour."""
+class ColourJudge:
+    """A judge that gives 1 to claims that name the set's colour."""
 
     identity = {"judge": "says"}  # noqa: RUF012
 
@@ -471,8 +482,8 @@ class Says:
 
 def test_compare_over_a_benchmark(tmp_path: Path) -> None:
     with Cache(tmp_path / "cache") as cache:
-        results = run(coloured(tmp_path / "images"), tmp_path / "r.jsonl", config=REAL,
-                      judge=Says(), cache=cache, progress=False)  # fmt: skip
+        results = run(colour_benchmark(tmp_path / "images"), tmp_path / "r.jsonl", config=REAL,
+                      judge=ColourJudge(), cache=cache, progress=False)  # fmt: skip
     rows = {row["split"]: row for row in table.rows([results])}
     assert (rows["easy"]["acc1"], rows["easy"]["n"]) == (1, 1)
     assert rows["null"]["confirmed_pairs"] == 0
@@ -480,7 +491,7 @@ def test_compare_over_a_benchmark(tmp_path: Path) -> None:
     assert not results.failed
 
 
-def test_a_lost_question_of_the_proposer_fails_the_pair(
+def test_a_failed_request_of_the_proposer_fails_the_pair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from visdiff.bench import run as module
@@ -492,7 +503,9 @@ def test_a_lost_question_of_the_proposer_fails_the_pair(
     monkeypatch.setattr(module, "compare", lambda *_, **__: Report)
     with Cache(tmp_path / "cache") as cache:
         system = comparison(REAL, cache)
-        results = go(coloured(tmp_path / "images"), tmp_path / "r.jsonl", system, config=REAL)
+        results = run_system(
+            colour_benchmark(tmp_path / "images"), tmp_path / "r.jsonl", system, config=REAL
+        )
     assert all("timed out" in reason for reason in results.failed.values())
     assert len(results.failed) == 2
 
@@ -500,7 +513,7 @@ def test_a_lost_question_of_the_proposer_fails_the_pair(
 # --- table --------------------------------------------------------------------------------------
 
 
-def recorded(path: Path, benchmark: str, proposer: str, splits: Sequence[str]) -> Results:
+def write_results(path: Path, benchmark: str, proposer: str, splits: Sequence[str]) -> Results:
     results = Results.open(path, {
         "benchmark": benchmark, "proposer": proposer, "ranker": "clip", "purity": 1.0,
         "directions": "A", "top": 5, "judge": {"judge": "chat"}, "config": {},
@@ -514,10 +527,10 @@ def recorded(path: Path, benchmark: str, proposer: str, splits: Sequence[str]) -
     return results
 
 
-def test_published_numbers_stand_beside_ours_only_where_they_belong(tmp_path: Path) -> None:
+def test_published_numbers_are_shown_only_for_matching_runs(tmp_path: Path) -> None:
     splits = ("imagenet-star", "hard", "imagenet-r", "easy")
-    ours = recorded(tmp_path / "a.jsonl", "VisDiffBench", "captions-llm", splits)
-    mini = recorded(tmp_path / "b.jsonl", "MiniDiffBench", "captions-llm", splits)
+    ours = write_results(tmp_path / "a.jsonl", "VisDiffBench", "captions-llm", splits)
+    mini = write_results(tmp_path / "b.jsonl", "MiniDiffBench", "captions-llm", splits)
     rows = table.rows([ours, mini])
     assert [r["split"] for r in rows[:5]] == [
         "easy", "hard", "imagenet-r", "imagenet-star", "imagenet-r/*",
@@ -534,14 +547,14 @@ def test_published_numbers_stand_beside_ours_only_where_they_belong(tmp_path: Pa
     assert "InvDiff" not in table.render(rows[5:], published=False)
 
 
-def test_published_numbers_are_those_of_the_reference() -> None:
+def test_published_numbers_match_the_reference() -> None:
     found = {(p.proposer, p.split, p.system): (p.acc1, p.acc5) for p in table.PUBLISHED}
     assert len(found) == len(table.PUBLISHED)
     captions = "BLIP-2 + GPT-4, CLIP ViT-bigG-14"
     assert found["captions-llm", "hard", captions] == (0.61, 0.80)
     assert found["images-vlm", "easy", "GPT-4V"] == (0.95, 1.00)
     assert found["InvDiff", "medium", "inverse CCA"] == (0.75, 0.84)
-    # Where only Acc@1 could be sourced, no Acc@5 is made up.
+    # Second-hand sources report Acc@1 only.
     assert all(p.acc5 is None for p in table.PUBLISHED if p.second_hand)
 
 
@@ -554,10 +567,9 @@ def bench(*arguments: object) -> Any:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A benchmark of one easy pair in the released layout, with captions to be made."""
+    """A benchmark of one easy pair in the released layout, without captions."""
     root = tmp_path / "bench"
-    whole = coloured(tmp_path / "images")
-    pair = whole.pairs[0]
+    pair = colour_benchmark(tmp_path / "images").pairs[0]
     for side, files in (("1", pair.images_a), ("2", pair.images_b)):
         (root / f"easy/0_{side}").mkdir(parents=True)
         for file in files:
@@ -576,8 +588,8 @@ RUN = (
 )  # fmt: skip
 
 
-class FromCommandLine(Says):
-    """A judge that takes the command line's settings."""
+class FromCommandLine(ColourJudge):
+    """A judge that accepts the settings of the command line."""
 
     def __init__(self, **_: Any) -> None:
         pass
@@ -588,8 +600,8 @@ def test_commands_from_run_to_agree(folder: Path, tmp_path: Path) -> None:
     ran = bench("run", folder, "--out", out, *RUN, "--json")
     assert ran.exit_code == 0, ran.stderr
     (row,) = json.loads(ran.stdout)
-    wanted = {"proposer", "ranker", "split", "n", "acc1", "acc5", "acc1_ci", "unscored"}
-    assert wanted <= set(row)
+    columns = {"proposer", "ranker", "split", "n", "acc1", "acc5", "acc1_ci", "unscored"}
+    assert columns <= set(row)
     assert (row["split"], row["n"], row["acc1"], row["unscored"]) == ("easy", 1, 1.0, 0)
 
     sheet = tmp_path / "sheet.csv"
@@ -606,14 +618,14 @@ def test_commands_from_run_to_agree(folder: Path, tmp_path: Path) -> None:
     agreed = bench("agree", out, people, "--json")
     assert json.loads(agreed.stdout)["n"] == len(lines) - 1
     assert "Cohen's kappa" in bench("agree", out, people).stdout
-    shown = bench("table", out, people)
-    assert shown.exit_code == 0
-    assert "InvDiff" in shown.stdout
+    printed = bench("table", out, people)
+    assert printed.exit_code == 0
+    assert "InvDiff" in printed.stdout
     assert len(json.loads(bench("table", out, people, "--json").stdout)) == 2
 
 
 class Grader:
-    """A chat model that gives every claim a 1, unless told to refuse."""
+    """A chat model that gives every claim a 1; the model "prude" refuses."""
 
     def __init__(self, model: str | None = None, **_: Any) -> None:
         self.model = model
@@ -628,9 +640,9 @@ class Grader:
 
     def answer(self, requests: Sequence[Request], progress: bool = False) -> list[Reply | Failure]:
         data = {"score": 1, "reason": "so so"}
-        refused = Failure("refused", "refusal")
-        whole = Reply(json.dumps(data), data)
-        return [refused if self.model == "prude" else whole for _ in requests]
+        refusal = Failure("refused", "refusal")
+        reply = Reply(json.dumps(data), data)
+        return [refusal if self.model == "prude" else reply for _ in requests]
 
 
 def test_a_chat_model_judges_from_the_command_line(folder: Path, tmp_path: Path) -> None:
@@ -640,17 +652,17 @@ def test_a_chat_model_judges_from_the_command_line(folder: Path, tmp_path: Path)
     judged = bench("score", out, *chat, "--out", tmp_path / "chat.jsonl", "--samples", 3)
     assert judged.exit_code == 0, judged.exception
     assert json.loads(judged.stdout)[0]["acc1"] == 0.5
-    told = (*chat, "--llm-set", "model=prude", "--out", tmp_path / "prude.jsonl")
-    refused = bench("score", out, *told)
+    arguments = (*chat, "--llm-set", "model=prude", "--out", tmp_path / "prude.jsonl")
+    refused = bench("score", out, *arguments)
     assert refused.exit_code == 3
     (row,) = json.loads(refused.stdout)
     assert (row["acc1"], row["unscored"], row["n"]) == (None, 1, 1)
     assert "no verdict" in refused.stderr
 
 
-def test_what_is_missing_makes_the_status_3(folder: Path, tmp_path: Path) -> None:
-    whole = bench("list", folder)
-    assert (whole.exit_code, "1 pairs" in whole.stdout) == (0, True)
+def test_missing_images_exit_with_status_3(folder: Path, tmp_path: Path) -> None:
+    complete = bench("list", folder)
+    assert (complete.exit_code, "1 pairs" in complete.stdout) == (0, True)
     (folder / "easy/0_1/07.png").unlink()
     listed = bench("list", folder)
     assert listed.exit_code == 3
@@ -661,7 +673,7 @@ def test_what_is_missing_makes_the_status_3(folder: Path, tmp_path: Path) -> Non
     assert "easy" in ran.stdout
 
 
-def test_the_users_mistakes_are_one_sentence(folder: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_input_errors(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.jsonl"
     for arguments, message in (
         (("run", tmp_path / "none", "--out", out, *RUN), "folder of a benchmark"),
@@ -677,7 +689,7 @@ def test_the_users_mistakes_are_one_sentence(folder: Path, tmp_path: Path) -> No
     assert not out.exists()
 
 
-def test_list_without_a_folder_says_what_there_is() -> None:
+def test_list_without_a_folder_lists_benchmarks_and_judges() -> None:
     listed = json.loads(bench("list", "--json").stdout)
     assert sum(listed["benchmarks"]["VisDiffBench"].values()) == 187
     assert {"world", "chat", "human"} <= set(listed["judges"])
@@ -687,8 +699,8 @@ def test_list_without_a_folder_says_what_there_is() -> None:
 # --- several processes --------------------------------------------------------------------------
 
 
-def slowly(folder: Path, out: Path, pause: float) -> None:
-    """Run six pairs with a pause in each; lines are long, so that a kill may cut one."""
+def run_slowly(folder: Path, out: Path, pause: float) -> None:
+    """Runs six pairs with a pause in each; lines are long, so that a kill may truncate one."""
     pairs = []
     for i in range(6):
         files = [folder / f"{i}{side}{k}.png" for side in "ab" for k in range(4)]
@@ -697,18 +709,18 @@ def slowly(folder: Path, out: Path, pause: float) -> None:
         truth = ("on the grass", "in the snow")
         pairs.append(Pair(f"easy/{i}", "easy", *truth, "", tuple(files[:4]), tuple(files[4:])))
 
-    def system(a: ImageSet, b: ImageSet) -> Found:
+    def system(a: ImageSet, b: ImageSet) -> SystemOutput:
         time.sleep(pause)
-        return Found([Finding("grass" + " and more" * 500, "A")])
+        return SystemOutput([Finding("grass" + " and more" * 500, "A")])
 
-    go(Benchmark("Tiny", tuple(pairs)), out, system)
+    run_system(Benchmark("Tiny", tuple(pairs)), out, system)
 
 
-def test_a_killed_process_loses_nothing_that_it_wrote(tmp_path: Path) -> None:
+def test_a_killed_process_loses_no_complete_line(tmp_path: Path) -> None:
     out, once = tmp_path / "r.jsonl", tmp_path / "once.jsonl"
     code = (
         "import sys; from pathlib import Path; import test_bench_run as t; "
-        "t.slowly(Path(sys.argv[1]), Path(sys.argv[2]), 0.15)"
+        "t.run_slowly(Path(sys.argv[1]), Path(sys.argv[2]), 0.15)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path), str(out)], cwd=Path(__file__).parent
@@ -722,13 +734,13 @@ def test_a_killed_process_loses_nothing_that_it_wrote(tmp_path: Path) -> None:
     process.wait()
     before = out.read_bytes()
     assert 2 <= len(Results.read(out).records) < 6
-    slowly(tmp_path, out, 0)
+    run_slowly(tmp_path, out, 0)
     assert out.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
-    slowly(tmp_path, once, 0)
+    run_slowly(tmp_path, once, 0)
     assert out.read_bytes() == once.read_bytes()
 
 
-SLOWLY = """
+RUN_SLOWLY = """
 import os, sys, time
 from pathlib import Path
 import test_bench_run as t
@@ -738,20 +750,20 @@ folder, out = map(Path, sys.argv[1:])
 while not (folder / "go").exists():
     time.sleep(0.01)
 try:
-    t.slowly(folder, out, 0.3)
+    t.run_slowly(folder, out, 0.3)
 except InputError as error:
-    sys.exit(f"refused: {error}")
+    sys.exit(f"error: {error}")
 """
 
 
-def start_slowly(folder: Path, out: Path) -> "subprocess.Popen[str]":
+def start_process(folder: Path, out: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, str(folder), str(out)],
+        [sys.executable, "-c", RUN_SLOWLY, str(folder), str(out)],
         cwd=Path(__file__).parent, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def until(ready: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+def wait_until(ready: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 60
     while not ready():
         assert time.monotonic() < deadline
@@ -759,41 +771,41 @@ def until(ready: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
         time.sleep(0.01)
 
 
-def test_of_two_processes_one_writes_and_the_other_says_why_not(tmp_path: Path) -> None:
+def test_of_two_processes_one_writes_and_the_other_reports_the_lock(tmp_path: Path) -> None:
     out, once = tmp_path / "r.jsonl", tmp_path / "once.jsonl"
-    both = [start_slowly(tmp_path, out) for _ in range(2)]
+    both = [start_process(tmp_path, out) for _ in range(2)]
     for process in both:
-        until((tmp_path / f"{process.pid}.ready").exists, process)
+        wait_until((tmp_path / f"{process.pid}.ready").exists, process)
     (tmp_path / "go").touch()
     errors = [process.communicate(timeout=60)[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 1]
-    refused = errors[[process.returncode for process in both].index(1)]
-    assert "refused: expected to be the only one that writes" in refused
-    slowly(tmp_path, once, 0)
+    failed = errors[[process.returncode for process in both].index(1)]
+    assert "error: Expected to be the only writer of" in failed
+    run_slowly(tmp_path, once, 0)
     assert out.read_bytes() == once.read_bytes()
 
 
-def test_the_lock_dies_with_its_process_and_keeps_no_reader_out(tmp_path: Path) -> None:
+def test_the_lock_ends_with_its_process_and_does_not_block_readers(tmp_path: Path) -> None:
     out = tmp_path / "r.jsonl"
     (tmp_path / "go").touch()
-    process = start_slowly(tmp_path, out)
-    until(lambda: out.exists() and out.read_bytes().count(b"\n") >= 2, process)
+    process = start_process(tmp_path, out)
+    wait_until(lambda: out.exists() and out.read_bytes().count(b"\n") >= 2, process)
     assert Results.read(out).records
-    with pytest.raises(InputError, match="the only one that writes"):
-        slowly(tmp_path, out, 0)
-    with pytest.raises(InputError, match="the only one that writes"), sole_writer(out):
+    with pytest.raises(InputError, match="the only writer"):
+        run_slowly(tmp_path, out, 0)
+    with pytest.raises(InputError, match="the only writer"), sole_writer(out):
         pass
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    slowly(tmp_path, out, 0)
+    run_slowly(tmp_path, out, 0)
     assert len(Results.read(out).records) == 6
 
 
-def test_a_second_judge_does_not_write_into_a_file_that_is_being_written(
+def test_a_second_judge_does_not_write_to_a_locked_file(
     benchmark: Benchmark, tmp_path: Path
 ) -> None:
-    first = go(benchmark, tmp_path / "r.jsonl")
-    with sole_writer(tmp_path / "s.jsonl"), pytest.raises(InputError, match="the only one"):
-        rejudge(first, tmp_path / "s.jsonl", Fixed([1.0]), progress=False)
+    first = run_system(benchmark, tmp_path / "r.jsonl")
+    with sole_writer(tmp_path / "s.jsonl"), pytest.raises(InputError, match="the only writer"):
+        rejudge(first, tmp_path / "s.jsonl", FixedJudge([1.0]), progress=False)
     assert not (tmp_path / "s.jsonl").exists()
-    assert rejudge(first, tmp_path / "s.jsonl", Fixed([1.0]), progress=False).records
+    assert rejudge(first, tmp_path / "s.jsonl", FixedJudge([1.0]), progress=False).records

@@ -1,4 +1,4 @@
-"""Every source of images behaves as every other; no input fails without a clear sentence."""
+"""All sources of images behave alike, and every invalid input has a clear error message."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ N = 40
 
 
 def save(path: Path, seed: int, **options: Any) -> Path:
-    """Write a small image of random pixels, different for each seed."""
+    """Writes a small image of random pixels, different for each seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
@@ -29,7 +29,7 @@ def save(path: Path, seed: int, **options: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """N images in two folders; a, b, … so that sorting by path is the order of the seeds."""
+    """N images in the folders a and b; sorting by path gives the order of the seeds."""
     root = tmp_path_factory.mktemp("photos")
     for seed in range(N):
         save(root / f"{'ab'[seed // (N // 2)]}" / f"{seed:02d}.png", seed)
@@ -83,7 +83,7 @@ def images(request: pytest.FixtureRequest, folder: Path) -> ImageSet:
 
 
 class TestEverySource:
-    """One contract for all of them."""
+    """The contract of all sources."""
 
     def test_ids_are_unique_and_match_the_frame(self, images: ImageSet) -> None:
         assert len(images) == N == len(set(images.ids)) == len(images.frame)
@@ -112,7 +112,7 @@ class TestEverySource:
         value = images.frame["path"].tolist()[0]
         assert value is None if path is None else Path(value) == path
 
-    def test_subset_keeps_the_order_asked_for(self, images: ImageSet) -> None:
+    def test_subset_keeps_the_requested_order(self, images: ImageSet) -> None:
         some = images.subset([5, 2])
         assert some.ids == (images.ids[5], images.ids[2])
         assert some.frame["id"].tolist() == list(some.ids)
@@ -120,8 +120,8 @@ class TestEverySource:
         assert images.subset(mask).ids == images.ids[:3]
 
     @pytest.mark.parametrize("bad", [[-1], [N], [0, 0], [0.5], [[0]], [True]])
-    def test_wrong_positions_are_refused(self, images: ImageSet, bad: Any) -> None:
-        with pytest.raises(InputError, match="expected"):
+    def test_invalid_positions_are_rejected(self, images: ImageSet, bad: Any) -> None:
+        with pytest.raises(InputError, match="Expected"):
             images.subset(bad)
 
     def test_split_is_a_partition_near_the_fraction(self, images: ImageSet) -> None:
@@ -129,8 +129,8 @@ class TestEverySource:
         assert sorted(first.ids + second.ids) == sorted(images.ids)
         # 40 fair coins: below 8 or above 32 once in 10,000, and the files are fixed.
         assert 8 <= len(first) <= 32
-        nobody, everybody = images.split(0)[0], images.split(1)[0]
-        assert (len(nobody), len(everybody)) == (0, N)
+        none, all_images = images.split(0)[0], images.split(1)[0]
+        assert (len(none), len(all_images)) == (0, N)
 
     def test_smaller_fraction_is_within_the_larger(self, images: ImageSet) -> None:
         assert set(images.split(0.2)[0].ids) <= set(images.split(0.6)[0].ids)
@@ -144,7 +144,7 @@ class TestEverySource:
         with pytest.raises(InputError, match="at least 1"):
             images.sample(0, np.random.default_rng(0))
 
-    def test_unknown_column_lists_those_there_are(self, images: ImageSet) -> None:
+    def test_unknown_column_lists_the_existing_ones(self, images: ImageSet) -> None:
         with pytest.raises(InputError, match=r"'grp'.*columns are 'id', 'path'"):
             ImageSet.open(images, where={"grp": "x"})
         with pytest.raises(InputError, match="'grp'"):
@@ -158,14 +158,14 @@ class TestEverySource:
 
 @pytest.mark.parametrize("kind", MANIFESTS)
 class TestEveryManifest:
-    """What only tables can do."""
+    """The features of tables."""
 
     @pytest.mark.parametrize("seed", [3, "3", 3.0, np.int64(3)])
     def test_where_compares_typed_and_as_text(self, folder: Path, kind: str, seed: Any) -> None:
         images = ImageSet.open(SOURCES[kind](folder), where={"seed": seed})
         assert [Path(name).name for name in images.ids] == ["03.png"]
 
-    def test_conditions_add_up_and_a_list_is_any_of(self, folder: Path, kind: str) -> None:
+    def test_conditions_are_combined_and_a_list_is_any_of(self, folder: Path, kind: str) -> None:
         source = SOURCES[kind](folder)
         images = ImageSet.open(source, where={"group_name": "x", "seed": ["2", 3, 4]})
         assert images.frame["seed"].tolist() == [2, 4]
@@ -173,7 +173,7 @@ class TestEveryManifest:
         assert images.name == "x 2 or 3 or 4"
         assert ImageSet.open(source, where={"group_name": "x"}, name="mine").name == "mine"
 
-    def test_no_rows_lists_the_values_there_are(self, folder: Path, kind: str) -> None:
+    def test_no_matching_row_lists_the_existing_values(self, folder: Path, kind: str) -> None:
         with pytest.raises(InputError, match=r"group_name = 'X'.*'x', 'y'"):
             ImageSet.open(SOURCES[kind](folder), where={"group_name": "X"})
 
@@ -198,7 +198,7 @@ def test_ids_are_relative_names(folder: Path) -> None:
     assert ImageSet.open(SOURCES["list of PIL"](folder)).ids[:2] == ("image-0001", "image-0002")
 
 
-def test_one_half_whatever_the_source(folder: Path) -> None:
+def test_split_does_not_depend_on_the_source(folder: Path) -> None:
     halves = [
         {Path(name).name for name in ImageSet.open(SOURCES[kind](folder)).split(0.5)[0].ids}
         for kind in ("folder", "glob", "csv", "parquet", "list of paths")
@@ -212,7 +212,7 @@ def test_split_is_stable_when_images_are_added_or_reordered(folder: Path) -> Non
     assert set(few.split(0.5)[0].ids) == set(many.split(0.5)[0].ids) & set(few.ids)
 
 
-def test_duplicates_never_straddle_within_or_across_sets(tmp_path: Path) -> None:
+def test_duplicates_are_in_the_same_part_within_and_across_sets(tmp_path: Path) -> None:
     for seed in range(20):
         original = save(tmp_path / "a" / f"{seed}.png", seed)
         for copy in (tmp_path / "a" / f"copy-{seed}.png", tmp_path / "b" / f"{100 - seed}.png"):
@@ -244,7 +244,7 @@ def test_pairs_stay_together_across_sets_of_different_types(tmp_path: Path) -> N
 def test_original_visdiff_csv_opens_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The original keeps data/Examples.csv with paths relative to the checkout, run from there.
+    # The original has data/Examples.csv with paths relative to the repository's root.
     for seed, name in enumerate(("set_a/1.jpg", "set_a/2.jpg", "set_b/1.jpg")):
         save(tmp_path / "data" / "examples" / name, seed)
     text = "group_name,path\n" + "".join(
@@ -271,7 +271,9 @@ def test_paths_are_relative_to_the_manifest_before_the_current_folder(
     assert ImageSet.open("set/m.csv").path(0) == tmp_path / "set" / "1.png"
 
 
-def test_a_manifest_without_its_images_opens_and_names_what_is_missing(tmp_path: Path) -> None:
+def test_a_manifest_opens_without_its_images_and_errors_name_them(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "m.csv").write_text("path\ngone/1.png\n")
     images = ImageSet.open(tmp_path / "m.csv")
     assert len(images.split(0.5)[0]) in (0, 1)
@@ -295,14 +297,16 @@ def test_a_manifest_without_its_images_opens_and_names_what_is_missing(tmp_path:
         (["1e5", "2"], "100000", [100000.0]),
     ],
 )
-def test_csv_cells_are_not_bent(tmp_path: Path, cells: list[str], wanted: Any, found: Any) -> None:
+def test_csv_cells_are_not_altered(
+    tmp_path: Path, cells: list[str], wanted: Any, found: Any
+) -> None:
     rows = "".join(f"{number}.png,{cell}\n" for number, cell in enumerate(cells))
     (tmp_path / "m.csv").write_text("path,value\n" + rows)
     images = ImageSet.open(tmp_path / "m.csv", where={"value": wanted})
     assert images.frame["value"].tolist() == found
 
 
-def test_empty_cell_is_missing_and_can_be_asked_for(tmp_path: Path) -> None:
+def test_empty_cell_is_missing_and_can_be_selected(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,caption\n1.png,\n2.png,a dog\n")
     images = ImageSet.open(tmp_path / "m.csv", where={"caption": None})
     assert images.ids == ("1.png",)
@@ -323,7 +327,7 @@ def test_byte_order_mark_and_blanks_in_a_csv(tmp_path: Path) -> None:
 
 
 class TestDecoding:
-    """What a model sees."""
+    """The images that models receive."""
 
     def one(self, path: Path) -> Image.Image:
         return ImageSet.open([path]).image(0)
@@ -332,7 +336,7 @@ class TestDecoding:
     def test_exif_rotation(self, tmp_path: Path, orientation: int) -> None:
         upright = Image.new("RGB", (30, 20), "white")
         upright.paste((255, 0, 0), (0, 0, 15, 10))
-        # What the camera stores, so that turning it as the tag says gives the upright image.
+        # The stored image, which the orientation tag turns upright.
         undo = {
             2: [Image.Transpose.FLIP_LEFT_RIGHT],
             3: [Image.Transpose.ROTATE_180],
@@ -357,9 +361,9 @@ class TestDecoding:
         image = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
         image.putpixel((0, 0), (0, 0, 0, 255))
         image.convert(mode).save(tmp_path / "x.png")
-        seen = np.asarray(self.one(tmp_path / "x.png"))
-        assert seen[0, 0].tolist() == [0, 0, 0]
-        assert seen[3, 3].tolist() == [255, 255, 255]
+        pixels = np.asarray(self.one(tmp_path / "x.png"))
+        assert pixels[0, 0].tolist() == [0, 0, 0]
+        assert pixels[3, 3].tolist() == [255, 255, 255]
 
     def test_half_transparent_black_on_white_is_grey(self, tmp_path: Path) -> None:
         Image.new("RGBA", (2, 2), (0, 0, 0, 128)).save(tmp_path / "x.png")
@@ -388,11 +392,11 @@ class TestDecoding:
         assert ImageSet.open(tmp_path).image(0).mode == "RGB"
 
     def test_image_is_a_copy(self) -> None:
-        mine = Image.new("RGB", (2, 2), "red")
-        ImageSet.open([mine]).image(0).putpixel((0, 0), (0, 0, 0))
-        assert mine.getpixel((0, 0)) == (255, 0, 0)
+        original = Image.new("RGB", (2, 2), "red")
+        ImageSet.open([original]).image(0).putpixel((0, 0), (0, 0, 0))
+        assert original.getpixel((0, 0)) == (255, 0, 0)
 
-    def test_floating_point_pixels_have_no_range(self) -> None:
+    def test_floating_point_pixels_are_rejected(self) -> None:
         with pytest.raises(UnreadableImageError, match=r"image-0001.*range is not defined"):
             ImageSet.open([Image.new("F", (2, 2))]).image(0)
 
@@ -422,21 +426,21 @@ def break_file(path: Path, how: str) -> Path:
     "how", ["missing", "zero-byte", "truncated", "corrupt", "text", "postscript", "folder"]
 )
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_broken_image_is_named_and_the_others_are_not_lost(
+def test_broken_image_is_named_and_the_others_are_kept(
     tmp_path: Path, how: str, suffix: str
 ) -> None:
     if how == "corrupt" and suffix != ".png":
-        pytest.skip("only PNG has checksums: elsewhere a changed byte is another image")
+        pytest.skip("only PNG has checksums: in other formats a changed byte is a valid image")
     good, bad = save(tmp_path / "good.png", 1), break_file(tmp_path / f"bad{suffix}", how)
     images = ImageSet.open([good, bad])
-    with pytest.raises(UnreadableImageError, match="expected a readable image at") as caught:
+    with pytest.raises(UnreadableImageError, match="Expected a readable image at") as caught:
         images.image(1)
     assert str(bad) in str(caught.value)
     assert images.image(0).size == (16, 12)
     assert sum(len(half) for half in images.split(0.5)) == 2
 
 
-def test_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_pixels_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "bomb.png", 0)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     with pytest.raises(UnreadableImageError, match=r"bomb\.png.*too many pixels"):
@@ -451,7 +455,7 @@ def test_image_overwritten_in_place_has_another_digest(tmp_path: Path) -> None:
     assert images.digest(0) == hashlib.sha256(path.read_bytes()).hexdigest() != before
 
 
-def test_pil_digest_is_of_what_is_seen() -> None:
+def test_pil_digest_is_of_the_decoded_pixels() -> None:
     rgb = Image.new("RGB", (4, 6), "red")
     palette = rgb.convert("P")
     images = ImageSet.open([rgb, palette, rgb.resize((6, 4)), Image.new("RGB", (4, 6), "blue")])
@@ -460,7 +464,7 @@ def test_pil_digest_is_of_what_is_seen() -> None:
     assert len(set(digests)) == 3
 
 
-def test_folder_leaves_out_hidden_and_other_files_and_follows_links(tmp_path: Path) -> None:
+def test_folder_ignores_hidden_and_other_files_and_follows_links(tmp_path: Path) -> None:
     root = tmp_path / "root"
     save(root / "1.png", 1)
     save(root / ".hidden" / "2.png", 2)
@@ -504,7 +508,7 @@ def test_bad_file_is_one_clear_sentence(
         ImageSet.open(tmp_path / name)
     text = str(caught.value)
     assert name in text
-    assert "expected" in text
+    assert "expected" in text.lower()
     assert "\n" not in text
 
 
@@ -527,7 +531,7 @@ def test_bad_source_is_one_clear_sentence(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message) as caught:
         ImageSet.open(source)
-    assert "expected" in str(caught.value)
+    assert "Expected" in str(caught.value)
 
 
 def test_empty_folder(tmp_path: Path) -> None:
@@ -539,7 +543,7 @@ def test_empty_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
-def test_fraction_outside_its_range(folder: Path, fraction: float) -> None:
+def test_fraction_out_of_range_is_rejected(folder: Path, fraction: float) -> None:
     with pytest.raises(InputError, match="from 0 to 1"):
         ImageSet.open(folder).split(fraction)
 

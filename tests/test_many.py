@@ -239,7 +239,7 @@ def test_sets_are_told_apart_by_name(places: Mapping[str, Path]) -> None:
         open_sets([places["wall"]])
     with pytest.raises(InputError, match="give by=COLUMN"):
         open_sets(str(places["wall"]))
-    with pytest.raises(InputError, match="expected a column 'nothing'"):
+    with pytest.raises(InputError, match="Expected a column 'nothing'"):
         open_sets(places["wall"], by="nothing")
     pairs = [(opened[0], opened[1])] * 2
     with pytest.raises(InputError, match="twice; rename"):

@@ -1,4 +1,4 @@
-"""Recipes on small sets whose captions or colours say what differs: how sets are formed."""
+"""Recipes on small sets that differ in captions or colours: how sets are formed."""
 
 import itertools
 import json
@@ -21,10 +21,10 @@ from visdiff.imageset import ImageSet
 from visdiff.recipes.classifier_failures import classifier_failures
 from visdiff.recipes.clip_vs_resnet import clip_vs_resnet
 from visdiff.recipes.forming import (
+    balance_classes,
     check_sides,
-    classes,
-    matched,
-    slices,
+    image_classes,
+    make_slices,
     with_columns,
     without_duplicates,
 )
@@ -40,13 +40,13 @@ COLOURS = Config.of("laptop").changed(
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Iterator[dict[str, Any]]:
+def settings(tmp_path: Path) -> Iterator[dict[str, Any]]:
     with Cache(tmp_path / "cache") as cache:
         yield {"cache": cache, "progress": False, "config": WORDS}
 
 
 def colours(folder: Path, by_class: dict[str, tuple[str, int]], seed: int) -> Path:
-    """Directories of classes: name → colour and number of images."""
+    """Writes class directories: name → colour and number of images."""
     rng = np.random.default_rng(seed)
     for name, (colour, count) in by_class.items():
         (folder / name).mkdir(parents=True)
@@ -55,15 +55,17 @@ def colours(folder: Path, by_class: dict[str, tuple[str, int]], seed: int) -> Pa
     return folder
 
 
-def said(folder: Path, places: Sequence[str], *, seed: int, **columns: Sequence[Any]) -> Path:
-    """A manifest of people at places."""
+def write_people(
+    folder: Path, places: Sequence[str], *, seed: int, **columns: Sequence[Any]
+) -> Path:
+    """Writes images with captions of people at places, and a manifest."""
     people = ("a cook", "a nurse", "a judge", "a clown", "a sailor")
     captions = [f"{people[i % len(people)]} {place}" for i, place in enumerate(places)]
     return write_set(folder, captions, seed=seed, **columns)
 
 
 def words(report: Any, direction: str) -> str:
-    """What the overall report confirms of a set."""
+    """Returns the texts that the overall report confirms for a set."""
     return "; ".join(
         t for d in report.overall.confirmed if d.direction == direction
         for t in (d.text, *d.synonyms)
@@ -87,13 +89,13 @@ def test_matched_classes_have_the_same_shares(tmp_path: Path) -> None:
     a = colours(tmp_path / "a", {"dog": ("red", 9), "cat": ("red", 3), "owl": ("red", 4)}, 1)
     b = colours(tmp_path / "b", {"dog": ("red", 4), "cat": ("red", 6), "pig": ("red", 2)}, 2)
     sets = ImageSet.open(a), ImageSet.open(b)
-    of = classes(sets[0]), classes(sets[1])
-    kept = matched(*sets, *of, np.random.default_rng(0))
+    of = image_classes(sets[0]), image_classes(sets[1])
+    kept = balance_classes(*sets, *of, np.random.default_rng(0))
     for images in kept[:2]:
-        assert sorted(classes(images).tolist()) == ["cat"] * 3 + ["dog"] * 4
+        assert sorted(image_classes(images).tolist()) == ["cat"] * 3 + ["dog"] * 4
     assert any("1 classes are in a only" in n and "owl" in n for n in kept[2])
     assert any("1 classes are in b only" in n and "pig" in n for n in kept[2])
-    again = matched(*sets, *of, np.random.default_rng(0))
+    again = balance_classes(*sets, *of, np.random.default_rng(0))
     assert [s.ids for s in again[:2]] == [s.ids for s in kept[:2]]
 
 
@@ -102,61 +104,63 @@ def test_the_same_multiple_of_every_class_keeps_all(tmp_path: Path) -> None:
     b = colours(tmp_path / "b", {"dog": ("red", 3), "cat": ("red", 2)}, 2)
     sets = ImageSet.open(a), ImageSet.open(b)
     rng = np.random.default_rng(0)
-    kept_a, kept_b, notes = matched(*sets, classes(sets[0]), classes(sets[1]), rng)
+    kept_a, kept_b, notes = balance_classes(
+        *sets, image_classes(sets[0]), image_classes(sets[1]), rng
+    )
     assert (len(kept_a), len(kept_b), notes) == (10, 5, [])
 
 
 def test_slices_that_are_too_small_are_counted(tmp_path: Path) -> None:
     a = ImageSet.open(colours(tmp_path / "a", {"dog": ("red", 3), "cat": ("red", 1)}, 1))
     b = ImageSet.open(colours(tmp_path / "b", {"dog": ("red", 3), "cat": ("red", 3)}, 2))
-    pairs, notes = slices(a, b, classes(a), classes(b))
+    pairs, notes = make_slices(a, b, image_classes(a), image_classes(b))
     assert [(x.name, y.name) for x, y in pairs] == [("a: dog", "b: dog")]
     assert "1 of 2 slices have fewer than 2 images" in notes[0]
     assert "cat" in notes[0]
 
 
-def test_columns_are_added_and_images_stay(tmp_path: Path) -> None:
+def test_columns_are_added_and_images_are_kept(tmp_path: Path) -> None:
     images = ImageSet.open(colours(tmp_path / "a", {"dog": ("red", 3)}, 1))
     more = with_columns(images, {"n": [1, 2, 3]})
     assert more.frame["n"].tolist() == [1, 2, 3]
     assert more.ids == images.ids
     assert [more.digest(i) for i in range(3)] == [images.digest(i) for i in range(3)]
-    drawn = ImageSet.open([fakes.picture("red", np.random.default_rng(0))])
-    for call in (lambda: with_columns(drawn, {}), lambda: classes(drawn)):
+    in_memory = ImageSet.open([fakes.picture("red", np.random.default_rng(0))])
+    for call in (lambda: with_columns(in_memory, {}), lambda: image_classes(in_memory)):
         with pytest.raises(InputError, match=r"[Ii]mage"):
             call()
     with pytest.raises(InputError, match="“right”"):
-        check_sides([("right", 0)], "look")
+        check_sides([("right", 0)], "add images")
 
 
 # Held out -------------------------------------------------------------------------------------
 
 
-def test_what_is_put_aside_neither_proposes_nor_tests(tmp_path: Path) -> None:
+def test_held_out_images_are_not_compared(tmp_path: Path) -> None:
     images = [
         ImageSet.open(colours(tmp_path / n, {"x": ("red", 200)}, i)) for i, n in enumerate("ab")
     ]
-    kept, aside, config = hold_out(images[0], images[1], 0.25, WORDS)
-    for whole, one, other in zip(images, kept, aside, strict=True):
-        assert set(one.ids) | set(other.ids) == set(whole.ids)
+    compared, held_out, config = hold_out(images[0], images[1], 0.25, WORDS)
+    for all_images, one, other in zip(images, compared, held_out, strict=True):
+        assert set(one.ids) | set(other.ids) == set(all_images.ids)
         assert not set(one.ids) & set(other.ids)
         assert 30 <= len(other) <= 70
         discovery, scoring = one.split(config.statistics.discovery_fraction)
         assert len(discovery) == pytest.approx(len(scoring), abs=40)
-    nothing, _, same = hold_out(images[0], images[1], 0.0, WORDS)
-    assert nothing[0].ids == images[0].ids
+    unchanged, _, same = hold_out(images[0], images[1], 0.0, WORDS)
+    assert unchanged[0].ids == images[0].ids
     assert same == WORDS
     with pytest.raises(InputError, match="share of 0 or more"):
         hold_out(images[0], images[1], 1.0, WORDS)
 
 
-def test_the_sentences_sort_new_images_or_say_that_they_cannot(
-    tmp_path: Path, told: dict[str, Any]
+def test_the_sentences_classify_held_out_images_if_any_was_confirmed(
+    tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     a = colours(tmp_path / "a", {"dog": ("red", 150)}, 1)
     b = colours(tmp_path / "b", {"dog": ("blue", 100)}, 2)
-    told["config"] = COLOURS
-    report = imagenet_v2(a, b, name_variant="a", name_original="b", **told)
+    settings["config"] = COLOURS
+    report = imagenet_v2(a, b, name_variant="a", name_original="b", **settings)
     found = report.heldout["a", "b"]
     assert found.n_a + found.n_b > 20
     assert found.accuracy == 1.0
@@ -164,49 +168,49 @@ def test_the_sentences_sort_new_images_or_say_that_they_cannot(
     assert 0.7 < found.ci_low < 1.0 == found.ci_high
     overall = report.overall
     assert overall is not None
-    # None of the images that were put aside is in the comparison.
+    # No held-out image is in the comparison.
     assert overall.set_a.n + found.n_a == 150
     assert overall.set_b.n + found.n_b == 100
-    assert any("held-out images into the right set" in w for w in report.many.warnings)
+    assert any("held-out images to the right set" in w for w in report.many.warnings)
 
     c = colours(tmp_path / "c", {"dog": ("red", 100)}, 3)
-    nothing = imagenet_v2(a, c, **told).heldout["variant", "original"]
+    nothing = imagenet_v2(a, c, **settings).heldout["variant", "original"]
     assert nothing.accuracy is None
     assert not nothing.sentences
     assert "Nothing was confirmed" in nothing.sentence()
-    assert not imagenet_v2(a, b, held_out=0, **told).heldout
+    assert not imagenet_v2(a, b, held_out=0, **settings).heldout
 
 
-def test_a_wrong_direction_is_no_vote_and_unscored_is_no_data(
-    tmp_path: Path, told: dict[str, Any]
+def test_check_with_swapped_sets_and_with_unscored_images(
+    tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     from visdiff.comparison.backends import Backends
     from visdiff.comparison.compare import compare
 
     a = ImageSet.open(colours(tmp_path / "a", {"x": ("red", 90)}, 1))
     b = ImageSet.open(colours(tmp_path / "b", {"x": ("blue", 90)}, 2))
-    backends = Backends.of(COLOURS, told["cache"])
-    report = compare(a, b, config=COLOURS, cache=told["cache"], progress=False)
-    same = check(report, a, b, backends, told["cache"])
-    swapped = check(report, b, a, backends, told["cache"])
+    backends = Backends.of(COLOURS, settings["cache"])
+    report = compare(a, b, config=COLOURS, cache=settings["cache"], progress=False)
+    same = check(report, a, b, backends, settings["cache"])
+    swapped = check(report, b, a, backends, settings["cache"])
     assert (same.accuracy, swapped.accuracy) == (1.0, 0.0)
     (tmp_path / "a" / "x" / "000.png").write_bytes(b"no image")
-    damaged = check(report, ImageSet.open(tmp_path / "a"), b, backends, told["cache"])
+    damaged = check(report, ImageSet.open(tmp_path / "a"), b, backends, settings["cache"])
     assert (damaged.n_unscored, damaged.n_a, damaged.accuracy) == (1, 89, 1.0)
     back = type(report).from_json(report.to_json())
-    with pytest.raises(InputError, match="read back"):
-        check(back, a, b, backends, told["cache"])
+    with pytest.raises(InputError, match="loaded from JSON"):
+        check(back, a, b, backends, settings["cache"])
 
 
 # imagenet-v2 ----------------------------------------------------------------------------------
 
 
-def test_imagenet_v2_overall_and_per_class(tmp_path: Path, told: dict[str, Any]) -> None:
-    # Only the dogs changed their colour; class by class that is seen, and where.
+def test_imagenet_v2_overall_and_per_class(tmp_path: Path, settings: dict[str, Any]) -> None:
+    # Only the dogs changed their colour; the comparison per class shows this.
     a = colours(tmp_path / "a", {"dog": ("red", 120), "cat": ("green", 120), "owl": ("red", 9)}, 1)
     b = colours(tmp_path / "b", {"dog": ("blue", 120), "cat": ("green", 120)}, 2)
-    told["config"] = COLOURS
-    report = imagenet_v2(a, b, per_class=True, name_variant="V2", name_original="val", **told)
+    settings["config"] = COLOURS
+    report = imagenet_v2(a, b, per_class=True, name_variant="V2", name_original="val", **settings)
     assert list(report.many.reports) == [
         ("V2", "val"),
         ("V2: cat", "val: cat"),
@@ -228,34 +232,36 @@ def test_imagenet_v2_overall_and_per_class(tmp_path: Path, told: dict[str, Any])
     assert "owl" in report.to_markdown()
 
 
-def test_numbered_directories_are_the_sorted_wnids(tmp_path: Path, told: dict[str, Any]) -> None:
+def test_numbered_directories_match_the_sorted_wnids(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
     wnids = ("n00000009", "n00000010", "n00000020")
     shades = ("red", "green", "blue")
     a = colours(tmp_path / "a", {str(i): (c, 30) for i, c in enumerate(shades)}, 1)
     b = colours(tmp_path / "b", {w: (c, 30) for w, c in zip(wnids, shades, strict=True)}, 2)
-    told["config"] = COLOURS
-    report = imagenet_v2(a, b, per_class=True, **told)
+    settings["config"] = COLOURS
+    report = imagenet_v2(a, b, per_class=True, **settings)
     assert not report.many.n_confirmed
     assert len(report.many.reports) == 4
     assert not any("only and were left out" in n for n in report.notes)
     shutil.rmtree(a / "1")
     with pytest.raises(InputError, match="class_names"):
-        imagenet_v2(a, b, **told)
+        imagenet_v2(a, b, **settings)
     names = {"0": wnids[0], "2": wnids[2]}
-    assert imagenet_v2(a, b, class_names=names, **told).overall is not None
+    assert imagenet_v2(a, b, class_names=names, **settings).overall is not None
     with pytest.raises(InputError, match="share, got"):
-        imagenet_v2(colours(tmp_path / "c", {"elephant": ("red", 5)}, 3), b, **told)
+        imagenet_v2(colours(tmp_path / "c", {"elephant": ("red", 5)}, 3), b, **settings)
 
 
-def test_classes_in_a_column(tmp_path: Path, told: dict[str, Any]) -> None:
-    def made(name: str, seed: int, place: str, labels: Sequence[str]) -> Path:
+def test_classes_in_a_column(tmp_path: Path, settings: dict[str, Any]) -> None:
+    def write(name: str, seed: int, place: str, labels: Sequence[str]) -> Path:
         people = itertools.cycle(("a cook", "a nurse", "a judge"))
-        said = [f"{next(people)} {place}" for _ in labels]
-        return write_set(tmp_path / name, said, seed=seed, label=labels)
+        captions = [f"{next(people)} {place}" for _ in labels]
+        return write_set(tmp_path / name, captions, seed=seed, label=labels)
 
-    a = made("a", 1, "by a brick wall", ["x", "y"] * 100 + [""] * 5)
-    b = made("b", 2, "on the grass", ["x", "y"] * 100)
-    report = imagenet_v2(a, b, class_column="label", per_class=True, **told)
+    a = write("a", 1, "by a brick wall", ["x", "y"] * 100 + [""] * 5)
+    b = write("b", 2, "on the grass", ["x", "y"] * 100)
+    report = imagenet_v2(a, b, class_column="label", per_class=True, **settings)
     assert len(report.many.reports) == 3
     assert all(r.confirmed for r in report.many.reports.values())
     assert any("5 of 205 images were left out" in n for n in report.notes)
@@ -271,89 +277,99 @@ def predicted(tmp_path: Path) -> Path:
     label = ["x", "y"] * 150
     clip = [c if p != "at sea" else "?" for c, p in zip(label, places, strict=True)]
     resnet = [c if p != "on the grass" else "?" for c, p in zip(label, places, strict=True)]
-    clip[0] = resnet[4] = ""  # no answer is not a wrong one
-    return said(tmp_path / "p", places, seed=1, label=label, clip=clip, resnet=resnet)
+    clip[0] = resnet[4] = ""  # a missing prediction is not a wrong one
+    return write_people(tmp_path / "p", places, seed=1, label=label, clip=clip, resnet=resnet)
 
 
 def test_only_the_first_right_against_both_or_the_reverse(
-    predicted: Path, told: dict[str, Any]
+    predicted: Path, settings: dict[str, Any]
 ) -> None:
-    told["class_column"] = "label"
-    report = clip_vs_resnet(predicted, "clip", "resnet", **told)
+    settings["class_column"] = "label"
+    report = clip_vs_resnet(predicted, "clip", "resnet", **settings)
     assert "grass" in words(report, "A")
     assert "home" in words(report, "B")
     assert report.overall is not None
     assert report.overall.set_a.name == "only clip right"
     assert any("2 of 300 images were left out: a prediction" in n for n in report.notes)
-    reverse = clip_vs_resnet(predicted, "clip", "resnet", against="reverse", **told)
+    reverse = clip_vs_resnet(predicted, "clip", "resnet", against="reverse", **settings)
     assert "sea" in words(reverse, "B")
-    rest = clip_vs_resnet(predicted, "clip", "resnet", against="rest", match_classes=True, **told)
+    rest = clip_vs_resnet(
+        predicted, "clip", "resnet", against="rest", match_classes=True, **settings
+    )
     assert rest.overall is not None
     assert "grass" in words(rest, "A")
-    sliced = clip_vs_resnet(predicted, "clip", "resnet", per_class=True, **told)
+    sliced = clip_vs_resnet(predicted, "clip", "resnet", per_class=True, **settings)
     assert len(sliced.many.reports) == 3
 
 
-def test_impossible_classifiers_are_one_sentence(predicted: Path, told: dict[str, Any]) -> None:
-    told["class_column"] = "label"
+def test_invalid_classifiers_are_rejected(predicted: Path, settings: dict[str, Any]) -> None:
+    settings["class_column"] = "label"
     for pair, wrong in (
         (("clip", "clip"), "clip twice"),
-        (("clip", "nothing"), "expected a column 'nothing'"),
+        (("clip", "nothing"), "Expected a column 'nothing'"),
         (("clip", "torchvision:nothing"), "classifier of torchvision"),
         (("clip", "timm:nothing"), "classifier of timm"),
-        (("clip", "label"), "got none"),  # right everywhere: the first alone nowhere
+        (("clip", "label"), "got none"),  # right on every image, so set A is empty
     ):
         with pytest.raises(InputError, match=wrong):
-            clip_vs_resnet(predicted, *pair, **told)
-    with pytest.raises(InputError, match="words of the classes"):
-        clip_vs_resnet(predicted, "clip", "caption", **told)
+            clip_vs_resnet(predicted, *pair, **settings)
+    with pytest.raises(InputError, match="names of the classes"):
+        clip_vs_resnet(predicted, "clip", "caption", **settings)
     names = {"x": "a cook at home", "y": "a judge at home"}
-    assert clip_vs_resnet(predicted, "clip", "resnet", class_names={"z": "w"}, **told).overall
-    with pytest.raises(InputError, match="words of the classes"):
+    assert clip_vs_resnet(predicted, "clip", "resnet", class_names={"z": "w"}, **settings).overall
+    with pytest.raises(InputError, match="names of the classes"):
         clip_vs_resnet(
-            predicted, "clip", "resnet", class_names=names | {"q": "x", "r": "y"}, **told
+            predicted, "clip", "resnet", class_names=names | {"q": "x", "r": "y"}, **settings
         )
 
 
 # classifier-failures --------------------------------------------------------------------------
 
 
-def test_failures_of_all_against_what_all_get_right(tmp_path: Path, told: dict[str, Any]) -> None:
+def test_failures_of_all_classifiers_against_their_successes(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
     places = ["at home", "on the grass", "at sea"] * 100
     label = ["x", "y"] * 150
     one = [c if p == "at home" else "?" for c, p in zip(label, places, strict=True)]
     two = [c if p != "on the grass" else "?" for c, p in zip(label, places, strict=True)]
-    manifest = said(tmp_path / "p", places, seed=1, label=label, one=one, two=two, lit=["a"] * 300)
-    told["class_column"] = "label"
-    report = classifier_failures(manifest, ["one", "two"], per_class=True, by="lit", **told)
+    manifest = write_people(
+        tmp_path / "p", places, seed=1, label=label, one=one, two=two, lit=["a"] * 300
+    )
+    settings["class_column"] = "label"
+    report = classifier_failures(manifest, ["one", "two"], per_class=True, by="lit", **settings)
     assert "grass" in words(report, "A")
     assert "home" in words(report, "B")
     assert "sea" not in words(report, "A") + words(report, "B")
     assert any("100 of 300 images were left out: some classifiers" in n for n in report.notes)
     assert any("one is right on 100 of 300" in n for n in report.notes)
     assert len(report.many.reports) == 4
-    alone = classifier_failures(manifest, ["one"], match_classes=True, **told)
+    alone = classifier_failures(manifest, ["one"], match_classes=True, **settings)
     assert alone.overall is not None
     assert not any("some classifiers" in n for n in alone.notes)
     for wrong in ([], ["one", "one"]):
         with pytest.raises(InputError, match="one classifier or several"):
-            classifier_failures(manifest, wrong, **told)
+            classifier_failures(manifest, wrong, **settings)
 
 
 # generators -----------------------------------------------------------------------------------
 
 
-def drawn(folder: Path, place: str, seed: int, prompts: Sequence[str], **columns: Any) -> Path:
-    return said(folder, [place] * len(prompts), seed=seed, prompt=prompts, **columns).parent
+def write_generated(
+    folder: Path, place: str, seed: int, prompts: Sequence[str], **columns: Any
+) -> Path:
+    return write_people(folder, [place] * len(prompts), seed=seed, prompt=prompts, **columns).parent
 
 
-def test_generators_pair_by_prompt_and_image(tmp_path: Path, told: dict[str, Any]) -> None:
-    # Slashes, several images a prompt, a prompt of one alone, one image more of another.
+def test_generators_pair_by_prompt_and_image(tmp_path: Path, settings: dict[str, Any]) -> None:
+    # Prompts with slashes and several images, one in A only, and one with an extra image in B.
     prompts = [f"a cat/dog, 1/{i // 2} ../x" for i in range(160)]
     kind = ["people" if i < 80 else "things" for i in range(160)]
-    a = drawn(tmp_path / "a", "by a wall", 1, [*prompts, "only a/"], kind=[*kind, "people"])
-    b = drawn(tmp_path / "b", "on the grass", 2, [*prompts, prompts[0]])
-    report = generators(a, b, by="kind", **told)
+    a = write_generated(
+        tmp_path / "a", "by a wall", 1, [*prompts, "only a/"], kind=[*kind, "people"]
+    )
+    b = write_generated(tmp_path / "b", "on the grass", 2, [*prompts, prompts[0]])
+    report = generators(a, b, by="kind", **settings)
     assert report.overall is not None
     assert report.overall.paired_by == ("prompt", "image_of_prompt")
     assert "wall" in words(report, "A")
@@ -362,42 +378,48 @@ def test_generators_pair_by_prompt_and_image(tmp_path: Path, told: dict[str, Any
     assert any("2 images have no partner" in n for n in report.notes)
     assert any("k-th images of a prompt" in n for n in report.notes)
     assert len(report.many.reports) == 3
-    # A prompt is held out as a whole: both of its images, of both generators.
+    # The two images of a prompt are held out together, for both generators.
     check = report.heldout["first", "second"]
     assert check.n_a == check.n_b
     assert check.n_a % 2 == 0
     assert report.overall.set_a.n + check.n_a == 160
 
 
-def test_generators_with_seeds_and_without_a_manifest(tmp_path: Path, told: dict[str, Any]) -> None:
+def test_generators_with_seeds_and_without_a_manifest(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
     prompts = [f"p{i // 2}" for i in range(80)]
-    a = drawn(tmp_path / "a", "by a wall", 1, prompts, number=[i % 2 for i in range(80)])
-    b = drawn(tmp_path / "b", "on the grass", 2, prompts, number=[1 - i % 2 for i in range(80)])
-    report = generators(a, b, seed="number", held_out=0, **told)
+    a = write_generated(tmp_path / "a", "by a wall", 1, prompts, number=[i % 2 for i in range(80)])
+    b = write_generated(
+        tmp_path / "b", "on the grass", 2, prompts, number=[1 - i % 2 for i in range(80)]
+    )
+    report = generators(a, b, seed="number", held_out=0, **settings)
     assert report.overall is not None
     assert report.overall.paired_by == ("prompt", "number")
     assert report.overall.set_a.n == 80
     assert not report.notes
     with pytest.raises(InputError, match="one manifest with the prompts"):
-        generators(colours(tmp_path / "c", {"x": ("red", 3)}, 1), b, **told)
-    with pytest.raises(InputError, match="expected a column 'Prompt'"):
-        generators(a, b, prompt="Prompt", **told)
+        generators(colours(tmp_path / "c", {"x": ("red", 3)}, 1), b, **settings)
+    with pytest.raises(InputError, match="Expected a column 'Prompt'"):
+        generators(a, b, prompt="Prompt", **settings)
     shutil.copy(a / "000.png", b / "000.png")
-    same = generators(a, b, **told)
+    same = generators(a, b, **settings)
     assert any("1 pairs are the same image" in n for n in same.notes)
 
 
 # memorability ---------------------------------------------------------------------------------
 
 
-def test_the_two_ends_of_a_score(tmp_path: Path, told: dict[str, Any]) -> None:
+def test_the_two_ends_of_a_score(tmp_path: Path, settings: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
     scores = np.round(np.linspace(0, 1, 480), 4)
     places = ["by a wall" if rng.random() < s else "on the grass" for s in scores]
-    manifest = said(tmp_path / "m", places, seed=1, score=[*scores[:-1], ""], kind=["a", "b"] * 240)
-    # An image at the bottom that is one at the top as well: it belongs to neither end.
+    manifest = write_people(
+        tmp_path / "m", places, seed=1, score=[*scores[:-1], ""], kind=["a", "b"] * 240
+    )
+    # The same image with a low and with a high score belongs to neither set.
     shutil.copy(tmp_path / "m" / "470.png", tmp_path / "m" / "003.png")
-    report = memorability(manifest, "score", by="kind", **told)
+    report = memorability(manifest, "score", by="kind", **settings)
     assert "wall" in words(report, "A")
     assert "grass" in words(report, "B")
     assert any("1 of 480 images were left out: they have no score" in n for n in report.notes)
@@ -409,19 +431,19 @@ def test_the_two_ends_of_a_score(tmp_path: Path, told: dict[str, Any]) -> None:
     assert check.accuracy > 0.6
     assert report.overall is not None
     assert not report.overall.preflight["cross_duplicates"]
-    for settings, wrong in (
-        ({"score": "nothing"}, "expected a column 'nothing'"),
+    for changes, wrong in (
+        ({"score": "nothing"}, "Expected a column 'nothing'"),
         ({"score": "caption"}, "numbers in the column"),
         ({"score": "score", "low": 0.8, "high": 0.2}, "low <= high"),
     ):
         with pytest.raises(InputError, match=wrong):
-            memorability(manifest, **settings, **told)
+            memorability(manifest, **changes, **settings)
 
 
-def test_scores_that_are_all_alike(tmp_path: Path, told: dict[str, Any]) -> None:
-    manifest = said(tmp_path / "m", ["at home"] * 20, seed=1, score=[1] * 20)
+def test_equal_scores_are_rejected(tmp_path: Path, settings: dict[str, Any]) -> None:
+    manifest = write_people(tmp_path / "m", ["at home"] * 20, seed=1, score=[1] * 20)
     with pytest.raises(InputError, match="scores that differ"):
-        memorability(manifest, "score", **told)
+        memorability(manifest, "score", **settings)
 
 
 # The command ----------------------------------------------------------------------------------
@@ -432,7 +454,7 @@ def run(*arguments: Any) -> Any:
     return CliRunner().invoke(app, [*map(str, arguments), *settings, "--cache", "off"])
 
 
-def test_every_recipe_is_a_command(predicted: Path, tmp_path: Path) -> None:
+def test_every_recipe_has_a_command(predicted: Path, tmp_path: Path) -> None:
     assert set(CliRunner().invoke(app, ["--help"]).stdout.split()) >= {
         "imagenet-v2",
         "clip-vs-resnet",
@@ -453,8 +475,8 @@ def test_every_recipe_is_a_command(predicted: Path, tmp_path: Path) -> None:
     assert failures.exit_code == 0, failures.output
     assert "held-out images" in failures.output
     prompts = [f"p{i}" for i in range(100)]
-    a = drawn(tmp_path / "a", "by a wall", 1, prompts, score=range(100))
-    b = drawn(tmp_path / "b", "on the grass", 2, prompts)
+    a = write_generated(tmp_path / "a", "by a wall", 1, prompts, score=range(100))
+    b = write_generated(tmp_path / "b", "on the grass", 2, prompts)
     for arguments in (
         ("generators", a, b, "--name", "x", "--name", "y"),
         ("memorability", a / "manifest.csv", "score", "--held-out", "0"),
@@ -470,7 +492,7 @@ def test_every_recipe_is_a_command(predicted: Path, tmp_path: Path) -> None:
 # Plans ----------------------------------------------------------------------------------------
 
 
-def planned(*arguments: Any) -> dict[str, Any]:
+def dry_run(*arguments: Any) -> dict[str, Any]:
     ran = CliRunner().invoke(app, [*map(str, arguments), "--dry-run", "--json"])
     assert ran.exit_code == 0, ran.output
     return json.loads(ran.stdout)
@@ -482,26 +504,28 @@ ASKING = ("--set", "captioner.backend=manifest", "--set", "ranker.backend=captio
           "--set", "llm.completion_price=2")  # fmt: skip
 
 
-def test_a_dry_run_counts_what_the_run_does(
-    tmp_path: Path, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_a_dry_run_matches_the_counts_of_the_run(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fakes.ColourChat, "asked", 0)
     places = ["by a wall", "on the grass"] * 120
-    manifest = said(tmp_path / "m", places, seed=1, score=list(range(240)), kind=["a", "b"] * 120)
-    plan = planned("memorability", manifest, "score", "--by", "kind", *LEXICAL)
-    report = memorability(manifest, "score", by="kind", **told)
+    manifest = write_people(
+        tmp_path / "m", places, seed=1, score=list(range(240)), kind=["a", "b"] * 120
+    )
+    plan = dry_run("memorability", manifest, "score", "--by", "kind", *LEXICAL)
+    report = memorability(manifest, "score", by="kind", **settings)
     assert plan["comparisons"] == len(report.many.reports) == 3
     held_out = sum(h.n_a + h.n_b + h.n_unscored for h in report.heldout.values())
     scored = sum(r.set_a.n_scored + r.set_b.n_scored for r in report.many.reports.values())
     assert plan["scored"] == scored + held_out
-    # Every image of the ends is in the whole and in a slice, and captioned once.
+    # Every image is in the overall comparison and in a slice, and captioned once.
     assert plan["captions"] == plan["images"] == 120
     assert (plan["paid_calls"], plan["cost"]) == (0, None)
-    asked = planned("memorability", manifest, "score", *ASKING)
-    whole = report.overall
-    assert whole is not None
+    asked = dry_run("memorability", manifest, "score", *ASKING)
+    overall = report.overall
+    assert overall is not None
     h = report.heldout["high score", "low score"]
-    images = whole.set_a.n_scored + whole.set_b.n_scored + h.n_a + h.n_b + h.n_unscored
+    images = overall.set_a.n_scored + overall.set_b.n_scored + h.n_a + h.n_b + h.n_unscored
     assert asked["paid_calls"] == asked["hypotheses"] * images
     assert asked["cost"] > 0
     assert fakes.ColourChat.asked == 0
@@ -510,32 +534,36 @@ def test_a_dry_run_counts_what_the_run_does(
 def test_dry_runs_of_sets_that_can_be_formed(tmp_path: Path) -> None:
     a = colours(tmp_path / "a", {"dog": ("red", 30), "cat": ("red", 30)}, 1)
     b = colours(tmp_path / "b", {"dog": ("blue", 30), "cat": ("blue", 30)}, 2)
-    given = ("--set", "captioner.backend=fakes:ColourCaptioner",
+    arguments = ("--set", "captioner.backend=fakes:ColourCaptioner",
              "--set", "ranker.backend=fakes:ColourRanker")  # fmt: skip
     fakes.ColourCaptioner.computed = fakes.ColourRanker.computed = 0
-    plan = planned("imagenet-v2", a, b, "--per-class", *given)
+    plan = dry_run("imagenet-v2", a, b, "--per-class", *arguments)
     assert (plan["comparisons"], plan["images"]) == (3, 120)
     assert plan["captions"] < 120
     prompts = [f"p{i}" for i in range(80)]
-    first = drawn(tmp_path / "first", "by a wall", 1, prompts)
-    second = drawn(tmp_path / "second", "on the grass", 2, prompts[:70])
-    plan = planned("generators", first, second, "--held-out", "0", *LEXICAL)
+    first = write_generated(tmp_path / "first", "by a wall", 1, prompts)
+    second = write_generated(tmp_path / "second", "on the grass", 2, prompts[:70])
+    plan = dry_run("generators", first, second, "--held-out", "0", *LEXICAL)
     assert (plan["comparisons"], plan["images"], plan["captions"]) == (1, 140, 140)
     assert fakes.ColourCaptioner.computed == fakes.ColourRanker.computed == 0
 
 
 def test_dry_runs_that_depend_on_a_classifier_are_bounds(predicted: Path) -> None:
-    given = ("--class-column", "label", *LEXICAL)
-    known = planned("clip-vs-resnet", predicted, "--first", "clip", "--second", "resnet", *given)
+    arguments = ("--class-column", "label", *LEXICAL)
+    known = dry_run(
+        "clip-vs-resnet", predicted, "--first", "clip", "--second", "resnet", *arguments
+    )
     assert known["classified"] == 0
-    bound = planned("clip-vs-resnet", predicted, *given, "--per-class")
+    bound = dry_run("clip-vs-resnet", predicted, *arguments, "--per-class")
     assert (bound["comparisons"], bound["images"], bound["classified"]) == (3, 300, 600)
     for name in ("captions", "scored", "hypotheses"):
         assert bound[name] >= known[name]
-    one = planned("classifier-failures", predicted, "--classifier", "clip", *given)
+    one = dry_run("classifier-failures", predicted, "--classifier", "clip", *arguments)
     assert (one["classified"], one["comparisons"]) == (0, 1)
-    # Weights that are not here are not needed to plan.
-    unknown = planned("classifier-failures", predicted, *given)
+    # Planning needs no weights.
+    unknown = dry_run("classifier-failures", predicted, *arguments)
     assert unknown["classified"] == 600
-    sentence = CliRunner().invoke(app, ["classifier-failures", str(predicted), *given, "--dry-run"])
+    sentence = CliRunner().invoke(
+        app, ["classifier-failures", str(predicted), *arguments, "--dry-run"]
+    )
     assert "600 images to classify before the sets are known" in sentence.stdout

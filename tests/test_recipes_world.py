@@ -1,4 +1,4 @@
-"""Recipes on the miniature's world: rendered scenes, the bundled CLIP and classifier."""
+"""Recipes on rendered scenes of the miniature's world, with the bundled CLIP and classifier."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -27,13 +27,13 @@ from visdiff.recipes.run import RecipeReport
 
 ART = Path(__file__).parents[1] / ".art"
 CLASSES = ("dog", "church", "cat", "pizza", "rocket", "guitar")
-# Captions are the scenes' own, so that what is tested is the recipe and the bundled CLIP.
+# Captions come from the manifest: the recipes and the bundled CLIP are tested, not the captioner.
 CONFIG = Config.of("miniature").changed(captioner="manifest")
 
 pytestmark = [
     pytest.mark.skipif(
         not (ART / "node_modules").is_dir() or not miniature.available(),
-        reason="the art packages or the bundled weights are not here: make art",
+        reason="the art packages or the bundled weights are missing: make art",
     ),
     pytest.mark.slow,
 ]
@@ -43,10 +43,10 @@ Draw = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def draw(tmp_path_factory: pytest.TempPathFactory) -> Draw:
-    """Renders scenes into directories of classes, with a manifest that has the truth."""
+    """Renders scenes into class directories, with a manifest of their true attributes."""
     art = Art.load(ART)
 
-    def made(scenes: list[world.Scene], seed: int, **columns: Any) -> Path:
+    def render(scenes: list[world.Scene], seed: int, **columns: Any) -> Path:
         folder = tmp_path_factory.mktemp("scenes")
         rng = np.random.default_rng(seed)
         rows = []
@@ -66,11 +66,11 @@ def draw(tmp_path_factory: pytest.TempPathFactory) -> Draw:
         frame.to_csv(folder / "manifest.csv", index=False)
         return folder / "manifest.csv"
 
-    return made
+    return render
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     with Cache(tmp_path_factory.mktemp("cache")) as cache:
         yield {"cache": cache, "progress": False, "config": CONFIG}
 
@@ -90,7 +90,7 @@ def scenes(n: int, seed: int, places: Mapping[str, float]) -> list[world.Scene]:
     ]
 
 
-def says(report: RecipeReport, direction: str, words: tuple[str, ...]) -> bool:
+def confirms(report: RecipeReport, direction: str, words: tuple[str, ...]) -> bool:
     overall = report.overall
     assert overall is not None
     return any(
@@ -99,12 +99,12 @@ def says(report: RecipeReport, direction: str, words: tuple[str, ...]) -> bool:
     )
 
 
-def test_a_recollected_data_set(draw: Draw, told: dict[str, Any]) -> None:
+def test_a_recollected_data_set(draw: Draw, settings: dict[str, Any]) -> None:
     a = draw(scenes(180, 1, {"snow": 0.9, "grass": 0.1}), 1)
     b = draw(scenes(180, 2, {"snow": 0.1, "grass": 0.9}), 2)
-    report = imagenet_v2(a, b, class_column="label", per_class=True, **told)
-    assert says(report, "A", ("snow",))
-    assert says(report, "B", ("grass",))
+    report = imagenet_v2(a, b, class_column="label", per_class=True, **settings)
+    assert confirms(report, "A", ("snow",))
+    assert confirms(report, "B", ("grass",))
     assert len(report.many.reports) == 1 + len(CLASSES)
     check = report.heldout["variant", "original"]
     assert check.accuracy is not None
@@ -112,83 +112,82 @@ def test_a_recollected_data_set(draw: Draw, told: dict[str, Any]) -> None:
     assert check.ci_low > 0.5
 
 
-def test_the_miniatures_clip_against_its_classifier(draw: Draw, told: dict[str, Any]) -> None:
-    # The classifier is wrong on what was painted over; CLIP, without training, is asked the same.
+def test_the_miniatures_clip_against_its_classifier(draw: Draw, settings: dict[str, Any]) -> None:
     manifest = draw(scenes(240, 3, {"snow": 0.5, "grass": 0.5}), 3)
     images = ImageSet.open(manifest)
     truth = images.frame["label"].to_numpy(dtype=str)
-    clip = predict("open_clip:miniature", images, truth, template="a {}", **_models(told))
-    trained = predict("miniature", images, truth, **_models(told))
+    clip = predict("open_clip:miniature", images, truth, template="a {}", **_models(settings))
+    trained = predict("miniature", images, truth, **_models(settings))
     for predicted in (clip, trained):
         assert (predicted == truth).mean() > 0.6  # far above one class in six
         assert (predicted != "").all()
     assert set(clip) <= set(CLASSES)
-    again = predict("miniature", images, truth, **_models(told))
+    again = predict("miniature", images, truth, **_models(settings))
     assert (again == trained).all()
     with pytest.raises(InputError, match="classes that miniature knows"):
-        predict("miniature", images, np.array(["unicorn"] * len(images)), **_models(told))
+        predict("miniature", images, np.array(["unicorn"] * len(images)), **_models(settings))
 
-    # Where it is the snow that makes one of them fail, that is what is said.
+    # One classifier fails on snow, and the report says so.
     frame = images.frame
     snowy = frame["place"] == "snow"
     wrong = np.where(snowy & (np.arange(len(frame)) % 10 != 0), "nothing", trained)
     frame["path"] = [str(images.path(i)) for i in range(len(images))]
     frame["resnet"] = wrong
     report = clip_vs_resnet(
-        frame, "open_clip:miniature", "resnet", class_column="label", template="a {}", **told
+        frame, "open_clip:miniature", "resnet", class_column="label", template="a {}", **settings
     )
-    assert says(report, "A", ("snow",))
-    assert says(report, "B", ("grass",))
+    assert confirms(report, "A", ("snow",))
+    assert confirms(report, "B", ("grass",))
     assert any("open_clip:miniature is right on" in n for n in report.notes)
 
 
-def test_a_classifier_that_fails_on_one_place(draw: Draw, told: dict[str, Any]) -> None:
+def test_a_classifier_that_fails_on_one_place(draw: Draw, settings: dict[str, Any]) -> None:
     manifest = draw(scenes(240, 5, {"brick wall": 0.4, "grass": 0.6}), 5)
     images = ImageSet.open(manifest)
     frame = images.frame
     frame["path"] = [str(images.path(i)) for i in range(len(images))]
     truth = frame["label"].to_numpy(dtype=str)
-    seen = predict("miniature", images, truth, **_models(told))
-    frame["corrupted"] = np.where(frame["place"] == "brick wall", "nothing", seen)
-    report = classifier_failures(frame, ["corrupted"], class_column="label", by="place", **told)
-    assert says(report, "A", ("brick", "wall"))
-    assert says(report, "B", ("grass",))
+    predicted = predict("miniature", images, truth, **_models(settings))
+    frame["corrupted"] = np.where(frame["place"] == "brick wall", "nothing", predicted)
+    report = classifier_failures(frame, ["corrupted"], class_column="label", by="place", **settings)
+    assert confirms(report, "A", ("brick", "wall"))
+    assert confirms(report, "B", ("grass",))
     check = report.heldout["wrong", "right"]
     assert check.accuracy is not None
     assert check.ci_low is not None
     assert check.majority is not None
     assert check.accuracy > check.majority
-    # On the wall everything is wrong, so that place is no slice; it is counted.
+    # All predictions on the wall are wrong, so this place cannot be a slice; it is reported.
     assert ("wrong: brick wall", "right: brick wall") not in report.many.reports
     assert any("slices have fewer than 2 images" in n for n in report.notes)
 
 
-def test_two_generators_on_the_same_prompts(draw: Draw, told: dict[str, Any]) -> None:
-    drawn = scenes(160, 6, {"snow": 0.5, "grass": 0.5})
-    prompts = [f"{s.subject}/{s.place} {i // 2}" for i, s in enumerate(drawn)]
-    a = draw([replace(s, style="blueprint") for s in drawn], 6, prompt=prompts)
-    b = draw(drawn, 7, prompt=prompts)
+def test_two_generators_on_the_same_prompts(draw: Draw, settings: dict[str, Any]) -> None:
+    sampled = scenes(160, 6, {"snow": 0.5, "grass": 0.5})
+    prompts = [f"{s.subject}/{s.place} {i // 2}" for i, s in enumerate(sampled)]
+    a = draw([replace(s, style="blueprint") for s in sampled], 6, prompt=prompts)
+    b = draw(sampled, 7, prompt=prompts)
     for folder in (a.parent, b.parent):
         assert (folder / "manifest.csv").is_file()
-    report = generators(a.parent, b.parent, **told)
-    assert says(report, "A", ("blueprint",))
-    assert not says(report, "A", ("snow", "grass"))  # the same places, pair by pair
+    report = generators(a.parent, b.parent, **settings)
+    assert confirms(report, "A", ("blueprint",))
+    assert not confirms(report, "A", ("snow", "grass"))  # the same places, pair by pair
     overall = report.overall
     assert overall is not None
     assert overall.paired_by == ("prompt", "image_of_prompt")
 
 
-def test_a_score_that_a_place_moves(draw: Draw, told: dict[str, Any]) -> None:
-    drawn = scenes(320, 8, {"sunset": 0.5, "snow": 0.5})
-    noise = np.random.default_rng(8).normal(0, 0.4, len(drawn))
-    scores = np.array([s.place == "sunset" for s in drawn]) + noise
-    report = memorability(draw(drawn, 8, score=scores), "score", **told)
-    assert says(report, "A", ("sunset",))
-    assert says(report, "B", ("snow",))
+def test_a_score_that_a_place_moves(draw: Draw, settings: dict[str, Any]) -> None:
+    sampled = scenes(320, 8, {"sunset": 0.5, "snow": 0.5})
+    noise = np.random.default_rng(8).normal(0, 0.4, len(sampled))
+    scores = np.array([s.place == "sunset" for s in sampled]) + noise
+    report = memorability(draw(sampled, 8, score=scores), "score", **settings)
+    assert confirms(report, "A", ("sunset",))
+    assert confirms(report, "B", ("snow",))
     check = report.heldout["high score", "low score"]
     assert check.ci_low is not None
     assert check.ci_low > 0.5
 
 
-def _models(told: dict[str, Any]) -> dict[str, Any]:
-    return {"cache": told["cache"], "progress": False, "device": "cpu"}
+def _models(settings: dict[str, Any]) -> dict[str, Any]:
+    return {"cache": settings["cache"], "progress": False, "device": "cpu"}

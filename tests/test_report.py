@@ -1,4 +1,4 @@
-"""The renderings: content facts, never whole pages."""
+"""The renderings: facts about their content, never full pages."""
 
 import base64
 import dataclasses
@@ -41,7 +41,7 @@ BRIGHTER = "Brightness alone separates the sets (AUROC 0.97): day drawings are b
 
 
 def drawing(shape: str, colour: str, background: str, rng: np.random.Generator) -> bytes:
-    """A 64 px drawing of one shape, as PNG bytes."""
+    """Returns a 64 px drawing of one shape, as PNG bytes."""
     image = Image.new("RGB", (64, 64), background)
     draw = ImageDraw.Draw(image)
     x, y, r = rng.integers(22, 42), rng.integers(22, 42), rng.integers(10, 20)
@@ -89,7 +89,7 @@ FOUND = [
 
 
 def fake_report(**changes: Any) -> DifferenceReport:
-    """A report such as `visdiff.compare` returns, with drawings, scores and captions."""
+    """Returns a report like those of `visdiff.compare`, with drawings, scores and captions."""
     rng = np.random.default_rng(0)
     a, b = [f"night/{i:03d}.png" for i in range(70)], [f"day/{i:03d}.png" for i in range(68)]
     thumbnails, captions = {}, {}
@@ -111,7 +111,7 @@ def fake_report(**changes: Any) -> DifferenceReport:
     for k, (text, direction, auroc, low, high, q, confirmed, synonyms) in enumerate(FOUND):
         shift = 0.03 * (auroc - 0.5) * 4 * (1 if direction == "A" else -1)
         scores = rng.normal(0.24, 0.03, 140) + shift * (np.array(columns["set"]) == "A")
-        scores[-2:] = 99.0  # discovery images: must not reach a figure
+        scores[-2:] = 99.0  # discovery images: must not be plotted
         columns[text] = scores.astype(np.float32)
         differences.append(
             Difference(
@@ -284,11 +284,11 @@ def test_page_is_well_formed(report, page):
     assert set(targets) <= set(ids)
 
 
-def test_page_says_everything_in_order(page):
+def test_page_has_all_content_in_order(page):
     words = page.words
     facts = [
         "4 confirmed differences",
-        "12 candidate sentences, 4 held up",
+        "Confirmed: 4 of 12 candidate sentences",
         "70 images of night drawings and 68 of day drawings",
         "At a glance",
         "Confirmed differences",
@@ -297,7 +297,7 @@ def test_page_says_everything_in_order(page):
         "0.94",
         "0.90–0.97",
         "< 0.001",
-        "Most telling of night drawings",
+        "Clearest examples from night drawings",
         "dark night scenes",
         "Not confirmed",
         "a grainy texture",
@@ -315,7 +315,7 @@ def test_page_says_everything_in_order(page):
         "The sets",
         "data/night",
         "group_name = night",
-        "Candidates left out (2)",
+        "Rejected candidates (2)",
         "AUROC 0.53 is below 0.55",
         "Provenance",
         "miniature/clip",
@@ -325,24 +325,24 @@ def test_page_says_everything_in_order(page):
     position = 0
     for fact in facts:
         found = words.find(fact, position)
-        assert found >= 0, f"{fact!r} is missing, or comes too early"
+        assert found >= 0, f"{fact!r} is missing or too early"
         position = found
     for text, *_ in FOUND:
         assert text in words
 
 
-def test_what_the_preflight_found_is_told_once():
+def test_preflight_warnings_appear_once():
     found = dict(fake_report().preflight)
     found["warnings"] = [BRIGHTER]
     report = fake_report(preflight=found, warnings=(BRIGHTER, "3 images were left out."))
     assert render_markdown(report).count(BRIGHTER) == 1
     assert "3 images were left out." in render_markdown(report)
-    # And nothing is pointed to where nothing is told.
+    assert "pre-flight section has 1 warning" in render_markdown(report)
     found["warnings"] = []
-    assert "pre-flight section tells" not in render_markdown(fake_report(preflight=found))
+    assert "pre-flight section has" not in render_markdown(fake_report(preflight=found))
 
 
-def test_page_asks_nothing_of_the_network(report, page):
+def test_page_makes_no_network_request(report, page):
     text = render_html(report)
     for tag, attributes in page.tags:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base"}
@@ -356,9 +356,9 @@ def test_page_asks_nothing_of_the_network(report, page):
     assert "default-src 'none'" in str(policy)
 
 
-def test_thumbnails_are_the_images_given(report, page):
+def test_page_embeds_the_thumbnails(report, page):
     images = page.all("img")
-    assert len(images) == 6 * 6 * 2  # differences, images a set, sets
+    assert len(images) == 6 * 6 * 2  # differences, images per set, sets
     first = report.differences[0]
     data = base64.b64decode(str(images[0]["src"]).removeprefix("data:image/png;base64,"))
     assert data == report.thumbnails[f"A/{first.evidence_a[0]}"]
@@ -376,7 +376,7 @@ def test_large_thumbnails_are_smoothed():
     assert all(image.get("class") is None for image in page.all("img"))
 
 
-def test_confirmed_are_filled_and_the_others_hollow_and_marked(page):
+def test_confirmed_dots_are_filled_and_the_others_hollow_and_marked(page):
     classes = [a.get("class") for a in page.all("circle")]
     assert classes == ["filled"] * 4 + ["hollow"] * 2
     assert len(page.all("article")) == 4
@@ -391,7 +391,7 @@ def test_unconfirmed_cards_open_when_there_is_nothing_else():
     assert all("open" in a for a in page.all("details") if a.get("class") == "card unconfirmed")
 
 
-def test_no_difference_found_says_what_could_have_been_found():
+def test_no_difference_found_reports_the_minimum_detectable_auroc():
     for text in (
         render_html(nothing_found()),
         render_markdown(nothing_found()),
@@ -415,12 +415,12 @@ def test_no_difference_at_all():
     assert "hardly different" in words
 
 
-def test_sets_that_differ_without_a_sentence_for_it():
+def test_sets_that_differ_without_a_confirmed_sentence():
     report = dataclasses.replace(nothing_found(), separability=Separability(0.97, None))
-    assert "no tested sentence puts into words" in Page(render_html(report)).words
+    assert "no tested sentence describes" in Page(render_html(report)).words
 
 
-def test_double_dipping_is_said_plainly():
+def test_double_dipping_is_stated():
     for text in (
         render_html(double_dipped()),
         render_markdown(double_dipped()),
@@ -429,10 +429,10 @@ def test_double_dipping_is_said_plainly():
         words = " ".join(text.split())
         assert "the same images were used to propose these sentences and to test them" in words
         assert "nothing is confirmed" in words
-        assert "that proposed nothing" not in words
+        assert "held-out images" not in words
 
 
-def test_missing_numbers_and_missing_extras():
+def test_missing_numbers_scores_thumbnails_and_captions():
     nan = math.nan
     d = Difference(
         "odd", "A", nan, nan, nan, nan, nan, False, nan, nan, 0, 0, 9, evidence_a=("gone.png",)
@@ -457,7 +457,7 @@ def test_missing_numbers_and_missing_extras():
 
 
 def hostile(evil: str) -> DifferenceReport:
-    """A report with the same text in every place that a user or a model can write to."""
+    """Returns a report with the same text in every field that users or models can fill."""
     png = drawing("circle", "red", "white", np.random.default_rng(0))
     d = dataclasses.replace(
         fake_report().differences[0],
@@ -525,17 +525,17 @@ def test_user_text_is_only_ever_text_in_markdown(evil):
     assert re.sub(r"\s+", " ", escape(evil)).strip() in attacked
 
 
-def test_markdown_escapes_and_nothing_is_lost():
+def test_markdown_escape_loses_nothing():
     assert escape("a|b") == "a\\|b"
     assert escape("a\\|b") == "a\\\\\\|b"
     assert escape("<b>&amp;") == "&lt;b&gt;&amp;amp;"
     assert escape(" a\n b ") == "a b"
 
 
-# The other doors
+# Other formats
 
 
-def test_fragment_is_small_and_has_no_page(report):
+def test_fragment_is_small_and_not_a_page(report):
     text = render_fragment(report)
     assert "<html" not in text
     assert "<style" not in text
@@ -553,12 +553,12 @@ def test_fragment_of_many_differences_stays_short(report):
     assert f"and {60 - FRAGMENT_ROWS} more" in render_fragment(many)
 
 
-def test_fragment_never_looks_at_images_or_scores(report):
-    class Untouchable(dict):
+def test_fragment_never_reads_images_or_scores(report):
+    class Unreadable(dict):
         def get(self, *_):
-            raise AssertionError("a notebook cell must not pay for thumbnails")
+            raise AssertionError("a notebook cell must not load thumbnails")
 
-    assert render_fragment(dataclasses.replace(report, thumbnails=Untouchable(), scores=None))
+    assert render_fragment(dataclasses.replace(report, thumbnails=Unreadable(), scores=None))
 
 
 def test_markdown_has_a_row_for_every_difference(report):
@@ -573,7 +573,7 @@ def test_markdown_has_a_row_for_every_difference(report):
     assert "AUROC 0.53 is below 0.55" in text
 
 
-def test_doors_of_the_report(report, tmp_path):
+def test_methods_of_the_report_render_it(report, tmp_path):
     assert report.to_html() == render_html(report)
     assert report.to_markdown() == render_markdown(report)
     assert report._repr_html_() == render_fragment(report)
@@ -581,7 +581,7 @@ def test_doors_of_the_report(report, tmp_path):
     assert (tmp_path / "deep" / "er" / "report.html").exists()
 
 
-def test_folder_holds_the_same_report_five_times(report, tmp_path):
+def test_folder_contains_the_report_in_five_formats(report, tmp_path):
     folder = write_folder(report, tmp_path)
     names = {"report.html", "report.json", "report.md", "differences.csv", "scores.parquet"}
     assert {p.name for p in folder.iterdir()} == names
@@ -592,12 +592,12 @@ def test_folder_holds_the_same_report_five_times(report, tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "scores.parquet"), report.scores)
 
 
-def test_folder_is_replaced_and_leaves_nothing_stale(report, tmp_path):
+def test_folder_is_replaced_without_stale_files(report, tmp_path):
     write_folder(report, tmp_path)
     (tmp_path / "mine.txt").write_text("kept")
     write_folder(dataclasses.replace(report, verdict="other", scores=None), tmp_path)
     assert json.loads((tmp_path / "report.json").read_text("utf-8"))["verdict"] == "other"
-    assert not (tmp_path / "scores.parquet").exists()  # it belonged to the report before
+    assert not (tmp_path / "scores.parquet").exists()  # it belonged to the earlier report
     assert (tmp_path / "mine.txt").read_text() == "kept"
     assert not list(tmp_path.glob(".*"))
 
@@ -616,14 +616,14 @@ def test_folder_keeps_the_old_report_when_writing_fails(report, tmp_path, monkey
     assert not list(tmp_path.glob(".*"))
 
 
-def test_folder_that_cannot_be_written_is_the_users_mistake(report, tmp_path):
+def test_folder_that_cannot_be_written_is_an_input_error(report, tmp_path):
     (tmp_path / "file").write_text("in the way")
     for directory in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match="folder that can be written to"):
             write_folder(report, directory)
 
 
-def test_folder_takes_file_names_that_are_not_utf8(report, tmp_path):
+def test_folder_supports_file_names_that_are_not_utf8(report, tmp_path):
     name = "caf\udce9.png"
     d = dataclasses.replace(report.differences[0], evidence_a=(name,))
     scores = pd.DataFrame(
@@ -651,7 +651,7 @@ def test_forest_interval_surrounds_its_dot(direction):
     row = figures.forest_row(0.58, 0.48, 0.67, direction)
     left, x, right = (row[k] or math.nan for k in ("left", "x", "right"))
     assert left < x < right
-    assert left < 50 < right  # the interval crosses 0.5 and the middle line alike
+    assert left < 50 < right  # the interval contains 0.5, so it crosses the middle line
     assert figures.forest_row(0.6, None, 0.7, direction)["left"] is None
 
 
@@ -680,7 +680,7 @@ def test_histogram_of_equal_scores(value):
     assert h["mean_a"] == h["mean_b"] == pytest.approx(50)
 
 
-def test_histograms_leave_the_discovery_half_out(report):
+def test_histograms_exclude_the_discovery_half(report):
     for d in collect(report)["differences"]:
         assert d["histogram"]["high"] < 1  # the discovery images score 99
     both = report.scores.assign(half="both")
@@ -690,10 +690,10 @@ def test_histograms_leave_the_discovery_half_out(report):
     )
 
 
-# Words
+# Text
 
 
-def test_numbers_read_well():
+def test_number_formats():
     assert [p_text(p) for p in (0.0, 0.0009, 0.0312, 0.412, None, math.nan)] == [
         "< 0.001",
         "< 0.001",
@@ -712,7 +712,7 @@ def test_collected_dict_is_plain(report):
 
 
 @pytest.mark.parametrize(
-    ("images", "sentences", "said"),
+    ("images", "sentences", "phrase"),
     [
         (0.98, 0.97, "practically all of it"),
         (0.98, 0.85, "most of it"),
@@ -723,11 +723,11 @@ def test_collected_dict_is_plain(report):
         (0.65, 0.63, "somewhat different"),
     ],
 )
-def test_separability_in_words(report, images, sentences, said):
+def test_separability_in_words(report, images, sentences, phrase):
     changed = dataclasses.replace(report, separability=Separability(images, sentences))
-    assert said in collect(changed)["separability"]["explanation"]
+    assert phrase in collect(changed)["separability"]["explanation"]
 
 
-def test_nothing_shuffled_was_confirmed(report):
+def test_shuffled_runs_that_confirm_nothing(report):
     changed = dataclasses.replace(report, null=NullRun(10, 0, (0,) * 10))
     assert "none of these runs confirmed anything" in collect(changed)["null"]["sentence"]

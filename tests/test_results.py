@@ -1,4 +1,4 @@
-"""The records: what they promise to whoever stores, reads or prints them."""
+"""The result dataclasses: JSON, tables, equality and validation."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from visdiff.results import (
 )
 
 
-def a_difference(**changes) -> Difference:
+def make_difference(**changes) -> Difference:
     values = {
         "text": "a red circle",
         "direction": "A",
@@ -48,10 +48,13 @@ def a_difference(**changes) -> Difference:
     return Difference(**{**values, **changes})
 
 
-def a_report(**changes) -> DifferenceReport:
+def make_report(**changes) -> DifferenceReport:
     values = {
         "verdict": "1 confirmed difference",
-        "differences": (a_difference(), a_difference(text="noise", direction="B", confirmed=False)),
+        "differences": (
+            make_difference(),
+            make_difference(text="noise", direction="B", confirmed=False),
+        ),
         "rejected": (
             Rejected("blue", "B", "AUROC below 0.55", 0.52, 0.3, 0.4),
             Rejected("x", "A", "unscored"),
@@ -82,7 +85,7 @@ def a_report(**changes) -> DifferenceReport:
 
 
 def test_json_round_trip_is_exact():
-    report = a_report()
+    report = make_report()
     again = DifferenceReport.from_json(report.to_json())
     assert again == report
     assert again.to_json() == report.to_json()
@@ -91,16 +94,16 @@ def test_json_round_trip_is_exact():
 
 
 def test_json_round_trip_of_an_empty_report():
-    report = a_report(
+    report = make_report(
         differences=(), rejected=(), null=None, separability=Separability(), paired_by=()
     )
     assert DifferenceReport.from_json(report.to_json(indent=2)) == report
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_numbers_that_json_lacks_become_null_and_come_back_as_nan(value):
-    report = a_report(
-        differences=(a_difference(mean_a=value),),
+def test_numbers_that_json_lacks_become_null_and_are_read_as_nan(value):
+    report = make_report(
+        differences=(make_difference(mean_a=value),),
         config={"x": value},
         minimum_detectable_auroc=value,
     )
@@ -115,7 +118,7 @@ def test_numbers_that_json_lacks_become_null_and_come_back_as_nan(value):
 
 
 def test_json_has_the_documented_fields():
-    data = json.loads(a_report().to_json())
+    data = json.loads(make_report().to_json())
     assert data["schema_version"] == 2
     assert data["verdict"] == "1 confirmed difference"
     first = data["differences"][0]
@@ -136,8 +139,8 @@ def test_json_has_the_documented_fields():
     assert not {"scores", "thumbnails", "captions"} & data.keys()
 
 
-def test_values_that_are_not_json_are_made_so_on_the_way_in():
-    report = a_report(
+def test_values_that_are_not_json_are_converted_on_construction():
+    report = make_report(
         config={
             "path": Path("a/b"),
             "n": np.int64(3),
@@ -151,10 +154,10 @@ def test_values_that_are_not_json_are_made_so_on_the_way_in():
 
 
 def test_numpy_numbers_in_records_serialise():
-    d = a_difference(
+    d = make_difference(
         auroc=np.float64(0.75), ci_low=np.float32(0.5), n_a=np.int64(7), confirmed=np.bool_(True)
     )
-    first = json.loads(a_report(differences=(d,)).to_json())["differences"][0]
+    first = json.loads(make_report(differences=(d,)).to_json())["differences"][0]
     assert (first["auroc"], first["ci_low"], first["n_a"], first["confirmed"]) == (
         0.75,
         0.5,
@@ -163,14 +166,14 @@ def test_numpy_numbers_in_records_serialise():
     )
 
 
-def test_file_names_that_are_not_utf8_survive():
-    report = a_report(differences=(a_difference(evidence_a=("bad\udcff.png",)),))
+def test_file_names_that_are_not_utf8_are_preserved():
+    report = make_report(differences=(make_difference(evidence_a=("bad\udcff.png",)),))
     text = report.to_json()
     assert DifferenceReport.from_json(text.encode("utf-8")) == report
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("not json", "not JSON"),
         ("[]", "schema_version"),
@@ -181,57 +184,58 @@ def test_file_names_that_are_not_utf8_survive():
         ('{"schema_version": 1, "set_a": 3}', "object"),
     ],
 )
-def test_what_is_no_report_is_refused_with_a_sentence(text, said):
-    with pytest.raises(InputError, match=said):
+def test_invalid_reports_are_rejected(text, message):
+    with pytest.raises(InputError, match=message):
         DifferenceReport.from_json(text)
 
 
 def test_fields_of_a_later_version_are_ignored():
-    data = json.loads(a_report().to_json())
+    data = json.loads(make_report().to_json())
     data["later"] = 1
     data["differences"][0]["later"] = 1
-    assert DifferenceReport.from_json(json.dumps(data)) == a_report()
+    assert DifferenceReport.from_json(json.dumps(data)) == make_report()
 
 
-def test_frame_has_one_row_a_difference():
-    frame = a_report().to_frame()
+def test_frame_has_one_row_per_difference():
+    frame = make_report().to_frame()
     assert list(frame["text"]) == ["a red circle", "noise"]
     assert list(frame["confirmed"]) == [True, False]
     assert list(frame.columns) == [f.name for f in dataclasses.fields(Difference)]
     assert frame.loc[0, "synonyms"] == ["red circles", "circles in red"]
-    empty = a_report(differences=()).to_frame()
+    empty = make_report(differences=()).to_frame()
     assert len(empty) == 0
     assert "auroc" in empty
 
 
-def test_bulky_fields_do_not_take_part_in_comparison_or_repr():
-    plain = a_report()
-    heavy = a_report(
+def test_fields_that_are_not_serialised_are_ignored_by_comparison_and_repr():
+    plain = make_report()
+    full = make_report(
         scores=pd.DataFrame({"set": ["A"], "id": ["1"]}),
         thumbnails={"A/1": b"png"},
         captions={"A/1": "c"},
     )
-    assert plain == heavy
-    assert "thumbnails" not in repr(heavy)
+    assert plain == full
+    assert "thumbnails" not in repr(full)
 
 
-def test_records_are_frozen():
+def test_reports_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        a_report().verdict = "other"  # pyright: ignore[reportAttributeAccessIssue]
+        make_report().verdict = "other"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize("direction", ["C", "a", ""])
-def test_a_direction_names_a_set(direction):
+def test_invalid_directions_are_rejected(direction):
     with pytest.raises(InputError, match="direction"):
         Hypothesis("x", direction, "p")
     with pytest.raises(InputError, match="direction"):
-        a_difference(direction=direction)
+        make_difference(direction=direction)
 
 
 def test_confirmed_keeps_the_order():
-    report = a_report(
+    report = make_report(
         differences=tuple(
-            a_difference(text=t, confirmed=c) for t, c in [("a", True), ("b", True), ("c", False)]
+            make_difference(text=t, confirmed=c)
+            for t, c in [("a", True), ("b", True), ("c", False)]
         )
     )
     assert [d.text for d in report.confirmed] == ["a", "b"]

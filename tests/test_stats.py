@@ -1,4 +1,4 @@
-"""What the statistics promise, by theorem, by the reference implementation, or by simulation."""
+"""The statistics, checked against theorems, reference implementations and simulations."""
 
 import math
 import subprocess
@@ -23,7 +23,7 @@ def two_sets(n_a: int, n_b: int) -> np.ndarray:
 
 
 def normal_scores(rng: np.random.Generator, h: int, n_a: int, n_b: int, area: float) -> np.ndarray:
-    """Draw scores whose AUROC is `area`."""
+    """Draws scores whose AUROC is `area`."""
     shift = math.sqrt(2) * reference.norm.ppf(area)
     return rng.normal(size=(h, n_a + n_b)) + shift * two_sets(n_a, n_b)
 
@@ -82,7 +82,7 @@ def test_exchanging_the_sets_mirrors_auroc_and_its_interval(case):
 
 
 @given(scored_sets())
-def test_auroc_sees_nothing_but_the_order(case):
+def test_auroc_depends_on_the_order_only(case):
     scores, is_a = case
     assume(np.isnan(scores).all() or np.nanmax(np.abs(scores)) < 100)
     # Multiplying by a power of two keeps every order and every tie.
@@ -102,14 +102,14 @@ def test_auroc_of_empty_sets_missing_and_constant_scores():
 
 def test_auroc_in_blocks_equals_auroc_at_once(monkeypatch):
     scores, is_a = np.random.default_rng(1).normal(size=(7, 11)), two_sets(5, 6)
-    whole = stats.auroc(scores, is_a)
+    at_once = stats.auroc(scores, is_a)
     monkeypatch.setattr("visdiff.stats.roc._SORTED_BLOCK", 24)
-    np.testing.assert_array_equal(stats.auroc(scores, is_a), whole)
+    np.testing.assert_array_equal(stats.auroc(scores, is_a), at_once)
 
 
 @pytest.mark.parametrize("levels", [2, 40, 10**9])
 def test_auroc_of_single_precision_is_the_share_of_pairs(levels: int) -> None:
-    """Some ties, as tens of thousands of cosines have, or many: all pairs are counted alike."""
+    """Few ties, as among tens of thousands of cosines, and many: all pairs are counted."""
     rng = np.random.default_rng(levels)
     scores = (rng.integers(0, levels, (3, 1200)) / levels).astype(np.float32)
     scores[:, 7] = scores[:, 900]
@@ -127,20 +127,20 @@ def test_auroc_of_single_precision_counts_ties_across_the_sets_and_zeros_of_eith
     expected = (a > b).mean(axis=(1, 2)) + (a == b).mean(axis=(1, 2)) / 2
     np.testing.assert_allclose(stats.auroc(scores, is_a), expected, atol=1e-12)
     distinct = np.random.default_rng(3).normal(size=(5, 200)).astype(np.float32)
-    whole = stats.auroc(distinct, np.arange(200) % 3 == 0)
+    areas = stats.auroc(distinct, np.arange(200) % 3 == 0)
     by_sklearn = [roc_auc_score(np.arange(200) % 3 == 0, row) for row in distinct]
-    np.testing.assert_allclose(whole, by_sklearn, atol=1e-12)
+    np.testing.assert_allclose(areas, by_sklearn, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     "is_a", [np.array([1, 0, 1]), np.array([True, False]), np.array([[True, False, True]])]
 )
-def test_membership_that_is_no_mask_is_refused(is_a):
-    with pytest.raises(ValueError, match="expected is_a as 3 booleans"):
+def test_membership_that_is_not_a_mask_is_rejected(is_a):
+    with pytest.raises(ValueError, match="Expected is_a as 3 booleans"):
         stats.auroc([[1.0, 2.0, 3.0]], is_a)
 
 
-def test_a_single_row_of_scores_is_refused():
+def test_one_dimensional_scores_are_rejected():
     with pytest.raises(ValueError, match="2 dimensions"):
         stats.auroc([1.0, 2.0], np.array([True, False]))
 
@@ -149,7 +149,7 @@ def test_a_single_row_of_scores_is_refused():
 
 
 @given(scored_sets(), st.floats(0.5, 0.999))
-def test_delong_interval_holds_its_estimate_and_has_a_width(case, level):
+def test_delong_interval_contains_its_estimate_and_has_a_width(case, level):
     scores, is_a = case
     areas = stats.auroc(scores, is_a)
     bounds = stats.delong_interval(scores, is_a, level)
@@ -163,7 +163,7 @@ def test_delong_interval_holds_its_estimate_and_has_a_width(case, level):
     assert (high > low).all()
 
 
-def test_delong_variance_is_the_one_of_the_definition():
+def test_delong_variance_follows_its_definition():
     rng = np.random.default_rng(2)
     scores, is_a = rng.integers(0, 6, size=(1, 30)).astype(float), two_sets(13, 17)
     scores[0, [3, 20]] = NAN
@@ -187,29 +187,28 @@ def test_delong_covers_the_truth_95_times_in_100(area, sizes):
     assert 0.93 <= share_within(bounds, area) <= 0.98
 
 
-def test_perfect_separation_leaves_the_exact_bound():
+def test_perfect_separation_gives_the_exact_bound():
     bounds = stats.delong_interval([[3.0, 4, 5, 0, 1, 2, 2]], two_sets(3, 4))
     np.testing.assert_allclose(bounds, [[0.025 ** (1 / 3), 1.0]])
-    # That an AUROC at that bound separates the sets so is no likelier than 0.025.
-    worst = bounds[0, 0]
-    scores = normal_scores(np.random.default_rng(4), 20_000, 3, 4, worst)
+    # An AUROC at the lower bound separates the sets perfectly with probability 0.025 at most.
+    scores = normal_scores(np.random.default_rng(4), 20_000, 3, 4, bounds[0, 0])
     assert np.mean(stats.auroc(scores, two_sets(3, 4)) == 1) <= 0.025 + 0.003
 
 
 def pairs_by_prompt(
     rng: np.random.Generator, h: int, prompts: int, seeds: int, shift: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw scores that share much within a prompt, little within a pair, nothing else."""
+    """Draws scores with a large effect per prompt and independent noise per image."""
     group = np.repeat(np.arange(prompts), seeds)
     prompt = rng.normal(size=(h, prompts))[:, group]
     noise = 0.5 * rng.normal(size=(2, h, len(group)))
     return prompt + noise[0] + shift, prompt + noise[1], group
 
 
-def test_bootstrap_over_prompts_covers_where_delong_is_blind_to_them():
+def test_bootstrap_over_prompts_has_coverage_and_is_narrower_than_delong():
     rng = np.random.default_rng(5)
     a, b, group = pairs_by_prompt(rng, 200, prompts=25, seeds=4, shift=0.6)
-    # Of two images with other prompts; those of one prompt are 1 comparison in 25.
+    # AUROC between images of different prompts; 1 comparison in 25 is within a prompt.
     apart = reference.norm.cdf(0.6 / math.sqrt(2 * 1.25))
     within = reference.norm.cdf(0.6 / math.sqrt(2 * 0.25))
     truth = float(apart + (within - apart) / 25)
@@ -234,7 +233,7 @@ def test_bootstrap_resamples_equal_sklearn_with_repeated_images():
         assert area == pytest.approx(truth, abs=1e-12)
 
 
-def test_bootstrap_never_claims_certainty():
+def test_bootstrap_interval_never_has_zero_width():
     rng = np.random.default_rng(7)
     apart = stats.paired_interval([[5.0, 6, 7, 8]], [[1.0, 2, 3, 4]], [0, 0, 1, 1], rng)
     np.testing.assert_allclose(apart, [[0.025, 1.0]])
@@ -245,13 +244,13 @@ def test_bootstrap_never_claims_certainty():
     assert np.ptp(sparse) > 0
 
 
-def test_paired_interval_refuses_shapes_that_do_not_fit():
+def test_paired_interval_rejects_shapes_that_do_not_match():
     with pytest.raises(ValueError, match="of one shape"):
         stats.paired_interval([[1.0, 2]], [[1.0, 2]], [0], np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("level", [0, 1, 95])
-def test_levels_out_of_range_are_refused(level):
+def test_levels_out_of_range_are_rejected(level):
     with pytest.raises(ValueError, match="confidence level"):
         stats.delong_interval([[1.0, 2.0]], two_sets(1, 1), level)
 
@@ -298,7 +297,7 @@ def test_sign_flip_is_uniform_on_pairs_without_a_difference():
     p = stats.sign_flip(a - b, rng, n_resamples=999)
     assert reference.kstest(p, "uniform").pvalue > 0.01
     assert abs(np.mean(p <= 0.05) - 0.05) < 0.015
-    # The unpaired test does not see what pairs share, and hardly ever rejects.
+    # The unpaired test ignores the effect that the pairs share, and hardly ever rejects.
     unpaired = stats.mann_whitney(np.hstack([a, b]), two_sets(40, 40))
     assert np.mean(unpaired <= 0.05) < 0.02
 
@@ -314,8 +313,8 @@ def test_sign_flip_has_the_power_of_the_paired_t_test():
 def test_sign_flip_by_hand():
     rng = np.random.default_rng(13)
     differences = [[1.0, 2, 3], [-1, -2, -3], [1, 2, -3], [0, 0, 0], [1, NAN, 2], [NAN] * 3]
-    # All 8 patterns: 6 is reached by 1, -6 by 8, 0 by 5 of (6 4 2 0 0 -2 -4 -6); without the
-    # missing pair, 3 is reached by 1 of 4.
+    # Sums of all 8 patterns: 6 4 2 0 0 -2 -4 -6. One is ≥ 6, all are ≥ -6, five are ≥ 0. Without
+    # the missing pair, one of 4 is ≥ 3.
     np.testing.assert_allclose(
         stats.sign_flip(differences, rng), [1 / 8, 1, 5 / 8, 1, 1 / 4, NAN], atol=1e-15
     )
@@ -325,8 +324,8 @@ def test_sign_flip_resampled_agrees_with_all_patterns_and_is_never_zero():
     rng = np.random.default_rng(14)
     differences = rng.normal(0.3, 1, size=(6, 12))
     exact = stats.sign_flip(differences, rng, n_resamples=4096)
-    drawn = stats.sign_flip(differences, rng, n_resamples=4095)
-    np.testing.assert_allclose(drawn, exact, atol=0.03)
+    resampled = stats.sign_flip(differences, rng, n_resamples=4095)
+    np.testing.assert_allclose(resampled, exact, atol=0.03)
     signed = reference.permutation_test(
         (differences[0],), lambda x, axis: x.mean(axis), permutation_type="samples",
         vectorized=True, n_resamples=5000, alternative="greater",
@@ -335,7 +334,7 @@ def test_sign_flip_resampled_agrees_with_all_patterns_and_is_never_zero():
     assert stats.sign_flip(np.ones((1, 100)), rng, n_resamples=99) == 0.01
 
 
-def test_sign_flip_refuses_infinite_differences():
+def test_sign_flip_rejects_infinite_differences():
     with pytest.raises(ValueError, match="finite"):
         stats.sign_flip([[np.inf, 1.0]], np.random.default_rng(0))
 
@@ -356,7 +355,7 @@ def test_sign_flip_memory_is_bounded():
 def test_results_do_not_depend_on_the_other_hypotheses():
     data = np.random.default_rng(16)
     scores = data.normal(size=(6, 60))
-    # Rows that would change how scipy treats a whole matrix: ties, missing, constant.
+    # Rows that change which method scipy chooses for a matrix: ties, missing, constant.
     scores[1], scores[2, 5:30:3], scores[3] = np.round(scores[1]), NAN, 0.5
     scores[4, 5:] = NAN
     is_a = np.arange(60) % 2 == 0
@@ -382,7 +381,7 @@ def test_results_do_not_depend_on_the_other_hypotheses():
 
 def test_benjamini_hochberg_by_hand():
     p = [0.01, NAN, 0.04, 0.03, 0.005]
-    # Sorted .005 .01 .03 .04, times 4 / rank: .02 .02 .04 .04; NaN is no test.
+    # Sorted .005 .01 .03 .04, times 4 / rank: .02 .02 .04 .04; NaN is not counted as a test.
     np.testing.assert_allclose(stats.benjamini_hochberg(p), [0.02, NAN, 0.04, 0.04, 0.02])
     assert np.isnan(stats.benjamini_hochberg([NAN, NAN])).all()
     assert stats.benjamini_hochberg([]).shape == (0,)
@@ -450,7 +449,7 @@ def unrelated(rng: np.random.Generator, h: int) -> np.ndarray:
         ("\N{DOG FACE}", " \N{DOG FACE}"),
     ],
 )
-def test_inflections_articles_and_case_make_no_difference(text, same):
+def test_inflection_articles_and_case_are_ignored(text, same):
     scores = unrelated(np.random.default_rng(18), 2)
     assert stats.redundant(scores, [text, same], [0, 1]) == [[0, 1]]
 
@@ -466,12 +465,12 @@ def test_inflections_articles_and_case_make_no_difference(text, same):
         ("\N{DOG FACE}", "\N{CAT FACE}"),
     ],
 )
-def test_other_words_are_another_difference(text, other):
+def test_different_words_are_different_hypotheses(text, other):
     scores = unrelated(np.random.default_rng(19), 2)
     assert stats.redundant(scores, [text, other], [0, 1]) == [[0], [1]]
 
 
-def test_scores_that_rise_and_fall_together_are_one_difference():
+def test_correlated_scores_are_one_difference():
     rng = np.random.default_rng(20)
     scores = unrelated(rng, 6)
     scores[3] = np.exp(scores[1])  # the same order: correlation 1
@@ -484,7 +483,7 @@ def test_scores_that_rise_and_fall_together_are_one_difference():
     assert stats.redundant(scores, texts, []) == []
 
 
-def test_words_join_a_group_through_any_member():
+def test_a_text_joins_a_group_by_the_words_of_any_member():
     scores = unrelated(np.random.default_rng(21), 3)
     scores[1] = scores[0]
     assert stats.redundant(scores, ["puppy", "a dog", "dogs"], [0, 1, 2]) == [[0, 1, 2]]
@@ -496,20 +495,20 @@ def test_groups_are_a_partition_led_by_the_earliest(order, seed):
     scores = np.random.default_rng(seed).integers(0, 3, size=(8, 6)).astype(float)
     groups = stats.redundant(scores, [f"word{i}" for i in range(8)], order, threshold=0.6)
     assert sorted(i for group in groups for i in group) == list(range(8))
-    place = {index: at for at, index in enumerate(order)}
+    place = {index: position for position, index in enumerate(order)}
     leaders = [place[group[0]] for group in groups]
     assert leaders == sorted(leaders)
     correlation = spearman(scores)
     for group in groups:
         assert [place[i] for i in group] == sorted(place[i] for i in group)
         assert all(correlation[group[0], i] >= 0.6 - 1e-9 for i in group[1:])
-    for at, group in enumerate(groups):
-        for later in groups[at + 1 :]:
+    for number, group in enumerate(groups, start=1):
+        for later in groups[number:]:
             assert not correlation[group[0], later[0]] >= 0.6
 
 
 @pytest.mark.parametrize("order", [[0, 0], [2], [-1]])
-def test_an_order_that_names_no_row_is_refused(order):
+def test_an_invalid_order_is_rejected(order):
     with pytest.raises(ValueError, match="order"):
         stats.redundant(np.zeros((2, 3)), ["a", "b"], order)
 
@@ -537,7 +536,7 @@ def test_separability_finds_a_direction_and_reaches_one():
     assert stats.separability(1e-6 * features[:, [7]] + 5, is_a, rng) == 1.0
 
 
-def test_separability_depends_on_the_generator_alone():
+def test_separability_depends_on_the_generator_only():
     data = np.random.default_rng(24)
     features, is_a = data.normal(size=(50, 3)), np.arange(50) < 25
     first, again, other = (
@@ -547,7 +546,7 @@ def test_separability_depends_on_the_generator_alone():
     assert first != other
 
 
-def test_separability_leaves_out_unreadable_images_and_fills_single_gaps():
+def test_separability_ignores_unreadable_images_and_imputes_missing_values():
     rng = np.random.default_rng(25)
     is_a = np.arange(60) % 2 == 0
     features = np.stack([10.0 * is_a + rng.normal(size=60), rng.normal(size=60)], axis=1)
@@ -557,7 +556,7 @@ def test_separability_leaves_out_unreadable_images_and_fills_single_gaps():
     assert stats.separability(features, is_a, rng) > 0.97
 
 
-def test_separability_without_enough_to_go_on_is_nan():
+def test_separability_of_too_few_images_is_nan():
     rng = np.random.default_rng(26)
     is_a = two_sets(9, 40)
     assert math.isnan(stats.separability(rng.normal(size=(49, 2)), is_a, rng))
@@ -601,13 +600,13 @@ def test_wilson_against_published_values():
 
 
 @given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_holds_the_proportion_and_mirrors(case):
+def test_wilson_contains_the_proportion_and_is_symmetric(case):
     k, n = case
     low, high = stats.wilson(k, n)
     assert 0 <= low <= k / n <= high <= 1
     assert stats.wilson(n - k, n) == pytest.approx((1 - high, 1 - low))
 
 
-def test_importing_stats_loads_no_torch_and_no_sklearn():
+def test_importing_stats_loads_neither_torch_nor_sklearn():
     code = "import sys, visdiff.stats; sys.exit(bool({'torch', 'sklearn'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -22,7 +22,7 @@ from worldsets import models_digest
 from visdiff import registry
 from visdiff.bench import minidiffbench, table
 from visdiff.bench.pairs import Benchmark
-from visdiff.bench.run import Finding, Found, System, run
+from visdiff.bench.run import Finding, System, SystemOutput, run
 from visdiff.bench.store import Results, sole_writer
 from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
@@ -90,7 +90,7 @@ def original_system(config: Config, cache: Cache) -> System:
     backends = Backends.of(config, cache)
     eager = NgramProposer(max_hypotheses=10, min_z=0.0)
 
-    def system(a: ImageSet, b: ImageSet) -> Found:
+    def system(a: ImageSet, b: ImageSet) -> SystemOutput:
         captions = backends.captions(a, b, cache, False).values
         texts = [[c for c in part if c] for part in (captions[: len(a)], captions[len(a) :])]
         rng = np.random.default_rng(config.seed)
@@ -104,7 +104,7 @@ def original_system(config: Config, cache: Cache) -> System:
                 h for h in eager.from_captions(sample_a, sample_b, number) if h.direction == "A"
             ]
         if not proposed:
-            return Found([], tested=0)
+            return SystemOutput([], tested=0)
         scores = backends.score(proposed, a, b, None, cache, False)
         is_a = np.arange(len(a) + len(b)) < len(a)
         area = auroc(scores, is_a)
@@ -114,7 +114,7 @@ def original_system(config: Config, cache: Cache) -> System:
         findings = [
             Finding(proposed[i].text, "A", float(area[i]), bool(significant[i])) for i in order
         ]
-        return Found(findings, tested=len(proposed))
+        return SystemOutput(findings, tested=len(proposed))
 
     return system
 

@@ -1,1 +1,1 @@
-"""Captioning and judging jobs through the Batch API: submit now, collect later, half the price."""
+"""Captioning and judging through the Batch API: submit now, collect later, at half the price."""

@@ -1,7 +1,7 @@
-"""Jobs as requests: what a command would ask a chat model, written down instead of asked.
+"""The requests of a job: what a command would send to a chat model, recorded instead of sent.
 
-The judge and the captioner themselves make the requests, in front of a model that only takes notes;
-so they are, to the letter, those that the ordinary command looks for in the cache afterwards.
+The judge or the captioner creates the requests with a model that only records them. They are
+therefore identical to those that the ordinary command looks up in the cache afterwards.
 """
 
 import inspect
@@ -18,20 +18,20 @@ from visdiff.llm import ChatModel, Failure, Reply, Request
 from visdiff.llm.batch_openai import BatchChat
 from visdiff.llm.streaming import check_request
 
-# Images whose requests are in memory at a time: their pixels are in them.
-_IMAGES = 1000
+# Images per chunk: the requests of a chunk, with their pixels, are in memory at a time.
+_CHUNK = 1000
 
 
-class NotedChat:
-    """Takes note of what a model is asked, and answers nothing.
+class RecordingChat:
+    """A chat model that records requests and answers none.
 
-    Of questions that depend on the answers to others, only the first ones are asked of it.
+    Requests that depend on earlier replies are never made, so they are not recorded.
 
     Args:
-        model: Whose part it plays.
+        model: The model that it stands in for.
 
     Attributes:
-        requests: All that was asked.
+        requests: The recorded requests.
     """
 
     def __init__(self, model: ChatModel) -> None:
@@ -40,101 +40,101 @@ class NotedChat:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """That of the model whose part it plays."""
+        """The identity of the model that it stands in for."""
         return self.model.identity
 
     @property
     def has_vision(self) -> bool:
-        """What that model says."""
+        """Whether the model that it stands in for accepts images."""
         return self.model.has_vision
 
     def answer(self, requests: Sequence[Request], progress: bool = False) -> list[Reply | Failure]:
-        """Note the requests.
+        """Records the requests.
 
         Raises:
-            InputError: One cannot be put to the model.
+            InputError: A request is not valid for the model.
         """
         has_vision = bool(requests) and self.has_vision
         for request in requests:
             check_request(request, has_vision)
         self.requests += requests
-        return [Failure("not asked: it is for a batch", "budget") for _ in requests]
+        return [Failure("recorded for a batch, not sent", "budget") for _ in requests]
 
 
 def batch_chat(config: Config) -> BatchChat:
-    """Make the configured chat model, able to answer batches.
+    """Returns the configured chat model with support for batches.
 
     Raises:
-        InputError: The backend has no batches, or its settings do not fit together.
+        InputError: The backend does not support batches, or its settings are inconsistent.
     """
     settings = config.llm.model_dump()
     backend = settings.pop("backend")
     if backend != "openai":
         raise InputError(
-            f"expected the llm 'openai' for batches, got {backend!r}: only OpenAI-compatible "
-            "endpoints have them."
+            f"Expected the llm 'openai' for batches, got {backend!r}; set llm.backend = openai, "
+            "with an endpoint that supports batches."
         )
     return BatchChat(**settings)
 
 
 def judge_requests(results: Path, model: ChatModel, samples: int = 1) -> list[Request]:
-    """Make the requests of ``visdiff bench score RESULTS --judge chat``.
+    """Returns the requests of ``visdiff bench score RESULTS --judge chat``.
 
     Args:
         results: Results file of ``visdiff bench run``.
-        model: The judge's.
-        samples: Answers to each question.
+        model: The judge's model.
+        samples: Number of replies to each request.
 
     Raises:
-        InputError: It is no results file.
+        InputError: `results` is not a results file.
     """
     from visdiff.bench import run as bench
 
-    noted = NotedChat(model)
-    judge = registry.load("judge", "chat")(llm=lambda: noted, samples=samples)
+    recorder = RecordingChat(model)
+    judge = registry.load("judge", "chat")(llm=lambda: recorder, samples=samples)
     judge.judge(bench.claims(bench.Results.read(results)))
-    return noted.requests
+    return recorder.requests
 
 
 def caption_requests(
-    images: ImageSet, config: Config, model: ChatModel, cache: Cache, chunk: int = _IMAGES
+    images: ImageSet, config: Config, model: ChatModel, cache: Cache, chunk: int = _CHUNK
 ) -> Iterator[list[Request]]:
-    """Make the requests that caption a set of images, some images at a time.
+    """Yields the requests that caption a set of images, in chunks of images.
 
-    Images that have a caption in the cache are left out, and so are unreadable ones, which the
-    command that captions the set reports.
+    Images with a cached caption are skipped. Unreadable images are skipped too; the command that
+    captions the set reports them.
 
     Args:
-        images: To be captioned.
-        config: Names the captioner, one that asks the chat model.
-        model: Which model it asks.
-        cache: Only read.
-        chunk: Images whose requests are in memory at a time.
+        images: The images to caption.
+        config: Configuration with a captioner that uses a chat model.
+        model: The captioner's model.
+        cache: The cache; it is only read.
+        chunk: Number of images per chunk.
 
     Raises:
-        InputError: The captioner asks no chat model, or the model does not see.
+        InputError: The captioner does not use a chat model, or the model does not accept images.
     """
     settings = config.captioner.model_dump()
     name = settings.pop("backend")
     backend = registry.load("captioner", name)
-    # One that does not ask would caption everything here and now.
+    # A captioner without a chat model would caption all images immediately.
     if "llm" not in inspect.signature(backend).parameters:
         raise InputError(
-            f"expected a captioner that asks a chat model, got {name!r}, which does not: choose "
+            f"Expected a captioner that uses a chat model, got {name!r}, which does not; choose "
             "another with --captioner."
         )
     if not model.has_vision:
         raise InputError(
-            "expected a chat model that sees, since images are to be captioned, got llm.vision = "
-            "false: use a model with vision."
+            "Expected a chat model that accepts images, got llm.vision = false; use a model with "
+            "vision."
         )
     if settings.get("model") is None:
         settings = {key: value for key, value in settings.items() if value is not None}
-    noted = NotedChat(model)
-    captioner = backend(device=config.device, llm=lambda: noted, **settings)
+    recorder = RecordingChat(model)
+    captioner = backend(device=config.device, llm=lambda: recorder, **settings)
     with Cache(cache.directory, "ro") as read_only:
         for start in range(0, len(images), chunk):
             part = images.subset(range(start, min(start + chunk, len(images))))
             captioner.captions(part, read_only)
-            yield noted.requests
-            noted.requests = []
+            yield recorder.requests
+            recorder.requests = []

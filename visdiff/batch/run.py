@@ -1,7 +1,8 @@
-"""Submit requests as batches, and collect the replies into the cache.
+"""Submitting requests as batches, and collecting the replies into the cache.
 
-Both may be run again at any time, and killed at any point. What is in the cache, or in a batch that
-is not collected yet, is not submitted; what a batch failed to answer is free to be submitted again.
+Both can be interrupted at any point and repeated at any time. Requests with a cached reply, or in a
+batch that is not collected yet, are not submitted. Requests that a batch failed to answer can be
+submitted again.
 """
 
 from collections import Counter
@@ -32,13 +33,13 @@ from visdiff.llm.streaming import Result, check_request
 
 @dataclass(frozen=True)
 class Plan:
-    """What submitting requests would come to.
+    """The number of requests that a submission would send.
 
     Attributes:
-        fresh: Requests to be paid for, by key.
-        distinct: Number of different requests.
-        cached: Those whose replies are in the cache.
-        submitted: Those in batches that are not collected yet.
+        fresh: Requests to submit and pay for, by key.
+        distinct: Number of distinct requests.
+        cached: Number of requests with a cached reply.
+        submitted: Number of requests in batches that are not collected yet.
     """
 
     fresh: dict[str, Request]
@@ -49,13 +50,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Submitted:
-    """What was submitted.
+    """The result of a submission.
 
     Attributes:
         batches: Ids of the new batches.
         requests: Number of requests in them.
-        answered: Requests that were asked alone, to learn what the endpoint takes: 0 or 1.
-        adopted: Ids of batches that an earlier, killed run had started.
+        answered: Number of requests that were sent directly, to test the endpoint: 0 or 1.
+        adopted: Ids of batches that an earlier, interrupted run had started.
     """
 
     batches: tuple[str, ...]
@@ -66,18 +67,18 @@ class Submitted:
 
 @dataclass
 class Collected:
-    """What was collected.
+    """The result of a collection.
 
     Attributes:
-        replies: Replies that are now in the cache.
-        failures: Number of requests without one, by kind; submitting again asks for them again.
+        replies: Number of replies that were added to the cache.
+        failures: Number of requests without a reply, by kind; they can be submitted again.
         reasons: The first reason of each kind.
-        pending: Requests in batches that have not ended, or cannot be collected now.
-        unknown: Lines of results about requests of no batch.
-        unreadable: Lines of results that are cut off.
-        prompt_tokens: Of what was collected.
-        completion_tokens: Of what was collected.
-        sentences: One a batch.
+        pending: Number of requests in batches that have not ended or cannot be collected now.
+        unknown: Number of result lines that belong to no request.
+        unreadable: Number of truncated result lines.
+        prompt_tokens: Number of prompt tokens in the collected batches.
+        completion_tokens: Number of completion tokens in the collected batches.
+        sentences: One sentence per batch.
     """
 
     replies: int = 0
@@ -92,18 +93,18 @@ class Collected:
 
 
 def plan(model: BatchChat, requests: Sequence[Request], cache: Cache, state: BatchState) -> Plan:
-    """Find out what is to be paid for, without a call and without a key.
+    """Counts the requests that a submission would send, without a call and without a key.
 
     Raises:
-        InputError: A request cannot be put to the model.
-        CacheMissError: The cache replays and lacks a reply.
+        InputError: A request is not valid for the model.
+        CacheMissError: The cache is in replay mode and lacks a reply.
     """
     for request in requests:
         check_request(request, model.has_vision)
-    identity, held = model.identity, state.held()
+    identity, pending = model.identity, state.pending_keys()
     distinct = len({request_key(identity, request) for request in requests})
     missing = {request_key(identity, r): r for r in CachedChat(model, cache).missing(requests)}
-    fresh = {name: request for name, request in missing.items() if name not in held}
+    fresh = {name: request for name, request in missing.items() if name not in pending}
     return Plan(fresh, distinct, distinct - len(missing), len(missing) - len(fresh))
 
 
@@ -117,21 +118,21 @@ def submit(
     max_requests: int = MAX_REQUESTS,
     max_bytes: int = MAX_BYTES,
 ) -> Submitted:
-    """Submit what is neither cached nor submitted.
+    """Submits the requests that are neither cached nor submitted yet.
 
     Args:
-        model: Whom to ask.
-        requests: Any; the same may be given again.
-        cache: Where replies are kept.
-        folder: Where submitted batches are remembered.
-        try_out: Ask the first request alone, in the ordinary way; see `BatchChat.probe`.
-        max_requests: Most requests of a batch.
-        max_bytes: Longest file of a batch.
+        model: The chat model.
+        requests: The requests; they may include earlier ones.
+        cache: Cache of replies.
+        folder: Folder with the state of submitted batches.
+        try_out: Whether to send the first request directly; see `BatchChat.probe`.
+        max_requests: Maximum number of requests per batch.
+        max_bytes: Maximum size of a batch's file in bytes.
 
     Raises:
-        InputError: A request cannot be put to the model, or the endpoint has no batches, does not
-            take the key or does not know the model.
-        VisdiffError: The endpoint does not work now. Batches submitted before that are remembered.
+        InputError: A request is not valid for the model, or the endpoint does not support batches,
+            does not accept the key or does not have the model.
+        VisdiffError: The endpoint is not available now. Batches submitted before are stored.
     """
     with BatchState.locked(folder) as state:
         adopted = _adopt(model, state)
@@ -157,18 +158,18 @@ def submit(
 def collect(
     connect: Callable[[str], BatchChat], cache: Cache, folder: Path, *, again: bool = False
 ) -> Collected:
-    """Put the replies of all batches that have ended into the cache.
+    """Puts the replies of all batches that have ended into the cache.
 
     Args:
-        connect: Makes the chat model of a name, at the endpoint that may be asked. Batches of
-            another endpoint are left alone: its address stands in a file, and gets no key.
-        cache: Where replies are kept.
-        folder: Where submitted batches are remembered.
-        again: Also collect what has been collected before: for a cache that was lost.
+        connect: Function from a model's name to the chat model at the configured endpoint. Batches
+            of other endpoints are skipped, so that no key is sent to an address from a file.
+        cache: Cache of replies.
+        folder: Folder with the state of submitted batches.
+        again: Whether to collect batches that were collected before too, after a cache was lost.
 
     Raises:
-        InputError: The endpoint does not take the key, or nobody listens there; or the cache does
-            not write.
+        InputError: The endpoint does not accept the key or is not reachable, or the cache cannot be
+            written.
     """
     found = Collected()
     models: dict[str, BatchChat] = {}
@@ -180,7 +181,7 @@ def collect(
             if model.endpoint != entry.endpoint:
                 found.pending += len(entry.keys)
                 found.sentences.append(
-                    f"{_called(entry)} is at {entry.endpoint}, not at {model.endpoint}: set "
+                    f"{_label(entry)} is at {entry.endpoint}, not at {model.endpoint}; set "
                     "base_url to collect it."
                 )
                 continue
@@ -190,18 +191,18 @@ def collect(
                 raise
             except VisdiffError as error:
                 found.pending += len(entry.keys)
-                found.sentences.append(f"{_called(entry)}: {str(error).rstrip('.')}.")
+                found.sentences.append(f"{_label(entry)}: {str(error).rstrip('.')}.")
     return found
 
 
 def forget(folder: Path, batch: str) -> int:
-    """Give a batch up: what it would answer is free to be submitted, and paid for, again.
+    """Removes a batch from the state, so that its requests can be submitted (and paid for) again.
 
     Returns:
         Number of its requests.
 
     Raises:
-        InputError: There is no such batch.
+        InputError: The batch does not exist.
     """
     with BatchState.locked(folder) as state:
         for entry in state.entries:
@@ -209,22 +210,24 @@ def forget(folder: Path, batch: str) -> int:
                 state.drop(entry)
                 return len(entry.keys)
         known = ", ".join(one.batch or one.name for one in state.entries) or "none"
-    raise InputError(f"expected one of the batches in {folder} ({known}), got {batch!r}.")
+    raise InputError(
+        f"Expected one of the batches in {folder} ({known}), got {batch!r}; choose one of them."
+    )
 
 
 def _adopt(model: BatchChat, state: BatchState) -> list[str]:
-    """Deal with what a killed run planned: find out whether the server has it."""
+    """Adopts or drops the batches that an interrupted run planned; returns the adopted ids."""
     adopted = []
     for entry in list(state.entries):
         if entry.status == "planned" and entry.endpoint == model.endpoint:
-            if _found(model, entry, state):
+            if _find_on_server(model, entry, state):
                 adopted.append(str(entry.batch))
             else:
                 state.drop(entry)
     return adopted
 
 
-def _found(model: BatchChat, entry: Entry, state: BatchState) -> bool:
+def _find_on_server(model: BatchChat, entry: Entry, state: BatchState) -> bool:
     entry.batch = model.find(entry.name, entry.created)
     if entry.batch is None:
         return False
@@ -236,10 +239,11 @@ def _found(model: BatchChat, entry: Entry, state: BatchState) -> bool:
 def _collect(
     model: BatchChat, entry: Entry, state: BatchState, cache: Cache, found: Collected
 ) -> None:
-    if entry.batch is None and not _found(model, entry, state):
+    if entry.batch is None and not _find_on_server(model, entry, state):
         state.drop(entry)
         found.sentences.append(
-            f"A batch of {len(entry.keys)} requests never reached {entry.endpoint}: submit again."
+            f"A batch of {len(entry.keys)} requests never reached {entry.endpoint}; submit it "
+            "again."
         )
         return
     batch = model.retrieve(str(entry.batch))
@@ -248,16 +252,16 @@ def _collect(
         done = f", {counts.completed + counts.failed} done" if counts else ""
         found.pending += len(entry.keys)
         found.sentences.append(
-            f"{_called(entry)} is {batch.status.replace('_', ' ')} ({len(entry.keys)} requests"
-            f"{done}): collect again later."
+            f"{_label(entry)} is {batch.status.replace('_', ' ')} ({len(entry.keys)} requests"
+            f"{done}); collect again later."
         )
         return
     parts = state.parts(entry)
     answers = read_results(model.contents(batch), parts, model.clean)
     errors = batch.errors.data if batch.errors and batch.errors.data else []
-    said = model.clean(errors[0].message or errors[0].code or "") if errors else ""
-    silent = explain_missing(batch.status, said, answers.unreadable)
-    results = {name: answers.results.get(name, silent) for name in entry.keys}
+    reason = model.clean(errors[0].message or errors[0].code or "") if errors else ""
+    no_answer = explain_missing(batch.status, reason, answers.unreadable)
+    results = {name: answers.results.get(name, no_answer) for name in entry.keys}
     replies = store_replies(cache, parts, results)
     failures = Counter(r.kind for r in results.values() if isinstance(r, Failure))
     entry.status, entry.replies, entry.failures = "collected", replies, dict(failures)
@@ -275,24 +279,21 @@ def _collect(
 def _sentence(entry: Entry, status: str, results: dict[str, Result], answers: BatchResults) -> str:
     replies = sum(isinstance(result, Reply) for result in results.values())
     verb = "was" if status == "cancelled" else "has"
-    said = [f"{_called(entry)} {verb} {status}"]
-    said.append(f"{replies} of {len(results)} requests are answered")
+    parts = [f"{replies} of {len(results)} requests are answered"]
     failed = len(results) - replies
     if failed:
         kinds = Counter(result.reason for result in results.values() if isinstance(result, Failure))
         reason, count = kinds.most_common(1)[0]
-        said.append(
-            f"{failed} failed ({count} × {reason}); submit again to ask for them, at new cost"
-        )
+        parts.append(f"{failed} failed ({count} × {reason}); submit them again, at new cost")
     if answers.unreadable:
-        said.append(
+        parts.append(
             f"unreadable lines in its results: {answers.unreadable} (collect with --again to "
-            "download them once more, at no cost)"
+            "download them again, at no cost)"
         )
     if answers.unknown:
-        said.append(f"lines about requests that are not in it, not used: {answers.unknown}")
-    return f"{said[0]}: {', '.join(said[1:])}."
+        parts.append(f"ignored lines for requests that are not in it: {answers.unknown}")
+    return f"{_label(entry)} {verb} {status}: {', '.join(parts)}."
 
 
-def _called(entry: Entry) -> str:
+def _label(entry: Entry) -> str:
     return f"Batch {entry.batch or entry.name}"

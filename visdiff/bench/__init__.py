@@ -1,1 +1,1 @@
-"""Benchmarks of set comparison: load pairs with known differences, run, judge, score, tabulate."""
+"""Benchmarks of set comparison: pairs with known differences, runs, verdicts, scores and tables."""

@@ -1,10 +1,10 @@
-"""The best that a comparison could do on a pair: the power of its test, given the truth.
+"""The ceiling of a comparison on a pair: the power of its test with the true attribute as score.
 
-The attribute that sets a pair apart, known of every image, takes the place of the ranker's score.
-Everything else is that of a comparison: the same images are scored, the same number of hypotheses
-is tested by the same statistics (`visdiff.comparison.findings.test`), and the same thresholds
-confirm. What stays below this ceiling is lost by captioner, proposer and ranker; what the ceiling
-itself lacks, no model could give, because so many images at this purity do not tell.
+The attribute that differs in the pair, known for every image, replaces the ranker's score. The rest
+is the same as in a comparison: the scored images, the number of tested hypotheses, the statistics
+(`visdiff.comparison.findings.test`) and the thresholds. The gap between a result and this ceiling
+is due to captioner, proposer and ranker. The gap between the ceiling and 1 is due to the number of
+images and the purity; no model could close it.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from visdiff.bench.purity import mixed
+from visdiff.bench.purity import mix
 from visdiff.comparison.findings import test
 from visdiff.config import StatisticsConfig
 from visdiff.results import Hypothesis
@@ -30,27 +30,25 @@ def power(
     rng: np.random.Generator,
     draws: int = 100,
 ) -> float:
-    """Return how often the truth about set A is confirmed when its score is the truth itself.
+    """Returns how often the true hypothesis about set A is confirmed when the score is the truth.
 
-    Of the hypotheses that are tested, one says what A has and, when there are two or more, one says
-    what B has (what is not A's). The others are noise: they are there for the correction.
+    One of the tested hypotheses describes A; if there are two or more, another describes B. The
+    others have random scores and only matter for the multiple-testing correction.
 
     Args:
-        own_a: (n_a,) whether an image of A, before anything is mixed, shows what A is said to show.
-        own_b: (n_b,) the same attribute, A's, in the images of B.
-        scored_a: (n_a,) whether an image of A is in the half that is scored; it is in the same half
-            whichever set it is mixed into.
-        scored_b: (n_b,) likewise.
+        own_a: (n_a,) whether an image of A, before mixing, has A's attribute.
+        own_b: (n_b,) whether an image of B, before mixing, has A's attribute.
+        scored_a: (n_a,) whether an image of A is in the scoring half; mixing does not change this.
+        scored_b: (n_b,) the same for the images of B.
         purity: p, from 0.5 to 1, see `visdiff.bench.purity`.
-        tested: Hypotheses that a comparison of this pair tests; one is tested when it is 0, as the
-            truth is.
+        tested: Number of hypotheses that a comparison of this pair tests; 0 counts as 1.
         settings: Thresholds.
-        rng: Draws which images are mixed, and the noise.
-        draws: How many mixtures are tried; at purity 1 they differ in the noise alone.
+        rng: Generator for the mixtures and the noise.
+        draws: Number of random mixtures; at purity 1 they differ in the noise only.
 
     Returns:
-        The share of mixtures in which the truth is confirmed, in [0, 1]. 0 when a half that is to
-        be scored is smaller than ``settings.min_scored``: nothing is confirmed then.
+        The fraction of mixtures in which the truth is confirmed, in [0, 1]. 0 when a scoring half
+        is smaller than ``settings.min_scored``, because nothing is confirmed then.
 
     Raises:
         InputError: The purity is out of range.
@@ -61,7 +59,7 @@ def power(
     places_a, places_b = np.arange(len(own_a)), len(own_a) + np.arange(len(own_b))
     confirmed = 0
     for _ in range(draws):
-        sides = mixed(places_a.tolist(), places_b.tolist(), purity, rng)
+        sides = mix(places_a.tolist(), places_b.tolist(), purity, rng)
         a, b = (np.array([i for i in side if scored[i]], dtype=int) for side in sides)
         if min(len(a), len(b)) < settings.min_scored:
             continue

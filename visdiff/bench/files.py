@@ -1,8 +1,8 @@
-"""Where a benchmark's images lie: two spellings of a folder's name, several possible roots.
+"""Locating a benchmark's images: folder names have two forms, and there are several possible roots.
 
 A set of VisDiffBench is a folder ``<split>/<i>_1`` or ``<i>_2`` in the released jsonl (i is its
-line, from 0) and ``<split>/<n>_a`` or ``<n>_b`` in the repository's CSV. Which of these is on disk,
-and below which folder, is found out once a set, by where most of its images are.
+line, from 0) and ``<split>/<n>_a`` or ``<n>_b`` in the repository's CSV. The form and the root are
+determined per set, as those with most of its images.
 """
 
 import os
@@ -21,8 +21,8 @@ class Located:
     """The images of one set.
 
     Attributes:
-        found: Files that exist, absolute, in the order in which they are named.
-        missing: Names, as the benchmark has them, that are not there.
+        found: Absolute paths of the existing files, in the benchmark's order.
+        missing: Names of the missing files, as in the benchmark.
     """
 
     found: tuple[Path, ...]
@@ -31,29 +31,29 @@ class Located:
 
 @dataclass
 class Finder:
-    """Finds images below some roots; every folder is listed once.
+    """Finds images below several roots; every folder is listed once.
 
     Attributes:
-        roots: Folders that names may be relative to, the likeliest first.
+        roots: Folders that names may be relative to, the most likely first.
     """
 
     roots: Sequence[Path]
     _names: dict[Path, frozenset[str]] = field(default_factory=dict)
 
     def locate(self, names: Sequence[str], folders: Iterable[str] = ()) -> Located:
-        """Find the images of one set.
+        """Finds the images of one set.
 
         Args:
-            names: As the benchmark has them: ``easy/0_1/000001.jpg``, ``./data/VisDiffBench/…``.
-                All are looked for in the place where most of them are.
-            folders: Other folders that may hold these files, such as ``easy/1_a``.
+            names: Names in the benchmark: ``easy/0_1/000001.jpg``, ``./data/VisDiffBench/…``. All
+                images are taken from the place that has most of them.
+            folders: Other folders that may contain these files, such as ``easy/1_a``.
         """
         paths = [PurePosixPath(name.replace("\\", "/")) for name in names]
         best: list[Path | None] = [None] * len(names)
         most = 0
         for root in self.roots:
-            for moved in self._spellings(paths, folders):
-                found = [self._file(root, path) for path in moved]
+            for candidates in self._candidate_paths(paths, folders):
+                found = [self._file(root, path) for path in candidates]
                 count = sum(path is not None for path in found)
                 if count > most:
                     best, most = found, count
@@ -65,20 +65,20 @@ class Finder:
         )
 
     def exists(self, folder: str) -> bool:
-        """Whether a folder is there with a file in it, below any root."""
-        return any(self._inside(root / folder) for root in self.roots)
+        """Returns whether a folder with at least one file exists below any root."""
+        return any(self._file_names(root / folder) for root in self.roots)
 
-    def listing(self, folders: Sequence[str]) -> Located:
-        """Find the images of a set of which only the folder is known.
+    def list_folder(self, folders: Sequence[str]) -> Located:
+        """Finds the images of a set for which only the folder is known.
 
-        Files numbered from 1 (``000001.jpg``) with gaps between them count as missing; where no
-        folder has an image, the first folder does.
+        Gaps in the numbers of files that are numbered from 1 (``000001.jpg``) count as missing
+        files. If no folder has an image, the first folder counts as missing.
         """
         for root in self.roots:
             for folder in folders:
                 names = sorted(
                     name
-                    for name in self._inside(root / folder)
+                    for name in self._file_names(root / folder)
                     if os.path.splitext(name)[1].lower() in decode.SUFFIXES
                 )
                 if names:
@@ -87,23 +87,23 @@ class Finder:
         return Located((), (f"{folders[0]}/ (the whole folder)",))
 
     @staticmethod
-    def _spellings(
+    def _candidate_paths(
         paths: Sequence[PurePosixPath], folders: Iterable[str]
     ) -> list[list[PurePosixPath]]:
-        # As it is written, then without the leading folders that only the author's disk had.
+        # The path as written, then without leading folders, which may not exist on this disk.
         depth = min((len(path.parts) for path in paths), default=0)
-        spelled = [list(paths)]
-        # The split, the set and the file stay: "1_a" alone is a set of every split.
-        for cut in range(1, depth - 2):
-            spelled.append([PurePosixPath(*path.parts[cut:]) for path in paths])
-        spelled += [[PurePosixPath(folder) / path.name for path in paths] for folder in folders]
-        return spelled
+        candidates = [list(paths)]
+        # Split, set and file are kept: "1_a" alone is a set in every split.
+        for start in range(1, depth - 2):
+            candidates.append([PurePosixPath(*path.parts[start:]) for path in paths])
+        candidates += [[PurePosixPath(folder) / path.name for path in paths] for folder in folders]
+        return candidates
 
     def _file(self, root: Path, path: PurePosixPath) -> Path | None:
         file = root / path
-        return file if file.name in self._inside(file.parent) else None
+        return file if file.name in self._file_names(file.parent) else None
 
-    def _inside(self, folder: Path) -> frozenset[str]:
+    def _file_names(self, folder: Path) -> frozenset[str]:
         if folder not in self._names:
             try:
                 with os.scandir(folder) as entries:
@@ -124,7 +124,7 @@ class SetName:
 
     @classmethod
     def of(cls, path: str) -> "SetName | None":
-        """Read the folder in an image's path, or None when it is not named like that."""
+        """Parses the folder in an image's path; returns None if it has another form."""
         parts = PurePosixPath(path.replace("\\", "/")).parts
         found = _SET.fullmatch("/".join(parts[-3:])) if len(parts) >= 3 else None
         if found is None or found["file"] is None:
@@ -133,12 +133,12 @@ class SetName:
 
     @property
     def first(self) -> bool:
-        """Whether it is set A of its pair ("a" or "1")."""
+        """Whether the set is set A of its pair ("a" or "1")."""
         return self.side in "a1"
 
 
-def lettered(split: str, line: int, first: bool, base: int) -> str:
-    """Name the lettered folder of a set, when their numbers start at `base`."""
+def lettered_folder(split: str, line: int, first: bool, base: int) -> str:
+    """Returns the name of a set's folder with a letter, for numbers that start at `base`."""
     return f"{split}/{line + base}_{'a' if first else 'b'}"
 
 
@@ -146,6 +146,6 @@ def _gaps(names: Sequence[str]) -> list[str]:
     stems = [os.path.splitext(name) for name in names]
     if not all(stem.isdecimal() for stem, _ in stems):
         return []
-    have = {int(stem) for stem, _ in stems}
+    existing = {int(stem) for stem, _ in stems}
     width, suffix = len(stems[0][0]), stems[0][1]
-    return [f"{i:0{width}d}{suffix}" for i in range(1, max(have)) if i not in have]
+    return [f"{i:0{width}d}{suffix}" for i in range(1, max(existing)) if i not in existing]

@@ -1,15 +1,15 @@
-"""MiniDiffBench: VisDiffBench's shape for the miniature's world, where the truth is known.
+"""MiniDiffBench: a benchmark like VisDiffBench in the miniature's world, where the truth is known.
 
-150 pairs of 100 images a side, and 200 null pairs, all rendered from the art packages:
+150 pairs with 100 images per set, and 200 null pairs, all rendered from the art packages:
 
 - **easy**: another place or another subject in every image;
-- **medium**: another style (a filter, or none of them), another profession, or another companion of
-  the subject, in every image;
-- **hard**: what is fine (gender, skin tone, one art set or another, a companion), and in 75 % of A
-  against 25 % of B;
-- **null**: both sets from one distribution, which differs from pair to pair.
+- **medium**: another style (a filter or none), another profession, or another companion of the
+  subject, in every image;
+- **hard**: a fine attribute (gender, skin tone, art set, companion), in 75 % of A against 25 % of
+  B;
+- **null**: both sets from one distribution, which differs between pairs.
 
-Everything that is not planted follows the world's priors on both sides alike.
+All other attributes follow the world's priors in both sets.
 """
 
 import json
@@ -27,7 +27,7 @@ from visdiff.miniature import world
 from visdiff.miniature.render import Art
 
 NAME = "MiniDiffBench"
-#: Split → attributes in turn, and the share of A that has its own value.
+#: Split → attributes, used in turn, and the fraction of A with its own value.
 SPLITS: Mapping[str, tuple[tuple[str, ...], float]] = {
     "easy": (("place", "subject"), 1.0),
     "medium": (("style", "profession", "second"), 1.0),
@@ -50,15 +50,17 @@ _VALUES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What is planted in a pair.
+    """The planted difference of a pair.
 
     Attributes:
-        id: The pair's name, "hard/03".
+        id: The pair's name, such as "hard/03".
         split: "easy", "medium", "hard" or "null".
-        attribute: What differs, a key of the world's attributes or "profession"; "" in null pairs.
-        values: What A and B have of it; the same text twice in null pairs.
-        share: Share of A's images with A's value, and of B's with B's; the others have the other.
-        fixed: What every image of both sets has in common.
+        attribute: The attribute that differs, a key of the world's attributes or "profession"; ""
+            in null pairs.
+        values: Its value in A and in B; the same text twice in null pairs.
+        share: Fraction of A's images with A's value, and of B's with B's; the others have the other
+            value.
+        fixed: Attributes with the same value in all images of both sets.
     """
 
     id: str
@@ -70,7 +72,7 @@ class Plan:
 
 
 def plans(seed: int, pairs: int = _PAIRS, null_pairs: int = _NULL_PAIRS) -> Iterator[Plan]:
-    """Draws what is planted in each pair; a pair is the same however many others there are."""
+    """Yields the plans of all pairs; a pair does not depend on the number of pairs."""
     for number, (split, (attributes, share)) in enumerate(SPLITS.items()):
         for i in range(pairs):
             rng = np.random.default_rng([seed, number, i])
@@ -79,23 +81,23 @@ def plans(seed: int, pairs: int = _PAIRS, null_pairs: int = _NULL_PAIRS) -> Iter
             yield Plan(f"{split}/{i:02d}", split, attribute, (a, b), share, {})
     for i in range(null_pairs):
         rng = np.random.default_rng([seed, len(SPLITS), i])
-        held = ("", "place", "style", "profession", "subject")[i % 5]
-        fixed = {}
-        if held:
-            field = "subject" if held == "profession" else held
-            fixed[field] = str(rng.choice(_VALUES[held]))
-        told = _words(held, fixed.get("subject") or fixed.get(held, "")) if held else "anything"
-        yield Plan(f"null/{i:03d}", NULL, "", (told, told), 1.0, fixed)
+        constant = ("", "place", "style", "profession", "subject")[i % 5]
+        fixed, text = {}, "anything"
+        if constant:
+            field = "subject" if constant == "profession" else constant
+            fixed[field] = str(rng.choice(_VALUES[constant]))
+            text = _words(constant, fixed[field])
+        yield Plan(f"null/{i:03d}", NULL, "", (text, text), 1.0, fixed)
 
 
 def scenes(plan: Plan, side: int, size: int, rng: np.random.Generator) -> list[world.Scene]:
-    """Draws one set of a pair.
+    """Samples the scenes of one set of a pair.
 
     Args:
         plan: The pair.
         side: 0 for A, 1 for B.
-        size: Images of the set; exactly round(share · size) of them have the set's own value.
-        rng: Source of randomness.
+        size: Number of images; exactly round(share · size) of them have the set's own value.
+        rng: Generator for the scenes.
     """
     if not plan.attribute:
         return [world.sample_scene(rng, **plan.fixed) for _ in range(size)]
@@ -108,7 +110,7 @@ def _scene(
     attribute: str, value: str, both: tuple[str, str], rng: np.random.Generator
 ) -> world.Scene:
     if attribute == "second":
-        # The subject beside the planted one is neither of the two.
+        # The main subject must be neither of the two planted companions.
         while (scene := world.sample_scene(rng, second=value)).subject in both:
             pass
         return scene
@@ -124,7 +126,7 @@ def _field(attribute: str) -> str:
 
 
 def _words(attribute: str, value: str) -> str:
-    """What a set shows, as the judge `world` reads it."""
+    """Returns the description of a set, in the words of the judge `world`."""
     if attribute == "place":
         return world.PLACES[value][0]
     if attribute in ("style", "art"):
@@ -144,26 +146,27 @@ def render(
     size: int = _SIZE,
     progress: bool = True,
 ) -> Benchmark:
-    """Renders the benchmark into a folder, going on where a killed run stopped, and loads it.
+    """Renders the benchmark into a folder, resuming an interrupted rendering, and loads it.
 
     Args:
-        folder: Gets ``SPLIT/NN/A/000.png`` …, and an index with the truth.
+        folder: Output folder for ``SPLIT/NN/A/000.png`` … and an index with the truth.
         art: Folder with ``node_modules`` of the art packages.
-        seed: Seed of all randomness.
-        pairs: Pairs of each of the three splits.
-        null_pairs: Pairs without a difference.
-        size: Images a side.
-        progress: Show progress on stderr.
+        seed: Seed of all random numbers.
+        pairs: Number of pairs in each of the three splits.
+        null_pairs: Number of pairs without a difference.
+        size: Number of images per set.
+        progress: Whether to show progress on stderr.
 
     Raises:
-        InputError: The folder holds another seed or size, or the art packages are not there.
+        InputError: The folder has renderings with another seed or size, or the art packages are
+            missing.
     """
     index = folder / _INDEX
     header = {"benchmark": NAME, "seed": seed, "size": size}
     lines = index.read_text("utf-8").splitlines() if index.is_file() else [json.dumps(header)]
     if json.loads(lines[0]) != header:
         raise InputError(
-            f"expected renderings with {header} in {folder}, got {lines[0]}: choose another folder."
+            f"Expected renderings with {header} in {folder}, got {lines[0]}; choose another folder."
         )
     known = {json.loads(line)["id"] for line in lines[1:]}
     todo = [p for p in plans(seed, pairs, null_pairs) if p.id not in known]
@@ -177,19 +180,19 @@ def render(
             partial = index.with_suffix(".partial")
             partial.write_text("\n".join(lines) + "\n", "utf-8")
             partial.replace(index)
-    wanted = {p.id for p in plans(seed, pairs, null_pairs)}
-    whole = load(folder)
-    return replace(whole, pairs=tuple(p for p in whole.pairs if p.id in wanted))
+    requested = {p.id for p in plans(seed, pairs, null_pairs)}
+    rendered = load(folder)
+    return replace(rendered, pairs=tuple(p for p in rendered.pairs if p.id in requested))
 
 
 def shows(plan: Plan, side: int, seed: int, size: int = _SIZE) -> np.ndarray:
-    """Return which images of a rendered set show what set A is said to show.
+    """Returns which images of a rendered set have set A's attribute.
 
     Args:
-        plan: The pair, one with a difference.
+        plan: A pair with a difference.
         side: 0 for A, 1 for B.
-        seed: What the benchmark was rendered with.
-        size: Images a side, likewise.
+        seed: Seed of the rendering.
+        size: Number of images per set in the rendering.
 
     Returns:
         (size,) bool, in the order of the files.
@@ -198,19 +201,19 @@ def shows(plan: Plan, side: int, seed: int, size: int = _SIZE) -> np.ndarray:
         InputError: The pair has no difference.
     """
     if not plan.attribute:
-        raise InputError(f"expected a pair with a difference, got {plan.id}, a null pair.")
-    drawn = scenes(plan, side, size, _stream(plan, side, seed))
-    return np.array([getattr(s, _field(plan.attribute)) == plan.values[0] for s in drawn])
+        raise InputError(f"Expected a pair with a difference, got the null pair {plan.id}.")
+    sampled = scenes(plan, side, size, _generator(plan, side, seed))
+    return np.array([getattr(s, _field(plan.attribute)) == plan.values[0] for s in sampled])
 
 
-def _stream(plan: Plan, side: int, seed: int) -> np.random.Generator:
-    """The randomness of one set: first all of its scenes are drawn, then their pictures."""
+def _generator(plan: Plan, side: int, seed: int) -> np.random.Generator:
+    """Returns the generator of one set, used first for all scenes and then for the rendering."""
     return np.random.default_rng([seed, *plan.id.encode(), side])
 
 
 def _render_pair(plan: Plan, folder: Path, icons: Art, seed: int, size: int) -> None:
     for side, name in enumerate("AB"):
-        rng = _stream(plan, side, seed)
+        rng = _generator(plan, side, seed)
         target = folder / plan.id / name
         target.mkdir(parents=True, exist_ok=True)
         for i, scene in enumerate(scenes(plan, side, size, rng)):
@@ -218,15 +221,15 @@ def _render_pair(plan: Plan, folder: Path, icons: Art, seed: int, size: int) -> 
 
 
 def load(folder: Path) -> Benchmark:
-    """Loads what `render` wrote.
+    """Loads a benchmark that `render` wrote.
 
     Raises:
-        InputError: The folder holds no index.
+        InputError: The folder has no index.
     """
     index = folder / _INDEX
     if not index.is_file():
         raise InputError(
-            f"expected {_INDEX} in {folder}, got none: render it with "
+            f"Expected {_INDEX} in {folder}, got none; render it with "
             f"`visdiff bench render {folder} --art ART`."
         )
     header, *entries = (json.loads(line) for line in index.read_text("utf-8").splitlines())
@@ -238,14 +241,14 @@ def _pair(folder: Path, entry: Mapping[str, str], size: int) -> Pair:
         side: [folder / entry["id"] / side / f"{i:03d}.png" for i in range(size)] for side in "AB"
     }
     missing = [f for side in "AB" for f in files[side] if not f.is_file()]
-    here = {side: tuple(f.resolve() for f in files[side] if f.is_file()) for side in "AB"}
+    existing = {side: tuple(f.resolve() for f in files[side] if f.is_file()) for side in "AB"}
     return Pair(
         id=entry["id"],
         split=entry["split"],
         a=entry["a"],
         b=entry["b"],
         difference=entry["attribute"],
-        images_a=here["A"],
-        images_b=here["B"],
+        images_a=existing["A"],
+        images_b=existing["B"],
         missing=tuple(str(f.relative_to(folder)) for f in missing),
     )

@@ -7,23 +7,22 @@ from pathlib import Path
 from visdiff.errors import InputError
 
 NULL = "null"
-"""The split of pairs that do not differ: whatever is confirmed there is false."""
+"""The split of pairs without a difference: all confirmed differences there are false."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two sets of images and what sets them apart.
+    """Two sets of images and their true difference.
 
     Attributes:
         id: Its name in the benchmark, such as "easy/0"; the same in every layout of the data.
         split: "easy", "medium", "hard", "imagenet-r", "imagenet-star", "null" or another.
-        a: What set A shows, in words.
-        b: What set B shows.
-        difference: What differs, in words; may be empty.
-        images_a: The files of set A that exist, absolute.
-        images_b: Those of set B.
-        missing: The images (or whole folders) that the benchmark names and that are not there, as
-            it names them.
+        a: Description of set A.
+        b: Description of set B.
+        difference: Description of the difference; may be empty.
+        images_a: Absolute paths of the existing files of set A.
+        images_b: Absolute paths of the existing files of set B.
+        missing: Names of missing images (or folders), as in the benchmark.
     """
 
     id: str
@@ -38,12 +37,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Pairs, in a fixed order.
+    """Pairs in a fixed order.
 
     Attributes:
         name: "VisDiffBench", "MiniDiffBench" or another.
         pairs: The pairs; ids are unique.
-        notes: What a user must know of the data: corrections made, groups left out.
+        notes: Notes on the data for the user: corrections and omitted groups.
     """
 
     name: str
@@ -52,9 +51,9 @@ class Benchmark:
 
     def __post_init__(self) -> None:
         ids = [pair.id for pair in self.pairs]
-        twice = sorted({name for name in ids if ids.count(name) > 1})
-        if twice:
-            raise InputError(f"expected distinct pairs in {self.name}, got {twice[0]!r} twice.")
+        repeated = sorted({name for name in ids if ids.count(name) > 1})
+        if repeated:
+            raise InputError(f"Expected distinct pairs in {self.name}, got {repeated[0]!r} twice.")
 
     @property
     def splits(self) -> dict[str, int]:
@@ -66,23 +65,23 @@ class Benchmark:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Everything that is named and not there, over all pairs, each once."""
+        """Names of the missing images and folders of all pairs, each once."""
         return tuple(dict.fromkeys(name for pair in self.pairs for name in pair.missing))
 
     def only(self, splits: Sequence[str] | None = None, limit: int | None = None) -> "Benchmark":
-        """Return a part: some splits, and of each at most the first `limit` pairs.
+        """Returns a part of the benchmark: some splits, at most the first `limit` pairs of each.
 
         Raises:
-            InputError: There is no such split, or the limit is below 1.
+            InputError: A split does not exist, or the limit is below 1.
         """
         known = self.splits
         for split in splits or ():
             if split not in known:
                 raise InputError(
-                    f"expected a split of {self.name} ({', '.join(known)}), got {split!r}."
+                    f"Expected a split of {self.name} ({', '.join(known)}), got {split!r}."
                 )
         if limit is not None and limit < 1:
-            raise InputError(f"expected a limit of 1 pair or more a split, got {limit}.")
+            raise InputError(f"Expected a limit of 1 pair or more a split, got {limit}.")
         taken: dict[str, int] = {}
         kept = []
         for pair in self.pairs:

@@ -1,10 +1,10 @@
-"""Purity: how much of each set is its own.
+"""Purity: the fraction of each set that is its own.
 
-Of a set of n images, round((1 − p)·n) drawn at random go over to the other set, from both sides at
-once: purity 1 leaves the sets as they are, 0.5 mixes them fully (each then has the same share of
-both, whatever their sizes). No image is lost and none is in both sets. With sets of equal size it
-is a swap: sizes stay, and a share p of each set is its own. Other texts call the same p
-"1 = pure, 0 = shuffled"; below 0.5 the sets would only change their names, so it is refused.
+At purity p, round((1 − p)·n) random images of a set of n images move to the other set, from both
+sets at once. Purity 1 leaves the sets unchanged; purity 0.5 mixes them fully, so that both have the
+same composition for any sizes. No image is lost, and none is in both sets. Sets of equal size keep
+their size, and a fraction p of each is its own. Values below 0.5 would only swap the names of the
+sets and are rejected.
 """
 
 import math
@@ -18,42 +18,42 @@ from visdiff.errors import InputError
 T = TypeVar("T")
 
 
-def mixed(
+def mix(
     a: Sequence[T], b: Sequence[T], purity: float, rng: np.random.Generator
 ) -> tuple[list[T], list[T]]:
-    """Mix two sets to a purity.
+    """Mixes two sets to a purity.
 
     Args:
         a: The images of A.
-        b: Those of B; none is in both.
+        b: The images of B; no image is in both sets.
         purity: p, from 0.5 to 1.
-        rng: Draws the images that go over, first A's, then B's.
+        rng: Generator for the images that move, first A's, then B's.
 
     Returns:
-        The new sets: what stayed, in its order, then what came over, in its order.
+        The new sets: the images that stayed, then those that moved in, each in their order.
 
     Raises:
         InputError: The purity is out of range.
     """
     if not 0.5 <= purity <= 1:
         raise InputError(
-            f"expected a purity from 0.5 (fully mixed) to 1 (pure), got {purity}: below 0.5 the "
-            f"sets have only changed names."
+            f"Expected a purity from 0.5 (fully mixed) to 1 (pure), got {purity}; below 0.5 the "
+            f"sets only swap their names."
         )
-    goes_a, goes_b = (_draw(len(side), purity, rng) for side in (a, b))
-    stay_a = [x for i, x in enumerate(a) if i not in goes_a]
-    stay_b = [x for i, x in enumerate(b) if i not in goes_b]
+    moved_a, moved_b = (_sample_moved(len(side), purity, rng) for side in (a, b))
+    rest_a = [x for i, x in enumerate(a) if i not in moved_a]
+    rest_b = [x for i, x in enumerate(b) if i not in moved_b]
     return (
-        stay_a + [x for i, x in enumerate(b) if i in goes_b],
-        stay_b + [x for i, x in enumerate(a) if i in goes_a],
+        rest_a + [x for i, x in enumerate(b) if i in moved_b],
+        rest_b + [x for i, x in enumerate(a) if i in moved_a],
     )
 
 
-def moved(n: int, purity: float) -> int:
-    """Return how many of n images go over: (1 − p)·n to the nearest whole number, halves up."""
-    # 1 − 0.9 is a hair below 0.1: the original lost an image to that.
+def count_moved(n: int, purity: float) -> int:
+    """Returns how many of n images move: (1 − p)·n rounded to an integer, halves up."""
+    # The tolerance is for 1 − 0.9, which is slightly below 0.1; the original loses an image there.
     return math.floor((1 - purity) * n + 0.5 + 1e-9)
 
 
-def _draw(n: int, purity: float, rng: np.random.Generator) -> set[int]:
-    return set(rng.permutation(n)[: moved(n, purity)].tolist())
+def _sample_moved(n: int, purity: float, rng: np.random.Generator) -> set[int]:
+    return set(rng.permutation(n)[: count_moved(n, purity)].tolist())

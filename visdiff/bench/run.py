@@ -1,8 +1,8 @@
-"""Run a benchmark: compare every pair, have its hypotheses judged, keep each result at once.
+"""Running a benchmark: compare every pair, judge its hypotheses, and store each result immediately.
 
-A killed run goes on where it stopped and ends with what an uninterrupted one would have: nothing
-random depends on which pairs ran before. A pair that fails is recorded with the reason and tried
-again by the next run; so are verdicts that are missing. Neither ever counts as a wrong answer.
+An interrupted run can be resumed and gives the same results as an uninterrupted one, because no
+random number depends on the pairs that ran before. A failed pair is recorded with the reason and
+retried by the next run, and so are missing verdicts. Neither counts as a wrong answer.
 """
 
 import os
@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from visdiff.bench.pairs import NULL, Benchmark, Pair
-from visdiff.bench.purity import mixed
+from visdiff.bench.purity import mix
 from visdiff.bench.scoring import Agreement, agreement
 from visdiff.bench.store import Record, Results, sole_writer
 from visdiff.cache import Cache
@@ -31,20 +31,20 @@ from visdiff.results import DifferenceReport, Direction
 
 Directions = Literal["A", "both"]
 
-#: Which hypotheses a comparison lists, in the header so that no file mixes two ways. 1: differences
-#: alone. 2: behind them every other candidate that the scores speak for, unconfirmed.
+#: Version of the list of hypotheses, in the header so that a file has only one. 1: differences
+#: only. 2: differences, then the unconfirmed candidates with scores in their direction.
 _LISTING = 2
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A hypothesis that a system put forward for a pair.
+    """A hypothesis of a system for a pair.
 
     Attributes:
         text: The sentence.
-        direction: The set it is claimed to be truer of.
-        auroc: How well it separates the sets, when the system says.
-        confirmed: Whether the system vouches for it.
+        direction: The set that it should be more true of.
+        auroc: AUROC of its scores, or None if the system does not report it.
+        confirmed: Whether the system confirms it.
     """
 
     text: str
@@ -54,15 +54,14 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a system says of a pair.
+class SystemOutput:
+    """The output of a system for a pair.
 
     Attributes:
-        findings: Best first.
-        unreadable: Images that it could not decode.
-        warnings: What its reader must know.
-        tested: Candidates that it tested, those that it does not list included; None if it does not
-            say.
+        findings: Hypotheses, best first.
+        unreadable: Number of images that could not be decoded.
+        warnings: Warnings for the reader.
+        tested: Number of candidates that were tested, listed or not; None if unknown.
     """
 
     findings: Sequence[Finding]
@@ -71,47 +70,46 @@ class Found:
     tested: int | None = None
 
 
-System = Callable[[ImageSet, ImageSet], Found]
-"""Compares set A with set B; told neither which pair they are nor what their difference is."""
+System = Callable[[ImageSet, ImageSet], SystemOutput]
+"""A function that compares set A with set B, without knowing the pair or its difference."""
 
 
 def comparison(config: Config, cache: Cache) -> System:
-    """Return `comparison.compare.compare` as a system: the differences in the report's order.
+    """Returns `comparison.compare.compare` as a system.
 
-    Acc@k of the paper is of everything that was ranked, tested or not. So are these: first the
-    report's differences, the confirmed ones before the others, and then, as suggestions that nobody
-    vouches for, the candidates that it rejects and yet scores in their claimed direction (an AUROC
-    above 0.5), by AUROC. What is confirmed stays marked, and is scored on its own beside it
-    (``acc5_confirmed`` in `visdiff.bench.table.rows`); a suggestion is no false alarm on a null
-    pair.
+    The paper's Acc@k covers all ranked hypotheses, whether they pass a test or not. The system
+    therefore lists the report's differences in their order, confirmed ones first, followed by the
+    rejected candidates with an AUROC above 0.5 in their direction, sorted by AUROC. Confirmed
+    hypotheses are marked and also evaluated on their own (``acc5_confirmed`` in
+    `visdiff.bench.table.rows`); an unconfirmed one is not a false alarm on a null pair.
 
-    A pair about which a question to a model was lost fails: what was not said is not wrong.
+    A pair with a failed request of the proposer is recorded as failed, not as a wrong answer.
     """
     backends = Backends.of(config, cache)
 
-    def system(a: ImageSet, b: ImageSet) -> Found:
+    def system(a: ImageSet, b: ImageSet) -> SystemOutput:
         report = compare(a, b, config=config, cache=cache, backends=backends, progress=False)
         if report.unanswered:
             raise VisdiffError(
-                f"{len(report.unanswered)} questions of the proposer had no answer "
-                f"(first: {report.unanswered[0]})"
+                f"Expected an answer to every request of the proposer, got none to "
+                f"{len(report.unanswered)} (first: {report.unanswered[0]}); run the pair again."
             )
         unreadable = report.set_a.n_unreadable + report.set_b.n_unreadable
         tested = len(report.rejected) + sum(1 + len(d.synonyms) for d in report.differences)
-        return Found(listed(report), unreadable, report.warnings, tested)
+        return SystemOutput(rank_findings(report), unreadable, report.warnings, tested)
 
     return system
 
 
-def listed(report: DifferenceReport) -> list[Finding]:
-    """Return the differences of a report, then the candidates that it only suggests, best first."""
+def rank_findings(report: DifferenceReport) -> list[Finding]:
+    """Returns the differences of a report, then the rejected candidates with AUROC above 0.5."""
     differences = [Finding(d.text, d.direction, d.auroc, d.confirmed) for d in report.differences]
-    suggested = [
+    candidates = [
         Finding(r.text, r.direction, r.auroc)
         for r in report.rejected
         if r.auroc is not None and r.auroc > 0.5
     ]
-    return differences + sorted(suggested, key=lambda f: -(f.auroc or 0.0))
+    return differences + sorted(candidates, key=lambda f: -(f.auroc or 0.0))
 
 
 def run(
@@ -129,39 +127,39 @@ def run(
     top: int = 10,
     progress: bool = True,
 ) -> Results:
-    """Run what is not done yet, and judge what has no verdict yet.
+    """Runs the pairs without a result, and judges the hypotheses without a verdict.
 
     Args:
-        benchmark: The pairs. A part of one (`Benchmark.only`) goes into the same file as the whole.
-        out: The results file, one a run; made when missing.
-        config: The comparison; its seed is also that of the purity's swap.
-        judge: Gives the verdicts.
-        cache: Where captions and embeddings are kept; the user's cache by default.
-        system: What finds the differences; by default `comparison` with this configuration.
-        proposer: What to call the proposer in tables, by default its backend.
-        ranker: The same for the ranker.
-        purity: Mix the sets first, see `visdiff.bench.purity`.
-        directions: "A" judges the hypotheses about set A alone, as the paper's Acc@k does; "both"
-            each in its own direction.
-        top: Judge at most so many hypotheses of a pair, best first; Acc@N is over these.
-        progress: Show progress on stderr.
+        benchmark: The pairs. A part (`Benchmark.only`) and the full benchmark can use one file.
+        out: The results file, one per run; created if missing.
+        config: Configuration of the comparison; its seed is also used for the purity.
+        judge: The judge.
+        cache: Cache of captions and embeddings; the user's cache by default.
+        system: The system to evaluate; by default `comparison` with this configuration.
+        proposer: Name of the proposer in tables, by default its backend.
+        ranker: Name of the ranker in tables, by default its backend.
+        purity: Purity to which the sets are mixed, see `visdiff.bench.purity`.
+        directions: "A" judges only the hypotheses about set A, as the paper's Acc@k does; "both"
+            judges all, each in its own direction.
+        top: Maximum number of judged hypotheses per pair, best first; Acc@N is over these.
+        progress: Whether to show progress on stderr.
 
     Returns:
-        All the results in the file.
+        All results in the file.
 
     Raises:
-        InputError: The file holds another run, another process is writing it, a backend does not
-            exist, or the judge cannot judge.
+        InputError: The file has another run, another process is writing it, a backend does not
+            exist, or the judge cannot be used.
         MissingBackendError: A library or a model's weights are not available.
     """
     if not 0.5 <= purity <= 1:
-        raise InputError(f"expected a purity from 0.5 (fully mixed) to 1 (pure), got {purity}.")
+        raise InputError(f"Expected a purity from 0.5 (fully mixed) to 1 (pure), got {purity}.")
     if top < 1:
-        raise InputError(f"expected to judge 1 hypothesis or more of a pair, got {top}.")
+        raise InputError(f"Expected to judge 1 hypothesis or more of a pair, got {top}.")
     if directions not in ("A", "both"):
-        raise InputError(f'expected directions "A" or "both", got {directions!r}.')
+        raise InputError(f'Expected directions "A" or "both", got {directions!r}.')
     if system is None:
-        # A backend that does not exist fails here, not once a pair.
+        # A backend that does not exist fails here, not for every pair.
         Backends.of(config)
     header = {
         "benchmark": benchmark.name,
@@ -181,42 +179,43 @@ def run(
             _run(benchmark, results, system, judge, config.seed, progress)
         else:
             with Cache() if cache is None else nullcontext(cache) as store:
-                found_by = comparison(config, store)
-                _run(benchmark, results, found_by, judge, config.seed, progress)
+                _run(benchmark, results, comparison(config, store), judge, config.seed, progress)
     return results
 
 
 def rejudge(
     results: Results, out: str | os.PathLike[str], judge: Judge, progress: bool = True
 ) -> Results:
-    """Have the hypotheses of a run judged by another judge; nothing is compared again.
+    """Judges the hypotheses of a run with another judge, without comparing anything again.
 
     Args:
         results: A run.
-        out: The results file of this judge, made when missing; verdicts in it are kept.
+        out: The results file of this judge, created if missing; verdicts in it are kept.
         judge: The other judge.
-        progress: Show progress on stderr.
+        progress: Whether to show progress on stderr.
 
     Raises:
-        InputError: `out` is the run's own file, holds something else, or another process is writing
+        InputError: `out` is the run's own file, has other content, or another process is writing
             it.
     """
     if os.path.realpath(out) == os.path.realpath(results.path):
-        raise InputError(f"expected another file than {out} for another judge's verdicts.")
+        raise InputError(f"Expected another file for the new verdicts, got {out}; choose another.")
     with sole_writer(out):
         judged = Results.open(out, {**results.header, "judge": dict(judge.identity)})
         for name, record in tqdm(results.records.items(), "judging", disable=not progress):
             known = judged.records.get(name)
             if known is None and record["status"] == "done":
-                bare = [{**h, "score": None, "reason": "not judged"} for h in record["hypotheses"]]
-                judged.append(_judged({**record, "hypotheses": bare}, judge))
-            elif known is not None and _open_verdicts(known):
-                _judge_again(judged, known, judge)
+                unjudged = [
+                    {**h, "score": None, "reason": "not judged"} for h in record["hypotheses"]
+                ]
+                judged.append(_judge_record({**record, "hypotheses": unjudged}, judge))
+            elif known is not None and _has_unscored(known):
+                _judge_and_store(judged, known, judge)
     return judged
 
 
 def claims(results: Results) -> list[Claim]:
-    """List what was put before the judge of a run, in order; null pairs have nothing to judge."""
+    """Returns the claims that the judge of a run evaluates, in order, without null pairs."""
     return [
         claim
         for record in results.records.values()
@@ -226,17 +225,17 @@ def claims(results: Results) -> list[Claim]:
 
 
 def agree(first: Results, second: Results) -> Agreement:
-    """Compare the verdicts of two judges on the hypotheses that both runs have.
+    """Compares the verdicts of two judges on the hypotheses that both runs have.
 
     Raises:
-        InputError: They have none in common.
+        InputError: They have no hypothesis in common.
     """
-    scores = [_by_claim(results) for results in (first, second)]
+    scores = [_scores_by_claim(results) for results in (first, second)]
     common = [name for name in scores[0] if name in scores[1]]
     if not common:
         raise InputError(
-            f"expected two judges of the same hypotheses, got {first.path} and {second.path}, "
-            f"which have none in common: judge one run twice (`visdiff bench score`)."
+            f"Expected two judges of the same hypotheses, got {first.path} and {second.path}, "
+            f"which have none in common; judge one run twice (`visdiff bench score`)."
         )
     return agreement(*([side[name] for name in common] for side in scores))
 
@@ -252,38 +251,38 @@ def _run(
     for pair in tqdm(benchmark.pairs, "pairs", disable=not progress):
         known = results.records.get(pair.id)
         if known is None or known["status"] == "failed":
-            record = _compared(pair, system, results.header, seed)
+            record = _compare_pair(pair, system, results.header, seed)
             if record["status"] == "failed":
                 if progress:
                     tqdm.write(f"{pair.id} failed: {record['reason']}", file=sys.stderr)
-                # The same failure again is no news.
+                # The same failure is recorded once.
                 if known != record:
                     results.append(record)
                 continue
-            _judge_again(results, record, judge, keep=True)
-        elif _open_verdicts(known):
-            _judge_again(results, known, judge)
+            _judge_and_store(results, record, judge, is_new=True)
+        elif _has_unscored(known):
+            _judge_and_store(results, known, judge)
 
 
-def _compared(pair: Pair, system: System, header: Mapping[str, Any], seed: int) -> Record:
+def _compare_pair(pair: Pair, system: System, header: Mapping[str, Any], seed: int) -> Record:
     record: Record = {"pair": pair.id, "split": pair.split, "missing": len(pair.missing)}
     try:
         for side, files in (("A", pair.images_a), ("B", pair.images_b)):
             if not files:
                 raise InputError(
-                    f"no image of set {side} is there (first missing: "
-                    f"{pair.missing[0] if pair.missing else 'none is named'})"
+                    f"Expected images of set {side}, got none (first missing: "
+                    f"{pair.missing[0] if pair.missing else 'none is named'}); add the files."
                 )
-        # By the pair's own name, so that a pair is mixed alike whichever pairs ran before it.
+        # Seeded with the pair's id, so that the mixture does not depend on the other pairs.
         rng = np.random.default_rng([seed, zlib.crc32(pair.id.encode())])
-        a, b = mixed(pair.images_a, pair.images_b, header["purity"], rng)
+        a, b = mix(pair.images_a, pair.images_b, header["purity"], rng)
         found = system(ImageSet.open(a, name="A"), ImageSet.open(b, name="B"))
     except MissingBackendError:
         raise
     except Exception as error:
         reason = str(error) or type(error).__name__
         return {**record, "status": "failed", "reason": f"{type(error).__name__}: {reason}"}
-    wanted = [f for f in found.findings if header["directions"] == "both" or f.direction == "A"]
+    selected = [f for f in found.findings if header["directions"] == "both" or f.direction == "A"]
     return {
         **record,
         "status": "done",
@@ -305,31 +304,34 @@ def _compared(pair: Pair, system: System, header: Mapping[str, Any], seed: int) 
                 "score": None,
                 "reason": "not judged",
             }
-            for f in wanted[: header["top"]]
+            for f in selected[: header["top"]]
         ],
     }
 
 
-def _judge_again(results: Results, record: Record, judge: Judge, keep: bool = False) -> None:
-    """Ask for the verdicts that a record lacks; write it when that changes it, or to keep it."""
+def _judge_and_store(results: Results, record: Record, judge: Judge, is_new: bool = False) -> None:
+    """Adds the missing verdicts of a record and stores it if it is new or has changed.
+
+    A new record is stored even if the judge fails, so that the comparison is not lost.
+    """
     try:
-        judged = _judged(record, judge)
+        judged = _judge_record(record, judge)
     except BaseException:
-        if keep:
+        if is_new:
             results.append(record)
         raise
-    if keep or judged != record:
+    if is_new or judged != record:
         results.append(judged)
 
 
-def _judged(record: Record, judge: Judge) -> Record:
+def _judge_record(record: Record, judge: Judge) -> Record:
     hypotheses = [dict(h) for h in record["hypotheses"]]
-    still = [h for h in hypotheses if h["score"] is None]
+    unscored = [h for h in hypotheses if h["score"] is None]
     if record["split"] == NULL:
-        verdicts = [Verdict(0.0, "the sets do not differ") for _ in still]
+        verdicts = [Verdict(0.0, "the sets do not differ") for _ in unscored]
     else:
-        verdicts = judge.judge(_claims(record, still)) if still else []
-    for hypothesis, verdict in zip(still, verdicts, strict=True):
+        verdicts = judge.judge(_claims(record, unscored)) if unscored else []
+    for hypothesis, verdict in zip(unscored, verdicts, strict=True):
         hypothesis.update(score=verdict.score, reason=verdict.reason)
     return {**record, "hypotheses": hypotheses}
 
@@ -338,11 +340,11 @@ def _claims(record: Record, hypotheses: Sequence[Record]) -> list[Claim]:
     return [Claim(h["text"], h["direction"], record["a"], record["b"]) for h in hypotheses]
 
 
-def _open_verdicts(record: Record) -> bool:
+def _has_unscored(record: Record) -> bool:
     return any(h["score"] is None for h in record.get("hypotheses", ()))
 
 
-def _by_claim(results: Results) -> dict[tuple[str, str, str], float | None]:
+def _scores_by_claim(results: Results) -> dict[tuple[str, str, str], float | None]:
     return {
         (name, h["direction"], h["text"]): h["score"]
         for name, record in results.records.items()
@@ -354,11 +356,11 @@ def _by_claim(results: Results) -> dict[tuple[str, str, str], float | None]:
 def _check_truths(benchmark: Benchmark, results: Results) -> None:
     for pair in benchmark.pairs:
         record = results.records.get(pair.id)
-        if record is not None and record["status"] == "done":
-            there = (record["split"], record["a"], record["b"])
-            if there != (pair.split, pair.a, pair.b):
-                raise InputError(
-                    f"expected {results.path} to hold results of this benchmark, got another pair "
-                    f"{pair.id} in it ({record['a']!r} against {record['b']!r}): choose another "
-                    f"results file."
-                )
+        if record is None or record["status"] != "done":
+            continue
+        if (record["split"], record["a"], record["b"]) != (pair.split, pair.a, pair.b):
+            raise InputError(
+                f"Expected {results.path} to have results of this benchmark, got another pair "
+                f"{pair.id} in it ({record['a']!r} against {record['b']!r}); choose another "
+                f"results file."
+            )

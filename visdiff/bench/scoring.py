@@ -1,10 +1,10 @@
-"""Accuracy and agreement from verdicts: pure functions, no files and no models.
+"""Accuracy and agreement of verdicts, as pure functions.
 
-Of a pair, the verdicts stand in the order in which the hypotheses were ranked. Acc@k of a pair is
-the best of its first k verdicts, as in the paper (not their mean); of a benchmark, the mean over
-its pairs. A pair without hypotheses found nothing and has Acc@k 0. A verdict of None is unscored:
-the pair's Acc@k is then known only when a verdict among the first k is 1 already, and otherwise the
-pair is left out and counted as unscored, never taken for a failure to find the difference.
+The verdicts of a pair are in the order of its ranked hypotheses. Acc@k of a pair is the best of its
+first k verdicts, as in the paper (not their mean). Acc@k of a benchmark is the mean over its pairs.
+A pair without hypotheses has Acc@k 0. A verdict of None is unscored. A pair with an unscored
+verdict among the first k has a known Acc@k only if another of these verdicts is 1. Otherwise the
+pair is excluded and counted as unscored, not as wrong.
 """
 
 import math
@@ -25,10 +25,10 @@ class Accuracy:
     """Acc@k over pairs.
 
     Attributes:
-        value: The mean over the pairs that are known, or None without any.
-        ci: Ends of the interval, or None without two known pairs.
-        n: Known pairs.
-        unscored: Pairs that are left out.
+        value: The mean over the scored pairs, or None without any.
+        ci: Bounds of the confidence interval, or None with fewer than two scored pairs.
+        n: Number of scored pairs.
+        unscored: Number of excluded pairs.
     """
 
     value: float | None
@@ -39,18 +39,18 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two judges of the same claims agree.
+    """The agreement of two judges on the same claims.
 
     Attributes:
-        n: Claims that both gave a score.
-        unscored: Claims that one or both did not.
-        observed: Share of equal scores, or None without any claim.
-        kappa: Cohen's kappa (1960), or None when it is undefined: no claim, or both judges gave one
-            and the same score throughout.
-        weighted_kappa: The same with quadratic weights, so that 0 against 1 is worse than 0 against
-            0.5; None likewise.
-        table: Counts by score of the first judge (rows) and of the second (columns), each 0, 0.5
-            and 1.
+        n: Number of claims that both judges scored.
+        unscored: Number of claims that at least one judge did not score.
+        observed: Fraction of equal scores, or None without scored claims.
+        kappa: Cohen's kappa (1960), or None when it is undefined: no claims, or the same score by
+            both judges for all claims.
+        weighted_kappa: Cohen's kappa with quadratic weights, so that 0 against 1 is worse than 0
+            against 0.5, or None when it is undefined.
+        table: Counts by the scores of the first judge (rows) and the second (columns), in the order
+            0, 0.5, 1.
     """
 
     n: int
@@ -62,17 +62,17 @@ class Agreement:
 
 
 def acc_at(verdicts: Verdicts, k: int | None) -> float | None:
-    """Return the best of the first k verdicts, or None where an unscored one leaves it open.
+    """Returns the best of the first k verdicts, or None if an unscored one could change it.
 
     Args:
-        verdicts: In ranked order, each 0, 0.5, 1 or None; may be fewer than k, or none.
-        k: How many count, 1 or more; None for all.
+        verdicts: Verdicts in ranked order, each 0, 0.5, 1 or None; may be fewer than k, or none.
+        k: Number of hypotheses to consider, 1 or more; None for all.
 
     Raises:
         InputError: k is below 1.
     """
     if k is not None and k < 1:
-        raise InputError(f"expected k of 1 or more in Acc@k, got {k}.")
+        raise InputError(f"Expected k of 1 or more in Acc@k, got {k}.")
     first = list(verdicts)[:k]
     best = max((v for v in first if v is not None), default=0.0)
     return None if None in first and best < 1 else float(best)
@@ -86,14 +86,14 @@ def accuracy(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Accuracy:
-    """Return Acc@k over pairs, with a percentile bootstrap interval that resamples pairs.
+    """Returns Acc@k over pairs, with a percentile bootstrap interval that resamples pairs.
 
     Args:
-        pairs: One list of verdicts a pair; None for a pair that failed.
-        k: How many hypotheses count; None for all.
-        rng: Draws the resamples.
-        resamples: How many there are.
-        level: Of the interval, in (0, 1).
+        pairs: A list of verdicts per pair; None for a failed pair.
+        k: Number of hypotheses to consider; None for all.
+        rng: Generator for the resamples.
+        resamples: Number of resamples.
+        level: Confidence level of the interval, in (0, 1).
     """
     values = [None if verdicts is None else acc_at(verdicts, k) for verdicts in pairs]
     known = np.array([v for v in values if v is not None], dtype=np.float64)
@@ -110,18 +110,18 @@ def accuracy(
 
 
 def agreement(first: Verdicts, second: Verdicts) -> Agreement:
-    """Compare two judges of the same claims.
+    """Compares two judges of the same claims.
 
     Args:
         first: The first judge's scores.
-        second: The second's, of the same claims in the same order.
+        second: The second judge's scores of the same claims, in the same order.
 
     Raises:
-        InputError: They are not equally many.
+        InputError: The numbers of scores differ.
     """
     if len(first) != len(second):
         raise InputError(
-            f"expected two judges' scores of the same claims, got {len(first)} and {len(second)}."
+            f"Expected two judges' scores of the same claims, got {len(first)} and {len(second)}."
         )
     both = [
         (SCORES.index(x), SCORES.index(y))
@@ -147,7 +147,7 @@ def _kappa(both: Sequence[tuple[int, int]], weights: str | None) -> float | None
     from sklearn.metrics import cohen_kappa_score
 
     with warnings.catch_warnings():
-        # Undefined where both judges are constant: 0/0, which is None here.
+        # Undefined (0/0) when both judges are constant; returned as None.
         warnings.simplefilter("ignore")
         kappa = float(
             cohen_kappa_score(*zip(*both, strict=True), labels=[0, 1, 2], weights=weights)

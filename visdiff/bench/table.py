@@ -1,4 +1,4 @@
-"""The paper's table: proposers × rankers by split, with published numbers beside ours."""
+"""The paper's table: proposers × rankers by split, next to published numbers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from visdiff.bench.store import Record, Results
 
 Row = dict[str, Any]
 
-#: Splits that the paper puts together: name of both → the splits.
-_TOGETHER: Mapping[str, tuple[str, ...]] = {"imagenet-r/*": ("imagenet-r", "imagenet-star")}
+#: Splits that the paper combines: name of the combination → the splits.
+_COMBINED: Mapping[str, tuple[str, ...]] = {"imagenet-r/*": ("imagenet-r", "imagenet-star")}
 _ORDER = ("easy", "medium", "hard", "imagenet-r", "imagenet-star", "imagenet-r/*")
 
 
@@ -23,14 +23,14 @@ class Published:
     """A number from the literature, on VisDiffBench.
 
     Attributes:
-        proposer: The backend of ours that does the same, or the name of another method.
-        ranker: Likewise.
+        proposer: Our equivalent backend, or the name of another method.
+        ranker: Our equivalent backend, or "".
         split: The split.
         acc1: Acc@1, or None.
         acc5: Acc@5, or None.
-        system: What was run.
-        source: Where the number stands.
-        second_hand: Whether it was read in another text than the one that reports it.
+        system: The models that were evaluated.
+        source: The publication.
+        second_hand: Whether the number is quoted from another publication than its own.
     """
 
     proposer: str
@@ -52,7 +52,7 @@ _PAPER = "Dunlap et al., CVPR 2024"
 _INVDIFF = "InvDiff, README"
 _CAPTIONS = "BLIP-2 + GPT-4, CLIP ViT-bigG-14"
 
-#: Only numbers with a source; the paper's others are not quoted from memory.
+#: Only numbers with a verified source.
 PUBLISHED: tuple[Published, ...] = (
     Published("captions-llm", "clip", "easy", 0.88, 0.99, _CAPTIONS, _PAPER),
     Published("captions-llm", "clip", "medium", 0.75, 0.86, _CAPTIONS, _PAPER),
@@ -73,27 +73,27 @@ PUBLISHED: tuple[Published, ...] = (
 
 
 def rows(runs: Sequence[Results], seed: int = 0) -> list[Row]:
-    """Score runs: one row a run and split.
+    """Scores runs, with one row per run and split.
 
     Args:
         runs: Results files.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
-        Rows of ``proposer``, ``ranker``, ``split``, ``n`` (pairs run), ``acc1``, ``acc5``,
-        ``accn``, ``acc1_ci``, ``acc5_ci``, ``acc1_confirmed`` and ``acc5_confirmed`` (the same of
-        what the system vouches for alone), ``unscored`` (pairs without Acc@1 or Acc@5: failed, or
-        a verdict is missing), ``failed``, ``missing`` (images), ``confirmed_pairs`` (pairs with a
-        confirmed difference), ``purity``, ``directions``, ``benchmark``, ``judge`` and
-        ``published`` (what the literature has for this row). Accuracies are None where nothing is
-        known, and on null pairs, where ``confirmed_pairs`` counts false alarms.
+        Rows with ``proposer``, ``ranker``, ``split``, ``n`` (number of pairs), ``acc1``, ``acc5``,
+        ``accn``, ``acc1_ci``, ``acc5_ci``, ``acc1_confirmed`` and ``acc5_confirmed`` (of confirmed
+        hypotheses only), ``unscored`` (pairs without Acc@1 or Acc@5: failed, or with a missing
+        verdict), ``failed``, ``missing`` (images), ``confirmed_pairs`` (pairs with a confirmed
+        difference), ``purity``, ``directions``, ``benchmark``, ``judge`` and ``published``
+        (published numbers for this row). Accuracies are None if unknown and on null pairs, where
+        ``confirmed_pairs`` is the number of false alarms.
     """
     found = []
     for results in runs:
         by_split: dict[str, list[Record]] = {}
         for record in results.records.values():
             by_split.setdefault(record["split"], []).append(record)
-        for name, parts in _TOGETHER.items():
+        for name, parts in _COMBINED.items():
             if all(part in by_split for part in parts):
                 by_split[name] = [record for part in parts for record in by_split[part]]
         order = [s for s in _ORDER if s in by_split] + [s for s in by_split if s not in _ORDER]
@@ -102,7 +102,7 @@ def rows(runs: Sequence[Results], seed: int = 0) -> list[Row]:
 
 
 def render(table: Sequence[Row], published: bool = True) -> str:
-    """Write rows as a table in text.
+    """Writes rows as a table in text.
 
     Args:
         table: What `rows` returned.
@@ -133,11 +133,11 @@ def _row(header: Record, split: str, records: Sequence[Record], seed: int) -> Ro
         None if r["status"] == "failed" else [h["score"] for h in r["hypotheses"]] for r in records
     ]
     acc = {k: accuracy(verdicts, k, np.random.default_rng(seed)) for k in (1, 5, None)}
-    vouched = [
+    confirmed = [
         None if r["status"] == "failed" else [h["score"] for h in r["hypotheses"] if h["confirmed"]]
         for r in records
     ]
-    sure = {k: accuracy(vouched, k, np.random.default_rng(seed)) for k in (1, 5)}
+    acc_confirmed = {k: accuracy(confirmed, k, np.random.default_rng(seed)) for k in (1, 5)}
     null = split == NULL
     published = [
         _published(p)
@@ -157,9 +157,9 @@ def _row(header: Record, split: str, records: Sequence[Record], seed: int) -> Ro
         "accn": None if null else acc[None].value,
         "acc1_ci": None if null or acc[1].ci is None else list(acc[1].ci),
         "acc5_ci": None if null or acc[5].ci is None else list(acc[5].ci),
-        "acc1_confirmed": None if null else sure[1].value,
-        "acc5_confirmed": None if null else sure[5].value,
-        "unscored": sum(_open(v) for v in verdicts),
+        "acc1_confirmed": None if null else acc_confirmed[1].value,
+        "acc5_confirmed": None if null else acc_confirmed[5].value,
+        "unscored": sum(_is_unscored(v) for v in verdicts),
         "failed": failed,
         "missing": sum(record.get("missing", 0) for record in records),
         "confirmed_pairs": sum(record.get("confirmed", 0) > 0 for record in records),
@@ -181,8 +181,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (row["proposer"], row["ranker"], label, *counts, beside)
 
 
-def _open(verdicts: Verdicts | None) -> bool:
-    # An Acc@1 can be open where Acc@5 is known, and the other way round.
+def _is_unscored(verdicts: Verdicts | None) -> bool:
+    # Acc@1 can be unknown where Acc@5 is known, and vice versa.
     return verdicts is None or acc_at(verdicts, 1) is None or acc_at(verdicts, 5) is None
 
 

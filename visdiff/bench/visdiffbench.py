@@ -1,21 +1,21 @@
 """VisDiffBench (Dunlap et al., CVPR 2024): 187 pairs, from the released zip or the repository.
 
-- PairedImageSets: 150 pairs of 100 images a side, 50 each easy, medium and hard;
-- ImageNet-R: 14 renditions against "imagenet", 500 images a side ("misc" is never evaluated);
-- ImageNet*: 23 changes against "base", 500 a side.
+- PairedImageSets: 150 pairs with 100 images per set, 50 each easy, medium and hard;
+- ImageNet-R: 14 renditions against "imagenet", 500 images per set ("misc" is never evaluated);
+- ImageNet*: 23 changes against "base", 500 images per set.
 
-Three layouts open. *Released*: ``easy.jsonl`` and the like, each line naming ``set1``, ``set2``,
-``difference``, ``set1_images`` and ``set2_images`` (``easy/0_1/000001.jpg``), beside the folders of
-images. *Repository*: ``PairedImageSets.csv``, ``ImageNetR.csv``, ``ImageNetStar.csv``.
-*Bare jsonl*: the repository's ``pairedimagesets/webcrawl/*.jsonl`` without lists of images, whose
-sets are what their folders hold. They may lie together; the first that has a split is used.
+Three layouts are supported. *Released*: ``easy.jsonl`` etc., where each line has ``set1``,
+``set2``, ``difference``, ``set1_images`` and ``set2_images`` (``easy/0_1/000001.jpg``), next to the
+folders of images. *Repository*: ``PairedImageSets.csv``, ``ImageNetR.csv``, ``ImageNetStar.csv``.
+*Bare jsonl*: the repository's ``pairedimagesets/webcrawl/*.jsonl`` without lists of images; the
+sets are all images in their folders. If there are several layouts, the first with a split is used.
 
-The CSV's column ``difficulty`` is wrong (all medium pairs are called easy, all hard ones medium).
-The split is that of the jsonl line that names the pair's two sets; without one, that of the folder
-in the pair's paths; without that, that of the pair's place in the file (three equal parts).
+The CSV's column ``difficulty`` is wrong: all medium pairs are labelled easy, all hard ones medium.
+The split is taken from the jsonl line with the pair's two sets; without one, from the folder in the
+pair's paths; without that, from the pair's position in the file (three equal parts).
 
-A benchmark of one's own opens too, in the released layout; ``benchmark.json`` with a ``name``
-beside the jsonl files says what to call it. Pairs of a split called ``null`` do not differ.
+Other benchmarks can be opened in the released layout. Their name is read from the field ``name`` of
+a file ``benchmark.json`` next to the jsonl files. Pairs of a split named ``null`` do not differ.
 """
 
 import json
@@ -28,15 +28,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from visdiff.bench.files import Finder, SetName, lettered
+from visdiff.bench.files import Finder, SetName, lettered_folder
 from visdiff.bench.pairs import Benchmark, Pair
 from visdiff.errors import InputError
 from visdiff.imageset import manifest
 
 PAIRED = ("easy", "medium", "hard")
-#: File name of a split → what it is called here.
+#: File name of a split → its name here.
 _SPLIT_NAMES = {"imagenetr": "imagenet-r", "imagenetstar": "imagenet-star"}
-#: Where the jsonl files lie, below the folder that the user gives.
+#: Folders of the jsonl files, relative to the user's folder.
 _JSONL_FOLDERS = ("", "VisDiffBench", "VisDiffBench-release", "pairedimagesets/webcrawl")
 
 RENDITIONS = (
@@ -53,7 +53,7 @@ CHANGES = (
 
 @dataclass(frozen=True)
 class _Line:
-    """A line of a jsonl file: what is known of a pair."""
+    """A line of a jsonl file: the description of a pair."""
 
     split: str
     number: int
@@ -65,26 +65,28 @@ class _Line:
 
 
 def load(root: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> Benchmark:
-    """Open VisDiffBench, or a benchmark of its layout; no image is decoded.
+    """Opens VisDiffBench, or a benchmark in its layout, without decoding images.
 
     Args:
         root: The unzipped release, the repository's ``data`` folder, or the repository.
-        images: Where the folders of images lie, when that is elsewhere.
+        images: The folder with the image folders, if it is another one.
 
     Returns:
-        Every pair that the files name. Images that are not there are listed in its pairs.
+        All pairs in the files. Missing images are listed in the pairs.
 
     Raises:
-        InputError: There is no benchmark in the folder, a file is not of its layout, or not one
-            image is there.
+        InputError: The folder has no benchmark, a file has another layout, or all images are
+            missing.
     """
     base = Path(root).expanduser().absolute()
     if not base.is_dir():
-        raise InputError(f"expected the folder of a benchmark, got {root}, which is none.")
+        raise InputError(
+            f"Expected the folder of a benchmark, got {root}, which is not a folder; check it."
+        )
     if not _has_files(base) and _has_files(base / "data"):
         base = base / "data"
-    elsewhere = [Path(images).expanduser().absolute()] if images is not None else []
-    finder = Finder([*elsewhere, *(base / folder for folder in _JSONL_FOLDERS[:3]), base.parent])
+    image_roots = [Path(images).expanduser().absolute()] if images is not None else []
+    finder = Finder([*image_roots, *(base / folder for folder in _JSONL_FOLDERS[:3]), base.parent])
     by_split = _read_lines(base)
     pairs, notes = list[Pair](), list[str]()
     named = {split: rows for split, rows in by_split.items() if rows[0].images_a is not None}
@@ -93,7 +95,7 @@ def load(root: str | os.PathLike[str], images: str | os.PathLike[str] | None = N
         pairs += [_from_line(row, finder) for row in rows]
     table = base / "PairedImageSets.csv"
     if table.is_file() and not any(split in named for split in PAIRED):
-        found, corrected = _paired(table, bare, finder)
+        found, corrected = _read_paired_sets(table, bare, finder)
         pairs += found
         notes += corrected
         bare = {split: rows for split, rows in bare.items() if split not in PAIRED}
@@ -104,19 +106,19 @@ def load(root: str | os.PathLike[str], images: str | os.PathLike[str] | None = N
         ("imagenet-star", "ImageNetStar.csv", "base", CHANGES),
     ):
         if split not in by_split and (base / file).is_file():
-            found, left = _grouped(base / file, split, against, groups, finder)
+            found, omitted = _read_groups(base / file, split, against, groups, finder)
             pairs += found
-            notes += left
+            notes += omitted
     if not pairs:
         raise InputError(
-            f"expected easy.jsonl, medium.jsonl, hard.jsonl, PairedImageSets.csv, ImageNetR.csv or "
-            f"ImageNetStar.csv in {base}, got none: give the unzipped release of VisDiffBench or "
+            f"Expected easy.jsonl, medium.jsonl, hard.jsonl, PairedImageSets.csv, ImageNetR.csv or "
+            f"ImageNetStar.csv in {base}, got none; pass the unzipped release of VisDiffBench or "
             f"the data folder of its repository."
         )
     if not any(pair.images_a or pair.images_b for pair in pairs):
         raise InputError(
-            f"expected the images of {len(pairs)} pairs below {base}, got not one of them (first: "
-            f"{pairs[0].missing[0]}): unzip them there, or say with --images where they are."
+            f"Expected the images of {len(pairs)} pairs below {base}, got none of them (first: "
+            f"{pairs[0].missing[0]}); unzip them there, or pass their folder with --images."
         )
     order = {"easy": 0, "medium": 1, "hard": 2, "imagenet-r": 3, "imagenet-star": 4}
     pairs.sort(key=lambda pair: order.get(pair.split, len(order)))
@@ -124,14 +126,14 @@ def load(root: str | os.PathLike[str], images: str | os.PathLike[str] | None = N
 
 
 def _from_line(line: _Line, finder: Finder) -> Pair:
-    # Lettered folders are numbered from 0 or from 1; a folder 0_a on the disk says which.
+    # Folders with letters are numbered from 0 if there is a folder 0_a, otherwise from 1.
     base = 0 if finder.exists(f"{line.split}/0_a") else 1
     located = []
     for names, first in ((line.images_a, True), (line.images_b, False)):
-        other = lettered(line.split, line.number, first, base)
+        other = lettered_folder(line.split, line.number, first, base)
         own = f"{line.split}/{line.number}_{'1' if first else '2'}"
         located.append(
-            finder.listing([own, other]) if names is None else finder.locate(names, [other])
+            finder.list_folder([own, other]) if names is None else finder.locate(names, [other])
         )
     a, b = located
     split = _SPLIT_NAMES.get(line.split, line.split)
@@ -147,10 +149,10 @@ def _from_line(line: _Line, finder: Finder) -> Pair:
     )
 
 
-def _paired(
+def _read_paired_sets(
     path: Path, lines: Mapping[str, Sequence[_Line]], finder: Finder
 ) -> tuple[list[Pair], list[str]]:
-    """Open PairedImageSets.csv, with the difficulty put right."""
+    """Reads PairedImageSets.csv and corrects the difficulty."""
     table = manifest.read_table(path)
     manifest.check_columns(table, ["path", "group_name"], str(path))
     sets: dict[tuple[str, int], dict[bool, tuple[str, pd.DataFrame]]] = {}
@@ -159,8 +161,8 @@ def _paired(
         name = SetName.of(first_path)
         if name is None:
             raise InputError(
-                f"expected paths like ./data/VisDiffBench/easy/1_a/000001.jpg in {path}, got "
-                f"{first_path!r}: use the repository's PairedImageSets.csv."
+                f"Expected paths like ./data/VisDiffBench/easy/1_a/000001.jpg in {path}, got "
+                f"{first_path!r}; use the repository's PairedImageSets.csv."
             )
         sets.setdefault((name.split, name.number), {})[name.first] = (str(group), rows)
     by_names = {(row.a, row.b): row for rows in lines.values() for row in rows}
@@ -168,11 +170,11 @@ def _paired(
     for folder, number in sets:
         lowest[folder] = min(number, lowest.get(folder, number))
     pairs, wrong, source = [], 0, "the folders in its paths"
-    for place, ((folder, number), sides) in enumerate(sets.items()):
+    for position, ((folder, number), sides) in enumerate(sets.items()):
         if len(sides) < 2:
             raise InputError(
-                f"expected two sets, {folder}/{number}_a and _b, in {path}, got only "
-                f"{next(iter(sides.values()))[0]!r}: use the whole file."
+                f"Expected two sets, {folder}/{number}_a and _b, in {path}, got only "
+                f"{next(iter(sides.values()))[0]!r}; use the whole file."
             )
         (a, rows_a), (b, rows_b) = sides[True], sides[False]
         known = by_names.get((a, b))
@@ -181,7 +183,7 @@ def _paired(
         elif folder in PAIRED:
             split, line = folder, number - min(lowest[folder], 1)
         else:
-            split, line = _by_place(place, len(sets), path)
+            split, line = _split_by_position(position, len(sets), path)
             source = "the order of its pairs"
         if "difficulty" in table:
             wrong += sum(
@@ -191,10 +193,10 @@ def _paired(
             finder.locate([str(p) for p in rows["path"]], [f"{split}/{line}_{side}"])
             for rows, side in ((rows_a, "1"), (rows_b, "2"))
         )
-        said = manifest.text(rows_a["difference"].iloc[0]) if "difference" in table else ""
+        difference = manifest.text(rows_a["difference"].iloc[0]) if "difference" in table else ""
         pairs.append(
             Pair(
-                f"{split}/{line}", split, a, b, said, found_a.found, found_b.found,
+                f"{split}/{line}", split, a, b, difference, found_a.found, found_b.found,
                 found_a.missing + found_b.missing,
             )
         )  # fmt: skip
@@ -208,21 +210,21 @@ def _paired(
     return pairs, notes
 
 
-def _by_place(place: int, total: int, path: Path) -> tuple[str, int]:
+def _split_by_position(position: int, total: int, path: Path) -> tuple[str, int]:
     if total % len(PAIRED):
         raise InputError(
-            f"expected as many easy as medium and hard pairs in {path}, got {total} pairs in all, "
-            f"whose difficulty neither jsonl files nor paths tell: put easy.jsonl, medium.jsonl "
-            f"and hard.jsonl beside it."
+            f"Expected as many easy as medium and hard pairs in {path}, got {total} pairs in all, "
+            f"without their difficulty in jsonl files or paths; put easy.jsonl, medium.jsonl and "
+            f"hard.jsonl next to it."
         )
     each = total // len(PAIRED)
-    return PAIRED[place // each], place % each
+    return PAIRED[position // each], position % each
 
 
-def _grouped(
+def _read_groups(
     path: Path, split: str, against: str, groups: Sequence[str], finder: Finder
 ) -> tuple[list[Pair], list[str]]:
-    """Open ImageNetR.csv or ImageNetStar.csv: every group against one."""
+    """Reads ImageNetR.csv or ImageNetStar.csv: each group is compared with one reference group."""
     table = manifest.read_table(path)
     manifest.check_columns(table, ["path", "group_name"], str(path))
     located = {
@@ -233,7 +235,7 @@ def _grouped(
     absent = [group for group in (against, *groups) if group not in located]
     if absent:
         raise InputError(
-            f"expected rows with group_name {manifest.listed(absent)} in {path}, got none: use the "
+            f"Expected rows with group_name {manifest.listed(absent)} in {path}, got none; use the "
             f"repository's file."
         )
     b = located[against]
@@ -257,11 +259,11 @@ def _has_files(folder: Path) -> bool:
 
 
 def _jsonl_files(base: Path) -> list[Path]:
-    """The jsonl files of splits, in the first folder that has one of ours."""
-    ours = {*PAIRED, *_SPLIT_NAMES}
+    """Returns the jsonl files in the first folder that has one with the name of a split."""
+    known = {*PAIRED, *_SPLIT_NAMES}
     for folder in _JSONL_FOLDERS:
         files = sorted((base / folder).glob("*.jsonl"))
-        if any(file.stem in ours for file in files):
+        if any(file.stem in known for file in files):
             return files
     return []
 
@@ -274,13 +276,13 @@ def _name(base: Path) -> str:
                 return str(json.loads(card.read_text("utf-8"))["name"])
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(
-                    f'expected {{"name": …}} in {card}, got something else: correct it.'
+                    f'Expected {{"name": …}} in {card}, got something else; correct the file.'
                 ) from error
     return "VisDiffBench"
 
 
 def _read_lines(base: Path) -> dict[str, list[_Line]]:
-    """Read every split's jsonl; keys are as in `Pair.split`."""
+    """Reads the jsonl file of every split; keys are the values of `Pair.split`."""
     by_split: dict[str, list[_Line]] = {}
     for file in _jsonl_files(base):
         table = manifest.read_table(file)
@@ -288,8 +290,8 @@ def _read_lines(base: Path) -> dict[str, list[_Line]]:
         lines = [_line(file, number, row) for number, row in enumerate(rows)]
         if len({line.images_a is None for line in lines}) > 1:
             raise InputError(
-                f"expected set1_images and set2_images in every line of {file} or in none, got "
-                f"some lines without: use the released file."
+                f"Expected set1_images and set2_images in every line of {file} or in none, got "
+                f"some lines without; use the released file."
             )
         by_split[_SPLIT_NAMES.get(file.stem, file.stem)] = lines
     return by_split
@@ -300,8 +302,8 @@ def _line(file: Path, number: int, row: Mapping[Any, Any]) -> _Line:
     texts = [manifest.text(row.get(name)) for name in ("set1", "set2")]
     if not all(texts) or (named[0] is None) != (named[1] is None):
         raise InputError(
-            f"expected set1 and set2, with set1_images and set2_images or without both, in line "
-            f"{number + 1} of {file}, got {', '.join(map(str, row))}: use the released file."
+            f"Expected set1 and set2, with set1_images and set2_images or without both, in line "
+            f"{number + 1} of {file}, got {', '.join(map(str, row))}; use the released file."
         )
     return _Line(
         split=file.stem,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from visdiff.cache import Cache
     from visdiff.comparison.plan import ManyPlan
     from visdiff.config import Config
-    from visdiff.recipes.run import Formed
+    from visdiff.recipes.run import RecipeSets
 
 app = typer.Typer(
     help="The paper's applications: form the sets, compare, check on held-out images.",
@@ -118,7 +118,7 @@ def clip_vs_resnet(
 ) -> None:
     """Compare what only one of two classifiers gets right with other images."""
     from visdiff.recipes.clip_vs_resnet import form
-    from visdiff.recipes.outcomes import planned_outcomes
+    from visdiff.recipes.outcomes import plan_outcomes
 
     _run(
         lambda settings, store: form(
@@ -136,7 +136,7 @@ def clip_vs_resnet(
             cache=store,
         ),
         (preset, config, set_, seed, cache, out, as_json, dry_run),
-        lambda settings: planned_outcomes(
+        lambda settings: plan_outcomes(
             images,
             (first, second),
             class_column=class_column,
@@ -172,7 +172,7 @@ def classifier_failures(
 ) -> None:
     """Compare what classifiers get wrong with what they get right."""
     from visdiff.recipes.classifier_failures import CLASSIFIERS, form
-    from visdiff.recipes.outcomes import planned_outcomes
+    from visdiff.recipes.outcomes import plan_outcomes
 
     _run(
         lambda settings, store: form(
@@ -189,7 +189,7 @@ def classifier_failures(
             cache=store,
         ),
         (preset, config, set_, seed, cache, out, as_json, dry_run),
-        lambda settings: planned_outcomes(
+        lambda settings: plan_outcomes(
             images,
             classifier or CLASSIFIERS,
             class_column=class_column,
@@ -269,7 +269,7 @@ def memorability(
 
 
 def _run(
-    form: "Callable[[Config, Cache], Formed]",
+    form: "Callable[[Config, Cache], RecipeSets]",
     told: tuple[Any, ...],
     unformed: "Callable[[Config], ManyPlan | None] | None" = None,
 ) -> None:
@@ -283,7 +283,7 @@ def _run(
     """
     from visdiff.cache import Cache
     from visdiff.cli.many import whole
-    from visdiff.recipes.run import planned, run
+    from visdiff.recipes.run import plan_recipe, run
     from visdiff.report.many import summary
 
     preset, file, set_, seed, mode, out, as_json, dry_run = told
@@ -296,7 +296,7 @@ def _run(
         check_writable(Path(out), "the report")
     with Cache(mode=mode) as store:
         formed = form(config, store)
-        costs = planned(formed)
+        costs = plan_recipe(formed)
         if dry_run:
             typer.echo(costs.to_json() if as_json else costs.sentence())
             for note in formed.notes:

@@ -156,7 +156,9 @@ class _Worker:
         try:
             data = Path(path).read_bytes()
         except OSError as error:
-            return Refused(str(decode.unreadable(path, f"a file that cannot be read ({error})")))
+            return Refused(
+                str(decode.unreadable_error(path, f"a file that cannot be read ({error})"))
+            )
         if hashlib.sha256(data).hexdigest() != digest:
             return Refused(f"{path} has changed during the run")
         return prepare_or_refuse(self.model, lambda: decode.to_rgb(decode.decode(data, path), path))

@@ -1,7 +1,7 @@
-"""A set of images: names, lazily opened pixels and a table of what is known about each.
+"""A set of images: names, lazily decoded pixels and a metadata table.
 
-Opening a set lists files and reads a table; it decodes nothing. Tens of thousands of images cost a
-few megabytes until their pixels are asked for, one at a time.
+Opening a set lists files and reads a table, without decoding any image. Tens of thousands of images
+take a few megabytes of memory; pixels are decoded on request, one image at a time.
 """
 
 import hashlib
@@ -19,23 +19,23 @@ from visdiff.imageset import decode, manifest, sources
 
 Item = str | os.PathLike[str] | Image.Image
 
-# Part of every half: another salt cuts every set anew. Never change it.
+# Determines every split: with another salt, every set would be split differently. Never change it.
 _SPLIT_SALT = "visdiff-split-v1\x1f"
 _KEY_SEPARATOR = "\x1f"
 
 
 class ImageSet:
-    """An immutable, ordered set of images; made by `ImageSet.open`.
+    """An immutable, ordered set of images, created by `ImageSet.open`.
 
-    The files themselves are not copied: an image that is overwritten after the set was opened is
-    read, and hashed, as it is then.
+    Files are not copied: when a file is overwritten after the set was opened, the new content is
+    read and hashed.
 
     Attributes:
-        name: What to call the set in a report.
-        ids: One unique name an image: its path relative to the folder, as written in the manifest
-            or list, or "image-0001" for a Pillow image. Stable when images are added, except that a
-            path listed more than once gets "#2", "#3", … in order.
-        source: Where the images come from, for people.
+        name: Name of the set in a report.
+        ids: One unique name per image: its path relative to the folder, its path as written in the
+            manifest or list, or "image-0001" for a Pillow image. Ids do not change when images are
+            added, except that a path listed more than once gets "#2", "#3", … in order.
+        source: Where the images come from, as text for a report.
         where: The filter that was applied, as text.
     """
 
@@ -49,7 +49,7 @@ class ImageSet:
         where: Mapping[str, str],
         digests: dict[str, tuple[tuple[int, int] | None, str]],
     ) -> None:
-        """Use `ImageSet.open`."""
+        """Uses `ImageSet.open`."""
         self._items = tuple(items)
         self._frame = frame
         self._digests = digests
@@ -65,52 +65,53 @@ class ImageSet:
         where: Mapping[str, Any] | None = None,
         name: str | None = None,
     ) -> "ImageSet":
-        """Open a set of images, without decoding any.
+        """Opens a set of images, without decoding any.
 
         Args:
             source: One of
 
-                - a folder: every png, jpg, jpeg, webp, gif, bmp, tif, tiff and ppm in it and below,
-                  sorted by path, hidden files left out;
+                - a folder: every png, jpg, jpeg, webp, gif, bmp, tif, tiff and ppm in it and its
+                  subfolders, sorted by path, without hidden files;
                 - a glob string such as ``"photos/**/*_left.png"``, sorted;
                 - one image file;
                 - a manifest (.csv, .tsv, .parquet, .jsonl; UTF-8) with a column ``path``, absolute
                   or relative to the manifest's folder. When the files are not there, the current
-                  folder and then the folder above the manifest are tried, which is how original
-                  VisDiff CSVs (``path``, ``group_name``; paths like ``./data/…``) open unchanged;
-                  one folder serves all rows. A column ``id``, if any, must be unique;
+                  folder and then the manifest's parent folder are tried, so that original VisDiff
+                  CSVs (``path``, ``group_name``; paths like ``./data/…``) open unchanged. The same
+                  folder is used for all rows. A column ``id``, if any, must be unique;
                 - a list of paths, Pillow images, or both;
                 - a data frame with a column ``path``, relative to the current folder;
                 - another `ImageSet`.
-            where: Wanted value by column; a list means any of them. Values compare as text and as
-                numbers, so that 7 finds "7" and "007".
-            name: What to call the set; by default the values of `where`, or the name of the folder
-                or file.
+            where: Required value by column; a list means any of its values. Values are compared as
+                text and as numbers, so 7 matches "7" and "007".
+            name: Name of the set; by default the values of `where`, or the name of the folder or
+                file.
 
         Raises:
-            InputError: There is no such folder or file, it holds no image, has no column ``path``,
-                or no row matches `where`.
+            InputError: The source does not exist, contains no image, has no column ``path``, or no
+                row matches `where`.
         """
         where = dict(where or {})
         if isinstance(source, ImageSet):
             opened = source
         elif isinstance(source, pd.DataFrame):
-            opened = cls._listed(sources.from_table(source, Path.cwd(), "images", "the data frame"))
+            table = sources.from_table(source, Path.cwd(), "images", "the data frame")
+            opened = cls._from_listing(table)
         elif isinstance(source, (str, os.PathLike)):
-            opened = cls._listed(sources.from_path(os.fspath(source)))
+            opened = cls._from_listing(sources.from_path(os.fspath(source)))
         elif isinstance(source, Sequence) and not isinstance(source, (bytes, bytearray)):
-            opened = cls._listed(sources.from_items(source))
+            opened = cls._from_listing(sources.from_items(source))
         else:
             raise InputError(
-                f"expected a folder, glob, manifest, list of paths or Pillow images, or ImageSet, "
-                f"got {type(source).__name__}: give one of these."
+                f"Expected a folder, glob, manifest, list of paths or Pillow images, or ImageSet, "
+                f"got {type(source).__name__}; pass one of these."
             )
-        kept = manifest.select(opened._frame, where, opened.source)
-        wanted = {column: _wanted(value) for column, value in where.items()}
-        return opened._take(
-            kept,
-            name=name or " ".join(wanted.values()) or opened.name,
-            where={**opened.where, **wanted},
+        rows = manifest.select(opened._frame, where, opened.source)
+        conditions = {column: _condition_text(value) for column, value in where.items()}
+        return opened._select(
+            rows,
+            name=name or " ".join(conditions.values()) or opened.name,
+            where={**opened.where, **conditions},
         )
 
     def __len__(self) -> int:
@@ -120,36 +121,36 @@ class ImageSet:
         return f"ImageSet({self.name!r}, {len(self)} images from {self.source})"
 
     def __iter__(self) -> Iterator[Image.Image]:
-        """Go through the images as `image` gives them."""
+        """Iterates over the decoded images, as returned by `image`."""
         return (self.image(index) for index in range(len(self)))
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row an image, in order: ``id``, ``path`` (None without a file), and the metadata.
+        """One row per image, in order: ``id``, ``path`` (None without a file) and the metadata.
 
-        A copy; changing it does not change the set.
+        This is a copy; changing it does not change the set.
         """
         return self._frame.copy(deep=False)
 
     def path(self, index: int) -> Path | None:
-        """Return where an image's file lies, or None for a Pillow image."""
+        """Returns the path of an image's file, or None for a Pillow image."""
         item = self._items[index]
         return Path(item) if isinstance(item, str) else None
 
     def image(self, index: int) -> Image.Image:
-        """Decode an image: a new RGB image, upright (EXIF), transparency on white.
+        """Decodes an image to RGB, upright (EXIF), with transparency composited on white.
 
         Raises:
-            UnreadableImageError: It is missing, truncated, no image, or far too large.
+            UnreadableImageError: The file is missing, truncated, not an image, or far too large.
         """
         return decode.to_rgb(self.raw(index)[1], self._label(index))
 
     def raw(self, index: int) -> tuple[bytes | None, Image.Image]:
-        """Read an image as it is stored.
+        """Reads an image as it is stored, without conversion.
 
         Returns:
-            The file's bytes (None for a Pillow image) and the loaded image, unconverted, with its
-            ``format`` and ``info``.
+            The file's bytes (None for a Pillow image) and the loaded image with its ``format`` and
+            ``info``.
 
         Raises:
             UnreadableImageError: As for `image`.
@@ -162,22 +163,22 @@ class ImageSet:
                 status = os.fstat(file.fileno())
                 data = file.read()
         except (OSError, ValueError) as error:
-            raise self._no_file(index, error) from error
-        # The bytes are at hand: whoever asks for the digest next need not read them again.
-        self._remember(index, (status.st_mtime_ns, status.st_size), data)
+            raise self._file_error(index, error) from error
+        # Hashing the bytes now saves reading the file again in `digest`.
+        self._store_digest(index, (status.st_mtime_ns, status.st_size), data)
         return data, decode.decode(data, item)
 
     def digest(self, index: int) -> str:
-        """Return the SHA-256 of an image's file; read once as long as the file does not change.
+        """Returns the SHA-256 of an image's file, cached until the file changes.
 
-        For a Pillow image, of the mode, size and pixels that `image` gives.
+        For a Pillow image, the mode, size and pixels of `image` are hashed.
 
         Returns:
-            64 hexadecimal characters. Files with the same bytes have the same digest, whatever
-            their names; a damaged file has one too.
+            64 hexadecimal characters. They depend on the file's bytes only, not on its name, and
+            are defined for damaged files too.
 
         Raises:
-            UnreadableImageError: The file is missing or may not be read.
+            UnreadableImageError: The file is missing or cannot be read.
         """
         item = self._items[index]
         known = self._digests.get(self.ids[index])
@@ -185,7 +186,7 @@ class ImageSet:
             if known is None:
                 image = self.image(index)
                 head = f"{image.mode} {image.width} {image.height}\n".encode()
-                known = self._remember(index, None, head + image.tobytes())
+                known = self._store_digest(index, None, head + image.tobytes())
             return known[1]
         try:
             status = os.stat(item)
@@ -195,11 +196,11 @@ class ImageSet:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 known = self._digests[self.ids[index]] = (state, digest)
         except (OSError, ValueError) as error:
-            raise self._no_file(index, error) from error
+            raise self._file_error(index, error) from error
         return known[1]
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
-        """Return the images at the given positions, in the given order.
+        """Returns the images at the given positions, in the given order.
 
         Args:
             indices: Distinct positions from 0 to n-1, or a boolean array of length n.
@@ -213,39 +214,39 @@ class ImageSet:
         positions = positions.astype(int) if positions.size == 0 else positions
         if positions.ndim != 1 or not np.issubdtype(positions.dtype, np.integer):
             raise InputError(
-                f"expected a flat list of positions or a boolean array of length {len(self)}, got "
-                f"{positions.dtype} of shape {positions.shape}: give whole numbers."
+                f"Expected a flat list of positions or a boolean array of length {len(self)}, got "
+                f"{positions.dtype} of shape {positions.shape}; pass integers."
             )
         if positions.size and (positions.min() < 0 or positions.max() >= len(self)):
             raise InputError(
-                f"expected positions from 0 to {len(self) - 1}, got {positions.min()} to "
-                f"{positions.max()}: give positions within the set."
+                f"Expected positions from 0 to {len(self) - 1}, got {positions.min()} to "
+                f"{positions.max()}; pass positions within the set."
             )
         if len(np.unique(positions)) != len(positions):
             raise InputError(
-                "expected distinct positions, got some twice: an image is in a set once."
+                "Expected distinct positions, got some twice; remove the repeated ones."
             )
-        return self._take(positions, name=self.name, where=self.where)
+        return self._select(positions, name=self.name, where=self.where)
 
     def joined(self, other: "ImageSet") -> "ImageSet":
-        """Return this set's images, then another's, as one set.
+        """Returns the concatenation of this set and another.
 
-        Ids stay as they are, except that one that both sets have gets "#2", "#3", … in the other's
-        part. What is known of the images' digests is kept.
+        Ids do not change, except that an id that both sets have gets "#2", "#3", … in the second
+        part. Cached digests are kept.
 
         Args:
-            other: The images that follow; it may have other columns.
+            other: The second set; its columns may differ.
         """
         ids, digests, taken = [*self.ids], dict(self._digests), set(self.ids)
         for name in other.ids:
-            fresh, number = name, 1
-            while fresh in taken:
+            unique, number = name, 1
+            while unique in taken:
                 number += 1
-                fresh = f"{name}#{number}"
-            taken.add(fresh)
-            ids.append(fresh)
+                unique = f"{name}#{number}"
+            taken.add(unique)
+            ids.append(unique)
             if name in other._digests:
-                digests[fresh] = other._digests[name]
+                digests[unique] = other._digests[name]
         frame = pd.concat([self._frame, other._frame], ignore_index=True)
         frame["id"] = ids
         return ImageSet(
@@ -260,32 +261,32 @@ class ImageSet:
     def split(
         self, fraction: float, key: Sequence[str] | None = None
     ) -> "tuple[ImageSet, ImageSet]":
-        """Cut the set in two, by content.
+        """Splits the set in two by the content of the images.
 
-        An image goes to the first part iff the SHA-256 of its digest (or of its values in the key
-        columns), read as a number in [0, 1), is below `fraction`. So its part does not depend on
-        the other images, on their order or on a seed, and exact duplicates fall in the same part,
+        An image is in the first part iff the SHA-256 of its digest (or of its values in the key
+        columns), as a number in [0, 1), is below `fraction`. The assignment does not depend on the
+        other images, on their order or on a seed, and exact duplicates are always in the same part,
         within a set and across sets.
 
         Args:
-            fraction: Expected share of the first part, in [0, 1].
-            key: Columns that name a pair or group, such as ``["prompt", "seed"]``; rows that agree
-                in all of them stay together.
+            fraction: Expected fraction of images in the first part, in [0, 1].
+            key: Columns that identify a pair or group, such as ``["prompt", "seed"]``; rows with
+                equal values in all of them are in the same part.
 
         Returns:
-            The first and the second part, each in the order of the set; one may be empty.
+            The first and the second part, each in the order of the set; either may be empty.
 
         Raises:
             InputError: The fraction is outside [0, 1] or a column is unknown.
         """
         if not 0 <= fraction <= 1:
             raise InputError(
-                f"expected a fraction from 0 to 1, got {fraction}: give the first part's share."
+                f"Expected a fraction from 0 to 1, got {fraction}; pass the first part's share."
             )
         if key is not None:
             if isinstance(key, str) or not key:
                 raise InputError(
-                    f"expected a list of column names to split by, got {key!r}: "
+                    f"Expected a list of column names to split by, got {key!r}; "
                     f'write for example ["prompt", "seed"].'
                 )
             manifest.check_columns(self._frame, list(key), self.source)
@@ -297,21 +298,21 @@ class ImageSet:
         return self.subset(np.flatnonzero(first)), self.subset(np.flatnonzero(~first))
 
     def sample(self, n: int, rng: np.random.Generator) -> "ImageSet":
-        """Return `n` images drawn without replacement, or all, in the order of the set.
+        """Returns `n` images sampled without replacement, or all, in the order of the set.
 
         Raises:
             InputError: `n` is below 1.
         """
         if n < 1:
             raise InputError(
-                f"expected a sample of at least 1 image, got {n}: give a larger number."
+                f"Expected a sample of at least 1 image, got {n}; pass a larger number."
             )
         if n >= len(self):
             return self
         return self.subset(np.sort(rng.choice(len(self), size=n, replace=False)))
 
     @classmethod
-    def _listed(cls, listing: sources.Listing) -> "ImageSet":
+    def _from_listing(cls, listing: sources.Listing) -> "ImageSet":
         return cls(
             listing.items,
             listing.frame,
@@ -321,7 +322,7 @@ class ImageSet:
             digests={},
         )
 
-    def _take(self, positions: np.ndarray, *, name: str, where: Mapping[str, str]) -> "ImageSet":
+    def _select(self, positions: np.ndarray, *, name: str, where: Mapping[str, str]) -> "ImageSet":
         return ImageSet(
             [self._items[position] for position in positions.tolist()],
             self._frame.iloc[positions].reset_index(drop=True),
@@ -331,7 +332,7 @@ class ImageSet:
             digests=self._digests,
         )
 
-    def _remember(
+    def _store_digest(
         self, index: int, state: tuple[int, int] | None, data: bytes
     ) -> tuple[tuple[int, int] | None, str]:
         known = self._digests.get(self.ids[index])
@@ -343,17 +344,17 @@ class ImageSet:
         try:
             return self.digest(index)
         except UnreadableImageError:
-            # It will never be scored; it only must not stop the others from being split.
+            # It will never be scored, but must not prevent the split of the others.
             return f"unreadable {self.ids[index]}"
 
     def _label(self, index: int) -> str:
         item = self._items[index]
         return item if isinstance(item, str) else f"{self.ids[index]} of {self.name}"
 
-    def _no_file(self, index: int, error: Exception) -> UnreadableImageError:
+    def _file_error(self, index: int, error: Exception) -> UnreadableImageError:
         missing = isinstance(error, FileNotFoundError)
         reason = "no file there" if missing else f"a file that cannot be read ({error})"
-        return decode.unreadable(self._label(index), reason)
+        return decode.unreadable_error(self._label(index), reason)
 
 
 def _in_first(name: str, fraction: float) -> bool:
@@ -361,8 +362,8 @@ def _in_first(name: str, fraction: float) -> bool:
     return int.from_bytes(digest) < fraction * 2**256
 
 
-def _wanted(value: Any) -> str:
-    """Write a condition's value for people: the name of a set, the card in a report."""
+def _condition_text(value: Any) -> str:
+    """Formats a condition's value for the set's name and the report."""
     if isinstance(value, (list, tuple, set, frozenset)):
-        return " or ".join(_wanted(item) for item in value)
+        return " or ".join(_condition_text(item) for item in value)
     return manifest.text(value) or "(missing)"

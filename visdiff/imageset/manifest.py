@@ -1,9 +1,8 @@
-"""Tables of images: reading a manifest file without bending its values, and filtering its rows.
+"""Tables of images: reading a manifest without altering its values, and filtering its rows.
 
-Group names are often digits, versions or codes ("007", "1.10", "NA"). A reader that guesses types
-turns them into other values, and a filter written in YAML or TOML, where 7 is a number, then finds
-nothing. So text becomes numbers here only where nothing is lost, and a filter compares text first
-and numbers second.
+Group names are often digits, versions or codes ("007", "1.10", "NA"). Type inference changes such
+values, and a filter from YAML or TOML, where 7 is a number, then matches nothing. Text is therefore
+converted to numbers only if this is lossless, and filters compare text first and numbers second.
 """
 
 import difflib
@@ -20,11 +19,11 @@ import pandas as pd
 from visdiff.errors import InputError
 
 SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".parquet", ".tsv"})
-"""File names (lower case) that are manifests."""
+"""File name suffixes (lower case) of manifests."""
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _FLOAT = re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_SHOWN = 12
+_MAX_LISTED = 12
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -105,19 +104,20 @@ def _read(path: Path, what: str) -> pd.DataFrame | list[dict[str, Any]]:
 
 
 def select(frame: pd.DataFrame, where: Mapping[str, Any], label: str) -> np.ndarray:
-    """Find the rows that match every condition.
+    """Selects the rows that match all conditions.
 
     Args:
         frame: A table.
-        where: Wanted value by column; a list means any of them, None a missing cell. Values match
-            as text (7 and "7", True and "true"), and where no text does, as numbers (7 and "007").
-        label: How to name the table in an error.
+        where: Required value by column; a list means any of its values, None a missing cell. Values
+            are compared as text (7 and "7", True and "true"), and if no text matches, as numbers (7
+            and "007").
+        label: Name of the table in an error.
 
     Returns:
         Positions of the rows, ascending.
 
     Raises:
-        InputError: A column is unknown, or no row is left; the text lists what there is.
+        InputError: A column is unknown, or no row matches; the message lists the possible values.
     """
     rows = np.arange(len(frame))
     for column, wanted in where.items():
@@ -129,29 +129,29 @@ def select(frame: pd.DataFrame, where: Mapping[str, Any], label: str) -> np.ndar
             close = difflib.get_close_matches(text(wanted), values, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise InputError(
-                f"expected rows with {column} = {wanted!r} in {label}, got none{hint}: "
+                f"Expected rows with {column} = {wanted!r} in {label}, got none{hint}; "
                 f"use one of {listed(values)}."
             )
     return rows
 
 
 def check_columns(frame: pd.DataFrame, columns: list[str], label: str) -> None:
-    """Raise InputError, naming the columns there are, when one is missing."""
+    """Raises InputError, with a list of the existing columns, if a column is missing."""
     known = [str(column) for column in frame.columns]
     for column in columns:
         if column not in known:
             close = difflib.get_close_matches(str(column), known, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise InputError(
-                f"expected a column {column!r} in {label}, got none{hint}: "
+                f"Expected a column {column!r} in {label}, got none{hint}; "
                 f"its columns are {listed(known)}."
             )
 
 
 def text(value: Any) -> str:
-    """Write a cell so that equal values of different types are equal: 1, 1.0 and "1" are "1".
+    """Converts a cell to text so that equal values of different types are equal ("1", 1 and 1.0).
 
-    A missing cell is the empty text.
+    A missing cell is the empty string.
     """
     if isinstance(value, str):
         return value
@@ -165,21 +165,21 @@ def text(value: Any) -> str:
     return str(value)
 
 
-def _matches(cells: list[Any], wanted: Any) -> np.ndarray:
-    if isinstance(wanted, (list, tuple, set, frozenset)):
+def _matches(cells: list[Any], value: Any) -> np.ndarray:
+    if isinstance(value, (list, tuple, set, frozenset)):
         keep = np.zeros(len(cells), dtype=bool)
-        for item in wanted:
+        for item in value:
             keep |= _matches(cells, item)
         return keep
     texts = [text(cell) for cell in cells]
     # None is a missing cell, whose text is empty.
-    wanted = text(wanted)
-    exact = np.array([cell == wanted for cell in texts], dtype=bool)
+    value = text(value)
+    exact = np.array([cell == value for cell in texts], dtype=bool)
     if exact.any():
         return exact
-    if wanted.casefold() in ("true", "false"):
-        return np.array([cell.casefold() == wanted.casefold() for cell in texts], dtype=bool)
-    number = _number(wanted)
+    if value.casefold() in ("true", "false"):
+        return np.array([cell.casefold() == value.casefold() for cell in texts], dtype=bool)
+    number = _number(value)
     if number is None:
         return exact
     return np.array([_number(cell) == number for cell in texts], dtype=bool)
@@ -190,7 +190,7 @@ def _number(value: str) -> float | None:
 
 
 def _typed(column: pd.Series) -> pd.Series:
-    """Turn a column of text into numbers where that loses nothing."""
+    """Converts a column of text to numbers if this is lossless."""
     values = column.dropna()
     if values.empty:
         return column
@@ -201,8 +201,8 @@ def _typed(column: pd.Series) -> pd.Series:
     if not all(_FLOAT.fullmatch(value) for value in distinct):
         return column
     # A leading zero marks a code, not a number ("007.5").
-    code = any(re.match(r"-?0[0-9]", value) for value in distinct)
-    if code or len({float(value) for value in distinct}) < len(distinct):
+    is_code = any(re.match(r"-?0[0-9]", value) for value in distinct)
+    if is_code or len({float(value) for value in distinct}) < len(distinct):
         return column
     return column.map(float, na_action="ignore").astype("float64")
 
@@ -230,7 +230,7 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def listed(values: list[str]) -> str:
-    """Write a list for an error, cut after a dozen."""
-    shown = ", ".join(repr(value) for value in values[:_SHOWN])
-    more = len(values) - _SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+    """Formats a list for an error message, truncated after a dozen values."""
+    text = ", ".join(repr(value) for value in values[:_MAX_LISTED])
+    more = len(values) - _MAX_LISTED
+    return f"{text} and {more} more" if more > 0 else text

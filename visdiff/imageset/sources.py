@@ -1,4 +1,4 @@
-"""Where images come from: folder, glob, manifest, list; each is turned into the same listing."""
+"""Sources of images: a folder, glob, manifest or list, each converted to a `Listing`."""
 
 import glob as globbing
 import os
@@ -13,19 +13,19 @@ from PIL import Image
 from visdiff.errors import InputError
 from visdiff.imageset import decode, manifest
 
-# Paths that are tried until one exists, to find what a manifest's paths are relative to.
+# Number of paths that are tried to find the folder that a manifest's paths are relative to.
 _PROBES = 50
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Images by reference.
+    """The images of a set, by reference.
 
     Attributes:
-        items: The absolute path of each file, or a Pillow image.
-        frame: One row an image: ``id`` (unique), ``path`` (text or None), metadata.
-        name: What to call the set.
-        source: Where it comes from, for people.
+        items: For each image, the absolute path of its file or a Pillow image.
+        frame: One row per image: ``id`` (unique), ``path`` (text or None), metadata.
+        name: Name of the set.
+        source: Where the images come from, as text for a report.
     """
 
     items: Sequence[str | Image.Image]
@@ -35,15 +35,15 @@ class Listing:
 
 
 def from_path(source: str) -> Listing:
-    """List a folder, a manifest, one image file or the matches of a glob.
+    """Lists a folder, a manifest, one image file or the matches of a glob.
 
     Raises:
-        InputError: There is no such thing, or no image in it.
+        InputError: The source does not exist or contains no image.
     """
     source = os.path.expanduser(source)
     if "://" in source:
         raise InputError(
-            f"expected images on this machine, got the address {source!r}: download them first."
+            f"Expected images on this machine, got the address {source!r}; download them first."
         )
     if os.path.isdir(source):
         return _from_folder(source)
@@ -57,25 +57,25 @@ def from_path(source: str) -> Listing:
             path = Path(source).absolute()
             return _listing([str(path)], [path.name], path.stem, source)
         raise InputError(
-            f"expected a folder, an image or a manifest ({_kinds(manifest.SUFFIXES)}), got the "
-            f"file {source}: give one of these."
+            f"Expected a folder, an image or a manifest ({_kinds(manifest.SUFFIXES)}), got the "
+            f"file {source}; pass one of these."
         )
     if globbing.has_magic(source):
         return _from_glob(source)
     raise InputError(
-        f"expected a folder, a glob or a manifest, got {source!r}, where there is nothing: "
+        f"Expected a folder, a glob or a manifest, got {source!r}, where there is nothing; "
         f"check the path (the current folder is {os.getcwd()})."
     )
 
 
 def from_items(items: Sequence[Any]) -> Listing:
-    """List paths and Pillow images.
+    """Lists paths and Pillow images.
 
     Raises:
         InputError: The list is empty, or an element is neither.
     """
     if not items:
-        raise InputError("expected a list of images, got an empty one: give at least one.")
+        raise InputError("Expected a list of images, got an empty one; pass at least one image.")
     listed: list[str | Image.Image] = []
     ids: list[str] = []
     for number, item in enumerate(items, start=1):
@@ -88,52 +88,53 @@ def from_items(items: Sequence[Any]) -> Listing:
             ids.append(_normal(path))
         else:
             raise InputError(
-                f"expected paths or Pillow images in the list, got {type(item).__name__} at "
-                f"position {number}: convert it (an array with PIL.Image.fromarray)."
+                f"Expected paths or Pillow images in the list, got {type(item).__name__} at "
+                f"position {number}; convert it (an array with PIL.Image.fromarray)."
             )
     return _listing(listed, ids, "images", f"a list of {len(items)} images")
 
 
 def from_table(table: pd.DataFrame, folder: Path, name: str, source: str) -> Listing:
-    """List the rows of a table with a column ``path``.
+    """Lists the rows of a table with a column ``path``.
 
     Args:
-        table: One row an image; other columns are metadata.
-        folder: What paths are relative to; see `visdiff.imageset.ImageSet.open` for what is tried
-            when the files are not there.
-        name: What to call the set.
-        source: How to name the table in errors and reports.
+        table: One row per image; other columns are metadata.
+        folder: Folder that paths are relative to; `visdiff.imageset.ImageSet.open` lists the
+            alternatives that are tried when the files are not there.
+        name: Name of the set.
+        source: Name of the table in errors and reports.
 
     Raises:
-        InputError: There is no column ``path``, no row, a row without a path, or ``id`` repeats.
+        InputError: The column ``path`` is missing, there are no rows, a row has no path, or ids are
+            not unique.
     """
     if "path" not in table.columns:
         columns = manifest.listed([str(column) for column in table.columns])
         raise InputError(
-            f"expected a column `path` in {source}, got the columns {columns}: "
-            f"rename the one that holds the files."
+            f"Expected a column `path` in {source}, got the columns {columns}; "
+            f"rename the one with the file paths."
         )
     if table.empty:
-        raise InputError(f"expected rows in {source}, got none: write one row an image.")
+        raise InputError(f"Expected rows in {source}, got none; write one row per image.")
     paths: list[str] = []
     for number, value in enumerate(table["path"].tolist(), start=1):
         if not isinstance(value, (str, os.PathLike)) or not str(value).strip():
             raise InputError(
-                f"expected a path in row {number} of {source}, got {value!r}: fill it in or remove "
+                f"Expected a path in row {number} of {source}, got {value!r}; fill it in or remove "
                 f"the row."
             )
         if "://" in str(value):
             raise InputError(
-                f"expected files on this machine in {source}, got the address {value!r} in row "
-                f"{number}: download the images and write their paths."
+                f"Expected files on this machine in {source}, got the address {value!r} in row "
+                f"{number}; download the images and write their paths."
             )
         paths.append(os.path.expanduser(str(value)))
     if "id" in table.columns:
         ids = [manifest.text(value) for value in table["id"].tolist()]
         if "" in ids or len(set(ids)) < len(ids):
             raise InputError(
-                f"expected a unique `id` in every row of {source}, got repeated or empty ones: "
-                f"rename the column if it is no name of the image."
+                f"Expected a unique `id` in every row of {source}, got repeated or empty ones; "
+                f"rename the column if it does not identify the image."
             )
     else:
         ids = _unique([_normal(path) for path in paths])
@@ -150,8 +151,8 @@ def _from_folder(folder: str) -> Listing:
     if not images:
         found = f"{len(files)} other files" if files else "an empty folder"
         raise InputError(
-            f"expected images ({_kinds(decode.SUFFIXES)}) in the folder {folder}, got {found}: "
-            f"give the folder that holds them."
+            f"Expected images ({_kinds(decode.SUFFIXES)}) in the folder {folder}, got {found}; "
+            f"pass the folder that contains them."
         )
     root = os.path.abspath(folder)
     return _listing(
@@ -167,12 +168,12 @@ def _from_glob(pattern: str) -> Listing:
     images = sorted(path for path in dict.fromkeys(matches) if _is_image(path))
     if not images:
         raise InputError(
-            f"expected images ({_kinds(decode.SUFFIXES)}) matching {pattern!r}, got "
-            f"{len(matches)} files, none of them an image: check the pattern "
+            f"Expected images ({_kinds(decode.SUFFIXES)}) matching {pattern!r}, got "
+            f"{len(matches)} files, none of them an image; check the pattern "
             f"(the current folder is {os.getcwd()})."
         )
-    # Names are relative to the part of the pattern before the first wildcard, so that they stay the
-    # same when more files match.
+    # Names are relative to the part of the pattern before the first wildcard, so that they do not
+    # change when more files match.
     prefix = pattern[: min(pattern.find(sign) for sign in "*?[" if sign in pattern)]
     root = os.path.dirname(prefix) or "."
     return _listing(
@@ -183,30 +184,30 @@ def _from_glob(pattern: str) -> Listing:
     )
 
 
-def _walk(root: str, below: str = "", seen: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Yield files relative to the root, following links to folders except back up the tree."""
-    here = os.path.join(root, below)
-    real = os.path.realpath(here)
-    if real in seen:
+def _walk(root: str, below: str = "", parents: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yields files relative to the root; follows links to folders, except to a parent folder."""
+    folder = os.path.join(root, below)
+    real = os.path.realpath(folder)
+    if real in parents:
         return
     try:
-        with os.scandir(here) as entries:
-            found = [entry for entry in entries if not entry.name.startswith(".")]
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise InputError(
-            f"expected a folder that can be listed at {here}, got an error ({error.strerror}): "
+            f"Expected a folder that can be listed at {folder}, got an error ({error.strerror}); "
             f"check its permissions."
         ) from error
-    for entry in found:
+    for entry in visible:
         relative = f"{below}/{entry.name}" if below else entry.name
         if entry.is_dir():
-            yield from _walk(root, relative, seen | {real})
+            yield from _walk(root, relative, parents | {real})
         else:
             yield relative
 
 
 def _base(paths: Sequence[str], folder: Path) -> str:
-    """Find the folder that a table's paths are relative to: one for all rows."""
+    """Returns the folder that the table's paths are relative to, the same for all rows."""
     relative = [path for path in paths if not os.path.isabs(path)]
     step = max(1, len(relative) // _PROBES)
     bases = [str(folder), os.getcwd(), str(folder.parent)]
@@ -227,7 +228,7 @@ def _frame(items: Sequence[str | Image.Image], ids: Sequence[str]) -> pd.DataFra
 
 
 def _unique(ids: list[str]) -> list[str]:
-    """Number the second and later occurrences of a name ("a.png", "a.png#2", …)."""
+    """Numbers the second and later occurrences of a name ("a.png", "a.png#2", …)."""
     if len(set(ids)) == len(ids):
         return ids
     taken = set(ids)

@@ -1,13 +1,15 @@
-"""Applications of the comparison, each one function: it forms the sets, compares, and checks.
+"""Applications of the comparison, one function each: form the sets, compare them, check the result.
 
-Every recipe takes data that the user points to, forms its sets as the VisDiff paper did (Dunlap et
-al., CVPR 2024, section 6), compares them overall and, when asked, per class or slice with one false
-discovery rate over all (`visdiff.comparison.many`), and lets the confirmed sentences classify
-images that neither proposed nor tested them (`visdiff.recipes.heldout`).
+Each recipe takes the user's data and forms its sets as in the VisDiff paper (Dunlap et al., CVPR
+2024, section 6). It compares the sets overall and optionally per class or slice, with one false
+discovery rate for all comparisons (`visdiff.comparison.many`). The confirmed sentences then
+classify held-out images that were used neither to propose nor to test them
+(`visdiff.recipes.heldout`).
 
-- `visdiff.recipes.imagenet_v2`: two data sets of the same classes;
-- `visdiff.recipes.clip_vs_resnet`: what one classifier gets right and another wrong;
-- `visdiff.recipes.classifier_failures`: what a classifier gets wrong, against what it gets right;
-- `visdiff.recipes.generators`: two text-to-image models, image by image of the same prompt;
-- `visdiff.recipes.memorability`: the two ends of a score.
+- `visdiff.recipes.imagenet_v2`: two data sets with the same classes;
+- `visdiff.recipes.clip_vs_resnet`: images that one classifier gets right and another gets wrong;
+- `visdiff.recipes.classifier_failures`: images that a classifier gets wrong against those it gets
+  right;
+- `visdiff.recipes.generators`: two text-to-image models on the same prompts, in pairs;
+- `visdiff.recipes.memorability`: images with high against images with low scores.
 """

@@ -1,7 +1,7 @@
 """``classifier-failures``: what the images that a classifier gets wrong have in common.
 
-Dunlap et al., CVPR 2024, section 6.3: images that ResNets classify wrongly against those that they
-classify rightly.
+Dunlap et al., CVPR 2024, section 6.3: images that ResNets misclassify against those that they
+classify correctly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,16 +15,16 @@ from visdiff.errors import InputError
 from visdiff.recipes.classifiers import TEMPLATE
 from visdiff.recipes.forming import (
     Pairs,
+    balance_classes,
     check_sides,
     classes_of,
-    left_out,
-    matched,
-    slices,
-    texts,
+    column_texts,
+    exclusion_notes,
+    make_slices,
     without_duplicates,
 )
-from visdiff.recipes.outcomes import named, outcomes
-from visdiff.recipes.run import Formed, RecipeReport, run
+from visdiff.recipes.outcomes import named_subset, outcomes
+from visdiff.recipes.run import RecipeReport, RecipeSets, run
 
 NAME = "classifier-failures"
 CLASSIFIERS = ("torchvision:resnet50", "torchvision:resnet101")
@@ -44,9 +44,9 @@ def classifier_failures(
         images: A folder of class directories, or a manifest.
         classifiers: One or more, each a column of predictions or a classifier to run (see
             `visdiff.recipes.classifiers`).
-        cache: Where predictions, captions and embeddings are kept; the user's by default.
-        progress: Show progress bars on stderr.
-        **how: What `form` takes: classes, slices, the share held out, the configuration.
+        cache: Cache of predictions, captions and embeddings; the user's cache by default.
+        progress: Whether to show progress bars on stderr.
+        **how: Arguments of `form`: classes, slices, the held-out fraction, the configuration.
 
     Returns:
         The report; ``overall`` is wrong (A) against right (B).
@@ -72,27 +72,27 @@ def form(
     config: Config,
     cache: Cache | None = None,
     progress: bool = True,
-) -> Formed:
-    """Forms sets of the images that all classifiers get wrong and of those that all get right.
+) -> RecipeSets:
+    """Forms the set of images that all classifiers get wrong and the set that all get right.
 
-    With several classifiers, images that some get right and others wrong are in neither set, and
-    counted: each is run on its own, and a failure is one of all of them.
+    With several classifiers, images that some get right and others wrong are in neither set; their
+    number is reported.
 
     Args:
         images: A folder of class directories, or a manifest.
         classifiers: One or more, each a column of predictions or a classifier to run (see
             `visdiff.recipes.classifiers`).
         class_column: Column of the class; by default the image's directory.
-        class_names: The data's class → what the classifiers call it.
-        template: Of zero-shot classification.
-        match_classes: Give both sets the same shares of the classes, so that hard classes are not
-            themselves the difference.
-        per_class: Also compare class by class, with one correction over all.
-        by: Also compare slice by slice, by the values of this column.
-        held_out: Share put aside for the check of the confirmed sentences; 0 for none.
+        class_names: The data's class → the classifiers' name for it.
+        template: Template of zero-shot classification.
+        match_classes: Whether to balance the classes of both sets, so that hard classes are not the
+            difference.
+        per_class: Whether to compare each class too, with one correction over all.
+        by: Column whose values are compared as slices too.
+        held_out: Fraction held out for the check of the confirmed sentences; 0 for none.
         config: The configuration of every comparison.
-        cache: Where predictions are kept; the user's by default.
-        progress: Show progress bars on stderr.
+        cache: Cache of predictions; the user's cache by default.
+        progress: Whether to show progress bars on stderr.
 
     Raises:
         InputError: A source, column or classifier does not exist, or a set is empty.
@@ -116,24 +116,26 @@ def form(
     wrong, right = n_right == 0, n_right == len(classifiers)
     notes = list(found.notes)
     disagreed = int((~wrong & ~right).sum())
-    notes += left_out(disagreed, len(wrong), "some classifiers are right on them, others wrong")
-    a, of_a = named(found, wrong, "wrong")
-    b, of_b = named(found, right, "right")
+    notes += exclusion_notes(
+        disagreed, len(wrong), "some classifiers are right on them, others wrong"
+    )
+    a, classes_a = named_subset(found, wrong, "wrong")
+    b, classes_b = named_subset(found, right, "right")
     check_sides([(a.name, len(a)), (b.name, len(b))], "use more images or another classifier")
-    place = dict(zip((*a.ids, *b.ids), (*of_a.tolist(), *of_b.tolist()), strict=True))
+    place = dict(zip((*a.ids, *b.ids), (*classes_a.tolist(), *classes_b.tolist()), strict=True))
     a, b, more = without_duplicates(a, b)
     notes += more
     if match_classes:
         rng = np.random.default_rng(config.seed)
-        a, b, more = matched(a, b, classes_of(a, place), classes_of(b, place), rng)
+        a, b, more = balance_classes(a, b, classes_of(a, place), classes_of(b, place), rng)
         notes += more
     pairs: Pairs = [(a, b)]
     if per_class:
-        sliced, more = slices(a, b, classes_of(a, place), classes_of(b, place))
+        sliced, more = make_slices(a, b, classes_of(a, place), classes_of(b, place))
         pairs += sliced
         notes += more
     if by is not None:
-        sliced, more = slices(a, b, texts(a, by), texts(b, by))
+        sliced, more = make_slices(a, b, column_texts(a, by), column_texts(b, by))
         pairs += sliced
         notes += more
-    return Formed(NAME, pairs, config, notes, held_out)
+    return RecipeSets(NAME, pairs, config, notes, held_out)

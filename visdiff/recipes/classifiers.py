@@ -1,9 +1,9 @@
-"""Any image classifier, run over a set: torchvision, timm, transformers, or CLIP without training.
+"""Image classifiers from torchvision, timm and transformers, and zero-shot CLIP.
 
-A classifier is named by "<library>:<model>": "torchvision:resnet50", "timm:resnet50.a1_in1k",
+A classifier is named "<library>:<model>": "torchvision:resnet50", "timm:resnet50.a1_in1k",
 "transformers:microsoft/resnet-50" (or a local folder), "open_clip:ViT-B-32/openai" (zero-shot, from
-the names of the data's classes), or "miniature", the bundled classifier. Each prepares images the
-way that its weights were trained with; none is squashed to a square.
+the names of the data's classes), or "miniature", the bundled classifier. Each uses the
+preprocessing of its weights.
 """
 
 import threading
@@ -37,27 +37,27 @@ class _Loaded(NamedTuple):
 
 
 class Classifier:
-    """A trained classifier as a `visdiff.engine.ImageModel` whose values are class names.
+    """A trained classifier as a `visdiff.engine.ImageModel` that predicts class names.
 
     Args:
         spec: "torchvision:…", "timm:…", "transformers:…" or "miniature".
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
 
     Raises:
-        InputError: The name has no such form.
+        InputError: `spec` does not have this form.
     """
 
     kind = "prediction"
 
     def __init__(self, spec: str, device: str = "auto") -> None:
-        self.library, self.model = _parsed(spec)
+        self.library, self.model = _parse_spec(spec)
         self.device = device
         self._lock = threading.Lock()
         self._ready: _Loaded | None = None
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Library, its version, model, and the weights of a local folder."""
+        """The library, its version, and the model or the digest of its local weights."""
         version = metadata.version(self.library)
         identity: dict[str, Any] = {"library": self.library, "version": version}
         if self.library == "transformers" and Path(self.model).is_dir():
@@ -66,15 +66,15 @@ class Classifier:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The classes that it knows, in the order of its outputs."""
+        """Names of the classes, in the order of the network's outputs."""
         return self._load().names
 
     def prepare(self, image: Image.Image) -> Any:
-        """Return what the network reads, as its weights' own preprocessing makes it."""
+        """Returns the network's input, with the preprocessing of its weights."""
         return self._load().prepare(image)
 
     def __call__(self, batch: list[Any]) -> list[str | Refused]:
-        """Return the name of the likeliest class of each prepared image."""
+        """Returns the name of the most likely class of each prepared image."""
         import torch
 
         loaded = self._load()
@@ -88,7 +88,7 @@ class Classifier:
     def _load(self) -> _Loaded:
         with self._lock:
             if self._ready is None:
-                make = {
+                load = {
                     "torchvision": _torchvision,
                     "timm": _timm,
                     "transformers": _transformers,
@@ -96,27 +96,27 @@ class Classifier:
                 try:
                     ensure_torchvision()
                     device = resolve_device(self.device)
-                    made = make(self.model, device)
-                    self._ready = made._replace(names=_told_apart(made.names))
+                    loaded = load(self.model, device)
+                    self._ready = loaded._replace(names=_make_unique(loaded.names))
                 except ImportError as error:
                     if isinstance(error, MissingBackendError):
                         raise
                     raise MissingBackendError(
-                        f"the classifier {self.library}:{self.model} needs {self.library}, which "
-                        f"cannot be imported ({error}); pip install {self.library}"
+                        f"Expected {self.library} for the classifier {self.library}:{self.model}, "
+                        f"got an import error ({error}); run pip install {self.library}."
                     ) from error
             return self._ready
 
 
 class ZeroShot:
-    """CLIP as a classifier: the class whose name is nearest (Radford et al. 2021).
+    """A zero-shot classifier: predicts the class with the nearest text (CLIP, Radford et al. 2021).
 
     Args:
         spec: "open_clip:<model>/<weights>", or "open_clip:miniature".
-        names: The classes.
-        texts: What to call each to CLIP, filled into the template.
+        names: Names of the classes.
+        texts: Text for each class, inserted into the template.
         template: Text with one ``{}``.
-        device: As for `Classifier`.
+        device: As in `Classifier`.
     """
 
     kind = "prediction"
@@ -129,7 +129,7 @@ class ZeroShot:
         template: str = TEMPLATE,
         device: str = "auto",
     ) -> None:
-        _, model = _parsed(spec)
+        _, model = _parse_spec(spec)
         name, _, pretrained = model.rpartition("/") if ":" not in model else (model, "", "")
         self.encoder = OpenClipEncoder(name or model, pretrained if name else None, device)
         self.names = tuple(names)
@@ -145,11 +145,11 @@ class ZeroShot:
         return {**self.encoder.identity, "names": list(self.names), "texts": list(self.texts)}
 
     def prepare(self, image: Image.Image) -> Any:
-        """Return what CLIP reads."""
+        """Returns CLIP's input."""
         return self.encoder.prepare(image)
 
     def __call__(self, batch: list[Any]) -> list[str | Refused]:
-        """Return the name of the class whose text is nearest to each prepared image."""
+        """Returns the name of the class whose text is nearest to each prepared image."""
         with self._lock:
             if self._vectors is None:
                 self._vectors = self.encoder.encode_texts(self.texts)
@@ -173,40 +173,40 @@ def predict(
     device: str = "auto",
     progress: bool = True,
 ) -> np.ndarray:
-    """Runs a classifier over a set.
+    """Runs a classifier on a set.
 
-    A trained classifier's own names of classes are matched with the data's: by ``class_names``, by
-    the same text (case, "_" and "-" aside), or, when there are as many of the one as of the other,
-    in sorted order of the data's (which is how ImageNet's wnids are numbered).
+    A trained classifier's class names are matched with the data's by ``class_names``, or by equal
+    text (ignoring case, "_" and "-"). If no name matches and the numbers of classes are equal, they
+    are matched in the sorted order of the data's names, as ImageNet's wnids are.
 
     Args:
-        spec: The classifier, see the module.
+        spec: The classifier, in the form of the module's docstring.
         images: The set.
-        truth: (n,) str, the class of each image as the data calls it.
-        class_names: The data's class → what the classifier (or CLIP's text) calls it.
-        template: Of zero-shot classification.
-        cache: Predictions are kept in it.
-        batch_size: Images at a time.
+        truth: (n,) str, the true class of each image, with the data's names.
+        class_names: The data's class → the classifier's name for it, or the text for CLIP.
+        template: Template of zero-shot classification.
+        cache: Cache of predictions.
+        batch_size: Number of images per batch.
         device: "auto", "cpu", "cuda" or "mps".
-        progress: Show a bar on stderr.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
-        (n,) str, named as the data names its classes where it has them, "" for an image that could
-        not be classified.
+        (n,) str, with the data's name of a class where it has one, "" for an image that could not
+        be classified.
 
     Raises:
-        InputError: There is no such model, or its classes are not the data's.
+        InputError: The model does not exist, or its classes do not match the data's.
         MissingBackendError: A library or a model's weights are not available.
     """
     called = class_names or {}
     known = sorted(set(truth.tolist()) - {""})
-    if _parsed(spec)[0] == "open_clip":
+    if _parse_spec(spec)[0] == "open_clip":
         texts = [called.get(name) or name.replace("_", " ") for name in known]
         model: Classifier | ZeroShot = ZeroShot(spec, known, texts, template, device)
         named = {name: name for name in known}
     else:
         model = Classifier(spec, device)
-        named = _named(model.names, known, called, spec)
+        named = _match_names(model.names, known, called, spec)
     applied = apply(
         model,
         images,
@@ -218,10 +218,10 @@ def predict(
     return np.array([named.get(v, v) if v is not None else "" for v in applied.values], dtype=str)
 
 
-def _named(
+def _match_names(
     own: Sequence[str], known: Sequence[str], called: Mapping[str, str], spec: str
 ) -> dict[str, str]:
-    """The classifier's name → the data's."""
+    """Returns a mapping from the classifier's class names to the data's."""
     by_text = {_plain(called.get(name, name)): name for name in known}
     found = {name: by_text[_plain(name)] for name in own if _plain(name) in by_text}
     if len(found) < len(known) and not called and len(own) == len(known) and not found:
@@ -230,13 +230,13 @@ def _named(
         lacking = sorted(set(known) - set(found.values()))
         raise InputError(
             f"Expected classes that {spec} knows, got {manifest.listed(lacking)}, which it does "
-            f"not (it knows {manifest.listed(list(own))}); say what it calls them (class_names)."
+            f"not (it knows {manifest.listed(list(own))}); set class_names to its names of them."
         )
     return found
 
 
-def _told_apart(names: Sequence[str]) -> tuple[str, ...]:
-    """Different names: torchvision's ImageNet has two cranes and two maillots."""
+def _make_unique(names: Sequence[str]) -> tuple[str, ...]:
+    """Makes names unique: torchvision's ImageNet classes have two cranes and two maillots."""
     return tuple(f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names))
 
 
@@ -244,7 +244,7 @@ def _plain(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
-def _parsed(spec: str) -> tuple[str, str]:
+def _parse_spec(spec: str) -> tuple[str, str]:
     if spec == "miniature":
         return "transformers", str(miniature.folder("classifier"))
     library, _, model = spec.partition(":")

@@ -1,7 +1,8 @@
-"""``clip-vs-resnet``: what one classifier gets right where another is wrong.
+"""``clip-vs-resnet``: images that one classifier gets right and another gets wrong.
 
-Dunlap et al., CVPR 2024, section 6.2: images that CLIP classifies rightly and a ResNet wrongly,
-against those that both do. Any two classifiers, or two columns of predictions, will do.
+Dunlap et al., CVPR 2024, section 6.2: images that CLIP classifies correctly and a ResNet does not,
+against those that both classify correctly. It works with any two classifiers or columns of
+predictions.
 """
 
 from collections.abc import Mapping
@@ -15,14 +16,14 @@ from visdiff.errors import InputError
 from visdiff.recipes.classifiers import TEMPLATE
 from visdiff.recipes.forming import (
     Pairs,
+    balance_classes,
     check_sides,
     classes_of,
-    matched,
-    slices,
+    make_slices,
     without_duplicates,
 )
-from visdiff.recipes.outcomes import named, outcomes
-from visdiff.recipes.run import Formed, RecipeReport, run
+from visdiff.recipes.outcomes import named_subset, outcomes
+from visdiff.recipes.run import RecipeReport, RecipeSets, run
 
 NAME = "clip-vs-resnet"
 FIRST = "open_clip:ViT-B-32/openai"
@@ -44,10 +45,10 @@ def clip_vs_resnet(
     Args:
         images: A folder of class directories, or a manifest.
         first: A column of predictions, or a classifier to run (`visdiff.recipes.classifiers`).
-        second: Likewise.
-        cache: Where predictions, captions and embeddings are kept; the user's by default.
-        progress: Show progress bars on stderr.
-        **how: What `form` takes: what to compare with, classes, slices, the share held out, the
+        second: Another one, in the same form.
+        cache: Cache of predictions, captions and embeddings; the user's cache by default.
+        progress: Whether to show progress bars on stderr.
+        **how: Arguments of `form`: set B, classes, slices, the held-out fraction, the
             configuration.
 
     Returns:
@@ -76,27 +77,27 @@ def form(
     config: Config,
     cache: Cache | None = None,
     progress: bool = True,
-) -> Formed:
-    """Forms sets of the images that only the first classifier gets right and of others.
+) -> RecipeSets:
+    """Forms the set of images that only the first classifier gets right, and a set of others.
 
-    Classifiers differ from class to class, so "more dogs" may be all there is to find; with
-    ``match_classes`` both sets have the same classes in the same shares.
+    The accuracy of classifiers depends on the class, so the main difference may be "more dogs";
+    ``match_classes`` balances the classes of both sets.
 
     Args:
         images: A folder of class directories, or a manifest.
         first: A column of predictions, or a classifier to run (`visdiff.recipes.classifiers`).
-        second: Likewise.
-        against: What set A, only the first right, is compared with: images that "both-right" do,
-            the "reverse" (only the second right), or all the "rest".
+        second: Another one, in the same form.
+        against: Set B: images that both classifiers get right ("both-right"), that only the second
+            gets right ("reverse"), or all others ("rest").
         class_column: Column of the class; by default the image's directory.
-        class_names: The data's class → what the classifiers call it.
-        template: Of zero-shot classification.
-        match_classes: Give both sets the same shares of the classes.
-        per_class: Also compare class by class, with one correction over all.
-        held_out: Share put aside for the check of the confirmed sentences; 0 for none.
+        class_names: The data's class → the classifiers' name for it.
+        template: Template of zero-shot classification.
+        match_classes: Whether to balance the classes of both sets.
+        per_class: Whether to compare each class too, with one correction over all.
+        held_out: Fraction held out for the check of the confirmed sentences; 0 for none.
         config: The configuration of every comparison.
-        cache: Where predictions are kept; the user's by default.
-        progress: Show progress bars on stderr.
+        cache: Cache of predictions; the user's cache by default.
+        progress: Whether to show progress bars on stderr.
 
     Raises:
         InputError: A source, column or classifier does not exist, or a set is empty.
@@ -123,19 +124,19 @@ def form(
     }
     if against not in sides:
         raise InputError(f"Expected against to be one of {', '.join(sides)}, got {against!r}.")
-    a, of_a = named(found, one & ~two, f"only {first} right")
-    b, of_b = named(found, sides[against], titles[against])
+    a, classes_a = named_subset(found, one & ~two, f"only {first} right")
+    b, classes_b = named_subset(found, sides[against], titles[against])
     check_sides([(a.name, len(a)), (b.name, len(b))], "use more images or other classifiers")
-    place = dict(zip((*a.ids, *b.ids), (*of_a.tolist(), *of_b.tolist()), strict=True))
+    place = dict(zip((*a.ids, *b.ids), (*classes_a.tolist(), *classes_b.tolist()), strict=True))
     a, b, notes = without_duplicates(a, b)
     notes = [*found.notes, *notes]
     if match_classes:
         rng = np.random.default_rng(config.seed)
-        a, b, more = matched(a, b, classes_of(a, place), classes_of(b, place), rng)
+        a, b, more = balance_classes(a, b, classes_of(a, place), classes_of(b, place), rng)
         notes += more
     pairs: Pairs = [(a, b)]
     if per_class:
-        sliced, more = slices(a, b, classes_of(a, place), classes_of(b, place))
+        sliced, more = make_slices(a, b, classes_of(a, place), classes_of(b, place))
         pairs += sliced
         notes += more
-    return Formed(NAME, pairs, config, notes, held_out)
+    return RecipeSets(NAME, pairs, config, notes, held_out)

@@ -1,7 +1,6 @@
-"""Forming sets: classes, duplicates and what is left out, with a sentence for each.
+"""Forming sets: classes, duplicates and slices.
 
-Nothing is dropped in silence. Each function returns, beside the sets, the sentences that the report
-has to say about them.
+No image is left out silently: each function returns the sets together with notes for the report.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,37 +14,37 @@ from visdiff.imageset import ImageSet, manifest
 Pairs = list[tuple[ImageSet, ImageSet]]
 
 
-def classes(images: ImageSet, column: str | None = None) -> np.ndarray:
-    """The class of each image, (n,) str, "" where it is unknown.
+def image_classes(images: ImageSet, column: str | None = None) -> np.ndarray:
+    """Returns the class of each image, (n,) str, "" where it is unknown.
 
     Args:
         images: The set.
-        column: A column of its manifest; by default the directory that the image's file is in.
+        column: A column of its manifest; by default the name of the image's directory.
 
     Raises:
-        InputError: There is no such column, or an image without a file.
+        InputError: The column does not exist, or an image has no file.
     """
     if column is not None:
-        return texts(images, column)
+        return column_texts(images, column)
     paths = [images.path(i) for i in range(len(images))]
     if any(path is None for path in paths):
         raise InputError(
             f"Expected images in directories named by their class in {images.source}, got images "
-            "without a file; give a manifest and the column of the class."
+            "without a file; pass a manifest and the column of the class."
         )
     return np.array([path.parent.name for path in paths if path is not None], dtype=str)
 
 
 def classes_of(images: ImageSet, place: Mapping[str, str]) -> np.ndarray:
-    """The class of each image by its id, (n,) str."""
+    """Returns the class of each image by its id, (n,) str."""
     return np.array([place[name] for name in images.ids], dtype=str)
 
 
-def texts(images: ImageSet, column: str) -> np.ndarray:
-    """The cells of a column as text, (n,) str, "" where a cell is missing.
+def column_texts(images: ImageSet, column: str) -> np.ndarray:
+    """Returns the cells of a column as text, (n,) str, "" where a cell is missing.
 
     Raises:
-        InputError: There is no such column.
+        InputError: The column does not exist.
     """
     frame = images.frame
     manifest.check_columns(frame, [column], images.source)
@@ -53,7 +52,7 @@ def texts(images: ImageSet, column: str) -> np.ndarray:
 
 
 def with_columns(images: ImageSet, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> ImageSet:
-    """The same images with columns added or replaced.
+    """Returns the same images with columns added or replaced.
 
     Raises:
         InputError: An image has no file.
@@ -71,12 +70,12 @@ def with_columns(images: ImageSet, columns: Mapping[str, Sequence[Any] | np.ndar
 
 
 def without_duplicates(a: ImageSet, b: ImageSet) -> tuple[ImageSet, ImageSet, list[str]]:
-    """Leaves out images that are in both sets, and all but the first of copies within one.
+    """Removes images that are in both sets, and all but the first of the copies within a set.
 
-    An image in both sets says nothing of how they differ; copies are no independent images.
+    An image in both sets carries no information on their difference; copies are not independent.
 
     Returns:
-        Both sets, and a sentence for each kind of duplicate that was found.
+        Both sets, and a note for each kind of duplicate that was found.
     """
     of_a, of_b = digests(a), digests(b)
     both = (set(of_a) & set(of_b)) - {None}
@@ -106,7 +105,7 @@ def without_duplicates(a: ImageSet, b: ImageSet) -> tuple[ImageSet, ImageSet, li
 
 
 def digests(images: ImageSet) -> list[str | None]:
-    """The content of each image, None where the file cannot be read (the comparison says so)."""
+    """Returns the digest of each image, None where the file cannot be read."""
     found: list[str | None] = []
     for i in range(len(images)):
         try:
@@ -116,24 +115,24 @@ def digests(images: ImageSet) -> list[str | None]:
     return found
 
 
-def matched(
+def balance_classes(
     a: ImageSet,
     b: ImageSet,
     classes_a: np.ndarray,
     classes_b: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[ImageSet, ImageSet, list[str]]:
-    """Gives both sets the same classes in the same shares, so that class is no difference.
+    """Balances the classes of both sets, so that the class is not a difference.
 
-    Classes of one set alone are left out. When one set has the same multiple of the other's images
-    in every class, all are kept; else as many of each class as the smaller side has, at random.
+    Classes of only one set are left out. When the ratio of the sets' sizes is the same in every
+    class, all images are kept. Otherwise each class is subsampled to the smaller set's count.
 
     Args:
         a: Set A.
         b: Set B.
         classes_a: (n_a,) str.
         classes_b: (n_b,) str.
-        rng: Draws the images that stay.
+        rng: Generator for the subsampling.
 
     Raises:
         InputError: The sets share no class.
@@ -150,8 +149,8 @@ def matched(
     if not shared:
         raise InputError(
             f"Expected classes that {a.name} and {b.name} share, got "
-            f"{manifest.listed(sorted(names_a))} and {manifest.listed(sorted(names_b))}; name the "
-            "directories (or the column's values) alike."
+            f"{manifest.listed(sorted(names_a))} and {manifest.listed(sorted(names_b))}; use the "
+            "same names for the directories (or the column's values)."
         )
     places = [
         {name: np.flatnonzero(of == name) for name in shared} for of in (classes_a, classes_b)
@@ -175,20 +174,20 @@ def matched(
     return sides[0], sides[1], notes
 
 
-def slices(
+def make_slices(
     a: ImageSet, b: ImageSet, values_a: np.ndarray, values_b: np.ndarray, least: int = 2
 ) -> tuple[Pairs, list[str]]:
-    """One pair of sets for each value that both sets have.
+    """Returns one pair of sets for each value that both sets have.
 
     Args:
         a: Set A.
         b: Set B.
         values_a: (n_a,) str, such as the classes; images with "" are in no slice.
         values_b: (n_b,) str.
-        least: Slices with fewer images on a side are left out and counted.
+        least: Minimum number of images per set; smaller slices are left out and reported.
 
     Returns:
-        Pairs named "<set>: <value>", in the order of the values, and what was left out.
+        Pairs named "<set>: <value>", in the order of the values, and notes on omitted slices.
     """
     values = sorted({v for v in (*values_a.tolist(), *values_b.tolist()) if v})
     pairs: Pairs = []
@@ -211,18 +210,18 @@ def slices(
     return pairs, notes
 
 
-def left_out(count: int, of: int, why: str) -> list[str]:
-    """A sentence on images that were left out; none when there are none."""
+def exclusion_notes(count: int, of: int, why: str) -> list[str]:
+    """Returns a note on images that were left out, or nothing when `count` is 0."""
     return [f"{count} of {of} images were left out: {why}."] if count else []
 
 
-def check_sides(sides: Iterable[tuple[str, int]], what: str) -> None:
+def check_sides(sides: Iterable[tuple[str, int]], advice: str) -> None:
     """Raises InputError when a side of a comparison has no image.
 
     Args:
-        sides: What each side is, and its number of images.
-        what: What to do about it.
+        sides: Name and number of images of each set.
+        advice: What the user can do about an empty set.
     """
     for name, count in sides:
         if not count:
-            raise InputError(f"Expected images in the set “{name}”, got none; {what}.")
+            raise InputError(f"Expected images in the set “{name}”, got none; {advice}.")

@@ -1,7 +1,7 @@
 """``generators``: how the images of two text-to-image models differ, prompt by prompt.
 
 Dunlap et al., CVPR 2024, section 6.4, on Stable Diffusion 2.1 and 1.4. Images of the same prompt
-(and seed) are pairs: the proposals, the tests and the intervals respect that.
+(and seed) are pairs, and the proposals, tests and intervals are paired.
 """
 
 from pathlib import Path
@@ -14,11 +14,11 @@ from visdiff.comparison.split import align
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet, manifest
-from visdiff.recipes.forming import Pairs, slices, texts, with_columns
-from visdiff.recipes.run import Formed, RecipeReport, run
+from visdiff.recipes.forming import Pairs, column_texts, make_slices, with_columns
+from visdiff.recipes.run import RecipeReport, RecipeSets, run
 
 NAME = "generators"
-#: Which of a prompt's images this is, where no column says it.
+#: Column with the number of an image among those of its prompt, added when there are no seeds.
 IMAGE = "image_of_prompt"
 
 
@@ -33,11 +33,12 @@ def generators(
     """Compares two generators on the same prompts.
 
     Args:
-        first: Set A: a manifest with the prompt of each image, or a folder that holds one.
-        second: Set B, likewise.
-        cache: Where captions and embeddings are kept; the user's by default.
-        progress: Show progress bars on stderr.
-        **how: What `form` takes: columns, names, slices, the share held out, the configuration.
+        first: Set A: a manifest with the prompt of each image, or a folder with such a manifest.
+        second: Set B, in the same form.
+        cache: Cache of captions and embeddings; the user's cache by default.
+        progress: Whether to show progress bars on stderr.
+        **how: Arguments of `form`: columns, names, slices, the held-out fraction, the
+            configuration.
 
     Returns:
         The report; ``overall`` is first (A) against second (B).
@@ -60,25 +61,26 @@ def form(
     name_second: str = "second",
     held_out: float = 0.2,
     config: Config,
-) -> Formed:
-    """Forms two sets of the same prompts, and a pair a slice when asked.
+) -> RecipeSets:
+    """Forms two sets with the same prompts, and optionally one pair per slice.
 
-    A prompt is text of a column and never part of a path. It may have any number of images: with a
-    column of seeds, an image's partner has the same prompt and seed; without, the k-th image of a
-    prompt is paired with the other generator's k-th. Images without a partner are left out and
-    counted, prompts of one generator alone included. What is held out is whole prompts.
+    Prompts are read from a column, never from paths. A prompt may have any number of images. With a
+    column of seeds, paired images have the same prompt and seed; without one, the k-th image of a
+    prompt is paired with the other generator's k-th image. Images without a partner are left out
+    and reported, including those of prompts that only one generator has. Images of a prompt are
+    held out together.
 
     Args:
-        first: Set A: a manifest with the prompt of each image, or a folder that holds one.
-        second: Set B, likewise.
+        first: Set A: a manifest with the prompt of each image, or a folder with such a manifest.
+        second: Set B, in the same form.
         prompt: Column of the prompt in both.
         seed: Column of the seed in both; by default "seed" when both have it.
-        by: Also compare slice by slice, by the values of this column, with one correction over all.
-        name_first: What to call set A.
-        name_second: What to call set B.
-        held_out: Share of the prompts put aside for the check of the confirmed sentences; 0 for
+        by: Column whose values are compared as slices too, with one correction over all.
+        name_first: Name of set A.
+        name_second: Name of set B.
+        held_out: Fraction of the prompts held out for the check of the confirmed sentences; 0 for
             none.
-        config: The configuration of every comparison; what it is paired by is set here.
+        config: The configuration of every comparison; ``paired_by`` is set here.
 
     Raises:
         InputError: A source or column does not exist, or no image has a partner.
@@ -89,7 +91,7 @@ def form(
     ]
     notes: list[str] = []
     for k, images in enumerate(sets):
-        known = texts(images, prompt) != ""
+        known = column_texts(images, prompt) != ""
         if not known.all():
             notes.append(f"{int((~known).sum())} images of {images.name} have no prompt; left out.")
             sets[k] = images.subset(known)
@@ -97,13 +99,13 @@ def form(
         seed = "seed"
     if seed is None:
         seed = IMAGE
-        counts = [_counted(texts(images, prompt)) for images in sets]
+        counts = [_occurrence_numbers(column_texts(images, prompt)) for images in sets]
         if any((count > 1).any() for count in counts):
             notes.append(
                 "Without a column of seeds, the k-th images of a prompt are taken as partners."
             )
         sets = [with_columns(s, {IMAGE: c}) for s, c in zip(sets, counts, strict=True)]
-    only = [set(texts(s, prompt).tolist()) for s in sets]
+    only = [set(column_texts(s, prompt).tolist()) for s in sets]
     for images, own, others in zip(sets, only, reversed(only), strict=True):
         if alone := own - others:
             notes.append(f"{len(alone)} prompts are of {images.name} only and were left out.")
@@ -115,32 +117,32 @@ def form(
         notes.append(f"{same} pairs are the same image, byte for byte; they count as no change.")
     pairs: Pairs = [(a, b)]
     if by is not None:
-        # Of the first generator's manifest: a prompt is in one slice, whoever drew it.
-        sliced, more = slices(a, b, texts(a, by), texts(a, by))
+        # Slices are read from the first manifest only: paired images are in the same slice.
+        sliced, more = make_slices(a, b, column_texts(a, by), column_texts(a, by))
         pairs += sliced
         notes += more
     paired = config.changed(paired_by=(prompt, seed))
-    return Formed(NAME, pairs, paired, notes, held_out, held_out_by=(prompt,))
+    return RecipeSets(NAME, pairs, paired, notes, held_out, held_out_by=(prompt,))
 
 
 def _manifest(source: Any) -> Any:
-    """The manifest in a folder; anything else as it is."""
+    """Returns the manifest in a folder; other sources are returned unchanged."""
     if not isinstance(source, (str, Path)) or not Path(source).is_dir():
         return source
     found = sorted(f for f in Path(source).iterdir() if f.suffix.lower() in manifest.SUFFIXES)
     if len(found) != 1:
         names = manifest.listed([f.name for f in found]) if found else "none"
         raise InputError(
-            f"Expected one manifest with the prompts in {source}, got {names}; name the manifest."
+            f"Expected one manifest with the prompts in {source}, got {names}; pass its path."
         )
     return found[0]
 
 
-def _counted(values: np.ndarray) -> np.ndarray:
-    """How many equal values there are up to each one, (n,) int from 1."""
-    seen: dict[str, int] = {}
-    counts = []
+def _occurrence_numbers(values: np.ndarray) -> np.ndarray:
+    """Returns the number of equal values up to each position, (n,) int from 1."""
+    counts: dict[str, int] = {}
+    numbers = []
     for value in values.tolist():
-        seen[value] = seen.get(value, 0) + 1
-        counts.append(seen[value])
-    return np.array(counts, dtype=int)
+        counts[value] = counts.get(value, 0) + 1
+        numbers.append(counts[value])
+    return np.array(numbers, dtype=int)

@@ -1,9 +1,9 @@
-"""The sentences as a classifier: do they tell apart images that nobody has looked at yet?
+"""The confirmed sentences as a classifier of held-out images.
 
-The check of the paper's memorability study (Dunlap et al., CVPR 2024, section 6.5): whoever can say
-how two sets differ can sort new images into them. Before anything else a part of both sets is put
-aside. It proposes nothing and tests nothing; at the end the confirmed sentences, and nothing but
-their scores, decide which set each of its images is of.
+This is the check of the paper's memorability study (Dunlap et al., CVPR 2024, section 6.5): a
+description of how two sets differ should classify new images. A part of both sets is held out
+before the comparison and used neither to propose nor to test. At the end, the scores of the
+confirmed sentences alone assign each held-out image to a set.
 """
 
 from collections.abc import Sequence
@@ -22,19 +22,19 @@ from visdiff.results import DifferenceReport, Hypothesis
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How well the confirmed sentences sort images that neither proposed nor tested.
+    """How well the confirmed sentences classify held-out images.
 
     Attributes:
-        sentences: The confirmed sentences that decided; none when nothing was confirmed.
-        n_a: Held-out images of A that were scored.
-        n_b: The same of B.
-        right_a: How many of A's were put into A.
-        right_b: How many of B's were put into B.
-        n_unscored: Held-out images without a score; they count nowhere.
-        accuracy: Share of images put where they belong, or None when there is no sentence or image.
-        ci_low: Lower end of its Wilson interval, images taken as independent; or None.
-        ci_high: Upper end.
-        majority: What naming the larger set every time would reach, or None.
+        sentences: The confirmed sentences that were used; empty when nothing was confirmed.
+        n_a: Number of scored held-out images of A.
+        n_b: Number of scored held-out images of B.
+        right_a: Number of A's images that were assigned to A.
+        right_b: Number of B's images that were assigned to B.
+        n_unscored: Number of held-out images without a score, excluded from the accuracy.
+        accuracy: Fraction of correctly assigned images, or None without sentences or images.
+        ci_low: Lower bound of its Wilson interval, for independent images, or None.
+        ci_high: Upper bound, or None.
+        majority: Accuracy of always choosing the larger set, or None.
     """
 
     sentences: tuple[str, ...]
@@ -49,37 +49,37 @@ class HeldOut:
     majority: float | None
 
     def sentence(self) -> str:
-        """The result in a sentence."""
+        """Returns the result in a sentence."""
         if not self.sentences:
-            return "Nothing was confirmed, so no sentence could sort the held-out images."
+            return "Nothing was confirmed, so no sentence could classify the held-out images."
         if self.accuracy is None or self.ci_low is None or self.ci_high is None:
             return "No held-out image could be scored."
         text = (
-            f"The {len(self.sentences)} confirmed sentences put {self.right_a + self.right_b} of "
-            f"{self.n_a + self.n_b} held-out images into the right set: accuracy "
-            f"{self.accuracy:.2f} ({self.ci_low:.2f} to {self.ci_high:.2f}); naming the larger set "
-            f"every time reaches {self.majority:.2f}."
+            f"The {len(self.sentences)} confirmed sentences assign {self.right_a + self.right_b} "
+            f"of {self.n_a + self.n_b} held-out images to the right set: accuracy "
+            f"{self.accuracy:.2f} ({self.ci_low:.2f} to {self.ci_high:.2f}); always choosing the "
+            f"larger set gives {self.majority:.2f}."
         )
         if self.n_unscored:
-            text += f" {self.n_unscored} more could not be scored."
+            text += f" {self.n_unscored} more images could not be scored."
         return text
 
 
 def hold_out(
     a: ImageSet, b: ImageSet, fraction: float, config: Config, key: Sequence[str] = ()
 ) -> tuple[tuple[ImageSet, ImageSet], tuple[ImageSet, ImageSet], Config]:
-    """Puts a part of both sets aside, by content, so that copies never straddle.
+    """Holds out a part of both sets, by content, so that copies are in the same part.
 
     Args:
         a: Set A.
         b: Set B.
-        fraction: Share to put aside, 0 or more and below 1.
+        fraction: Fraction to hold out, 0 or more and below 1.
         config: The comparison's configuration.
         key: Columns whose values stay together, such as the prompt; the image's content by default.
 
     Returns:
-        The sets to compare, the sets put aside, and a configuration whose discovery half is the
-        same share of the sets to compare as it was of the whole ones.
+        The sets to compare, the held-out sets, and the configuration with the discovery fraction
+        adjusted to the smaller sets.
 
     Raises:
         InputError: The fraction is out of range, or a column does not exist.
@@ -88,13 +88,14 @@ def hold_out(
         raise InputError(
             f"Expected a held-out share of 0 or more and below 1, got {fraction}; 0.2 is usual."
         )
-    cut = [images.split(1 - fraction, list(key) or None) for images in (a, b)]
-    kept, aside = (cut[0][0], cut[1][0]), (cut[0][1], cut[1][1])
+    (kept_a, out_a), (kept_b, out_b) = (
+        images.split(1 - fraction, list(key) or None) for images in (a, b)
+    )
     if tuple(key) == tuple(config.paired_by):
-        # Both cuts read the same number of an image: what is put aside comes off its upper end.
+        # Both splits use the same hash of an image, and the upper end of its range is held out.
         share = config.statistics.discovery_fraction * (1 - fraction)
         config = config.changed(statistics__discovery_fraction=share)
-    return kept, aside, config
+    return (kept_a, kept_b), (out_a, out_b), config
 
 
 def check(
@@ -105,26 +106,26 @@ def check(
     cache: Cache,
     progress: bool = False,
 ) -> HeldOut:
-    """Lets the confirmed sentences of a report sort images that it has not seen.
+    """Classifies held-out images with the confirmed sentences of a report.
 
-    The rule is a linear discriminant with a diagonal covariance: each sentence votes with its
-    score's distance from the middle between the sets' means, weighed by how far these are apart in
-    (pooled) variances. Means and variances are those of the images that tested the sentences; no
-    set is taken to be likelier. A sentence without a score on an image has no vote on it.
+    The classifier is a linear discriminant with a diagonal covariance and equal priors: each
+    sentence votes with the distance of its score from the midpoint of the sets' means, weighted by
+    the difference of the means over the pooled variance. Means and variances are estimated on the
+    images of the comparison. A sentence without a score for an image has no vote on it.
 
     Args:
-        report: As `visdiff.comparison.compare.compare` made it, with its scores.
-        a: Images of A that were put aside.
-        b: Images of B.
+        report: A report as returned by `visdiff.comparison.compare.compare`, with its scores.
+        a: Held-out images of A.
+        b: Held-out images of B.
         backends: The models of the report.
-        cache: Where captions and embeddings are kept.
-        progress: Show progress bars on stderr.
+        cache: Cache of captions and embeddings.
+        progress: Whether to show progress bars on stderr.
 
     Returns:
-        The result; without an accuracy where nothing was confirmed or nothing could be scored.
+        The result, without an accuracy when nothing was confirmed or nothing could be scored.
 
     Raises:
-        InputError: The report was read back and has no scores.
+        InputError: The report was loaded from JSON and has no scores.
     """
     confirmed = report.confirmed
     if not confirmed or not len(a) + len(b):
@@ -132,8 +133,8 @@ def check(
         return HeldOut(texts, 0, 0, 0, 0, len(a) + len(b), None, None, None, None)
     if report.scores is None:
         raise InputError(
-            "Expected a report with its scores, got one that was read back; use it as compare "
-            "returns it."
+            "Expected a report with its scores, got one that was loaded from JSON; use the report "
+            "that compare returns."
         )
     hypotheses = [Hypothesis(d.text, d.direction, d.proposer, d.round) for d in confirmed]
     captions = None
@@ -163,17 +164,17 @@ def check(
 
 
 def _votes(scores: np.ndarray, known: np.ndarray, known_is_a: np.ndarray) -> np.ndarray:
-    """Sum of the sentences' votes for A, (n,).
+    """Returns the sum of the sentences' votes for A, (n,).
 
     Args:
-        scores: (h, n) of the images to sort, NaN where unscored.
-        known: (h, m) of the images that tested.
+        scores: (h, n) scores of the images to classify, NaN where unscored.
+        known: (h, m) scores of the images of the comparison.
         known_is_a: (m,) bool.
     """
     of_a, of_b = known[:, known_is_a], known[:, ~known_is_a]
     mean_a, mean_b = np.nanmean(of_a, axis=1), np.nanmean(of_b, axis=1)
     variance = (np.nanvar(of_a, axis=1) + np.nanvar(of_b, axis=1)) / 2
-    # Scores that are constant within both sets separate perfectly: any small variance does.
+    # Scores that are constant within both sets separate perfectly; any small variance will do.
     floor = np.maximum(1e-6 * (mean_a - mean_b) ** 2, np.finfo(np.float64).tiny)
     weight = (mean_a - mean_b) / np.maximum(variance, floor)
     distance = scores - ((mean_a + mean_b) / 2)[:, None]

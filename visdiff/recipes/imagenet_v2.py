@@ -1,7 +1,7 @@
-"""``imagenet-v2``: how a re-collected data set differs from the original, class by class if wanted.
+"""``imagenet-v2``: how a re-collected data set differs from the original, overall and per class.
 
 Dunlap et al., CVPR 2024, section 6.1, on ImageNet's validation images and ImageNetV2 (Recht et al.,
-ICML 2019). Any two data sets of the same classes will do.
+ICML 2019). It works with any two data sets with the same classes.
 """
 
 import re
@@ -15,14 +15,14 @@ from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.recipes.forming import (
-    classes,
+    balance_classes,
     classes_of,
-    left_out,
-    matched,
-    slices,
+    exclusion_notes,
+    image_classes,
+    make_slices,
     without_duplicates,
 )
-from visdiff.recipes.run import Formed, RecipeReport, run
+from visdiff.recipes.run import RecipeReport, RecipeSets, run
 
 NAME = "imagenet-v2"
 _WNID = re.compile(r"n\d{8}")
@@ -40,16 +40,17 @@ def imagenet_v2(
 
     Args:
         variant: Set A: a folder of class directories, or a manifest with a column of classes.
-        original: Set B, likewise.
-        cache: Where captions and embeddings are kept; the user's cache by default.
-        progress: Show progress bars on stderr.
-        **how: What `form` takes: columns, names, slices, the share held out, the configuration.
+        original: Set B, in the same form.
+        cache: Cache of captions and embeddings; the user's cache by default.
+        progress: Whether to show progress bars on stderr.
+        **how: Arguments of `form`: columns, names, slices, the held-out fraction, the
+            configuration.
 
     Returns:
         The report; ``overall`` is variant (A) against original (B).
 
     Raises:
-        InputError: A source or column does not exist, or the two share no class.
+        InputError: A source or column does not exist, or the sets share no class.
         MissingBackendError: A library or a model's weights are not available.
     """
     return run(form(variant, original, **how), cache, progress)
@@ -66,66 +67,70 @@ def form(
     name_original: str = "original",
     held_out: float = 0.2,
     config: Config,
-) -> Formed:
-    """Forms two sets of the same classes, and a pair a class when asked.
+) -> RecipeSets:
+    """Forms two sets with the same classes, and optionally one pair per class.
 
-    Classes of only one of them are left out and counted, images in both are left out of both, and
-    the shares of the classes are made equal, so that class is not itself a difference. ImageNetV2's
-    numbered directories ("0" … "999") are matched with wnids in sorted order, as its authors number
-    them. ImageNetV2 has ten images a class: too few to confirm anything within one at the default
-    ``statistics.min_scored``; such comparisons say so.
+    Classes of only one set are left out and reported, images in both sets are removed, and the
+    classes are balanced, so that the class is not a difference. ImageNetV2's numbered directories
+    ("0" … "999") are matched with wnids in sorted order, as its authors number them. ImageNetV2 has
+    ten images per class, too few to confirm anything within a class at the default
+    ``statistics.min_scored``; the reports of such comparisons state this.
 
     Args:
         variant: Set A: a folder of class directories, or a manifest with ``class_column``.
-        original: Set B, likewise.
+        original: Set B, in the same form.
         class_column: Column of the class in both; by default the image's directory.
-        class_names: Directory (or column) name → the name of the class, where the two differ.
-        per_class: Also compare class by class, with one correction over all.
-        name_variant: What to call set A.
-        name_original: What to call set B.
-        held_out: Share put aside for the check of the confirmed sentences; 0 for none.
-        config: The configuration of every comparison; its seed draws the images that stay.
+        class_names: Name of a directory (or value of the column) → name of the class, where they
+            differ.
+        per_class: Whether to compare each class too, with one correction over all.
+        name_variant: Name of set A.
+        name_original: Name of set B.
+        held_out: Fraction held out for the check of the confirmed sentences; 0 for none.
+        config: The configuration of every comparison; its seed is used to balance classes.
 
     Raises:
-        InputError: A source or column does not exist, or the two share no class.
+        InputError: A source or column does not exist, or the sets share no class.
     """
     a = ImageSet.open(variant, name=name_variant)
     b = ImageSet.open(original, name=name_original)
     a, b, notes = without_duplicates(a, b)
-    of_a, of_b = (_renamed(classes(s, class_column), class_names) for s in (a, b))
-    of_a, of_b = _numbered(of_a, of_b), _numbered(of_b, of_a)
-    for images, of in ((a, of_a), (b, of_b)):
-        notes += left_out(int((of == "").sum()), len(of), f"{images.name} has no class for them")
-    place_a = dict(zip(a.ids, of_a.tolist(), strict=True))
-    place_b = dict(zip(b.ids, of_b.tolist(), strict=True))
-    a, b, more = matched(a, b, of_a, of_b, np.random.default_rng(config.seed))
+    names_a, names_b = (
+        _rename_classes(image_classes(s, class_column), class_names) for s in (a, b)
+    )
+    classes_a, classes_b = _numbers_to_wnids(names_a, names_b), _numbers_to_wnids(names_b, names_a)
+    for images, own in ((a, classes_a), (b, classes_b)):
+        reason = f"{images.name} has no class for them"
+        notes += exclusion_notes(int((own == "").sum()), len(own), reason)
+    place_a = dict(zip(a.ids, classes_a.tolist(), strict=True))
+    place_b = dict(zip(b.ids, classes_b.tolist(), strict=True))
+    a, b, more = balance_classes(a, b, classes_a, classes_b, np.random.default_rng(config.seed))
     notes += more
     pairs = [(a, b)]
     if per_class:
-        sliced, more = slices(a, b, classes_of(a, place_a), classes_of(b, place_b))
+        sliced, more = make_slices(a, b, classes_of(a, place_a), classes_of(b, place_b))
         pairs += sliced
         notes += more
-    return Formed(NAME, pairs, config, notes, held_out)
+    return RecipeSets(NAME, pairs, config, notes, held_out)
 
 
-def _renamed(names: np.ndarray, class_names: Mapping[str, str] | None) -> np.ndarray:
+def _rename_classes(names: np.ndarray, class_names: Mapping[str, str] | None) -> np.ndarray:
     if not class_names:
         return names
     return np.array([class_names.get(name, name) for name in names.tolist()], dtype=str)
 
 
-def _numbered(names: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Numbers 0 … n-1 as the wnids that they stand for, where the other set has wnids."""
+def _numbers_to_wnids(names: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Replaces class numbers 0 … n-1 by the corresponding wnids, if the other set has wnids."""
     own, wnids = set(names.tolist()) - {""}, sorted(set(other.tolist()) - {""})
     if not own or not all(name.isdecimal() for name in own):
         return names
     if not wnids or not all(_WNID.fullmatch(name) for name in wnids):
         return names
     numbers = {int(name) for name in own}
-    every = len(wnids) == 1000 and max(numbers) < 1000
-    if not every and numbers != set(range(len(wnids))):
+    is_imagenet = len(wnids) == 1000 and max(numbers) < 1000
+    if not is_imagenet and numbers != set(range(len(wnids))):
         raise InputError(
             f"Expected numbered classes 0 … {len(wnids) - 1} for {len(wnids)} wnids, got "
-            f"{len(own)} numbers up to {max(numbers)}; say which is which (class_names)."
+            f"{len(own)} numbers up to {max(numbers)}; map them with class_names."
         )
     return np.array([wnids[int(name)] if name else "" for name in names.tolist()], dtype=str)

@@ -1,7 +1,8 @@
-"""``memorability``: how images at the top of a score differ from those at its bottom.
+"""``memorability``: how images with a high score differ from those with a low score.
 
 Dunlap et al., CVPR 2024, section 6.5, on LaMem (Khosla et al., ICCV 2015): the most against the
-least memorable quarter, and the sentences as a classifier on images put aside. Any score will do.
+least memorable quarter, and the sentences as a classifier of held-out images. It works with any
+score.
 """
 
 from typing import Any
@@ -13,8 +14,8 @@ from visdiff.cache import Cache
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet, manifest
-from visdiff.recipes.forming import Pairs, digests, left_out, texts, with_columns
-from visdiff.recipes.run import Formed, RecipeReport, run
+from visdiff.recipes.forming import Pairs, column_texts, digests, exclusion_notes, with_columns
+from visdiff.recipes.run import RecipeReport, RecipeSets, run
 
 NAME = "memorability"
 
@@ -27,20 +28,20 @@ def memorability(
     progress: bool = True,
     **how: Any,
 ) -> RecipeReport:
-    """Compares the images at the two ends of a score.
+    """Compares the images with the highest and with the lowest scores.
 
     Args:
         images: A manifest with a column of scores.
         score: The column.
-        cache: Where captions and embeddings are kept; the user's by default.
-        progress: Show progress bars on stderr.
-        **how: What `form` takes: quantiles, slices, the share held out, the configuration.
+        cache: Cache of captions and embeddings; the user's cache by default.
+        progress: Whether to show progress bars on stderr.
+        **how: Arguments of `form`: quantiles, slices, the held-out fraction, the configuration.
 
     Returns:
         The report; ``overall`` is high (A) against low (B).
 
     Raises:
-        InputError: A source or column does not exist, the scores are no numbers or all alike, or
+        InputError: A source or column does not exist, the scores are not numbers or all equal, or
             the quantiles are out of order.
         MissingBackendError: A library or a model's weights are not available.
     """
@@ -56,25 +57,25 @@ def form(
     by: str | None = None,
     held_out: float = 0.2,
     config: Config,
-) -> Formed:
-    """Forms sets of the images at the two ends of a score, and a pair a slice when asked.
+) -> RecipeSets:
+    """Forms the sets of images with high and with low scores, and optionally one pair per slice.
 
-    Images with the same bytes are one image, whose score is the mean of theirs, so that none is in
-    both sets, counted twice, or put aside and proposed from at once. Images without a score are
-    left out and counted.
+    Images with the same bytes are merged into one with their mean score, so that no image is in
+    both sets, counted twice, or in both a held-out and a compared set. Images without a score are
+    left out and reported.
 
     Args:
         images: A manifest with a column of scores.
         score: The column.
         low: Set B is the images at or below this quantile of the score.
-        high: Set A is those at or above this one.
-        by: Also compare slice by slice, by the values of this column, cut at the slice's own
-            quantiles, with one correction over all.
-        held_out: Share put aside for the check of the confirmed sentences; 0 for none.
+        high: Set A is the images at or above this quantile.
+        by: Column whose values are compared as slices too, each with its own quantiles, and one
+            correction over all.
+        held_out: Fraction held out for the check of the confirmed sentences; 0 for none.
         config: The configuration of every comparison.
 
     Raises:
-        InputError: A source or column does not exist, the scores are no numbers or all alike, or
+        InputError: A source or column does not exist, the scores are not numbers or all equal, or
             the quantiles are out of order.
     """
     if not 0 < low <= high < 1:
@@ -86,16 +87,16 @@ def form(
     cells = opened.frame[score]
     numbers = np.asarray(pd.to_numeric(cells, errors="coerce"), dtype=np.float64)
     known = np.isfinite(numbers)
-    if (wrong := ~known & (texts(opened, score) != "")).any():
-        example = texts(opened, score)[wrong][0]
+    if (wrong := ~known & (column_texts(opened, score) != "")).any():
+        example = column_texts(opened, score)[wrong][0]
         raise InputError(
             f"Expected numbers in the column {score!r}, got {example!r}; name another column."
         )
-    notes = left_out(int((~known).sum()), len(known), "they have no score")
+    notes = exclusion_notes(int((~known).sum()), len(known), "they have no score")
     opened, numbers = opened.subset(known), numbers[known]
-    opened, numbers, more = _merged(opened, numbers, score)
+    opened, numbers, more = _merge_duplicates(opened, numbers, score)
     notes += more
-    whole = _ends(opened, numbers, low, high, f"high {score}", f"low {score}")
+    whole = _split_by_quantiles(opened, numbers, low, high, f"high {score}", f"low {score}")
     if whole is None:
         raise InputError(
             f"Expected scores that differ in the column {score!r}, got none at or above quantile "
@@ -103,12 +104,12 @@ def form(
         )
     pairs: Pairs = [whole]
     if by is not None:
-        values = texts(opened, by)
+        values = column_texts(opened, by)
         alike = []
         for value in sorted(set(values.tolist()) - {""}):
             own = values == value
             names = (f"high {score}: {value}", f"low {score}: {value}")
-            sides = _ends(opened.subset(own), numbers[own], low, high, *names)
+            sides = _split_by_quantiles(opened.subset(own), numbers[own], low, high, *names)
             if sides is None or min(map(len, sides)) < 2:
                 alike.append(value)
             else:
@@ -118,13 +119,13 @@ def form(
                 f"{len(alike)} slices have fewer than 2 images at an end, or scores that are all "
                 f"alike, and were not compared: {manifest.listed(alike)}."
             )
-    return Formed(NAME, pairs, config, notes, held_out)
+    return RecipeSets(NAME, pairs, config, notes, held_out)
 
 
-def _merged(
+def _merge_duplicates(
     images: ImageSet, numbers: np.ndarray, score: str
 ) -> tuple[ImageSet, np.ndarray, list[str]]:
-    """Images of the same content as one, with the mean of their scores."""
+    """Merges images with the same content into one with the mean of their scores."""
     places: dict[str, list[int]] = {}
     for i, digest in enumerate(digests(images)):
         places.setdefault(digest if digest is not None else f"unreadable {i}", []).append(i)
@@ -136,15 +137,15 @@ def _merged(
     differ = sum(len(set(numbers[own].tolist())) > 1 for own in places.values())
     note = (
         f"{copies} of {len(images)} images are copies of another and were merged with it; "
-        f"{differ} of these images had scores that differ, and have their mean."
+        f"{differ} of these images had different scores, and were given the mean."
     )
     return with_columns(images.subset(first), {score: means}), means, [note]
 
 
-def _ends(
+def _split_by_quantiles(
     images: ImageSet, numbers: np.ndarray, low: float, high: float, name_a: str, name_b: str
 ) -> tuple[ImageSet, ImageSet] | None:
-    """The images at the top and at the bottom; None when the cuts do not part them."""
+    """Returns the images with high and with low scores; None when the quantiles are equal."""
     if not len(numbers):
         return None
     bottom, top = np.quantile(numbers, [low, high])

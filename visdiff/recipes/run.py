@@ -1,7 +1,8 @@
-"""What every recipe does with the sets that it has formed: compare together, check on the rest.
+"""Running a recipe: the comparisons of its sets and the check on held-out images.
 
-A recipe has two parts. Its ``form`` turns data into a `Formed`: pairs of sets, and what was left
-out of them. `run` compares them; `planned` says what that would take, and computes nothing.
+A recipe has two parts. Its function ``form`` converts data to `RecipeSets`: pairs of sets, and
+notes on excluded images. `run` compares them; `plan_recipe` estimates the cost without computing
+anything.
 """
 
 import json
@@ -30,10 +31,10 @@ class RecipeReport:
 
     Attributes:
         recipe: Its name, such as "imagenet-v2".
-        many: The comparisons: the whole sets first, then the slices; one correction over all. Its
-            warnings are ``notes`` and the checks in words.
-        heldout: The check of each comparison on images that were put aside; empty when none were.
-        notes: How the sets were formed: what was left out, matched or merged.
+        many: The comparisons: the full sets first, then the slices, with one correction over all.
+            Its warnings are ``notes`` and the results of the held-out checks in words.
+        heldout: The check of each comparison on held-out images; empty without held-out images.
+        notes: How the sets were formed: which images were left out, matched or merged.
     """
 
     recipe: str
@@ -43,12 +44,12 @@ class RecipeReport:
 
     @property
     def overall(self) -> DifferenceReport | None:
-        """The report on the whole sets; None when they could not be compared."""
+        """The report on the full sets; None when they could not be compared."""
         a, b = self.many.names[:2]
         return self.many.reports.get((a, b))
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON values."""
+        """Returns the result as JSON values."""
         return {
             "recipe": self.recipe,
             "notes": list(self.notes),
@@ -57,19 +58,19 @@ class RecipeReport:
         }
 
     def to_json(self, indent: int | None = None) -> str:
-        """The result as JSON.
+        """Returns the result as JSON.
 
         Args:
-            indent: Spaces per level, or None for one line.
+            indent: Spaces per level, or None for a single line.
         """
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
     def to_markdown(self) -> str:
-        """The comparisons as Markdown, the notes and the checks at the head."""
+        """Returns the comparisons as Markdown, preceded by the notes and the held-out checks."""
         return f"Recipe: {escape(self.recipe)}\n\n{self.many.to_markdown()}"
 
     def save(self, directory: str | Path) -> Path:
-        """Writes what `ManyReport.save` writes, and recipe.json.
+        """Writes the files of `ManyReport.save` and recipe.json.
 
         Raises:
             InputError: The folder cannot be written to.
@@ -80,17 +81,17 @@ class RecipeReport:
 
 
 @dataclass(frozen=True)
-class Formed:
-    """The sets of a recipe, before anything is compared.
+class RecipeSets:
+    """The sets of a recipe, before the comparison.
 
     Attributes:
         recipe: The recipe's name.
-        pairs: The whole sets first, then the slices; a pair's names occur once.
+        pairs: The full sets first, then the slices; names are unique.
         config: The configuration of every comparison.
-        notes: Sentences on how the sets were formed.
-        held_out: Share of every set that neither proposes nor tests; 0 for no check.
-        held_out_by: Columns whose values are put aside as a whole; the image's content, or the
-            pair's key, when empty.
+        notes: How the sets were formed, one sentence each.
+        held_out: Fraction of every set that is held out for the check; 0 for no check.
+        held_out_by: Columns that group images for the held-out split; when empty, the image's
+            content or the pair's key.
     """
 
     recipe: str
@@ -101,23 +102,23 @@ class Formed:
     held_out_by: Sequence[str] = ()
 
 
-def run(formed: Formed, cache: Cache | None = None, progress: bool = True) -> RecipeReport:
-    """Compares the pairs with one correction over all, and checks what they confirm.
+def run(formed: RecipeSets, cache: Cache | None = None, progress: bool = True) -> RecipeReport:
+    """Compares the pairs with one correction over all, and checks the confirmed sentences.
 
     Args:
-        formed: The sets, and how to compare them.
-        cache: Where captions and embeddings are kept; the user's cache by default.
-        progress: Show progress bars on stderr.
+        formed: The sets and the configuration.
+        cache: Cache of captions and embeddings; the user's cache by default.
+        progress: Whether to show progress bars on stderr.
 
     Raises:
-        InputError: No pair could be compared, or a setting does not fit.
+        InputError: No pair could be compared, or a setting is invalid.
         MissingBackendError: A library or a model's weights are not available.
     """
-    kept, aside, config = _cut(formed)
+    pairs, held_out, config = _hold_out(formed)
     with Cache() if cache is None else nullcontext(cache) as store:
         backends = Backends.of(config, store)
         many = compare_pairs(
-            kept,
+            pairs,
             title=formed.recipe,
             config=config,
             cache=store,
@@ -125,33 +126,33 @@ def run(formed: Formed, cache: Cache | None = None, progress: bool = True) -> Re
             progress=progress,
         )
         checks: dict[Pair, HeldOut] = {}
-        for a, b in aside:
+        for a, b in held_out:
             if (report := many.reports.get((a.name, b.name))) is not None:
                 checks[a.name, b.name] = check(report, a, b, backends, store, progress)
-    told = [f"{a} and {b}: {h.sentence()}" for (a, b), h in checks.items() if h.sentences]
+    results = [f"{a} and {b}: {h.sentence()}" for (a, b), h in checks.items() if h.sentences]
     notes = tuple(formed.notes)
-    return RecipeReport(formed.recipe, replace(many, warnings=(*notes, *told)), checks, notes)
+    return RecipeReport(formed.recipe, replace(many, warnings=(*notes, *results)), checks, notes)
 
 
-def planned(formed: Formed) -> ManyPlan:
-    """Says what `run` would take at most; decodes no image and loads no model.
+def plan_recipe(formed: RecipeSets) -> ManyPlan:
+    """Estimates the maximum cost of `run`, without decoding images or loading models.
 
     Raises:
-        InputError: A setting does not fit, or a backend cannot be had as it is configured.
+        InputError: A setting is invalid, or a backend is not available as configured.
     """
-    kept, aside, config = _cut(formed)
-    return plan_many(kept, config, aside)
+    pairs, held_out, config = _hold_out(formed)
+    return plan_many(pairs, config, held_out)
 
 
-def _cut(
-    formed: Formed,
+def _hold_out(
+    formed: RecipeSets,
 ) -> tuple[list[tuple[ImageSet, ImageSet]], list[tuple[ImageSet, ImageSet]], Config]:
-    """The pairs to compare, what is put aside of each (none without a check), the configuration."""
+    """Returns the pairs to compare, the held-out pairs (if any) and the configuration."""
     config = formed.config
     key = tuple(formed.held_out_by) or config.paired_by
-    kept, aside = [], []
+    pairs, held_out = [], []
     for a, b in formed.pairs:
-        to_compare, put_aside, config = hold_out(a, b, formed.held_out, formed.config, key)
-        kept.append(to_compare)
-        aside.append(put_aside)
-    return kept, aside if formed.held_out else [], config
+        compared, rest, config = hold_out(a, b, formed.held_out, formed.config, key)
+        pairs.append(compared)
+        held_out.append(rest)
+    return pairs, held_out if formed.held_out else [], config

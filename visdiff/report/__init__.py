@@ -1,1 +1,1 @@
-"""Renders a `DifferenceReport`: one dict collected, then HTML, Markdown or a folder."""
+"""Renderers of a `DifferenceReport`: HTML, Markdown, or a folder with all formats."""

@@ -1,8 +1,7 @@
-"""A `DifferenceReport` as one plain dict that every renderer reads.
+"""Conversion of a `DifferenceReport` to one plain dict, the input of every renderer.
 
-All words and all decisions about what to say are here; the renderers only lay them out and escape
-them. Nothing in the dict is escaped: hypotheses, captions, names, ids and paths are text that
-users and models wrote.
+The wording and the choice of content are here; the renderers only do layout and escaping. Nothing
+in the dict is escaped: hypotheses, captions, names, ids and paths are text from users and models.
 """
 
 import base64
@@ -14,21 +13,21 @@ from visdiff.report import figures
 from visdiff.results import Difference, DifferenceReport, Rejected, SetCard
 
 MAX_EVIDENCE = 6
-"""Images shown per difference and set; more do not tell more."""
+"""Maximum number of images shown per difference and set."""
 
 PIXELATED_UP_TO = 96
-"""Thumbnails of at most this many pixels are scaled up with hard edges: drawings stay crisp."""
+"""Thumbnails up to this size in pixels are scaled up without smoothing, so drawings stay sharp."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 
 
-def collect(report: DifferenceReport, figures_too: bool = True) -> dict[str, Any]:
-    """Everything that a rendering shows, as dicts, lists, strings and numbers.
+def collect(report: DifferenceReport, with_figures: bool = True) -> dict[str, Any]:
+    """Returns the content of a rendered report as dicts, lists, strings and numbers.
 
     Args:
         report: The report.
-        figures_too: Also compute histograms and encode thumbnails; False is cheap.
+        with_figures: Whether to compute histograms and encode thumbnails; False is fast.
 
     Returns:
         A dict with ``verdict``, ``state`` ("found", "none" or "double-dipped"), ``summary``,
@@ -39,7 +38,7 @@ def collect(report: DifferenceReport, figures_too: bool = True) -> dict[str, Any
     confirmed = sum(d.confirmed for d in report.differences)
     candidates = sum(1 + len(d.synonyms) for d in report.differences) + len(report.rejected)
     state = "double-dipped" if report.double_dipped else "found" if confirmed else "none"
-    scored = _scored_rows(report) if figures_too else None
+    scores = _Scores(report) if with_figures else None
     return {
         "schema_version": report.schema_version,
         "verdict": _sentence_case(report.verdict),
@@ -52,7 +51,7 @@ def collect(report: DifferenceReport, figures_too: bool = True) -> dict[str, Any
         "paired_by": list(report.paired_by),
         "second_ranker": second_ranker(report),
         "differences": [
-            _difference(report, d, number, scored) for number, d in enumerate(report.differences, 1)
+            _difference(report, d, number, scores) for number, d in enumerate(report.differences, 1)
         ],
         "separability": _separability(report, confirmed),
         "minimum_detectable_auroc": finite(report.minimum_detectable_auroc),
@@ -67,18 +66,18 @@ def collect(report: DifferenceReport, figures_too: bool = True) -> dict[str, Any
 
 
 def finite(value: float | None) -> float | None:
-    """The number, or None when it is missing, NaN or infinite."""
+    """Returns the number, or None when it is missing, NaN or infinite."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
 def auroc_text(value: float | None) -> str:
-    """An AUROC to two decimals, "–" when missing."""
+    """Formats an AUROC with two decimals, "–" when missing."""
     number = finite(value)
     return "–" if number is None else f"{number:.2f}"
 
 
 def p_text(value: float | None) -> str:
-    """A p- or q-value as one reads it: "< 0.001", "0.004", "0.21"; "–" when missing."""
+    """Formats a p- or q-value as "< 0.001", "0.004" or "0.21", "–" when missing."""
     number = finite(value)
     if number is None:
         return "–"
@@ -88,13 +87,13 @@ def p_text(value: float | None) -> str:
 
 
 def mean_text(value: float | None) -> str:
-    """A score to three significant digits, "–" when missing."""
+    """Formats a score with three significant digits, "–" when missing."""
     number = finite(value)
     return "–" if number is None else f"{number:#.3g}".rstrip(".").replace("-", "−")
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted name, text) pairs, in order."""
+    """Returns nested settings as (dotted name, text) pairs, in order."""
     rows: list[tuple[str, str]] = []
     for name, item in value.items():
         dotted = f"{prefix}{name}"
@@ -117,44 +116,44 @@ def _count(n: int, one: str, many: str | None = None) -> str:
 
 
 def _summary(report: DifferenceReport, state: str, confirmed: int, candidates: int) -> list[str]:
-    """The sentences under the headline."""
+    """Returns the sentences under the headline."""
     a, b = report.set_a, report.set_b
     images = f"{_count(a.n_scored, 'image')} of {a.name} and {b.n_scored:,} of {b.name}"
     floor = finite(report.minimum_detectable_auroc)
     pairs = f", paired by {', '.join(report.paired_by)}" if report.paired_by else ""
     if state == "double-dipped":
         return [
-            "There were too few images to keep two halves apart: the same images were used to "
-            "propose these sentences and to test them, so the numbers flatter the sentences and "
-            "nothing is confirmed.",
-            f"Scored on {images}{pairs}. More images would allow a real test.",
+            "There were too few images for a held-out split: the same images were used to propose "
+            "these sentences and to test them, so the numbers are too optimistic and nothing is "
+            "confirmed.",
+            f"Scored on {images}{pairs}. Add images to allow a valid test.",
         ]
-    held_out = f"Every number is computed on {images} that proposed nothing{pairs}."
+    tested = (
+        f"Confirmed: {confirmed} of {_count(candidates, 'candidate sentence')}. All numbers are "
+        f"computed on held-out images: {images}{pairs}."
+    )
     if state == "found":
-        return [
-            f"Out of {_count(candidates, 'candidate sentence')}, {confirmed} held up. {held_out}",
-            *_checked(report),
-        ]
-    sentences = [f"Out of {_count(candidates, 'candidate sentence')}, none held up. {held_out}"]
+        return [tested, *_second_ranker_summary(report)]
+    sentences = [tested]
     if floor is not None:
         sentences.append(
-            f"That many images would have detected a difference of AUROC {floor:.2f} or more with "
-            "power 0.8; smaller differences cannot be ruled out."
+            f"This many images detect a difference of AUROC {floor:.2f} or more with power 0.8; "
+            "smaller differences cannot be ruled out."
         )
     return sentences
 
 
-def _checked(report: DifferenceReport) -> list[str]:
-    """What the second ranker made of the confirmed differences, in a sentence."""
+def _second_ranker_summary(report: DifferenceReport) -> list[str]:
+    """Returns one sentence about the second ranker's results, or nothing without one."""
     name = second_ranker(report)
     if name is None:
         return []
-    says = [verify_text(d) for d in report.differences if d.confirmed]
-    unscored = says.count("no score")
+    outcomes = [verify_text(d) for d in report.differences if d.confirmed]
+    unscored = outcomes.count("no score")
     return [
-        f"A second ranker ({name}) scored the confirmed ones on the same images: it agrees on "
-        f"{says.count('agrees')} and disagrees on {says.count('disagrees')}"
-        + (f"; {unscored} it could not score." if unscored else ".")
+        f"A second ranker ({name}) scored the confirmed differences on the same images: it agrees "
+        f"on {outcomes.count('agrees')} and disagrees on {outcomes.count('disagrees')}"
+        + (f"; it could not score {unscored}." if unscored else ".")
     ]
 
 
@@ -171,7 +170,7 @@ def _set_card(card: SetCard) -> dict[str, Any]:
 
 
 def _difference(
-    report: DifferenceReport, d: Difference, number: int, scored: Any | None
+    report: DifferenceReport, d: Difference, number: int, scores: "_Scores | None"
 ) -> dict[str, Any]:
     names = {"A": report.set_a.name, "B": report.set_b.name}
     return {
@@ -195,24 +194,24 @@ def _difference(
         "round": d.round,
         "verify": _verify(d),
         "forest": figures.forest_row(d.auroc, d.ci_low, d.ci_high, d.direction),
-        "histogram": _histogram(scored, d.text) if scored is not None else None,
+        "histogram": _histogram(scores, d.text) if scores is not None else None,
         "evidence": {
-            "A": _evidence(report, "A", d.evidence_a) if scored is not None else [],
-            "B": _evidence(report, "B", d.evidence_b) if scored is not None else [],
+            "A": _evidence(report, "A", d.evidence_a) if scores is not None else [],
+            "B": _evidence(report, "B", d.evidence_b) if scores is not None else [],
         },
     }
 
 
 def second_ranker(report: DifferenceReport) -> str | None:
-    """Name of the ranker that checked the confirmed differences; None when none did."""
+    """Returns the name of the ranker that checked the confirmed differences, or None."""
     if not any(d.disputed is not None or d.verify_n_unscored for d in report.differences):
         return None
-    told = report.config.get("verify")
-    return str(told["backend"]) if isinstance(told, Mapping) else "second ranker"
+    settings = report.config.get("verify")
+    return str(settings["backend"]) if isinstance(settings, Mapping) else "second ranker"
 
 
 def verify_text(d: Difference) -> str:
-    """What the second ranker says of a difference: "agrees", "disagrees", "no score" or "–"."""
+    """Returns the second ranker's result: "agrees", "disagrees", "no score" or "–"."""
     if d.disputed is not None:
         return "disagrees" if d.disputed else "agrees"
     return "no score" if d.verify_n_unscored else "–"
@@ -222,7 +221,7 @@ def _verify(d: Difference) -> dict[str, Any] | None:
     if d.disputed is None and not d.verify_n_unscored:
         return None
     return {
-        "says": verify_text(d),
+        "outcome": verify_text(d),
         "disputed": bool(d.disputed),
         "auroc": finite(d.verify_auroc),
         "ci_low": finite(d.verify_ci_low),
@@ -232,7 +231,7 @@ def _verify(d: Difference) -> dict[str, Any] | None:
 
 
 class _Scores:
-    """Columns of the score frame by hypothesis, on the images that numbers were computed on."""
+    """The scores of each hypothesis on the images that statistics were computed on."""
 
     def __init__(self, report: DifferenceReport) -> None:
         frame = report.scores
@@ -241,29 +240,25 @@ class _Scores:
         self.frame = frame
 
     def sides(self, text: str) -> tuple[Any, Any] | None:
-        """The scores of A's and of B's images, or None when the sentence has no column."""
+        """Returns the scores of A's and of B's images, or None when the sentence has no column."""
         if self.frame is None or text not in self.frame or text in ("set", "id", "half"):
             return None
         column = self.frame[text]
         return column[self.frame["set"] == "A"], column[self.frame["set"] == "B"]
 
 
-def _scored_rows(report: DifferenceReport) -> _Scores:
-    return _Scores(report)
-
-
-def _histogram(scored: _Scores, text: str) -> dict[str, Any] | None:
-    sides = scored.sides(text)
+def _histogram(scores: _Scores, text: str) -> dict[str, Any] | None:
+    sides = scores.sides(text)
     return figures.histogram(*sides) if sides else None
 
 
 def _evidence(report: DifferenceReport, side: str, ids: Sequence[str]) -> list[dict[str, Any]]:
-    shown = []
+    images = []
     for image_id in ids[:MAX_EVIDENCE]:
         key = f"{side}/{image_id}"
         data = report.thumbnails.get(key)
         src, small = _data_uri(data) if data else (None, False)
-        shown.append(
+        images.append(
             {
                 "id": image_id,
                 "caption": report.captions.get(key) or "",
@@ -271,11 +266,11 @@ def _evidence(report: DifferenceReport, side: str, ids: Sequence[str]) -> list[d
                 "pixelated": small,
             }
         )
-    return shown
+    return images
 
 
 def _data_uri(data: bytes) -> tuple[str | None, bool]:
-    """The image as a data URI, and whether it is small; None for bytes that are no PNG or JPEG."""
+    """Returns a PNG or JPEG image as a data URI (None for other bytes) and whether it is small."""
     if data.startswith(_PNG):
         kind = "png"
         small = max(int.from_bytes(data[16:20]), int.from_bytes(data[20:24])) <= PIXELATED_UP_TO
@@ -310,11 +305,11 @@ def _separability(report: DifferenceReport, confirmed: int) -> dict[str, Any]:
 
 
 def _explanation(images: float | None, sentences: float | None, confirmed: int) -> str:
-    """Explained separability in plain language."""
+    """Describes the explained separability in words."""
     if images is None:
         return (
-            "How different the sets are as a whole was not measured: it needs image features and "
-            "enough images a side for cross-validation."
+            "How different the sets are overall was not measured: it requires image features and "
+            "enough images per set for cross-validation."
         )
     if images < 0.6:
         degree = "hardly different"
@@ -325,7 +320,7 @@ def _explanation(images: float | None, sentences: float | None, confirmed: int) 
     else:
         degree = "very different"
     first = (
-        f"The sets are {degree}: a probe on the image features tells them apart with AUROC "
+        f"The sets are {degree}: a probe on the image features separates them with AUROC "
         f"{images:.2f}"
     )
     if not confirmed or sentences is None:
@@ -333,7 +328,7 @@ def _explanation(images: float | None, sentences: float | None, confirmed: int) 
             return f"{first}, where 0.5 is chance. There is little to explain."
         return (
             f"{first}, where 0.5 is chance. No confirmed sentence explains any of it: the sets "
-            "differ in something that no tested sentence puts into words."
+            "differ in something that no tested sentence describes."
         )
     if images < 0.6:
         return f"{first}; the confirmed sentences alone reach {sentences:.2f}. 0.5 is chance."
@@ -346,11 +341,7 @@ def _explanation(images: float | None, sentences: float | None, confirmed: int) 
         amount = "part of it"
     else:
         amount = "little of it"
-    rest = (
-        ""
-        if share >= 0.9
-        else " The rest is a difference that no confirmed sentence puts into words."
-    )
+    rest = "" if share >= 0.9 else " The rest is a difference that no confirmed sentence describes."
     return (
         f"{first}. The confirmed sentences alone reach {sentences:.2f}, so they explain {amount} "
         f"(0.5 is chance).{rest}"
@@ -370,22 +361,22 @@ def _null(report: DifferenceReport) -> dict[str, Any] | None:
         "repeats": null.repeats,
         "with_any_confirmed": null.with_any_confirmed,
         "confirmed_per_repeat": list(null.confirmed_per_repeat),
-        "sentence": f"With the images dealt to the two sets at random, {times}: {found}.",
+        "sentence": f"The run was repeated {times} with shuffled set membership: {found}.",
     }
 
 
 def _warnings(report: DifferenceReport) -> list[str]:
-    """The warnings that have no section of their own, and a pointer to those that have one."""
-    told_below = [str(w) for w in (report.preflight or {}).get("warnings") or ()]
-    warnings = [w for w in report.warnings if w not in told_below]
-    if told_below:
-        things = "one thing" if len(told_below) == 1 else f"{len(told_below)} things"
-        warnings.append(f"The pre-flight section tells {things} about the files to know first.")
+    """Returns the warnings that the pre-flight section does not repeat, and a pointer to it."""
+    in_preflight = [str(w) for w in (report.preflight or {}).get("warnings") or ()]
+    warnings = [w for w in report.warnings if w not in in_preflight]
+    if in_preflight:
+        count = _count(len(in_preflight), "warning")
+        warnings.append(f"The pre-flight section has {count} about the files; read it first.")
     return warnings
 
 
 def _preflight(report: DifferenceReport) -> dict[str, Any]:
-    """The pre-flight findings as lines, and the confounds as rows; tolerant of missing keys."""
+    """Returns the pre-flight findings as lines and the confounds as rows; keys may be missing."""
     found = report.preflight
     a, b = report.set_a.name, report.set_b.name
     lines: list[str] = []

@@ -1,8 +1,8 @@
-"""Geometry of the report's figures: numbers in, positions in percent out.
+"""Geometry of the report's figures: converts numbers to positions in percent.
 
-The pictures themselves are a few lines of SVG in the page's template. Positions are percentages, so
-that a figure is as wide as the phone or the screen it is shown on while its text and its dots keep
-their size, and colours are CSS variables, so that one figure is right in dark mode and in print.
+The page's template draws the figures as SVG. Positions are percentages, so a figure adapts to the
+width of the screen while text and dots keep their size. Colours are CSS variables, so one figure
+works in dark mode and in print.
 """
 
 import math
@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-FEWEST_BINS, MOST_BINS = 10, 32
+MIN_BINS, MAX_BINS = 10, 32
 
 
 def signed_position(auroc: float | None, direction: str) -> float | None:
-    """Where an oriented AUROC lies on the two-sided axis, in percent.
+    """Returns the position of an oriented AUROC on the two-sided axis, in percent.
 
-    The axis reads 1.0 (truer of A) at the left edge, 0.5 in the middle and 1.0 (truer of B) at the
-    right edge: the set that is named first is on the left.
+    The axis runs from 1.0 (more true of A) at the left edge over 0.5 in the middle to 1.0 (more
+    true of B) at the right edge.
 
     Args:
         auroc: Oriented AUROC in [0, 1], or None.
         direction: "A" or "B".
 
     Returns:
-        A position in [0, 100], or None when there is no number.
+        A position in [0, 100], or None when the number is missing.
     """
     if auroc is None or not math.isfinite(auroc):
         return None
@@ -37,7 +37,7 @@ def signed_position(auroc: float | None, direction: str) -> float | None:
 def forest_row(
     auroc: float | None, low: float | None, high: float | None, direction: str
 ) -> dict[str, float | None]:
-    """A row of the forest plot: dot ``x``, interval ``left`` and ``right``, in percent."""
+    """Returns a row of the forest plot: dot ``x``, interval ``left`` and ``right``, in percent."""
     ends = [signed_position(end, direction) for end in (low, high)]
     known = sorted(end for end in ends if end is not None)
     both = len(known) == 2
@@ -51,19 +51,19 @@ def forest_row(
 def histogram(
     scores_a: ArrayLike, scores_b: ArrayLike, bins: int | None = None
 ) -> dict[str, Any] | None:
-    """Two histograms on one axis, to be drawn back to back.
+    """Returns two histograms on one axis, to be drawn back to back.
 
-    Each set is divided by its own size, so that sets of different sizes can be compared, and both
-    are scaled by the tallest bar of the two.
+    Counts are divided by the size of their set, so that sets of different sizes can be compared,
+    and both histograms are scaled by the tallest bar.
 
     Args:
-        scores_a: Scores of A's images, any shape; NaN and infinities are left out.
+        scores_a: Scores of A's images, any shape; NaN and infinities are ignored.
         scores_b: Scores of B's images.
         bins: Number of bins over the joint range; by default twice the square root of the smaller
-            set's size, within reason.
+            set's size, clipped to [10, 32].
 
     Returns:
-        None when a set has no score; otherwise ``low`` and ``high`` (ends of the axis), ``a`` and
+        None when a set has no score. Otherwise ``low`` and ``high`` (ends of the axis), ``a`` and
         ``b`` (lists of {x, width, height}, in percent), ``mean_a`` and ``mean_b`` (positions of the
         means, in percent).
     """
@@ -71,7 +71,7 @@ def histogram(
     if not a.size or not b.size:
         return None
     if bins is None:
-        bins = int(np.clip(round(2 * math.sqrt(min(a.size, b.size))), FEWEST_BINS, MOST_BINS))
+        bins = int(np.clip(round(2 * math.sqrt(min(a.size, b.size))), MIN_BINS, MAX_BINS))
     low = float(min(a.min(), b.min()))
     high = float(max(a.max(), b.max()))
     if high - low <= 1e-9 * max(1.0, abs(low)):  # all scores equal: one bar in the middle

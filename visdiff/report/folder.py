@@ -1,4 +1,4 @@
-"""Writes a report as a folder that opens anywhere and that programs can read."""
+"""Writing a report to a folder, in formats for people and for programs."""
 
 import io
 from pathlib import Path
@@ -14,20 +14,19 @@ from visdiff.results import DifferenceReport
 def write_folder(report: DifferenceReport, directory: str | Path) -> Path:
     """Writes report.html, report.json, report.md, differences.csv and scores.parquet.
 
-    Everything is rendered before the first file is written, and each file is written under a
-    temporary name and renamed, so that a reader never sees half a file and a failed rendering
-    leaves an earlier report as it was. Without ``report.scores`` there is no scores.parquet, and
-    one that an earlier report left there is removed.
+    All formats are rendered before the first file is written, so a failed rendering leaves an
+    earlier report unchanged. Each file is written atomically. Without ``report.scores``,
+    scores.parquet is not written, and the one of an earlier report is removed.
 
     Args:
         report: The report.
-        directory: The folder; made, with its parents, when missing.
+        directory: The folder, created with its parents if missing.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: The folder cannot be made or written to.
+        InputError: The folder cannot be created or written to.
     """
     directory = Path(directory)
     files = {

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page, and as a small fragment for notebooks."""
+"""Rendering a report as a self-contained HTML page, and as a small fragment for notebooks."""
 
 import functools
 from importlib import resources
@@ -10,17 +10,17 @@ from visdiff.report.collect import auroc_text, collect, mean_text, p_text
 from visdiff.results import DifferenceReport
 
 FRAGMENT_ROWS = 12
-"""Differences that the notebook fragment lists; the page has all of them."""
+"""Maximum number of differences in the notebook fragment; the page has all of them."""
 
-# No request may leave the page: not for a script, a font or an image, nor for what slipped in.
+# The page makes no network request: no script, font or image, even if user text contains one.
 CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def render_html(report: DifferenceReport) -> str:
-    """The report as a page that opens offline, in light and dark, on a phone and on paper.
+    """Renders a report as a page that works offline, in light and dark mode and in print.
 
-    Styles, figures (SVG) and thumbnails (base64) are in the page; there is no script, no request.
-    Everything that came from the user is escaped.
+    Styles, figures (SVG) and thumbnails (base64) are embedded; there are no scripts and no network
+    requests. All text from users and models is escaped.
 
     Args:
         report: The report.
@@ -34,10 +34,10 @@ def render_html(report: DifferenceReport) -> str:
 
 
 def render_fragment(report: DifferenceReport) -> str:
-    """Verdict and a small table, as an HTML fragment for a notebook cell.
+    """Renders the verdict and a small table as an HTML fragment for a notebook cell.
 
-    Cheap: no thumbnail is encoded and no histogram computed. Styles are inline and only colours
-    that read on light and on dark, because the page around the fragment is not ours.
+    No thumbnail is encoded and no histogram computed. Styles are inline, and colours are legible on
+    a light and on a dark background, because the notebook's page is unknown.
 
     Args:
         report: The report.
@@ -46,7 +46,7 @@ def render_fragment(report: DifferenceReport) -> str:
         A ``<div>`` without ``<html>``, ids, classes or style sheets.
     """
     return _template("fragment.html.j2").render(
-        **collect(report, figures_too=False), rows=FRAGMENT_ROWS
+        **collect(report, with_figures=False), rows=FRAGMENT_ROWS
     )
 
 
@@ -54,7 +54,7 @@ def render_fragment(report: DifferenceReport) -> str:
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("visdiff.report", "templates"),
-        autoescape=True,  # for every template: the default goes by file name, and ours end in .j2
+        autoescape=True,  # the default depends on the file name, and ours end in .j2
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

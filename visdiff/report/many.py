@@ -1,4 +1,4 @@
-"""The index of many comparisons, as one self-contained HTML page and as Markdown."""
+"""Rendering the index of several comparisons, as a self-contained HTML page and as Markdown."""
 
 import functools
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from visdiff.results import Difference, DifferenceReport
 if TYPE_CHECKING:
     from visdiff.results.many import ManyReport, Pair
 
-_SHOWN = 5
-"""Confirmed differences of a pair that the index names; the pair's own page has all."""
+_MAX_ROWS = 5
+"""Maximum number of confirmed differences per pair in the index; the pair's page has all."""
 
 _PAGE = """\
 <!doctype html>
@@ -86,11 +86,11 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 
 
 def render_index(many: "ManyReport", links: Mapping["Pair", str]) -> str:
-    """The index page; opens offline, loads nothing.
+    """Renders the index page, which works offline.
 
     Args:
         many: The result.
-        links: Where each pair's own page is, relative to the index.
+        links: Link to each pair's own page, relative to the index.
     """
     matrix = _matrix(many, links)
     return _template().render(
@@ -105,8 +105,8 @@ def render_index(many: "ManyReport", links: Mapping["Pair", str]) -> str:
                 "name": f"{a} and {b}",
                 "link": links.get((a, b)),
                 "verdict": _sentence(report.verdict),
-                "rows": [_row(report, d) for d in report.confirmed[:_SHOWN]],
-                "more": max(0, len(report.confirmed) - _SHOWN),
+                "rows": [_row(report, d) for d in report.confirmed[:_MAX_ROWS]],
+                "more": max(0, len(report.confirmed) - _MAX_ROWS),
             }
             for (a, b), report in many.reports.items()
         ],
@@ -115,7 +115,7 @@ def render_index(many: "ManyReport", links: Mapping["Pair", str]) -> str:
 
 
 def render_markdown(many: "ManyReport") -> str:
-    """The same as GitHub-flavoured Markdown; text ending in a newline."""
+    """Renders the index as GitHub-flavoured Markdown that ends in a newline."""
     parts = [f"# {escape(many.title)}", escape(summary(many))]
     parts += [f"> **Note.** {escape(warning)}" for warning in many.warnings]
     for (a, b), report in many.reports.items():
@@ -137,7 +137,7 @@ def render_markdown(many: "ManyReport") -> str:
 
 
 def summary(many: "ManyReport") -> str:
-    """The whole result in two sentences."""
+    """Summarises the result in two sentences."""
     n = len(many.reports)
     text = (
         f"{many.n_confirmed} confirmed differences in {n} comparisons; q-values are corrected "
@@ -146,8 +146,8 @@ def summary(many: "ManyReport") -> str:
     dipped = sum(report.double_dipped for report in many.reports.values())
     if dipped:
         text += (
-            f" {dipped} of the comparisons had too few images for two halves: nothing could be "
-            "confirmed there, and their candidates are not among those."
+            f" {dipped} of the comparisons had too few images for a held-out split: they confirm "
+            "nothing, and their candidates are not counted."
         )
     if many.failed:
         text += f" {len(many.failed)} more could not be compared."
@@ -155,10 +155,10 @@ def summary(many: "ManyReport") -> str:
 
 
 def _matrix(many: "ManyReport", links: Mapping["Pair", str]) -> list[dict[str, Any]]:
-    """Counts by pair, mirrored; only where every pair of the sets was to be compared."""
-    wanted = {frozenset(pair) for pair in (*many.reports, *many.failed)}
+    """Returns the symmetric table of counts, or nothing unless all pairs were compared."""
+    pairs = {frozenset(pair) for pair in (*many.reports, *many.failed)}
     n = len(many.names)
-    if n < 3 or len(wanted) != n * (n - 1) // 2:
+    if n < 3 or len(pairs) != n * (n - 1) // 2:
         return []
 
     def cell(a: str, b: str) -> dict[str, Any] | None:

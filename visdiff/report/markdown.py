@@ -1,4 +1,4 @@
-"""The report as Markdown: for a pull request, a chat, a terminal or a language model."""
+"""Rendering a report as Markdown, for a pull request, a chat, a terminal or a language model."""
 
 import html
 import re
@@ -11,17 +11,17 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~!$])")
 
 
 def escape(text: str) -> str:
-    """User text as Markdown that shows exactly that text, on one line, also in a table cell.
+    """Escapes text so that Markdown shows exactly that text on one line, also in a table cell.
 
-    HTML characters become entities (Markdown renders them as themselves, and passes raw tags
-    through), Markdown's own are escaped with a backslash, and line breaks become spaces.
+    HTML characters become entities, because Markdown passes raw tags through; Markdown's special
+    characters are escaped with a backslash; line breaks become spaces.
     """
     one_line = " ".join(str(text).split())
     return _SPECIAL.sub(r"\\\1", html.escape(one_line, quote=False))
 
 
 def render_markdown(report: DifferenceReport) -> str:
-    """The report as GitHub-flavoured Markdown, without images.
+    """Renders the report as GitHub-flavoured Markdown, without images.
 
     Args:
         report: The report.
@@ -29,7 +29,7 @@ def render_markdown(report: DifferenceReport) -> str:
     Returns:
         Text ending in a newline.
     """
-    data = collect(report, figures_too=False)
+    data = collect(report, with_figures=False)
     parts = [f"# {escape(data['verdict'])}"]
     parts += [escape(sentence) for sentence in data["summary"]]
     parts += [f"> **Note.** {escape(warning)}" for warning in data["warnings"]]
@@ -74,7 +74,7 @@ def _differences(data: dict) -> list[str]:
             p_text(d["q_value"]),
             mean_text(d["mean_a"]),
             mean_text(d["mean_b"]),
-            *([_second(d)] if data["second_ranker"] else []),
+            *([_second_ranker(d)] if data["second_ranker"] else []),
         )
         for d in data["differences"]
     ]
@@ -91,25 +91,25 @@ def _differences(data: dict) -> list[str]:
         *([f"second ranker ({escape(data['second_ranker'])})"] if data["second_ranker"] else []),
     )
     parts = ["## Differences", _table(header, rows, numbers_from=4)]
-    also = [
+    synonyms = [
         f"- {d['number']}. also: {'; '.join(escape(s) for s in d['synonyms'])}"
         for d in data["differences"]
         if d["synonyms"]
     ]
-    if also:
-        parts += ["Other sentences that say the same:", "\n".join(also)]
+    if synonyms:
+        parts += ["Synonymous sentences:", "\n".join(synonyms)]
     return parts
 
 
-def _second(d: dict) -> str:
-    """What the second ranker says, with its AUROC and interval."""
+def _second_ranker(d: dict) -> str:
+    """Returns the second ranker's result with its AUROC and interval."""
     second = d["verify"]
     if second is None:
         return "–"
     if second["auroc"] is None:
-        return second["says"]
-    says = "DISAGREES" if second["disputed"] else second["says"]
-    return f"{says}: {auroc_text(second['auroc'])}, {_interval(second)}"
+        return second["outcome"]
+    outcome = "DISAGREES" if second["disputed"] else second["outcome"]
+    return f"{outcome}: {auroc_text(second['auroc'])}, {_interval(second)}"
 
 
 def _separability(data: dict) -> list[str]:
@@ -141,8 +141,8 @@ def _rejected(data: dict) -> list[str]:
         (r["text"], r["of"], r["reason"], auroc_text(r["auroc"]), p_text(r["q_value"]))
         for r in data["rejected"]
     ]
-    header = ("candidate", "claimed for", "reason", "AUROC", "q")
-    return ["## Left out", _table(header, rows, numbers_from=3)]
+    header = ("candidate", "more true of", "reason", "AUROC", "q")
+    return ["## Rejected candidates", _table(header, rows, numbers_from=3)]
 
 
 def _sets(data: dict) -> list[str]:

@@ -1,13 +1,12 @@
-"""What a comparison returns: frozen records, and one report with several doors.
+"""The result of a comparison: frozen dataclasses, and a report with several output formats.
 
-Everything here is plain data. The records hold no model, no open file and no array, so that a
-report can be compared with ``==``, written as JSON and read back years later. Three things ride
-along without being serialised (``scores``, ``thumbnails`` and ``captions``), because they are bulky
-and the renderers want them.
+Everything here is plain data. The dataclasses hold no model, no open file and no array, so a report
+can be compared with ``==``, written as JSON and read back years later. Three large fields that the
+renderers need are not serialised: ``scores``, ``thumbnails`` and ``captions``.
 
 Set A and set B are the first and the second argument of the comparison. ``direction`` always names
-the set a sentence is *more true of*, and AUROC, interval and tests are oriented by it: an AUROC
-above 0.5 speaks for the sentence whichever set it is about.
+the set that a sentence is *more true of*. AUROC, interval and tests are oriented by it: an AUROC
+above 0.5 supports the sentence, whichever set it describes.
 """
 
 import dataclasses
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 else:
     Frame = Any  # pydantic reads the annotations, and this module loads no pandas
 
-#: Of the JSON that is written. Version 2 added what a second ranker says of a difference.
+#: Version of the JSON layout that is written. Version 2 added the second ranker's results.
 SCHEMA_VERSION = 2
 _READABLE = (1, 2)
 
@@ -65,11 +64,11 @@ def _without_pydantic(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A sentence that is claimed to be more true of one set than of the other.
+    """A sentence that may be more true of one set than of the other.
 
     Attributes:
         text: The sentence or phrase, as the proposer wrote it.
-        direction: The set, "A" or "B", that it is claimed to be more true of.
+        direction: The set, "A" or "B", that it should be more true of.
         proposer: Name of the proposer it came from.
         round: 1 for the first round of proposals, 2 for the second, …
     """
@@ -85,35 +84,35 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Difference:
-    """A scored difference: the representative of a group of sentences that say the same thing.
+    """A scored difference: the representative of a group of redundant sentences.
 
     Attributes:
         text: The sentence.
         direction: The set it is more true of, "A" or "B".
-        auroc: Chance, in [0, 1], that a random image of ``direction``'s set scores higher than a
-            random image of the other set, ties counting half.
-        ci_low: Lower end of the AUROC's interval, oriented like ``auroc``.
-        ci_high: Upper end.
-        p_value: One-sided p-value, alternative "truer of ``direction``'s set".
-        q_value: The same after Benjamini–Hochberg over every candidate scored in the run.
-        confirmed: Whether it passed the thresholds on images that did not propose it.
+        auroc: Probability, in [0, 1], that a random image of ``direction``'s set scores higher than
+            a random image of the other set; ties count half.
+        ci_low: Lower bound of the AUROC's confidence interval, oriented like ``auroc``.
+        ci_high: Upper bound.
+        p_value: One-sided p-value, with the alternative "more true of ``direction``'s set".
+        q_value: The p-value after Benjamini–Hochberg over all candidates scored in the run.
+        confirmed: Whether it passed the thresholds on images that it was not proposed from.
         mean_a: Mean score over the images of A.
         mean_b: Mean score over the images of B.
-        n_a: Images of A that were scored.
-        n_b: Images of B that were scored.
-        n_unscored: Images of both sets that have no score (a failure is never data).
+        n_a: Number of scored images of A.
+        n_b: Number of scored images of B.
+        n_unscored: Number of images of both sets without a score (a failed call is never a score).
         synonyms: The other sentences of the group.
-        evidence_a: Ids of the most telling images of A, best first.
-        evidence_b: Ids of the most telling images of B, best first.
+        evidence_a: Ids of the images of A that show the difference most clearly, best first.
+        evidence_b: Ids of the images of B that show the difference most clearly, best first.
         proposer: Name of the proposer it came from.
         round: Round of proposals it came from, from 1.
         verify_auroc: The second ranker's AUROC on the same images, oriented like ``auroc``; None
-            where there is no second ranker, nothing confirmed to check, or nothing it could score.
-        verify_ci_low: Lower end of its interval, or None.
-        verify_ci_high: Upper end, or None.
-        verify_n_unscored: Images that the second ranker has no score of.
+            without a second ranker, for an unconfirmed difference, or without any score.
+        verify_ci_low: Lower bound of its interval, or None.
+        verify_ci_high: Upper bound, or None.
+        verify_n_unscored: Number of images that the second ranker could not score.
         disputed: Whether the second ranker disagrees: its interval does not lie above 0.5. None
-            where it says nothing. It does not change ``confirmed``.
+            without a result. It does not change ``confirmed``.
     """
 
     text: str
@@ -150,8 +149,8 @@ class Rejected:
 
     Attributes:
         text: The sentence.
-        direction: The set it was claimed to be more true of.
-        reason: Why it was left out, in words.
+        direction: The set that it should have been more true of.
+        reason: Why it was rejected, in words.
         auroc: Oriented AUROC, or None when it was never scored.
         p_value: One-sided p-value, or None.
         q_value: After Benjamini–Hochberg, or None.
@@ -170,15 +169,15 @@ class Rejected:
 
 @dataclass(frozen=True)
 class SetCard:
-    """What one of the two sets was.
+    """A description of one of the two sets.
 
     Attributes:
-        name: The set's name, as shown to the reader.
+        name: The set's name, as shown in the report.
         source: Where it came from (a folder, a manifest, "list of images").
-        n: Images in the set.
-        n_discovery: Images that hypotheses were proposed from.
-        n_scored: Images that numbers were computed on.
-        n_unreadable: Images that could not be decoded.
+        n: Number of images in the set.
+        n_discovery: Number of images that hypotheses were proposed from.
+        n_scored: Number of images that statistics were computed on.
+        n_unreadable: Number of images that could not be decoded.
         where: The filter on manifest columns that selected the set.
     """
 
@@ -205,7 +204,7 @@ class Separability:
 
     @property
     def gap(self) -> float | None:
-        """AUROC that the image features have and the sentences lack; None when one is missing."""
+        """AUROC of the image features minus that of the sentences; None when one is missing."""
         if self.images is None or self.sentences is None:
             return None
         gap = self.images - self.sentences
@@ -217,9 +216,9 @@ class NullRun:
     """The same run with set membership shuffled, ``repeats`` times.
 
     Attributes:
-        repeats: How many shuffled runs there were.
-        with_any_confirmed: How many of them confirmed at least one "difference".
-        confirmed_per_repeat: Number confirmed in each.
+        repeats: Number of shuffled runs.
+        with_any_confirmed: Number of shuffled runs that confirmed at least one "difference".
+        confirmed_per_repeat: Number of confirmed "differences" in each.
     """
 
     repeats: int
@@ -229,20 +228,20 @@ class NullRun:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What produced a report, in enough detail to produce it again.
+    """How a report was produced, in enough detail to reproduce it.
 
     Attributes:
         versions: Package name → version.
-        models: Role → what is known of the model (id, revision, weight hash, parameters).
+        models: Role → description of the model (id, revision, weight hash, parameters).
         prompts: Prompt id → hash.
         seed: Seed of the run.
-        device: Device the models ran on; "none" when the cache had every answer.
+        device: Device that the models ran on; "none" when every result came from the cache.
         seconds: Stage → wall-clock seconds.
         tokens: Kind ("prompt", "completion", …) → tokens spent.
-        cache_hits: Values taken from the cache.
-        cache_misses: Values that had to be computed.
+        cache_hits: Number of values taken from the cache.
+        cache_misses: Number of values that had to be computed.
         created: Time of the run, ISO 8601.
-        cost: US dollars that a chat model took, as far as its price is known; None when it is not.
+        cost: Cost of chat models in US dollars; None when their price is unknown.
     """
 
     versions: dict[str, str] = field(default_factory=dict)
@@ -267,26 +266,27 @@ class DifferenceReport:
 
     Attributes:
         verdict: The result in one sentence.
-        differences: One a group of synonyms, confirmed first, then by AUROC.
-        rejected: Candidates that were left out, with reasons.
+        differences: One per group of synonyms, confirmed ones first, then by AUROC.
+        rejected: Candidates that were rejected, with reasons.
         separability: How different the sets are, and how much the sentences explain.
         set_a: The first set.
         set_b: The second set.
-        minimum_detectable_auroc: Smallest AUROC that this many images could have detected with
-            power 0.8, or None.
+        minimum_detectable_auroc: Smallest AUROC that this many images can detect with power 0.8,
+            or None.
         paired_by: Columns that pair an image of A with one of B; empty when unpaired.
-        double_dipped: True when there were too few images for two halves, so that the same images
-            proposed and tested; nothing is confirmed then.
-        preflight: `visdiff.comparison.preflight.Preflight.to_dict()`.
-        null: The shuffled runs, when asked for.
-        unanswered: Why questions of the proposer had no answer, one each: the report may lack what
-            they would have brought.
+        double_dipped: True when there were too few images for a split, so that sentences were
+            proposed from and tested on the same images; nothing is confirmed then.
+        preflight: The dict of `visdiff.comparison.preflight.Preflight.to_dict`.
+        null: The shuffled runs, if any were requested.
+        unanswered: One reason per failed request of the proposer; the candidates of these requests
+            are missing from the report.
         config: The run's configuration.
-        provenance: What produced the report.
-        warnings: Sentences the reader must see.
+        provenance: How the report was produced.
+        warnings: Warnings that the reader must see, one sentence each.
         schema_version: Version of the JSON layout that it was written in.
-        scores: One row an image: ``set`` ("A" or "B"), ``id``, ``half`` ("discovery", "scoring", or
-            "both" when double-dipped), then one float column per hypothesis text. Not serialised.
+        scores: One row per image: ``set`` ("A" or "B"), ``id``, ``half`` ("discovery", "scoring",
+            or "both" when double-dipped), then one float column per hypothesis text. Not
+            serialised.
         thumbnails: PNG bytes by "A/<id>" or "B/<id>". Not serialised.
         captions: Captions by the same keys. Not serialised.
     """
@@ -312,8 +312,8 @@ class DifferenceReport:
     captions: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Tuples, numpy scalars and paths become JSON values here, so that a report read back from
-        # its JSON equals the one that was written.
+        # Tuples, numpy scalars and paths become JSON values, so that a report read from JSON equals
+        # the one that was written.
         object.__setattr__(self, "preflight", to_plain(self.preflight))
         object.__setattr__(self, "config", to_plain(self.config))
 
@@ -323,7 +323,7 @@ class DifferenceReport:
         return tuple(d for d in self.differences if d.confirmed)
 
     def to_frame(self) -> "pd.DataFrame":
-        """The differences as a table, one row each, in the report's order.
+        """Returns the differences as a table, one row each, in the report's order.
 
         Returns:
             A frame with the fields of `Difference` as columns; tuples are lists of strings.
@@ -338,33 +338,33 @@ class DifferenceReport:
         return frame
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON values: dicts, lists, strings, finite numbers, booleans and None."""
+        """Returns the report as dicts, lists, strings, finite numbers, booleans and None."""
         return to_plain(self, _NOT_SERIALISED)
 
     def to_json(self, indent: int | None = None) -> str:
-        """The report as JSON; NaN and infinities are written as null.
+        """Returns the report as JSON; NaN and infinities are written as null.
 
         Args:
-            indent: Spaces per level, or None for one line.
+            indent: Spaces per level, or None for a single line.
         """
         data = self.to_dict()
         text = json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
         try:
             text.encode()
-        except UnicodeEncodeError:  # a file name that is not UTF-8: only an escape can hold it
+        except UnicodeEncodeError:  # a file name that is not UTF-8 needs JSON escapes
             text = json.dumps(data, indent=indent, allow_nan=False)
         return text
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Reads what `to_json` wrote; null becomes NaN where a number is required.
+        """Loads a report from the output of `to_json`; null becomes NaN where a number is required.
 
-        Fields that this version does not know are ignored, so that a newer minor version's report
-        still opens. A report of schema version 1 opens too: no second ranker has checked it.
-        Scores, thumbnails and captions are not in the JSON and come back empty.
+        Unknown fields are ignored, so that reports of a newer minor version can be read. Reports of
+        schema version 1, which had no second ranker, can be read too. Scores, thumbnails and
+        captions are not in the JSON and are empty afterwards.
 
         Raises:
-            InputError: It is not JSON, not a report, or of a schema version this one cannot read.
+            InputError: The text is not JSON, not a report, or of an unsupported schema version.
         """
         try:
             data = json.loads(text)
@@ -397,13 +397,13 @@ class DifferenceReport:
             ) from error
 
     def to_markdown(self) -> str:
-        """The report as Markdown, for a pull request, a chat or a language model."""
+        """Returns the report as Markdown, for a pull request, a chat or a language model."""
         from visdiff.report.markdown import render_markdown
 
         return render_markdown(self)
 
     def to_html(self) -> str:
-        """The report as one self-contained HTML page that opens offline."""
+        """Returns the report as one self-contained HTML page that works offline."""
         from visdiff.report.html import render_html
 
         return render_html(self)
@@ -412,7 +412,7 @@ class DifferenceReport:
         """Writes report.html, report.json, report.md, differences.csv and scores.parquet.
 
         Args:
-            directory: Folder to write into, made when missing. Files of these names are replaced.
+            directory: Output folder, created if missing. Files of these names are replaced.
 
         Returns:
             The folder.
@@ -425,7 +425,7 @@ class DifferenceReport:
         return write_folder(self, directory)
 
     def _repr_html_(self) -> str:
-        # A notebook calls this whenever a cell shows the report: a small table, no images.
+        # Called by notebooks to display the report: a small table without images.
         from visdiff.report.html import render_fragment
 
         return render_fragment(self)
@@ -440,5 +440,5 @@ def _check_direction(direction: str) -> None:
     if direction not in ("A", "B"):
         raise InputError(
             f'Expected direction "A" or "B", got {direction!r}; '
-            "name the set that the sentence is truer of."
+            "name the set that the sentence is more true of."
         )

@@ -1,4 +1,4 @@
-"""What many comparisons return: frozen, with the doors of a single report, and an index page."""
+"""The result of several comparisons: frozen, with the output formats of a report and an index."""
 
 import json
 import re
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 Pair = tuple[str, str]
-"""The names of set A and set B of a comparison."""
+"""Names of set A and set B of a comparison."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class ManyReport:
     """The result of comparing many pairs of sets.
 
     Attributes:
-        title: What was compared, in a few words.
-        names: The sets, in order.
-        reports: One report a pair that could be compared, by the names of its sets. Its q-values
-            are corrected over the candidates of all pairs.
+        title: A short title of the comparisons.
+        names: Names of the sets, in order.
+        reports: One report per compared pair, by the names of its sets. Its q-values are corrected
+            over the candidates of all pairs.
         failed: Why each other pair could not be compared.
-        n_candidates: How many candidates the correction is over.
-        warnings: Sentences about the whole that the reader must see.
+        n_candidates: Number of candidates that the correction is over.
+        warnings: Warnings about the comparisons as a whole, one sentence each.
         schema_version: Version of the JSON layout.
     """
 
@@ -46,11 +46,11 @@ class ManyReport:
 
     @property
     def n_confirmed(self) -> int:
-        """Confirmed differences in all reports."""
+        """Number of confirmed differences in all reports."""
         return sum(len(report.confirmed) for report in self.reports.values())
 
     def to_frame(self) -> "pd.DataFrame":
-        """The differences of all pairs, one row each.
+        """Returns the differences of all pairs, one row each.
 
         Returns:
             A frame with the columns ``set_a``, ``set_b`` and ``more_true_of`` (names of sets), then
@@ -69,7 +69,7 @@ class ManyReport:
         return pd.concat(filled or parts[:1], ignore_index=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON values, with every pair's whole report."""
+        """Returns the result as JSON values, with the full report of every pair."""
         return {
             "schema_version": self.schema_version,
             "title": self.title,
@@ -85,20 +85,20 @@ class ManyReport:
         }
 
     def to_json(self, indent: int | None = None) -> str:
-        """The result as JSON; NaN and infinities are written as null.
+        """Returns the result as JSON; NaN and infinities are written as null.
 
         Args:
-            indent: Spaces per level, or None for one line.
+            indent: Spaces per level, or None for a single line.
         """
-        # ASCII: a file name that is not UTF-8 can only be held by an escape.
+        # ASCII, because a file name that is not UTF-8 needs JSON escapes.
         return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Reads what `to_json` wrote; scores, thumbnails and captions come back empty.
+        """Loads a result from the output of `to_json`, without scores, thumbnails and captions.
 
         Raises:
-            InputError: It is not such a result, or of a schema version this one cannot read.
+            InputError: The text is not such a result, or of an unsupported schema version.
         """
         try:
             data = json.loads(text)
@@ -129,14 +129,14 @@ class ManyReport:
         )
 
     def to_markdown(self) -> str:
-        """The verdict of each pair, and its confirmed differences, as Markdown."""
+        """Returns the verdict and the confirmed differences of each pair as Markdown."""
         return render_markdown(self)
 
     def to_html(self, links: Mapping[Pair, str] | None = None) -> str:
-        """The index page: self-contained, without scripts, everything of the user's escaped.
+        """Returns the index page: self-contained, without scripts, with all user text escaped.
 
         Args:
-            links: Where each pair's own page is; none is linked by default.
+            links: Link to each pair's own page; by default there are none.
         """
         return render_index(self, links or {})
 
@@ -147,7 +147,8 @@ class ManyReport:
         index, written last, links to them.
 
         Args:
-            directory: Made, with its parents, when missing. Files of these names are replaced.
+            directory: Output folder, created with its parents if missing. Files of these names are
+                replaced.
 
         Returns:
             The folder.
@@ -176,7 +177,7 @@ class ManyReport:
 
 
 def pair_folders(pairs: Sequence[Pair]) -> dict[Pair, str]:
-    """Names a folder for each pair, relative to the index: short, ASCII, different."""
+    """Returns a short, unique ASCII folder name for each pair, relative to the index."""
     return {
         (a, b): f"pairs/{number:03d}-{_slug(a)}-vs-{_slug(b)}"
         for number, (a, b) in enumerate(pairs, 1)

@@ -1,8 +1,8 @@
-"""Statistics of scores: how well they separate two sets, how surely, and how far they overlap.
+"""Statistics of scores: how well they separate two sets, with what confidence, and their overlap.
 
-Pure functions on arrays. A matrix of scores has one row a hypothesis and one column an image; NaN
-is a score that is missing (an unreadable image, a failed call) and is left out of that row alone.
-What is returned for a row never depends on which other rows were passed with it.
+Pure functions on arrays. A matrix of scores has one row per hypothesis and one column per image.
+NaN is a missing score (an unreadable image, a failed call); it is ignored in that row only. The
+result for a row never depends on the other rows.
 """
 
 import math
@@ -43,29 +43,30 @@ __all__ = [
     "wilson",
 ]
 
-# Above this many comparisons the exact null distribution is slow and equals the normal one.
+# Above this many comparisons the exact null distribution is slow and practically normal.
 _EXACT_COMPARISONS = 2000
-# A probe that gives an image's own set this probability explains it.
+# An image is explained when the probe assigns at least this probability to its own set.
 _EXPLAINED = 0.75
 _Method = Literal["exact", "asymptotic"]
 
 
 def mann_whitney(scores: ArrayLike, is_a: ArrayLike) -> Floats:
-    """Return the one-sided p-value of each hypothesis against "set A scores no higher".
+    """Returns the one-sided p-value of each hypothesis against "set A scores no higher".
 
     The test of Mann and Whitney 1947 ("On a test of whether one of two random variables is
-    stochastically larger than the other"), by `scipy.stats.mannwhitneyu`: exact for few scores
-    without ties (8 or fewer in a set), else normal with corrections for ties and continuity.
+    stochastically larger than the other"), computed by `scipy.stats.mannwhitneyu`: exact when a set
+    has 8 scores or fewer and there are no ties, otherwise the normal approximation with corrections
+    for ties and continuity.
 
     Args:
-        scores: (h, n) real numbers; NaN is left out.
+        scores: (h, n) real numbers; NaN is ignored.
         is_a: (n,) booleans, True for the images of set A.
 
     Returns:
         (h,) float64 in [0, 1]; 1 for constant scores, NaN where a set has no score.
 
     Raises:
-        ValueError: The shapes do not fit, or `is_a` is not boolean.
+        ValueError: The shapes do not match, or `is_a` is not boolean.
     """
     scores, is_a = checked(scores, is_a)
     p_values = np.full(len(scores), np.nan)
@@ -77,37 +78,38 @@ def mann_whitney(scores: ArrayLike, is_a: ArrayLike) -> Floats:
 def sign_flip(
     differences: ArrayLike, rng: np.random.Generator, n_resamples: int = 10_000
 ) -> Floats:
-    """Return the one-sided p-value of each hypothesis against "A and B of a pair are exchangeable".
+    """Returns the one-sided p-value of each hypothesis against exchangeable A and B in a pair.
 
-    Fisher's randomisation test for pairs (Fisher 1935, "The Design of Experiments"): if nothing
-    tells the two images of a pair apart, the sign of their difference is a fair coin. The statistic
-    is the mean difference, the alternative that it is above zero. All sign patterns are used when
-    there are no more than `n_resamples`, so that the p-value is exact; else that many random ones,
-    the same for every hypothesis, and p = (1 + k) / (1 + n_resamples) (Phipson and Smyth 2010,
-    "Permutation p-values should never be zero"). `scipy.stats.permutation_test` gives the same
-    p-values, at 5 × 40 differences in seven times the time.
+    Fisher's randomisation test for pairs (Fisher 1935, "The Design of Experiments"): if the two
+    images of a pair are exchangeable, each sign of their difference has probability 1/2. The
+    statistic is the mean difference; the alternative is that it is above zero. When there are at
+    most `n_resamples` sign patterns, all of them are used and the p-value is exact. Otherwise
+    `n_resamples` random patterns are drawn, the same for every hypothesis, and
+    p = (1 + k) / (1 + n_resamples) (Phipson and Smyth 2010, "Permutation p-values should never be
+    zero"). `scipy.stats.permutation_test` gives the same p-values in seven times the time.
 
-    Memory is bounded, whatever the numbers of hypotheses, pairs and resamples.
+    Memory use is bounded for any number of hypotheses, pairs and resamples.
 
     Args:
-        differences: (h, p) finite numbers, score in A minus score in B within a pair; NaN is left
-            out.
-        rng: Draws the signs.
-        n_resamples: How many random sign patterns to draw, 1 or more.
+        differences: (h, p) finite numbers, score in A minus score in B within a pair; NaN is
+            ignored.
+        rng: Generator for the signs.
+        n_resamples: Number of random sign patterns to draw, 1 or more.
 
     Returns:
-        (h,) float64 in (0, 1]; 1 where every difference is zero, NaN where none is known.
+        (h,) float64 in (0, 1]; 1 where every difference is zero, NaN where all are missing.
 
     Raises:
-        ValueError: `differences` is no matrix or has infinite entries, or `n_resamples` is below 1.
+        ValueError: `differences` is not a matrix or has infinite entries, or `n_resamples` is below
+            1.
     """
     differences = matrix("differences", differences)
     if np.isinf(differences).any():
-        raise ValueError("expected finite differences or NaN, got infinite ones: leave them out")
+        raise ValueError("Expected finite differences or NaN, got infinite ones; remove them.")
     if n_resamples < 1:
-        raise ValueError(f"expected n_resamples of 1 or more, got {n_resamples}")
+        raise ValueError(f"Expected n_resamples of 1 or more, got {n_resamples}.")
     known = ~np.isnan(differences)
-    # A missing pair adds nothing to the sum under any sign, which is to leave it out.
+    # A zero adds nothing to the sum under either sign, so a missing pair is ignored.
     values = np.where(known, differences, 0.0)
     least = values.sum(axis=1) - ROUNDING * np.abs(values).sum(axis=1)
     n_pairs = values.shape[1]
@@ -121,14 +123,14 @@ def sign_flip(
 
 
 def benjamini_hochberg(p: ArrayLike) -> Floats:
-    """Return q-values: rejecting those ≤ q keeps the expected share of false rejections ≤ q.
+    """Returns q-values: rejecting hypotheses with q-values ≤ q keeps the expected FDR ≤ q.
 
-    Benjamini and Hochberg 1995, "Controlling the false discovery rate", by
-    `scipy.stats.false_discovery_control`. Every hypothesis that was tested has to be among them,
-    those that were then thrown away included.
+    Benjamini and Hochberg 1995, "Controlling the false discovery rate", computed by
+    `scipy.stats.false_discovery_control`. Pass the p-value of every hypothesis that was tested,
+    including those that were discarded afterwards.
 
     Args:
-        p: (m,) p-values in [0, 1]. NaN stays NaN and does not count as a test.
+        p: (m,) p-values in [0, 1]. NaN stays NaN and is not counted as a test.
 
     Returns:
         (m,) float64 in [0, 1].
@@ -147,33 +149,34 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
 def separability(
     features: ArrayLike, is_a: ArrayLike, rng: np.random.Generator, folds: int = 5
 ) -> float:
-    """Return how well a linear probe tells set A from set B on images that it has not seen.
+    """Returns the cross-validated AUROC of a linear probe that separates set A from set B.
 
-    A cross-validated L2 logistic regression on standardised columns; its prior is scaled with the
-    number of columns, so that many weak columns do not outweigh few strong ones. The AUROC is
-    averaged over folds, not pooled: scores of different probes do not compare, and pooling them
-    puts noise below 0.5 (Forman and Scholz 2010, "Apples-to-apples in cross-validation studies").
+    The probe is an L2 logistic regression on standardised columns. The regularisation is scaled
+    with the number of columns, so that many weak columns do not outweigh a few strong ones. The
+    AUROC is averaged over folds, not pooled: scores of different probes are not comparable, and
+    pooling them biases noise below 0.5 (Forman and Scholz 2010, "Apples-to-apples in
+    cross-validation studies").
 
     Args:
         features: (n, d) embeddings or sentence scores. A row without any value (an unreadable
-            image) is left out; a single missing value is set to its column's mean over the training
-            folds.
+            image) is ignored; a single missing value is replaced by its column's mean over the
+            training folds.
         is_a: (n,) booleans, True for the images of set A.
-        rng: Draws the folds.
+        rng: Generator for the folds.
         folds: Number of folds, 2 or more.
 
     Returns:
-        AUROC in [0, 1], about 0.5 when the sets are alike. NaN with no column, or with fewer than
-        2 * `folds` images in a set.
+        AUROC in [0, 1], about 0.5 when the sets do not differ. NaN without columns, or when a set
+        has fewer than 2 * `folds` images.
 
     Raises:
-        ValueError: The shapes do not fit, `is_a` is not boolean, or `folds` is below 2.
+        ValueError: The shapes do not match, `is_a` is not boolean, or `folds` is below 2.
     """
     features = matrix("features", features)
     _, is_a = checked(features.T, is_a)
     if folds < 2:
-        raise ValueError(f"expected 2 folds or more, got {folds}")
-    # The draw comes first: what follows in the caller must not depend on an early return.
+        raise ValueError(f"Expected 2 folds or more, got {folds}.")
+    # Drawn before any early return, so that the generator's state afterwards is always the same.
     fold_seed = int(rng.integers(2**32))
     known = ~np.isnan(features)
     features = features[:, known.any(axis=0)]
@@ -189,17 +192,17 @@ def separability(
 def unexplained(
     features: ArrayLike, is_a: ArrayLike, rng: np.random.Generator, folds: int = 5
 ) -> NDArray[np.bool_]:
-    """Return which images the features leave open: held out, a probe is not sure of their set.
+    """Returns which images the features do not explain: a held-out probe is unsure of their set.
 
-    The probe is that of `separability`. An image is explained when the probe gives the set that it
-    is of a probability of at least three quarters, half way from a guess to certainty. Merely being
-    on the right side is not enough: a sentence true of half of A and none of B puts all of B there,
-    but says nothing of what sets B apart from the other half of A.
+    The probe is the one of `separability`. An image is explained when the probe assigns at least
+    probability 0.75 to its own set, halfway between chance and certainty. A correct classification
+    alone is not enough: with a sentence that is true of half of A and of none of B, all of B is
+    classified correctly, but the sentence does not separate B from the other half of A.
 
     Args:
         features: (n, d) sentence scores; missing values as in `separability`.
         is_a: (n,) booleans, True for the images of set A.
-        rng: Draws the folds.
+        rng: Generator for the folds.
         folds: Number of folds, 2 or more.
 
     Returns:
@@ -211,7 +214,7 @@ def unexplained(
     features = matrix("features", features)
     _, is_a = checked(features.T, is_a)
     if folds < 2:
-        raise ValueError(f"expected 2 folds or more, got {folds}")
+        raise ValueError(f"Expected 2 folds or more, got {folds}.")
     fold_seed = int(rng.integers(2**32))
     open_ = np.ones(len(features), dtype=bool)
     known = ~np.isnan(features)
@@ -222,7 +225,7 @@ def unexplained(
         return open_
     least = math.log(_EXPLAINED / (1 - _EXPLAINED))
     for train, test, decisions in _held_out(features, is_a, fold_seed, folds):
-        # The larger set is not the likelier one: take the prior odds out again.
+        # Remove the prior odds, so that unequal set sizes do not matter.
         share = is_a[train].mean()
         decisions = decisions - math.log(share / (1 - share))
         open_[rows[test]] = np.where(is_a[test], decisions, -decisions) < least
@@ -230,31 +233,31 @@ def unexplained(
 
 
 def minimum_detectable_auroc(n_a: int, n_b: int, alpha: float, power: float = 0.8) -> float:
-    """Return the smallest AUROC that a one-sided Mann–Whitney test finds with the given power.
+    """Returns the smallest AUROC that a one-sided Mann–Whitney test finds with the given power.
 
     Noether 1987, "Sample size determination for some common nonparametric tests":
-    0.5 + (z_alpha + z_power) * sqrt((n_a + n_b) / (12 n_a n_b)). It takes the variance that holds
-    without a difference, and so errs to the large side for AUROCs above about 0.8.
+    0.5 + (z_alpha + z_power) * sqrt((n_a + n_b) / (12 n_a n_b)). The formula uses the variance
+    under the null hypothesis, and so overestimates AUROCs above about 0.8.
 
     Args:
         n_a: Number of scored images in A.
         n_b: Number of scored images in B.
         alpha: Level of the test, between 0 and 0.5.
-        power: Chance to find a difference of that size, 0.5 or more and below 1.
+        power: Probability of detecting a difference of that size, 0.5 or more and below 1.
 
     Returns:
-        A number in (0.5, 1]. 1 means that no more than perfect separation can be counted on to be
-        found, if even that; it is also returned when a set is empty.
+        A number in (0.5, 1]. 1 means that at best perfect separation can be detected; it is also
+        returned when a set is empty.
 
     Raises:
         ValueError: `alpha` or `power` is out of range, or a number of images is negative.
     """
     if not 0 < alpha < 0.5 or not 0.5 <= power < 1:
         raise ValueError(
-            f"expected 0 < alpha < 0.5 and 0.5 <= power < 1, got alpha={alpha}, power={power}"
+            f"Expected 0 < alpha < 0.5 and 0.5 <= power < 1, got alpha={alpha}, power={power}."
         )
     if min(n_a, n_b) < 0:
-        raise ValueError(f"expected numbers of images of 0 or more, got {n_a} and {n_b}")
+        raise ValueError(f"Expected numbers of images of 0 or more, got {n_a} and {n_b}.")
     if min(n_a, n_b) == 0:
         return 1.0
     quantiles = stats.norm.isf(alpha) + stats.norm.ppf(power)
@@ -264,8 +267,8 @@ def minimum_detectable_auroc(n_a: int, n_b: int, alpha: float, power: float = 0.
 def _held_out(
     features: Floats, is_a: NDArray[np.bool_], seed: int, folds: int
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], Floats]]:
-    """Yield, fold by fold, the training rows, the others, and a probe's log-odds of A for these."""
-    # scikit-learn takes longer to import than everything else in this module takes to run.
+    """Yields the training rows, the test rows and the probe's log-odds of A for each fold."""
+    # Imported here: scikit-learn takes longer to import than this module takes to run.
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold
@@ -288,7 +291,7 @@ def _mann_whitney(scores: Floats, is_a: NDArray[np.bool_]) -> Floats:
     n_a, n_b = known[:, is_a].sum(axis=1), known[:, ~is_a].sum(axis=1)
     ordered = np.sort(scores, axis=1)
     tied = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
-    # Chosen row by row: scipy's own choice for a matrix depends on ties anywhere in it.
+    # Chosen per row: scipy's automatic choice for a matrix depends on ties anywhere in it.
     exact = (np.minimum(n_a, n_b) <= 8) & (n_a * n_b <= _EXACT_COMPARISONS) & ~tied
     testable = (n_a > 0) & (n_b > 0)
     p_values = np.full(len(scores), np.nan)
@@ -306,13 +309,13 @@ def _mann_whitney(scores: Floats, is_a: NDArray[np.bool_]) -> Floats:
 
 def _greater(a: Floats, b: Floats, method: _Method) -> Floats:
     with warnings.catch_warnings():
-        # Constant scores divide by a spread of zero; the p-value of 1 that comes of it is right.
+        # Constant scores divide by a spread of zero; the resulting p-value of 1 is correct.
         warnings.simplefilter("ignore", RuntimeWarning)
         return stats.mannwhitneyu(a, b, alternative="greater", axis=-1, method=method).pvalue
 
 
 def _all_signs(n_pairs: int) -> Iterator[Floats]:
-    """Yield every pattern of signs once, some rows at a time."""
+    """Yields every sign pattern once, in blocks of rows."""
     step = max(1, BLOCK // max(1, n_pairs))
     for start in range(0, 2**n_pairs, step):
         numbers = np.arange(start, min(start + step, 2**n_pairs))
@@ -320,7 +323,7 @@ def _all_signs(n_pairs: int) -> Iterator[Floats]:
 
 
 def _random_signs(n_pairs: int, count: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """Yield `count` random patterns of signs; the draws depend on nothing but the arguments."""
+    """Yields `count` random sign patterns in blocks; they depend only on the arguments."""
     step = max(1, BLOCK // n_pairs)
     for start in range(0, count, step):
         size = (min(step, count - start), n_pairs)

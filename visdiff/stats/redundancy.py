@@ -1,4 +1,4 @@
-"""Which hypotheses say the same thing: the same words, or scores that rise and fall together."""
+"""Groups of redundant hypotheses: the same words, or highly correlated scores."""
 
 from collections.abc import Sequence
 
@@ -12,39 +12,40 @@ from visdiff.words import ARTICLES, base_forms, words
 def redundant(
     scores: ArrayLike, texts: Sequence[str], order: Sequence[int], threshold: float = 0.9
 ) -> list[list[int]]:
-    """Group hypotheses of which one would do, greedily, the best first.
+    """Groups redundant hypotheses greedily, best first.
 
-    The first hypothesis in `order` that is in no group yet represents a new one. It takes in those
-    left whose scores have a rank correlation (Spearman 1904, "The proof and measurement of
-    association between two things") of at least `threshold` with its own, and then those left that
-    have the same words as a member: case, punctuation, articles and inflections aside, in the same
-    order ("the brick wall" and "brick walls").
+    The first hypothesis in `order` that is not in a group yet starts a new group and represents it.
+    The group receives the remaining hypotheses whose scores have a rank correlation (Spearman 1904,
+    "The proof and measurement of association between two things") of at least `threshold` with the
+    representative's, and then the remaining ones with the same words as a member. Words are
+    compared in order, ignoring case, punctuation, articles and inflection ("the brick wall" and
+    "brick walls").
 
     Args:
         scores: (h, n) real numbers, NaN where unscored.
         texts: The h hypotheses.
         order: Indices of the hypotheses to group, best first, each at most once.
-        threshold: Least rank correlation, between -1 and 1.
+        threshold: Minimum rank correlation, between -1 and 1.
 
     Returns:
-        The groups, in the order of their representatives; in each, indices in the order of `order`,
-        the representative first.
+        The groups in the order of their representatives. Each is a list of indices in the order of
+        `order`, the representative first.
 
     Raises:
-        ValueError: `scores` is no matrix with one row a text, or `order` repeats itself or names
-            rows that are not there.
+        ValueError: `scores` is not a matrix with one row per text, or `order` has duplicates or
+            indices out of range.
     """
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or len(scores) != len(texts):
         raise ValueError(
-            f"expected scores of shape (h, n) and h texts, got {scores.shape} and {len(texts)}"
+            f"Expected scores of shape (h, n) and h texts, got {scores.shape} and {len(texts)}."
         )
     indices = [int(i) for i in order]
     if len(set(indices)) < len(indices) or not set(indices) <= set(range(len(texts))):
         raise ValueError(
-            f"expected order to name rows 0 to {len(texts) - 1}, each at most once, got {indices}"
+            f"Expected order to name rows 0 to {len(texts) - 1}, each at most once, got {indices}."
         )
-    # A correlation of exactly the threshold may come out a rounding error below it.
+    # Tolerance: a correlation equal to the threshold may be a rounding error below it.
     together = spearman(scores[indices]) >= threshold - 1e-9
     wording = _wordings([texts[i] for i in indices])
     left = np.ones(len(indices), dtype=bool)
@@ -61,13 +62,13 @@ def redundant(
 
 
 def spearman(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the rank correlation of every two rows of `scores` (h, n) as an (h, h) matrix.
+    """Returns the rank correlation of every two rows of `scores` (h, n) as an (h, h) matrix.
 
-    Midranks are taken once a row and correlated over the columns that both rows have. Where two
-    rows miss the same columns, as rows do that miss unreadable images, that is Spearman's
-    coefficient exactly; else it is close to it. NaN for a row that is constant on the common
-    columns, and where these are fewer than three or than half of what the shorter row has: too few
-    to tell.
+    Midranks are computed once per row and correlated over the columns that both rows have. When two
+    rows lack the same columns (the usual case, unreadable images), this is exactly Spearman's
+    coefficient; otherwise it is a close approximation. The entry is NaN when a row is constant on
+    the common columns, or when there are fewer than three common columns or fewer than half of the
+    shorter row's.
     """
     known = ~np.isnan(scores)
     ranks = np.zeros(scores.shape)
@@ -82,7 +83,7 @@ def spearman(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(all="ignore"):
         covariance = ranks @ ranks.T - sums * sums.T / common
         spread = (ranks**2) @ mask.T - sums**2 / common
-        # What rounding leaves of a constant row's spread is no spread.
+        # The spread of a constant row can be a rounding error above zero.
         spread = np.where(spread > 1e-12, spread, np.nan)
         correlation = covariance / np.sqrt(spread * spread.T)
     lengths = mask.sum(axis=1)
@@ -91,7 +92,7 @@ def spearman(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _wordings(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Return a number a text, the same for texts that have the same words as an earlier one."""
+    """Returns a number per text; texts with the same words share the first one's number."""
     firsts: list[tuple[int, list[frozenset[str]]]] = []
     numbers = np.empty(len(texts), dtype=np.int64)
     for number, text in enumerate(texts):
@@ -108,5 +109,5 @@ def _wordings(texts: Sequence[str]) -> NDArray[np.int64]:
 
 def _folded(text: str) -> list[frozenset[str]]:
     kept = [word for word in words(text.replace("-", " ")) if word not in ARTICLES]
-    # A text of nothing else (an emoji, "the") is compared as it stands.
+    # A text without any other word (an emoji, "the") is compared as it is.
     return [base_forms(word) for word in kept] or [frozenset({text.strip().lower()})]

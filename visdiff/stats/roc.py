@@ -1,7 +1,7 @@
-"""The area under the ROC curve of scores that should tell two sets apart, and its intervals.
+"""The area under the ROC curve (AUROC) of scores that separate two sets, and its intervals.
 
-A matrix of scores has one row a hypothesis and one column an image; NaN is a score that is missing.
-Users of the package find these functions in `visdiff.stats`.
+A matrix of scores has one row per hypothesis and one column per image; NaN is a missing score. The
+public functions are exported by `visdiff.stats`.
 """
 
 import math
@@ -16,60 +16,60 @@ from visdiff.stats.proportions import check_level, clopper_pearson
 
 Floats = NDArray[np.float64]
 
-# Elements that one step works on at a time: 8 MiB of float64, a few of which are alive at once.
+# Elements processed at a time: 8 MiB of float64; a few such arrays exist at once.
 BLOCK = 2**20
-# The bootstrap visits its block out of order, so its block has to fit the processor's cache.
+# The bootstrap accesses its block out of order, so the block has to fit the processor's cache.
 _BOOTSTRAP_BLOCK = 2**17
-# Sorting is several passes over a block: half a MiB of keys stays in the processor's cache.
+# Sorting makes several passes over a block: half a MiB of keys stays in the processor's cache.
 _SORTED_BLOCK = 2**16
-# Sums of the same numbers in another order differ by less than this part of their absolute sum.
+# Sums of the same numbers in another order differ by less than this fraction of their absolute sum.
 ROUNDING = 1e-10
 
 
 def auroc(scores: ArrayLike, is_a: ArrayLike) -> Floats:
-    """Return the area under the ROC curve of each hypothesis, P(A > B) + P(A = B) / 2.
+    """Returns the area under the ROC curve of each hypothesis, P(A > B) + P(A = B) / 2.
 
     This is the Mann–Whitney statistic over its maximum (Hanley and McNeil 1982, "The meaning and
-    use of the area under a receiver operating characteristic curve"), counted in whole
-    and half comparisons, so that ties are exact.
+    use of the area under a receiver operating characteristic curve"). Comparisons are counted in
+    whole and half numbers, so ties are exact.
 
     Args:
-        scores: (h, n) real numbers; NaN is left out.
+        scores: (h, n) real numbers; NaN is ignored.
         is_a: (n,) booleans, True for the images of set A.
 
     Returns:
         (h,) float64 in [0, 1]; above 0.5 when set A scores higher. NaN where a set has no score.
 
     Raises:
-        ValueError: The shapes do not fit, or `is_a` is not boolean.
+        ValueError: The shapes do not match, or `is_a` is not boolean.
     """
-    given = np.asarray(scores)
-    if given.dtype != np.float32 or given.ndim != 2:
-        given = matrix("scores", given)
-    # Only the order counts, which single precision keeps: a large matrix is not copied whole.
-    is_a = _members(given, is_a)
-    areas = np.full(len(given), np.nan)
-    for rows in blocks(len(given), given.shape[1], _SORTED_BLOCK):
-        areas[rows] = _areas(given[rows], is_a)
+    values = np.asarray(scores)
+    # float32 is kept: only the order matters, and a large matrix is not copied.
+    if values.dtype != np.float32 or values.ndim != 2:
+        values = matrix("scores", values)
+    is_a = _members(values, is_a)
+    areas = np.full(len(values), np.nan)
+    for rows in blocks(len(values), values.shape[1], _SORTED_BLOCK):
+        areas[rows] = _areas(values[rows], is_a)
     return areas
 
 
 def delong_interval(scores: ArrayLike, is_a: ArrayLike, level: float = 0.95) -> Floats:
-    """Return a confidence interval for the AUROC of each hypothesis, images being independent.
+    """Returns a confidence interval for the AUROC of each hypothesis, for independent images.
 
-    The variance is that of DeLong, DeLong and Clarke-Pearson 1988 ("Comparing the areas under two
-    or more correlated receiver operating characteristic curves") through midranks (Sun and Xu 2014,
-    "Fast implementation of DeLong's algorithm"); the interval is symmetric on the logit scale, and
-    so stays within [0, 1].
+    The variance is the one of DeLong, DeLong and Clarke-Pearson 1988 ("Comparing the areas under
+    two or more correlated receiver operating characteristic curves"), computed from midranks (Sun
+    and Xu 2014, "Fast implementation of DeLong's algorithm"). The interval is symmetric on the
+    logit scale, so it stays within [0, 1].
 
     Where that variance is zero (perfect separation, constant scores) or cannot be estimated (one
-    score in a set), the scores are read as m = min(n_a, n_b) independent comparisons of one image
-    of A with one of B, and the interval is that of Clopper and Pearson 1934 for AUROC · m
+    score in a set), the scores are treated as m = min(n_a, n_b) independent comparisons of one
+    image of A with one of B, and the interval is the one of Clopper and Pearson 1934 for AUROC · m
     successes. At perfect separation it is [(alpha / 2) ** (1 / m), 1], an exact bound: an AUROC of
     t separates m disjoint pairs with probability at most t ** m. No interval has zero width.
 
     Args:
-        scores: (h, n) real numbers; NaN is left out.
+        scores: (h, n) real numbers; NaN is ignored.
         is_a: (n,) booleans, True for the images of set A.
         level: Confidence level, between 0 and 1.
 
@@ -77,7 +77,7 @@ def delong_interval(scores: ArrayLike, is_a: ArrayLike, level: float = 0.95) -> 
         (h, 2) float64, lower and upper bound. NaN where a set has no score.
 
     Raises:
-        ValueError: The shapes do not fit, `is_a` is not boolean, or `level` is out of range.
+        ValueError: The shapes do not match, `is_a` is not boolean, or `level` is out of range.
     """
     scores, is_a = checked(scores, is_a)
     check_level(level)
@@ -87,7 +87,7 @@ def delong_interval(scores: ArrayLike, is_a: ArrayLike, level: float = 0.95) -> 
         block = scores[rows]
         area = _areas(block, is_a)
         variance, n_a, n_b = _delong_variance(block, is_a)
-        # Also true of areas that are NaN.
+        # Also True for areas that are NaN.
         flat = ~((area > 0) & (area < 1) & (variance > 1e-30))
         with np.errstate(all="ignore"):
             half = z * np.sqrt(variance) / (area * (1 - area))
@@ -106,40 +106,41 @@ def paired_interval(
     level: float = 0.95,
     n_resamples: int = 2000,
 ) -> Floats:
-    """Return a confidence interval for the AUROC of each hypothesis, only groups being independent.
+    """Returns a confidence interval for the AUROC of each hypothesis, for paired, grouped images.
 
-    A bootstrap that draws whole groups, so that what the images of one prompt share (both sets, all
-    seeds) stays together (Davison and Hinkley 1997, "Bootstrap Methods and their Application",
-    section 3.8). The bounds are expanded percentiles, which make up for few groups (Hesterberg
-    2015, "What teachers should know about the bootstrap"). All hypotheses share the resamples.
-    Where they leave no spread (perfect separation, one group), the bound of `delong_interval` is
-    given, for as many independent comparisons as there are disjoint pairs of groups.
+    A cluster bootstrap: whole groups are resampled, so the images of one prompt (both sets, all
+    seeds) stay together (Davison and Hinkley 1997, "Bootstrap Methods and their Application",
+    section 3.8). Only groups are assumed to be independent. The bounds are expanded percentiles,
+    which correct for a small number of groups (Hesterberg 2015, "What teachers should know about
+    the bootstrap"). All hypotheses share the resamples. Where the resamples have no spread (perfect
+    separation, one group), the interval is the Clopper–Pearson one of `delong_interval`, with as
+    many independent comparisons as there are disjoint pairs of groups.
 
     Args:
-        scores_a: (h, p) scores of the pairs' images in A; NaN is left out.
+        scores_a: (h, p) scores of the pairs' images in A; NaN is ignored.
         scores_b: (h, p) scores of the same pairs' images in B.
-        groups: (p,) label of each pair's group (its prompt); anything that `numpy.unique` takes.
-        rng: Draws the groups.
+        groups: (p,) label of each pair's group (its prompt); anything that `numpy.unique` accepts.
+        rng: Generator for the resamples.
         level: Confidence level, between 0 and 1.
-        n_resamples: How many resamples to draw, 1 or more.
+        n_resamples: Number of resamples, 1 or more.
 
     Returns:
-        (h, 2) float64, lower and upper bound of the AUROC as `auroc` has it for the pooled scores.
-        NaN where a set has no score.
+        (h, 2) float64, lower and upper bound of the AUROC that `auroc` computes from the pooled
+        scores. NaN where a set has no score.
 
     Raises:
-        ValueError: The shapes do not fit, or `level` or `n_resamples` is out of range.
+        ValueError: The shapes do not match, or `level` or `n_resamples` is out of range.
     """
     scores_a, scores_b = matrix("scores_a", scores_a), matrix("scores_b", scores_b)
     labels, group = np.unique(np.asarray(groups), return_inverse=True)
     if scores_a.shape != scores_b.shape or group.shape != scores_a.shape[1:]:
         raise ValueError(
-            "expected scores_a and scores_b of one shape (h, p) and groups of shape (p,), got "
-            f"{scores_a.shape}, {scores_b.shape} and {group.shape}"
+            "Expected scores_a and scores_b of one shape (h, p) and groups of shape (p,), got "
+            f"{scores_a.shape}, {scores_b.shape} and {group.shape}."
         )
     check_level(level)
     if n_resamples < 1:
-        raise ValueError(f"expected n_resamples of 1 or more, got {n_resamples}")
+        raise ValueError(f"Expected n_resamples of 1 or more, got {n_resamples}.")
     is_a = np.repeat([True, False], scores_a.shape[1])
     area = auroc(np.hstack([scores_a, scores_b]), is_a)
     n_groups = len(labels)
@@ -162,48 +163,53 @@ def paired_interval(
         math.sqrt(n_groups / (n_groups - 1)) * stats.t.isf((1 - level) / 2, n_groups - 1)
     )
     percentiles = np.full_like(bounds, np.nan)
-    # A resample may hold no score of a set where a hypothesis has scores in few groups only.
+    # When a hypothesis has scores in few groups only, a resample may lack a set: its AUROC is NaN.
     percentiles[known] = np.nanquantile(resampled[known], [tail, 1 - tail], axis=1).T
     spread = percentiles[:, 1] - percentiles[:, 0] > ROUNDING
     return np.where(spread[:, None], percentiles, bounds)
 
 
 def matrix(name: str, values: ArrayLike) -> Floats:
-    """Return a caller's matrix as float64, or raise ValueError.
+    """Returns a matrix as float64, because scipy would compute float32 tests in float32.
 
-    float64 whatever comes in: scipy would compute the tests of float32 scores in float32.
+    Raises:
+        ValueError: `values` does not have 2 dimensions.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2:
-        raise ValueError(f"expected {name} with 2 dimensions, got shape {array.shape}")
+        raise ValueError(f"Expected {name} with 2 dimensions, got shape {array.shape}.")
     return array
 
 
 def checked(scores: ArrayLike, is_a: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return a caller's scores as float64 and membership as booleans, or raise ValueError."""
-    given = matrix("scores", scores)
-    return given, _members(given, is_a)
+    """Returns the scores as float64 and the set membership as booleans.
+
+    Raises:
+        ValueError: The shapes do not match, or `is_a` is not boolean.
+    """
+    values = matrix("scores", scores)
+    return values, _members(values, is_a)
 
 
 def _members(scores: NDArray[np.floating], is_a: ArrayLike) -> NDArray[np.bool_]:
     members = np.asarray(is_a)
     if members.dtype != np.bool_ or members.shape != scores.shape[1:]:
         raise ValueError(
-            f"expected is_a as {scores.shape[1]} booleans, one an image, got {members.dtype} of "
-            f"shape {members.shape}"
+            f"Expected is_a as {scores.shape[1]} booleans, one per image, got {members.dtype} of "
+            f"shape {members.shape}."
         )
     return members
 
 
-def blocks(n_rows: int, n_columns: int, most: int | None = None) -> Iterator[slice]:
-    """Yield slices of rows small enough to work on at once: `most` elements, or `BLOCK`."""
-    step = max(1, (BLOCK if most is None else most) // max(1, n_columns))
+def blocks(n_rows: int, n_columns: int, max_elements: int | None = None) -> Iterator[slice]:
+    """Yields slices of rows of at most `max_elements` elements each (default `BLOCK`)."""
+    step = max(1, (BLOCK if max_elements is None else max_elements) // max(1, n_columns))
     for start in range(0, n_rows, step):
         yield slice(start, start + step)
 
 
 def _ranks(scores: Floats) -> Floats:
-    """Return the midranks within each row; NaN has none and counts for none."""
+    """Returns the midranks within each row; NaN has no rank and does not change the others."""
     if scores.size == 0:
         return scores
     return stats.rankdata(scores, axis=1, nan_policy="omit")
@@ -216,26 +222,27 @@ def _areas(scores: NDArray[np.floating], is_a: NDArray[np.bool_]) -> Floats:
         return areas
     with np.errstate(over="ignore"):
         single = scores.astype(np.float32, copy=False)
-    # What rankers return; missing scores and those of more digits are counted one row at a time.
-    whole = (single == scores).all(axis=1)
-    keys = _keys(single[whole], is_a)
+    # Rankers return float32. Rows with missing or more precise scores are counted one by one.
+    is_single = (single == scores).all(axis=1)
+    keys = _keys(single[is_single], is_a)
     keys.sort(axis=1)
     is_a_ascending = (keys & 1).astype(np.float64)
-    # Whole and half numbers, exact in double precision, which numpy multiplies fastest.
+    # Whole and half numbers are exact in float64, the dtype that numpy multiplies fastest.
     wins = is_a_ascending @ np.arange(scores.shape[1], dtype=np.float64) - n_a * (n_a - 1) / 2
-    areas[whole] = (wins - _tied(keys) / 2) / (n_a * n_b)
-    for row in np.flatnonzero(~whole).tolist():
+    areas[is_single] = (wins - _count_ties(keys) / 2) / (n_a * n_b)
+    for row in np.flatnonzero(~is_single).tolist():
         areas[row] = _area(scores[row, is_a], scores[row, ~is_a])
     return areas
 
 
-def _tied(keys: NDArray[np.int64]) -> Floats:
-    """Return how many pairs of one score of each set are equal, one a row of sorted keys.
+def _count_ties(keys: NDArray[np.int64]) -> Floats:
+    """Returns the number of ties between the two sets in each row of sorted keys.
 
-    Among tens of thousands of single-precision scores there are always some.
+    Among tens of thousands of float32 scores there are always some.
     """
     pairs = np.zeros(len(keys))
-    # Equal scores of both sets meet once: B's end where A's begin, and the last bit alone differs.
+    # Equal scores of both sets are adjacent once: B's end where A's begin, and only the last bit
+    # differs.
     meeting = (keys[:, 1:] ^ keys[:, :-1]) == 1
     for row in np.flatnonzero(meeting.any(axis=1)).tolist():
         ascending, last = keys[row], np.flatnonzero(meeting[row])
@@ -247,12 +254,12 @@ def _tied(keys: NDArray[np.int64]) -> Floats:
 
 
 def _keys(scores: NDArray[np.float32], is_a: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return integers that sort as the scores do, with the set in the last bit.
+    """Returns integers in the same order as the scores, with the set in the last bit.
 
-    Positive floating-point numbers sort as their bits do, negative ones the other way round. To
-    sort integers takes numpy a tenth of the time that it takes to rank numbers.
+    The bits of positive floating-point numbers sort like the numbers, those of negative ones in
+    reverse. Sorting integers takes a tenth of the time of ranking floats.
     """
-    # Adding zero makes one of the two zeros.
+    # Adding zero turns -0.0 into 0.0.
     bits = (scores + np.float32(0)).view(np.int32)
     bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
     keys = bits.astype(np.int64)
@@ -262,7 +269,7 @@ def _keys(scores: NDArray[np.float32], is_a: NDArray[np.bool_]) -> NDArray[np.in
 
 
 def _area(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """Return P(a > b) + P(a = b) / 2 of numbers in any order; NaN when a set has none."""
+    """Returns P(a > b) + P(a = b) / 2 of unsorted numbers; NaN when a set is empty."""
     a, b = np.sort(a[~np.isnan(a)]), np.sort(b[~np.isnan(b)])
     if not len(a) or not len(b):
         return math.nan
@@ -274,12 +281,12 @@ def _area(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
 def _delong_variance(
     scores: Floats, is_a: NDArray[np.bool_]
 ) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-    """Return the variance of each row's AUROC (NaN if not estimable) and the numbers of scores."""
+    """Returns the variance of each row's AUROC (NaN if not estimable) and the sets' sizes."""
     ranks = _ranks(scores)
     total = np.zeros(len(scores))
     counts = []
     for members in (is_a, ~is_a):
-        # How many scores of the other set lie below each score of this one, ties by half.
+        # Number of scores of the other set below each score of this one, ties counted half.
         below = ranks[:, members] - _ranks(scores[:, members])
         n = (~np.isnan(below)).sum(axis=1)
         n_other = (~np.isnan(scores[:, ~members])).sum(axis=1)
@@ -299,7 +306,7 @@ def _exact_interval(area: Floats, comparisons: NDArray[np.int64], level: float) 
 
 
 def _weighted_areas(a: Floats, b: Floats, weights: Floats) -> Floats:
-    """Return the AUROC of scores `a` over `b` (p,), one a column of the pairs' weights (p, r)."""
+    """Returns the AUROC of scores `a` over `b` (p,) for each column of the weights (p, r)."""
     known_a, known_b = np.flatnonzero(~np.isnan(a)), np.flatnonzero(~np.isnan(b))
     ascending = known_b[np.argsort(b[known_b])]
     lower = np.zeros((len(ascending) + 1, weights.shape[1]))
