@@ -21,6 +21,7 @@ from visdiff.batch.run import Collected, Submitted, collect, forget, submit
 from visdiff.batch.state import BatchState
 from visdiff.bench.store import Results
 from visdiff.cache import Cache
+from visdiff.captioners import Captioner
 from visdiff.cli.batch import app
 from visdiff.cli.bench import app as bench_app
 from visdiff.config import Config
@@ -290,6 +291,7 @@ SUBMIT = """
 import sys
 from pathlib import Path
 from visdiff.cache import Cache
+from visdiff.captioners import Captioner
 from visdiff.config import Config
 from visdiff.llm import Message, Request
 from visdiff.llm.batch_openai import BatchChat
@@ -650,15 +652,16 @@ def test_batches_are_cut_at_the_limits(server: BatchServer, cache: Cache, folder
 # --- commands -----------------------------------------------------------------------------------
 
 
-class Seeing:
+class Seeing(Captioner):
     """A captioner that asks a chat model."""
 
     name = "seeing"
+    asks = True
 
-    def __init__(self, llm: Callable[[], ChatModel], **_: Any) -> None:
+    def __init__(self, llm: Callable[[], ChatModel]) -> None:
         self.llm = llm
 
-    def captions(self, images: ImageSet, cache: Cache, progress: bool = False) -> Applied:
+    def captions(self, images: ImageSet) -> Applied:
         data = [images.raw(i)[0] or b"" for i in range(len(images))]
         requests = [ask("What is this?", Picture(one), max_tokens=20) for one in data]
         replies = self.llm().answer(requests)

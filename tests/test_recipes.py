@@ -187,15 +187,15 @@ def test_a_wrong_direction_is_no_vote_and_unscored_is_no_data(
     b = ImageSet.open(colours(tmp_path / "b", {"x": ("blue", 90)}, 2))
     backends = Backends.of(COLOURS, told["cache"])
     report = compare(a, b, config=COLOURS, cache=told["cache"], progress=False)
-    same = check(report, a, b, backends, told["cache"])
-    swapped = check(report, b, a, backends, told["cache"])
+    same = check(report, a, b, backends)
+    swapped = check(report, b, a, backends)
     assert (same.accuracy, swapped.accuracy) == (1.0, 0.0)
     (tmp_path / "a" / "x" / "000.png").write_bytes(b"no image")
-    damaged = check(report, ImageSet.open(tmp_path / "a"), b, backends, told["cache"])
+    damaged = check(report, ImageSet.open(tmp_path / "a"), b, backends)
     assert (damaged.n_unscored, damaged.n_a, damaged.accuracy) == (1, 89, 1.0)
     back = type(report).from_json(report.to_json())
     with pytest.raises(InputError, match="read back"):
-        check(back, a, b, backends, told["cache"])
+        check(back, a, b, backends)
 
 
 # imagenet-v2 ----------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ another seed would have done. What moved and was not meant to is what to preserv
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,10 +34,12 @@ from editing.pipelines.sampling import Settings
 from editing.requests import Change, Debias, Moderate, Preserve, Replace, Request, target_of
 from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
-from visdiff.comparison.compare import Scored, conclude, score
+from visdiff.comparison.compare import conclude, score
 from visdiff.comparison.many import corrected
-from visdiff.comparison.split import align
+from visdiff.comparison.measurements import Measurements
+from visdiff.comparison.split import pair_up, split_pair
 from visdiff.config import Config
+from visdiff.config.backends import NgramsConfig
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 
@@ -139,16 +140,16 @@ def audit_sets(
         MissingBackendError: A model's weights are not available.
     """
     settled = (config or Config.of(preset)).changed(**changes)
-    settled = settled.changed(proposer__min_z=settled.proposer.min_z * _SOONER)
-    first, second, left_out = align(original, edited, ("prompt", "seed"))
+    if isinstance(settled.proposer, NgramsConfig):
+        settled = settled.changed(proposer__min_z=settled.proposer.min_z * _SOONER)
+    first, second, left_out = pair_up(original, edited, ("prompt", "seed"))
     warnings = [f"{left_out} images without a partner were left out."] if left_out else []
-    with Cache() if cache is None else nullcontext(cache) as store:
-        models = Backends.of(settled, store)
+    with Backends.using(settled, cache, progress) as models:
         parts = _parted(first, second, by)
         warnings += _shared_seeds(parts)
         configs = [_paired(settled, a) for _, a, _ in parts]
         scored = [
-            score(a, b, c, models, store, progress)
+            score(split_pair(a, b, c), c, models)
             for (_, a, b), c in zip(parts, configs, strict=True)
         ]
         n = sum(len(s.hypotheses) for s in scored)
@@ -156,9 +157,9 @@ def audit_sets(
         for (name, a, b), one, c, tests in zip(
             parts, scored, configs, corrected(scored, settled), strict=True
         ):
-            report = conclude(one, tests, c, models, store, progress, n)
-            found.append(_group(name, a, b, report, one, models, store, settled, progress))
-        outcomes = _outcomes(requests, first, second, by, models, store, progress)
+            report = conclude(one, tests, c, models, n)
+            found.append(_group(name, a, b, report, one, models, settled))
+        outcomes = _outcomes(requests, first, second, by, models)
     return AuditReport(
         about=dict(about or {}),
         requests=tuple(requests),
@@ -173,11 +174,12 @@ def audit_sets(
 def _parted(a: ImageSet, b: ImageSet, by: str) -> list[tuple[str, ImageSet, ImageSet]]:
     """The groups: name and aligned images of both, in order of appearance."""
     if by not in a.frame.columns:
-        return [("all prompts", _named(a, ORIGINAL), _named(b, EDITED))]
+        return [("all prompts", a.renamed(ORIGINAL), b.renamed(EDITED))]
     values = a.frame[by].astype(str).to_numpy()
     return [
-        (name, _named(a.subset(values == name), ORIGINAL), _named(b.subset(values == name), EDITED))
+        (name, a.subset(rows).renamed(ORIGINAL), b.subset(rows).renamed(EDITED))
         for name in dict.fromkeys(values.tolist())
+        for rows in [values == name]
     ]
 
 
@@ -194,10 +196,6 @@ def _shared_seeds(parts: Sequence[tuple[str, ImageSet, ImageSet]]) -> list[str]:
     ]
 
 
-def _named(images: ImageSet, name: str) -> ImageSet:
-    return ImageSet.open(images, name=name)
-
-
 def _paired(config: Config, images: ImageSet) -> Config:
     """Pairs by prompt and seed; resamples prompts, or seeds where there is one prompt."""
     several = len(set(images.frame["prompt"].astype(str))) > 1
@@ -209,13 +207,11 @@ def _group(
     a: ImageSet,
     b: ImageSet,
     report: Any,
-    scored: Scored,
+    measured: Measurements,
     models: Backends,
-    cache: Cache,
     config: Config,
-    progress: bool,
 ) -> GroupAudit:
-    features = models.features(a, b, cache, progress)
+    features = models.features(a, b)
     moved: Drift | None = None
     apart: np.ndarray | None = None
     if features is not None:
@@ -229,7 +225,7 @@ def _group(
         name=name,
         meant=name in MEANT,
         n=len(a),
-        n_tested=len(scored.halves.scoring_a),
+        n_tested=len(measured.halves.scoring_a),
         prompts=tuple(dict.fromkeys(a.frame["prompt"].astype(str))),
         drift=moved,
         by_concept=drift_by_concept(moved, a.frame["prompt"].astype(str).tolist(), concepts),
@@ -244,13 +240,11 @@ def _outcomes(
     b: ImageSet,
     by: str,
     models: Backends,
-    cache: Cache,
-    progress: bool,
 ) -> list[Outcome]:
     """Whether each request was met, by zero-shot classification with the ranker's encoder."""
     asked = [r for r in requests if not isinstance(r, Preserve)]
-    encoder = getattr(models.ranker, "encoder", None)
-    features = models.features(a, b, cache, progress)
+    encoder = models.ranker.encoder
+    features = models.features(a, b)
     if not asked or encoder is None or features is None or by not in a.frame.columns:
         return []
     concepts = np.array(_concepts(a), dtype=object)

@@ -90,7 +90,7 @@ def comparison(config: Config, cache: Cache) -> System:
     backends = Backends.of(config, cache)
 
     def system(a: ImageSet, b: ImageSet) -> Found:
-        report = compare(a, b, config=config, cache=cache, backends=backends, progress=False)
+        report = compare(a, b, config=config, backends=backends)
         if report.unanswered:
             raise VisdiffError(
                 f"{len(report.unanswered)} questions of the proposer had no answer "

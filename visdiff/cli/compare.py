@@ -56,8 +56,10 @@ def compare(
     """Say how image set A differs from image set B."""
     from visdiff.cache import Cache
     from visdiff.cli.terminal import deliver
-    from visdiff.comparison.compare import compare as run
+    from visdiff.comparison.backends import Backends
+    from visdiff.comparison.compare import conclude, score
     from visdiff.comparison.plan import plan
+    from visdiff.comparison.split import open_pair, split_pair
 
     settings = (
         configuration(preset, config)
@@ -80,11 +82,14 @@ def compare(
     filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
     if out is not None:
         writable(out)
-    costs = plan(a, b, settings, filter_a, filter_b)
+    pair = split_pair(*open_pair(a, b, filter_a, filter_b), settings)
+    costs = plan(pair, settings)
     if dry_run:
         typer.echo(costs.to_json() if as_json else costs.sentence())
         return
     typer.echo(costs.sentence(), err=True)
     with Cache(mode=cache) as store:
-        report = run(a, b, config=settings, where_a=filter_a, where_b=filter_b, cache=store)
+        backends = Backends.of(settings, store, progress=True)
+        measured = score(pair, settings, backends)
+        report = conclude(measured, measured.tests, settings, backends)
     deliver(report, out, as_json)

@@ -69,10 +69,11 @@ def rank(
     """
     from visdiff.cache import Cache
     from visdiff.cli.terminal import finish, print_table, warn
+    from visdiff.comparison.backends import Backends
     from visdiff.comparison.plan import plan
     from visdiff.comparison.ranking import rank as run
     from visdiff.comparison.ranking import with_hypotheses
-    from visdiff.comparison.split import open_both
+    from visdiff.comparison.split import open_pair, split_pair
 
     settings = (
         configuration(preset, config)
@@ -95,13 +96,14 @@ def rank(
     filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
     if out is not None:
         writable(out)
-    costs = plan(a, b, settings, filter_a, filter_b)
+    pair = split_pair(*open_pair(a, b, filter_a, filter_b), settings)
+    costs = plan(pair, settings)
     if dry_run:
         typer.echo(costs.to_json() if as_json else costs.sentence())
         return
     typer.echo(costs.sentence(), err=True)
     with Cache(mode=cache) as store:
-        ranking = run(*open_both(a, b, filter_a, filter_b), settings, store)
+        ranking = run(pair, settings, Backends.of(settings, store, progress=True))
     report = ranking.report
     if out is not None:
         report.save(out)

@@ -19,8 +19,21 @@ from PIL import Image
 from tqdm import tqdm
 
 from visdiff.cache import Cache
+from visdiff.engine.runtime import Backend, Runtime
 from visdiff.errors import CacheMissError, InputError, UnreadableImageError, VisdiffError
 from visdiff.imageset import ImageSet
+
+__all__ = [
+    "Applied",
+    "Backend",
+    "Engine",
+    "ImageModel",
+    "LocalEngine",
+    "Refused",
+    "Runtime",
+    "apply",
+    "resolve_device",
+]
 
 # Keys looked up in one query; small enough for SQLite's limit on variables in every build.
 _LOOKUP = 500
@@ -221,13 +234,11 @@ def computed(model: ImageModel, batch: Sequence[tuple[str, Any]]) -> list[tuple[
 def apply(
     model: ImageModel,
     images: ImageSet,
-    cache: Cache,
+    runtime: Runtime,
     *,
     batch_size: int,
     workers: int = 2,
     desc: str,
-    progress: bool,
-    engine: Engine | None = None,
 ) -> Applied:
     """Compute, or take from the cache, one value for each image.
 
@@ -239,12 +250,10 @@ def apply(
         model: What to apply. It may load its weights on first use: when every value is cached,
             neither `ImageModel.prepare` nor the model itself is called.
         images: The set.
-        cache: Looked up before, and written after each batch.
+        runtime: Its cache is looked up before, and written after each batch.
         batch_size: Images a call of the model; changes speed and memory only.
         workers: Threads that decode and prepare.
         desc: Label of the progress bar.
-        progress: Show a bar on stderr.
-        engine: Where the model runs; this machine by default.
 
     Returns:
         Values in the order of the set, and the reasons for the missing ones.
@@ -264,23 +273,27 @@ def apply(
         return applied
     with _threads(workers) as pool:
         groups = _by_digest(images, pool, applied, _ahead(batch_size, workers))
-    missing = _look_up(model, images, cache, applied, groups)
+    missing = _look_up(model, images, runtime.cache, applied, groups)
     if not missing:
         return applied
     identity = dict(model.identity)
     todo = [(digest, groups[digest][0]) for digest in missing]
-    batches = (engine or LocalEngine()).batches(
+    batches = (runtime.engine or LocalEngine()).batches(
         model, images, todo, batch_size=batch_size, workers=workers
     )
     with (
         closing(batches),
         tqdm(
-            total=len(missing), desc=desc, disable=not progress, file=sys.stderr, unit="image"
+            total=len(missing),
+            desc=desc,
+            disable=not runtime.progress,
+            file=sys.stderr,
+            unit="image",
         ) as bar,
     ):
         for batch in batches:
             values = [(d, v) for d, v in batch if v is not None and not isinstance(v, Refused)]
-            cache.put_many(model.kind, [({**identity, "image": d}, v) for d, v in values])
+            runtime.cache.put_many(model.kind, [({**identity, "image": d}, v) for d, v in values])
             for digest, value in batch:
                 for index in groups[digest]:
                     if value is None:

@@ -227,6 +227,10 @@ class ImageSet:
             )
         return self._take(positions, name=self.name, where=self.where)
 
+    def renamed(self, name: str) -> "ImageSet":
+        """Returns the same images under another name."""
+        return self._take(np.arange(len(self)), name=name, where=self.where)
+
     def joined(self, other: "ImageSet") -> "ImageSet":
         """Return this set's images, then another's, as one set.
 

@@ -16,10 +16,9 @@ import numpy as np
 from PIL import Image
 
 from visdiff import miniature
-from visdiff.cache import Cache
 from visdiff.encoders.hub import load_weights
 from visdiff.encoders.open_clip import OpenClipEncoder
-from visdiff.engine import Refused, apply, resolve_device
+from visdiff.engine import Refused, Runtime, apply, resolve_device
 from visdiff.errors import InputError, MissingBackendError
 from visdiff.hashing import weights_digest
 from visdiff.imageset import ImageSet, manifest
@@ -166,10 +165,9 @@ def predict(
     *,
     class_names: Mapping[str, str] | None = None,
     template: str = TEMPLATE,
-    cache: Cache,
+    runtime: Runtime,
     batch_size: int = 32,
     device: str = "auto",
-    progress: bool = True,
 ) -> np.ndarray:
     """Runs a classifier over a set.
 
@@ -183,10 +181,9 @@ def predict(
         truth: (n,) str, the class of each image as the data calls it.
         class_names: The data's class → what the classifier (or CLIP's text) calls it.
         template: Of zero-shot classification.
-        cache: Predictions are kept in it.
+        runtime: Predictions are kept in its cache.
         batch_size: Images at a time.
         device: "auto", "cpu", "cuda" or "mps".
-        progress: Show a bar on stderr.
 
     Returns:
         (n,) str, named as the data names its classes where it has them, "" for an image that could
@@ -208,10 +205,9 @@ def predict(
     applied = apply(
         model,
         images,
-        cache,
+        runtime,
         batch_size=batch_size,
         desc=f"predictions of {spec}",
-        progress=progress,
     )
     return np.array([named.get(v, v) if v is not None else "" for v in applied.values], dtype=str)
 

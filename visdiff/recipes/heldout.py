@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from visdiff import stats
-from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
 from visdiff.config import Config
 from visdiff.errors import InputError
@@ -102,8 +101,6 @@ def check(
     a: ImageSet,
     b: ImageSet,
     backends: Backends,
-    cache: Cache,
-    progress: bool = False,
 ) -> HeldOut:
     """Lets the confirmed sentences of a report sort images that it has not seen.
 
@@ -117,8 +114,6 @@ def check(
         a: Images of A that were put aside.
         b: Images of B.
         backends: The models of the report.
-        cache: Where captions and embeddings are kept.
-        progress: Show progress bars on stderr.
 
     Returns:
         The result; without an accuracy where nothing was confirmed or nothing could be scored.
@@ -138,8 +133,8 @@ def check(
     hypotheses = [Hypothesis(d.text, d.direction, d.proposer, d.round) for d in confirmed]
     captions = None
     if backends.ranker.needs_captions:
-        captions = backends.captions(a, b, cache, progress).values
-    scores = backends.score(hypotheses, a, b, captions, cache, progress).astype(np.float64)
+        captions = backends.captions(a, b).values
+    scores = backends.score(hypotheses, a, b, captions).astype(np.float64)
     known = report.scores[[d.text for d in confirmed]].to_numpy(dtype=np.float64).T
     votes = _votes(scores, known, (report.scores["set"] == "A").to_numpy())
     is_a = np.arange(len(a) + len(b)) < len(a)

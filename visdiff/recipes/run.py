@@ -6,7 +6,6 @@ out of them. `run` compares them; `planned` says what that would take, and compu
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -113,20 +112,12 @@ def run(formed: Formed, cache: Cache | None = None, progress: bool = True) -> Re
         MissingBackendError: A library or a model's weights are not available.
     """
     kept, aside, config = _cut(formed)
-    with Cache() if cache is None else nullcontext(cache) as store:
-        backends = Backends.of(config, store)
-        many = compare_pairs(
-            kept,
-            title=formed.recipe,
-            config=config,
-            cache=store,
-            backends=backends,
-            progress=progress,
-        )
+    with Backends.using(config, cache, progress) as backends:
+        many = compare_pairs(kept, title=formed.recipe, config=config, backends=backends)
         checks: dict[Pair, HeldOut] = {}
         for a, b in aside:
             if (report := many.reports.get((a.name, b.name))) is not None:
-                checks[a.name, b.name] = check(report, a, b, backends, store, progress)
+                checks[a.name, b.name] = check(report, a, b, backends)
     told = [f"{a} and {b}: {h.sentence()}" for (a, b), h in checks.items() if h.sentences]
     notes = tuple(formed.notes)
     return RecipeReport(formed.recipe, replace(many, warnings=(*notes, *told)), checks, notes)
