@@ -291,7 +291,6 @@ SUBMIT = """
 import sys
 from pathlib import Path
 from visdiff.cache import Cache
-from visdiff.captioners import Captioner
 from visdiff.config import Config
 from visdiff.llm import Message, Request
 from visdiff.llm.batch_openai import BatchChat
@@ -697,7 +696,7 @@ def test_captions_are_submitted_and_then_found(
     server.end("batch_0")
     assert command(app, "collect", *asked, "--json").exit_code == 0
     chat = CachedChat(OpenAIChat("m", server.url), cache)
-    found = Seeing(lambda: chat).captions(ImageSet.open(photos), cache)
+    found = Seeing(lambda: chat).captions(ImageSet.open(photos))
     assert not found.failures
     assert len(set(found.values)) == 5
     assert server.count(ALONE) == 1
