@@ -148,10 +148,8 @@ def run(
     from visdiff.bench.run import run as run_benchmark
     from visdiff.cache import Cache
 
-    settings = (
-        configuration(preset, config)
-        .changed(captioner=captioner, proposer=proposer, ranker=ranker, seed=seed)
-        .with_set(assignments(set_, "--set"))
+    settings = configuration(
+        preset, config, set_, captioner=captioner, proposer=proposer, ranker=ranker, seed=seed
     )
     benchmark = _load(root, images).only(split, limit)
     for note in benchmark.notes:

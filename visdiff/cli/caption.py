@@ -54,12 +54,14 @@ def caption(
     from visdiff.engine import Runtime
     from visdiff.imageset import ImageSet
 
-    settings = (
-        configuration(preset, config)
-        .changed(
-            captioner=captioner, llm__model=llm, llm__max_calls=max_calls, llm__max_cost=max_cost
-        )
-        .with_set(assignments(set_, "--set"))
+    settings = configuration(
+        preset,
+        config,
+        set_,
+        captioner=captioner,
+        llm__model=llm,
+        llm__max_calls=max_calls,
+        llm__max_cost=max_cost,
     )
     opened = ImageSet.open(images, assignments(where, "--where"))
     captioning.check_target(out)

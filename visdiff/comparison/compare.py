@@ -57,17 +57,15 @@ def compare(
         name_a: What to call A; by default its filter's value, folder or file.
         name_b: The same for B.
         cache: Where captions and embeddings are kept; the user's cache by default.
-        backends: Models made from this very configuration, for several comparisons with one
-            loading, with their own cache and progress; what they spend is counted, and limited,
-            over all of them.
+        backends: Models made from this very configuration, with their own cache and progress; what
+            they spend is counted, and limited, over all comparisons that share them.
         progress: Show progress bars on stderr.
         **settings: Changes to the configuration, see :meth:`visdiff.config.Config.changed`:
             ``seed=1``, ``ranker="captions-lexical"``, ``paired_by=("prompt", "seed")``,
             ``null_repeats=20``, ``verify="vqa"``, ``statistics__alpha=0.01``.
 
     Returns:
-        The report. Captions and embeddings are cached as they are made, so that a run that was
-        killed goes on where it stopped and gives the same report.
+        The report; a run that was killed goes on where it stopped and gives the same one.
 
     Raises:
         InputError: A source, column, setting or backend that does not exist, or an empty set.
@@ -106,7 +104,7 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
         warnings.append(f"{pair.n_unpaired} images without a partner were left out.")
     halves, a, b = pair.halves, pair.halves.scoring_a, pair.halves.scoring_b
 
-    discovery_captions: list[str | None] | None = None
+    discovery_captions = scoring_captions = None
     if backends.reads_discovery_captions(config):
         with stopwatch("captions"):
             found = backends.captions(halves.discovery_a, halves.discovery_b)
@@ -120,7 +118,6 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
         hypotheses = proposals.hypotheses
 
     with stopwatch("rank"):
-        scoring_captions: list[str | None] | None = None
         if backends.ranker.needs_captions and halves.double_dipped:
             scoring_captions = discovery_captions
         if backends.ranker.needs_captions and scoring_captions is None:
@@ -148,8 +145,6 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
 
 
 def _uncaptioned(applied: Applied) -> list[str]:
-    if not applied.failures:
-        return []
-    first = next(iter(applied.failures.values()))
-    count = len(applied.failures)
-    return [f"{count} images could not be captioned and were left out (first: {first})."]
+    reasons = list(applied.failures.values())
+    text = f"{len(reasons)} images could not be captioned and were left out"
+    return [f"{text} (first: {reasons[0]})."] if reasons else []
