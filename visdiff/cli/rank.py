@@ -74,6 +74,7 @@ def rank(
     from visdiff.comparison.ranking import rank as run
     from visdiff.comparison.ranking import with_hypotheses
     from visdiff.comparison.split import open_pair, split_pair
+    from visdiff.config.backends import ManualConfig
 
     settings = configuration(
         preset,
@@ -89,7 +90,7 @@ def rank(
         llm__max_calls=max_calls,
         llm__max_cost=max_cost,
     )
-    if settings.proposer.backend == "manual":
+    if isinstance(settings.proposer, ManualConfig):
         hypotheses = [*settings.proposer.hypotheses, *hypotheses]
     settings = with_hypotheses(settings, hypotheses)
     filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
