@@ -18,13 +18,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from visdiff.cache import Cache
-from visdiff.engine import Applied, apply
+from visdiff.captioners import Captioner
+from visdiff.engine import Applied, ImageModel, Runtime, apply
 from visdiff.imageset import ImageSet
 from visdiff.llm import Failure, Picture, Request
 from visdiff.llm.scripted import ScriptedChat
 from visdiff.proposers import Evidence, Proposals
 from visdiff.proposers.ngrams import NgramProposer
+from visdiff.rankers import Ranker
 from visdiff.rankers.captions_lexical import CaptionsLexicalRanker
 from visdiff.results import Hypothesis
 
@@ -43,16 +44,24 @@ class _Looks:
         dies_at: Raise `Killed` instead of computing more than this many images in all.
     """
 
+    kind: ClassVar[str]
     computed: ClassVar[int] = 0
     dies_at: ClassVar[int | None] = None
 
-    def __init__(self, batch_size: int = 8, model: str | None = None, **_: Any) -> None:
+    def __init__(
+        self, batch_size: int = 8, model: str | None = None, runtime: Runtime | None = None
+    ) -> None:
         self.batch_size = batch_size
+        self.runtime = runtime or Runtime()
         self.model = model
 
     @property
     def identity(self) -> Mapping[str, Any]:
         return {"fake": type(self).__name__, "model": self.model}
+
+    @property
+    def image_model(self) -> ImageModel:
+        return self
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         return np.asarray(image, np.float32).mean(axis=(0, 1))
@@ -69,7 +78,7 @@ class _Looks:
         return self.values(batch)
 
 
-class ColourCaptioner(_Looks):
+class ColourCaptioner(_Looks, Captioner):
     """Says "a red square" and the like."""
 
     name = "colour"
@@ -78,47 +87,32 @@ class ColourCaptioner(_Looks):
     def values(self, batch: list[np.ndarray]) -> list[str]:
         return [f"a {CHANNELS[int(colour.argmax())]} square" for colour in batch]
 
-    def captions(self, images: ImageSet, cache: Cache, progress: bool = False) -> Applied:
-        return apply(
-            self,
-            images,
-            cache,
-            batch_size=self.batch_size,
-            desc="captions",
-            progress=progress,
-        )
+    def captions(self, images: ImageSet) -> Applied:
+        return apply(self, images, self.runtime, batch_size=self.batch_size, desc="captions")
 
 
-class ColourRanker(_Looks):
+class ColourRanker(_Looks, Ranker):
     """Scores a hypothesis by the mean of the channel that it names, 0 when it names none."""
 
     name = "colour"
     kind = "fake-colour"
     needs_captions = False
+    has_features = True
 
     def values(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         return list(batch)
 
-    def features(self, images: ImageSet, cache: Cache, progress: bool = False) -> np.ndarray:
-        applied = apply(
-            self,
-            images,
-            cache,
-            batch_size=self.batch_size,
-            desc="colours",
-            progress=progress,
-        )
+    def features(self, images: ImageSet) -> np.ndarray:
+        applied = apply(self, images, self.runtime, batch_size=self.batch_size, desc="colours")
         return np.array([np.full(3, np.nan) if v is None else v for v in applied.values])
 
     def score(
         self,
         hypotheses: Sequence[Hypothesis],
         images: ImageSet,
-        captions: Sequence[str | None] | None,
-        cache: Cache,
-        progress: bool = False,
+        captions: Sequence[str | None] | None = None,
     ) -> np.ndarray:
-        colours = self.features(images, cache, progress)
+        colours = self.features(images)
         weights = [[float(channel in h.text) for channel in CHANNELS] for h in hypotheses]
         return (np.reshape(weights, (-1, 3)) @ colours.T).astype(np.float32)
 
@@ -200,12 +194,10 @@ class WatchfulRanker(CaptionsLexicalRanker):
         self,
         hypotheses: Sequence[Hypothesis],
         images: ImageSet,
-        captions: Sequence[str | None] | None,
-        cache: Cache | None = None,
-        progress: bool = False,
+        captions: Sequence[str | None] | None = None,
     ) -> np.ndarray:
         assert captions == images.frame["caption"].tolist()
-        return super().score(hypotheses, images, captions, cache, progress)
+        return super().score(hypotheses, images, captions)
 
 
 def _seen(part: Picture) -> str:

@@ -21,6 +21,7 @@ from visdiff.batch.run import Collected, Submitted, collect, forget, submit
 from visdiff.batch.state import BatchState
 from visdiff.bench.store import Results
 from visdiff.cache import Cache
+from visdiff.captioners import Captioner
 from visdiff.cli.batch import app
 from visdiff.cli.bench import app as bench_app
 from visdiff.config import Config
@@ -680,15 +681,16 @@ def test_batches_are_split_at_the_limits(server: BatchServer, cache: Cache, fold
 # --- commands -----------------------------------------------------------------------------------
 
 
-class ChatCaptioner:
+class ChatCaptioner(Captioner):
     """A captioner that uses a chat model."""
 
     name = "chat-captioner"
+    asks = True
 
-    def __init__(self, llm: Callable[[], ChatModel], **_: Any) -> None:
+    def __init__(self, llm: Callable[[], ChatModel]) -> None:
         self.llm = llm
 
-    def captions(self, images: ImageSet, cache: Cache, progress: bool = False) -> Applied:
+    def captions(self, images: ImageSet) -> Applied:
         data = [images.raw(i)[0] or b"" for i in range(len(images))]
         requests = [make_request("What is this?", Picture(one), max_tokens=20) for one in data]
         replies = self.llm().answer(requests)
@@ -724,7 +726,7 @@ def test_captions_are_submitted_and_then_cached(
     server.end("batch_0")
     assert invoke(app, "collect", *llm_options, "--json").exit_code == 0
     chat = CachedChat(OpenAIChat("m", server.url), cache)
-    found = ChatCaptioner(lambda: chat).captions(ImageSet.open(photos), cache)
+    found = ChatCaptioner(lambda: chat).captions(ImageSet.open(photos))
     assert not found.failures
     assert len(set(found.values)) == 5
     assert server.count(DIRECT_CALL) == 1

@@ -14,6 +14,7 @@ from visdiff.cache import Cache
 from visdiff.captioners.blip import Blip2Captioner, BlipCaptioner
 from visdiff.captioners.chat import ChatCaptioner
 from visdiff.captioners.manifest import ManifestCaptioner
+from visdiff.engine import Runtime
 from visdiff.errors import InputError, MissingBackendError
 from visdiff.imageset import ImageSet
 from visdiff.llm import Failure, Picture, Request
@@ -51,18 +52,18 @@ def colours(request: Request) -> str:
 @pytest.fixture(params=["blip2", "blip", "chat", "manifest"])
 def make(request: pytest.FixtureRequest, weights: dict[str, Path]) -> Make:
     if request.param == "manifest":
-        return lambda **options: ManifestCaptioner(**options)
+        return lambda **_: ManifestCaptioner()
     if request.param == "chat":
-        return lambda **options: ChatCaptioner(lambda: ScriptedChat(colours), **options)
+        return lambda runtime=None, **_: ChatCaptioner(
+            lambda: ScriptedChat(colours), runtime=runtime
+        )
     cls = {"blip2": Blip2Captioner, "blip": BlipCaptioner}[request.param]
     common = {"prompt": PROMPT, "max_new_tokens": 16, "device": "cpu"}
     return lambda **options: cls(**{"model": str(weights[request.param]), **common, **options})
 
 
 def test_captions_do_not_depend_on_the_batch(make: Make, images: ImageSet) -> None:
-    results = [
-        make(batch_size=size).captions(images, Cache(mode="off"), False) for size in (1, 3, 8)
-    ]
+    results = [make(batch_size=size).captions(images) for size in (1, 3, 8)]
     assert results[0] == results[1] == results[2]
     said = [value for value in results[0].values if value is not None]
     assert len(set(said)) > 2  # the picture matters
@@ -71,19 +72,19 @@ def test_captions_do_not_depend_on_the_batch(make: Make, images: ImageSet) -> No
 
 def test_captions_do_not_depend_on_the_order(make: Make, images: ImageSet) -> None:
     turned = images.subset(list(reversed(range(len(images)))))
-    straight = make(batch_size=4).captions(images, Cache(mode="off"), False)
-    back = make(batch_size=4).captions(turned, Cache(mode="off"), False)
+    straight = make(batch_size=4).captions(images)
+    back = make(batch_size=4).captions(turned)
     assert straight.values == back.values[::-1]
 
 
 def test_failures_are_told_and_not_cached(make: Make, images: ImageSet, tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
-    first = make().captions(images, cache, False)
+    runtime = Runtime(Cache(tmp_path))
+    first = make(runtime=runtime).captions(images)
     bad = images.ids.index("bad.png")
     assert first.values[bad] is None
     assert first.failures[bad]
     assert set(first.failures) == {i for i, value in enumerate(first.values) if value is None}
-    assert make().captions(images, cache, False) == first
+    assert make(runtime=runtime).captions(images) == first
 
 
 def test_identity_is_the_setting_not_the_machine(make: Make) -> None:
@@ -97,13 +98,20 @@ def test_cached_run_loads_nothing(
     cls = {"blip2": Blip2Captioner, "blip": BlipCaptioner}[name]
 
     def captioner(**more: Any) -> Any:
-        return cls(str(weights[name]), prompt=PROMPT, max_new_tokens=16, device="cpu", **more)
+        return cls(
+            str(weights[name]),
+            prompt=PROMPT,
+            max_new_tokens=16,
+            device="cpu",
+            runtime=runtime,
+            **more,
+        )
 
-    cache = Cache(tmp_path)
-    first = captioner().captions(images, cache)
+    runtime = Runtime(Cache(tmp_path))
+    first = captioner().captions(images)
     good = images.subset([i for i, value in enumerate(first.values) if value is not None])
     second = captioner()
-    again = second.captions(good, cache)
+    again = second.captions(good)
     assert second._ready is None
     assert again.values == [value for value in first.values if value is not None]
     other = captioner(num_beams=2)
@@ -117,8 +125,7 @@ def test_beams_do_not_depend_on_the_batch(
     cls = {"blip2": Blip2Captioner, "blip": BlipCaptioner}[name]
     options: dict[str, Any] = {"max_new_tokens": 6, "num_beams": 2, "device": "cpu"}
     one, many = (
-        cls(str(weights[name]), batch_size=size, **options).captions(images, Cache(mode="off"))
-        for size in (1, 5)
+        cls(str(weights[name]), batch_size=size, **options).captions(images) for size in (1, 5)
     )
     assert one == many
 
@@ -126,9 +133,7 @@ def test_beams_do_not_depend_on_the_batch(
 def test_the_prompt_matters_and_is_not_repeated(weights: dict[str, Path], images: ImageSet) -> None:
     for name, cls in (("blip2", Blip2Captioner), ("blip", BlipCaptioner)):
         with_prompt, without = (
-            cls(str(weights[name]), prompt=prompt, max_new_tokens=16, device="cpu").captions(
-                images, Cache(mode="off")
-            )
+            cls(str(weights[name]), prompt=prompt, max_new_tokens=16, device="cpu").captions(images)
             for prompt in (PROMPT, None)
         )
         assert with_prompt.values != without.values
@@ -136,9 +141,7 @@ def test_the_prompt_matters_and_is_not_repeated(weights: dict[str, Path], images
 
 
 def test_a_caption_without_end_is_no_caption(weights: dict[str, Path], images: ImageSet) -> None:
-    applied = BlipCaptioner(str(weights["blip"]), max_new_tokens=1, device="cpu").captions(
-        images, Cache(mode="off")
-    )
+    applied = BlipCaptioner(str(weights["blip"]), max_new_tokens=1, device="cpu").captions(images)
     reasons = set(applied.failures.values())
     assert "no end within max_new_tokens=1; raise it" in reasons
     assert all(value is None for value in applied.values)
@@ -147,28 +150,27 @@ def test_a_caption_without_end_is_no_caption(weights: dict[str, Path], images: I
 def test_an_empty_caption_is_a_failure(tmp_path: Path, images: ImageSet) -> None:
     silent = save_blip(tmp_path / "silent", end_bias=1000.0)
     cache = Cache(tmp_path / "cache")
-    applied = BlipCaptioner(str(silent), device="cpu").captions(images, cache)
+    applied = BlipCaptioner(str(silent), device="cpu", runtime=Runtime(cache)).captions(images)
     good = [i for i, name in enumerate(images.ids) if name != "bad.png"]
     assert {applied.failures[i] for i in good} == {"empty caption"}
     assert cache.stats()["entries"] == 0
 
 
 def test_mistakes_are_told(weights: dict[str, Path], tmp_path: Path, images: ImageSet) -> None:
-    off = Cache(mode="off")
     with pytest.raises(InputError, match="is no folder"):
-        BlipCaptioner(str(tmp_path / "nowhere")).captions(images, off)
+        BlipCaptioner(str(tmp_path / "nowhere")).captions(images)
     with pytest.raises(InputError, match="blip-2"):
-        Blip2Captioner(str(weights["blip"]), device="cpu").captions(images, off)
+        Blip2Captioner(str(weights["blip"]), device="cpu").captions(images)
     with pytest.raises(InputError, match="at least 1"):
         BlipCaptioner(max_new_tokens=0)
     clip = save_open_clip(tmp_path / "clip")
     with pytest.raises(MissingBackendError, match="save_pretrained"):
-        BlipCaptioner(str(clip), device="cpu").captions(images, off)
+        BlipCaptioner(str(clip), device="cpu").captions(images)
 
 
 def test_weights_that_are_not_here_say_what_to_do(images: ImageSet) -> None:
     with pytest.raises(MissingBackendError) as caught:
-        BlipCaptioner(device="cpu").captions(images, Cache(mode="off"))
+        BlipCaptioner(device="cpu").captions(images)
     said = str(caught.value)
     assert "Salesforce/blip-image-captioning-base" in said
     assert "--preset miniature" in said
@@ -184,11 +186,11 @@ def test_manifest_missing_values_are_unscored(tmp_path: Path) -> None:
     rows = {"path": [f"{i:03d}.png" for i in range(4)], "said": ["a dog ", None, "  ", "7"]}
     pd.DataFrame(rows).to_csv(tmp_path / "m.csv", index=False)
     images = ImageSet.open(tmp_path / "m.csv")
-    applied = ManifestCaptioner("said").captions(images, Cache(mode="off"))
+    applied = ManifestCaptioner("said").captions(images)
     assert applied.values == ["a dog", None, None, "7"]
     assert set(applied.failures) == {1, 2}
     with pytest.raises(InputError, match=r"'caption'.*said"):
-        ManifestCaptioner().captions(images, Cache(mode="off"))
+        ManifestCaptioner().captions(images)
 
 
 def test_the_model_of_another_image_size_still_reads_every_picture(
@@ -196,7 +198,7 @@ def test_the_model_of_another_image_size_still_reads_every_picture(
 ) -> None:
     odd = [Image.new("RGB", size, "red") for size in ((1, 1), (500, 3), (33, 64))]
     applied = Blip2Captioner(str(weights["blip2"]), device="cpu", max_new_tokens=30).captions(
-        ImageSet.open(odd), Cache(mode="off")
+        ImageSet.open(odd)
     )
     assert not any("prepared" in reason for reason in applied.failures.values())
 
@@ -204,7 +206,7 @@ def test_the_model_of_another_image_size_still_reads_every_picture(
 def test_a_lost_reply_is_no_caption_and_the_others_are_kept(images: ImageSet) -> None:
     lines = [Failure("timed out", "timeout"), "a red  square\n", Failure("refused", "refusal")]
     llm = ScriptedChat([*lines, *["a circle"] * (len(images) - 4)])
-    found = ChatCaptioner(lambda: llm).captions(images, Cache(mode="off"))
+    found = ChatCaptioner(lambda: llm).captions(images)
     good = [i for i, name in enumerate(images.ids) if name != "bad.png"]
     assert [found.values[i] for i in good[:4]] == [None, "a red square", None, "a circle"]
     assert (found.failures[good[0]], found.failures[good[2]]) == ("timed out", "refused")
@@ -217,7 +219,7 @@ def test_a_lost_reply_is_no_caption_and_the_others_are_kept(images: ImageSet) ->
 def test_a_chat_model_that_does_not_see_is_told_before_it_is_asked(images: ImageSet) -> None:
     llm = ScriptedChat(["never"], vision=False)
     with pytest.raises(InputError, match="that sees"):
-        ChatCaptioner(lambda: llm).captions(images, Cache(mode="off"))
+        ChatCaptioner(lambda: llm).captions(images)
     assert not llm.requests
 
 

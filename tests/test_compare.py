@@ -15,11 +15,11 @@ from PIL import Image
 import visdiff
 from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
-from visdiff.comparison.compare import NO_DIFFERENCE
+from visdiff.comparison.findings import NO_DIFFERENCE
 from visdiff.comparison.null import mixed_up, shuffled
 from visdiff.comparison.plan import plan
 from visdiff.comparison.rounds import propose
-from visdiff.comparison.split import Halves
+from visdiff.comparison.split import Halves, open_pair, split_pair
 from visdiff.errors import CacheMissError, InputError, VisdiffError
 from visdiff.imageset import ImageSet
 from visdiff.llm import Failure
@@ -592,7 +592,8 @@ def test_the_plan_counts_what_will_be_asked() -> None:
     )
 
     def planned(**settings: Any) -> Any:
-        return plan(*sets, config.changed(**settings))
+        told = config.changed(**settings)
+        return plan(split_pair(*open_pair(*sets), told), told)
 
     usual = planned()
     assert (usual.paid_calls, usual.hypotheses) == (2, 20)
@@ -690,7 +691,7 @@ def test_a_pair_stays_whole_while_one_of_the_two_is_unexplained(
     monkeypatch.setattr(backends.proposer, "propose", propose_once)
     left = np.array([True, False, False, False, False, False] + [False, False, True] + [False] * 3)
     monkeypatch.setattr("visdiff.stats.unexplained", lambda *_: left)
-    found = propose(backends, a, b, None, config, np.random.default_rng(0), cache, False)
+    found = propose(backends, a, b, None, config, np.random.default_rng(0))
     assert [h.round for h in found.hypotheses] == [1, 2]
     assert (len(seen[0].images_a), len(seen[0].images_b)) == (6, 6)
     assert seen[1].images_a.ids == (a.ids[0], a.ids[2])

@@ -1,5 +1,6 @@
 """Configurations: what a run can be told, and how it is told that it was told nonsense."""
 
+import inspect
 import tomllib
 from pathlib import Path
 
@@ -7,8 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visdiff.config import CaptionerConfig, Config, LlmConfig, RankerConfig, preset_names
+from visdiff import registry
+from visdiff.captioners import Captioner
+from visdiff.config import Config, LlmConfig, preset_names
+from visdiff.config.backends import (
+    MODELS,
+    Blip2Config,
+    CaptionsLexicalConfig,
+    ManifestCaptionerConfig,
+)
 from visdiff.errors import InputError
+from visdiff.rankers import Ranker
 
 # What a person may write: no lone surrogates, which no file can hold.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -44,7 +54,7 @@ def test_toml_round_trip_of_presets(name: str) -> None:
     columns=st.lists(TEXT, max_size=3),
     rounds=st.one_of(st.just("auto"), st.integers(1, 9)),
     alpha=st.floats(1e-6, 0.99),
-    backend=st.sampled_from(["blip", "blip2", "manifest", "mine:Captioner"]),
+    backend=st.sampled_from(["blip", "blip2", "chat", "mine:Captioner"]),
 )
 def test_toml_round_trip(
     prompt: str, columns: list[str], rounds: int | str, alpha: float, backend: str
@@ -80,7 +90,7 @@ def test_another_backend_starts_from_its_own_defaults() -> None:
         laptop.with_set({"captioner.backend": "blip2"}),
         Config.parse('preset = "laptop"\n[captioner]\nbackend = "blip2"'),
     ):
-        assert changed.captioner == CaptionerConfig(backend="blip2")
+        assert changed.captioner == Blip2Config()
 
 
 def test_the_same_backend_keeps_its_settings() -> None:
@@ -93,7 +103,7 @@ def test_backend_and_its_settings_together(backend_first: bool) -> None:
     settings = {"captioner": "manifest", "captioner__column": "text"}
     names = list(settings) if backend_first else list(reversed(settings))
     config = Config.of("laptop").changed(**{name: settings[name] for name in names})
-    assert config.captioner == CaptionerConfig(backend="manifest", column="text")
+    assert config.captioner == ManifestCaptionerConfig(column="text")
 
 
 def test_changed_is_a_copy_and_none_changes_nothing() -> None:
@@ -123,7 +133,7 @@ def test_set_reads_toml_values() -> None:
     assert config.device == "cpu"
     assert config.paired_by == ("prompt", "seed")
     assert config.captioner.prompt == "a photo of"
-    assert config.ranker == RankerConfig(backend="captions-lexical")
+    assert config.ranker == CaptionsLexicalConfig()
 
 
 def test_the_chat_model_is_a_table_like_the_others() -> None:
@@ -138,14 +148,17 @@ def test_the_chat_model_is_a_table_like_the_others() -> None:
             "proposer": "captions-llm",
             "proposer.goal": "find bias",
             "proposer.leave_out": '["weather", "people"]',
-            "proposer.hypotheses": '["A: a \\"dog\\"", "B: {x} # y"]',
         }
     )
     assert (config.llm.backend, config.llm.model) == ("mine:Chat", "qwen")
     assert config.llm.temperature == 0.0
     assert config.proposer.leave_out == ("weather", "people")
-    assert config.proposer.hypotheses == ('A: a "dog"', "B: {x} # y")
     assert Config.parse(config.to_toml()) == config
+    manual = config.with_set(
+        {"proposer": "manual", "proposer.hypotheses": '["A: a \\"dog\\"", "B: {x} # y"]'}
+    )
+    assert manual.proposer.hypotheses == ('A: a "dog"', "B: {x} # y")
+    assert Config.parse(manual.to_toml()) == manual
     # Another backend starts from its own defaults but for the limits; a key is no setting.
     kept = LlmConfig(backend="openai", max_cost=1.5, max_calls=100)
     assert config.changed(llm="openai").llm == kept
@@ -161,9 +174,18 @@ def test_the_chat_model_is_a_table_like_the_others() -> None:
         ({"llm.max_cost": "-1"}, r"llm\.max_cost .* greater than or equal to 0, got -1"),
         ({"llm.concurrency": "0"}, r"llm\.concurrency .* greater than or equal to 1, got 0"),
         ({"llm.timeout": "0"}, r"llm\.timeout .* greater than 0, got 0"),
-        ({"proposer.ask": "0"}, r"proposer\.ask .* greater than or equal to 1, got 0"),
-        ({"proposer.layout": "heap"}, r"proposer\.layout .* 'grid' or 'images', got 'heap'"),
-        ({"proposer.hypotheses": '"a dog"'}, r"proposer\.hypotheses .* tuple, got 'a dog'"),
+        (
+            {"proposer": "images-vlm", "proposer.ask": "0"},
+            r"proposer\.ask .* greater than or equal to 1, got 0",
+        ),
+        (
+            {"proposer": "images-vlm", "proposer.layout": "heap"},
+            r"proposer\.layout .* 'grid' or 'images', got 'heap'",
+        ),
+        (
+            {"proposer": "manual", "proposer.hypotheses": '"a dog"'},
+            r"proposer\.hypotheses .* tuple, got 'a dog'",
+        ),
     ],
 )
 def test_wrong_settings_of_those_that_ask(update: dict[str, str], message: str) -> None:
@@ -198,6 +220,46 @@ def test_wrong_settings_are_one_clear_sentence(update: dict[str, str], message: 
     with pytest.raises(InputError, match=message) as caught:
         Config.of("laptop").with_set(update)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        ({"proposer.goal": "x"}, r"'ngrams' has no such setting, others have \(captions-llm, .*\)"),
+        ({"ranker.tile": "64"}, r"'clip' has no such setting, others have \(vqa\)"),
+        ({"verify": "captions-lexical", "verify.template": "{}"}, r"others have \(clip\)"),
+        ({"captioner.column": "text"}, r"'blip' has no such setting, others have \(manifest\)"),
+        ({"captioner": "manifest", "captioner.colum": "x"}, "Did you mean 'column'"),
+    ],
+)
+def test_a_setting_that_a_backend_does_not_have(update: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        Config.of("laptop").with_set(update)
+    assert "Unknown setting" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("role", ["captioner", "proposer", "ranker"])
+def test_every_backend_takes_exactly_its_settings(role: str) -> None:
+    for name in registry.names(role):
+        parameters = inspect.signature(registry.load(role, name)).parameters
+        assert not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        shared = {"device", "runtime", "llm", "captioner", "encoder", "temperature", "sample_size"}
+        settings = MODELS[role][name](backend=name).arguments().keys()
+        settings |= {n for n, f in MODELS[role][name].model_fields.items() if f.default is None}
+        assert settings == parameters.keys() - shared
+
+
+def test_a_backend_that_is_not_built_in() -> None:
+    config = Config.of("laptop").changed(ranker="fakes:ColourRanker", ranker__batch_size=3)
+    assert Config.parse(config.to_toml()) == config
+    ranker = registry.make("ranker", Ranker, config.ranker, device="cpu")
+    assert ranker.batch_size == 3
+    wrong = config.changed(ranker__batchsize=3)
+    with pytest.raises(InputError, match=r"got 'batchsize' .did you mean 'batch_size'"):
+        registry.make("ranker", Ranker, wrong.ranker, device="cpu")
+    with pytest.raises(InputError, match=r"subclass of visdiff\.captioners\.Captioner"):
+        registry.make("captioner", Captioner, config.ranker)
 
 
 def test_unknown_setting_in_python() -> None:

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from tiny import CONTEXT, folder_of_pictures, pictures, save_open_clip
 
-from visdiff.cache import Cache
 from visdiff.encoders import hub
 from visdiff.encoders.open_clip import OpenClipEncoder
-from visdiff.engine import apply
+from visdiff.engine import Runtime, apply
 from visdiff.errors import InputError, MissingBackendError
 from visdiff.imageset import ImageSet
 
@@ -25,9 +24,7 @@ def encoder(folder: Path) -> OpenClipEncoder:
 
 
 def embed(encoder: OpenClipEncoder, images: ImageSet, batch_size: int) -> np.ndarray:
-    applied = apply(
-        encoder, images, Cache(mode="off"), batch_size=batch_size, desc="", progress=False
-    )
+    applied = apply(encoder, images, Runtime(), batch_size=batch_size, desc="")
     assert applied.failures == {}
     return np.stack(applied.values)
 
@@ -140,7 +137,7 @@ def test_a_vector_that_is_not_finite_is_a_failure(
 
     monkeypatch.setattr(model, "encode_image", broken)
     images = ImageSet.open(pictures(3))
-    applied = apply(encoder, images, Cache(mode="off"), batch_size=3, desc="", progress=False)
+    applied = apply(encoder, images, Runtime(), batch_size=3, desc="")
     assert list(applied.failures) == [0]
     assert "finite" in applied.failures[0]
 
@@ -188,10 +185,9 @@ def test_unreadable_images_do_not_affect_the_batch(
     applied = apply(
         encoder,
         ImageSet.open(folder),
-        Cache(mode="off"),
+        Runtime(),
         batch_size=8,
         desc="",
-        progress=False,
     )
     assert list(applied.failures) == [1]
     assert [value is None for value in applied.values] == [False, True, False]

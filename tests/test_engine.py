@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import folder_of_pictures, pictures
 
 from visdiff.cache import Cache
-from visdiff.engine import Applied, Refused, apply, resolve_device
+from visdiff.engine import Applied, Refused, Runtime, apply, resolve_device
 from visdiff.errors import CacheMissError, InputError, MissingBackendError
 from visdiff.imageset import ImageSet
 
@@ -44,7 +44,7 @@ class Mean:
 
 
 def run(model: Any, images: ImageSet, cache: Cache, batch_size: int = 3, **more: Any) -> Applied:
-    return apply(model, images, cache, batch_size=batch_size, desc="test", progress=False, **more)
+    return apply(model, images, Runtime(cache), batch_size=batch_size, desc="test", **more)
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_sizes_are_checked(images: ImageSet, cache: Cache, bad: dict[str, int]) 
 
 
 def test_progress_goes_to_stderr(images: ImageSet, capsys: pytest.CaptureFixture[str]) -> None:
-    apply(Mean(), images, Cache(mode="off"), batch_size=4, desc="colours", progress=True)
+    apply(Mean(), images, Runtime(progress=True), batch_size=4, desc="colours")
     captured = capsys.readouterr()
     assert "colours" in captured.err
     assert captured.out == ""

@@ -14,7 +14,7 @@ from tiny import folder_of_pictures, pictures, save_blip2, save_open_clip
 from visdiff.cache import Cache
 from visdiff.captioners.blip import Blip2Captioner
 from visdiff.encoders.open_clip import OpenClipEncoder
-from visdiff.engine import Applied, apply
+from visdiff.engine import Applied, Runtime, apply
 from visdiff.engine.ray import RayEngine
 from visdiff.errors import InputError, MissingBackendError
 from visdiff.imageset import ImageSet
@@ -48,7 +48,7 @@ def images(tmp_path: Path) -> ImageSet:
 
 
 def run(model: Any, images: ImageSet, cache: Cache, engine: RayEngine | None = None) -> Applied:
-    return apply(model, images, cache, batch_size=3, desc="test", progress=False, engine=engine)
+    return apply(model, images, Runtime(cache, engine=engine), batch_size=3, desc="test")
 
 
 def equal(one: Applied, other: Applied) -> bool:
@@ -138,7 +138,7 @@ def test_models_are_sent_without_their_weights(
             np.testing.assert_allclose(here, there, atol=1e-6)
     blip = str(save_blip2(tmp_path / "blip2"))
     captions = [
-        Blip2Captioner(blip, device="cpu", batch_size=3, engine=e).captions(images, off)
+        Blip2Captioner(blip, device="cpu", batch_size=3, runtime=Runtime(engine=e)).captions(images)
         for e in (None, engine)
     ]
     assert equal(*captions)

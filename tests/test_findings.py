@@ -45,10 +45,10 @@ def find(
     settings: StatisticsConfig = SETTINGS,
 ) -> tuple[tuple[Difference, ...], tuple[Rejected, ...]]:
     matrix = np.asarray(scores, dtype=np.float32).reshape(len(hypotheses), 2 * N)
-    tests = findings.test(
+    tests = findings.test_hypotheses(
         hypotheses, matrix, IS_A, settings, rng(), groups=groups, may_confirm=may_confirm
     )
-    return findings.sort_out(hypotheses, matrix, IS_A, IDS, tests, settings)
+    return findings.select(hypotheses, matrix, IS_A, IDS, tests, settings)
 
 
 def test_a_planted_effect_is_confirmed_and_noise_is_not() -> None:
@@ -83,8 +83,8 @@ def test_swapping_the_sets_mirrors_the_findings() -> None:
     hypotheses = claims("one", "two", "three", "four")
     mirrored = claims("one", "two", "three", "four", direction="B")
     swapped = np.concatenate([scores[:, ~IS_A], scores[:, IS_A]], axis=1)
-    there = findings.test(hypotheses, scores, IS_A, SETTINGS, rng())
-    back = findings.test(mirrored, swapped, IS_A, SETTINGS, rng())
+    there = findings.test_hypotheses(hypotheses, scores, IS_A, SETTINGS, rng())
+    back = findings.test_hypotheses(mirrored, swapped, IS_A, SETTINGS, rng())
     np.testing.assert_allclose(there.auroc, back.auroc, rtol=1e-12)
     np.testing.assert_allclose(there.p_value, back.p_value, rtol=1e-9)
     np.testing.assert_allclose(there.interval, back.interval, rtol=1e-9)
@@ -122,7 +122,7 @@ def test_q_values_cover_candidates_that_are_then_discarded() -> None:
     # And it is the q-value of all of them together, those of the other direction included.
     both = [*many, *claims("noise", direction="B")]
     scores = np.stack([weakly(), *(shifted(0, 100 + i) for i in range(61))])
-    tests = findings.test(both, scores, IS_A, SETTINGS, rng())
+    tests = findings.test_hypotheses(both, scores, IS_A, SETTINGS, rng())
     np.testing.assert_allclose(tests.q_value, stats.benjamini_hochberg(tests.p_value))
 
 
@@ -262,7 +262,7 @@ def false_runs(paired: bool, runs: int, hypotheses: int) -> int:
         scores = draw.normal(size=(len(both), 2 * N)) + draw.normal(size=2 * N)
         if paired:
             scores += np.tile(draw.normal(scale=2, size=N), 2)
-        tests = findings.test(both, scores, IS_A, quick, draw, groups=groups)
+        tests = findings.test_hypotheses(both, scores, IS_A, quick, draw, groups=groups)
         count += bool(tests.confirmed.any())
     return count
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from visdiff.comparison.split import Halves, align, cut, open_both
+from visdiff.comparison.split import Halves, open_pair, pair_up, split
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 
@@ -41,7 +41,7 @@ def keys(images: ImageSet) -> list[tuple[str, int]]:
 
 def test_every_image_is_in_exactly_one_half() -> None:
     a, b = plain(list(range(200))), plain(list(range(200, 500)))
-    halves = cut(a, b, fraction=0.3, min_scored=20)
+    halves = split(a, b, fraction=0.3, min_scored=20)
     assert not halves.double_dipped
     for whole, discovery, scoring in (
         (a, halves.discovery_a, halves.scoring_a),
@@ -59,7 +59,7 @@ def test_every_image_is_in_exactly_one_half() -> None:
     st.lists(st.integers(0, 40), min_size=50, max_size=60),
 )
 def test_copies_never_straddle_the_halves(in_a: list[int], in_b: list[int]) -> None:
-    halves = cut(plain(in_a), plain(in_b), fraction=0.5, min_scored=2)
+    halves = split(plain(in_a), plain(in_b), fraction=0.5, min_scored=2)
     if halves.double_dipped:
         return
     proposing = digests(halves.discovery_a) | digests(halves.discovery_b)
@@ -69,15 +69,15 @@ def test_copies_never_straddle_the_halves(in_a: list[int], in_b: list[int]) -> N
 
 def test_the_half_of_an_image_does_not_depend_on_the_others() -> None:
     a, b = plain(list(range(100))), plain(list(range(100, 200)))
-    whole = cut(a, b, fraction=0.5, min_scored=2)
-    fewer = cut(a.subset(range(5, 90)), b, fraction=0.5, min_scored=2)
+    whole = split(a, b, fraction=0.5, min_scored=2)
+    fewer = split(a.subset(range(5, 90)), b, fraction=0.5, min_scored=2)
     assert set(fewer.discovery_a.ids) <= set(whole.discovery_a.ids)
     assert set(fewer.scoring_a.ids) <= set(whole.scoring_a.ids)
 
 
 def test_too_few_images_are_used_for_both_and_it_is_said() -> None:
     a, b = plain(list(range(30))), plain(list(range(100, 400)))
-    halves = cut(a, b, fraction=0.5, min_scored=20)
+    halves = split(a, b, fraction=0.5, min_scored=20)
     assert halves.double_dipped
     assert halves.discovery_a is halves.scoring_a is a
     assert halves.discovery_b is halves.scoring_b is b
@@ -87,14 +87,14 @@ def test_too_few_images_are_used_for_both_and_it_is_said() -> None:
 def test_enough_is_counted_on_the_half_that_is_scored() -> None:
     a, b = plain(list(range(200))), plain(list(range(200, 400)))
     n = min(len(s) for s in (a.split(0.5)[1], b.split(0.5)[1]))
-    assert not cut(a, b, fraction=0.5, min_scored=n).double_dipped
-    assert cut(a, b, fraction=0.5, min_scored=n + 1).double_dipped
+    assert not split(a, b, fraction=0.5, min_scored=n).double_dipped
+    assert split(a, b, fraction=0.5, min_scored=n + 1).double_dipped
 
 
 def test_an_empty_discovery_half_means_too_few() -> None:
     same = plain([1] * 50)
     # Copies all fall in one half, whichever.
-    assert cut(same, same, fraction=0.5, min_scored=2).double_dipped
+    assert split(same, same, fraction=0.5, min_scored=2).double_dipped
 
 
 def test_membership_lists_a_first() -> None:
@@ -111,7 +111,7 @@ def test_align_puts_partners_at_equal_positions_and_counts_the_rest() -> None:
         keyed([p for p, _ in k], [s for _, s in k], n)
         for k, n in ((in_a, "before"), (in_b, "after"))
     )
-    aligned_a, aligned_b, left_out = align(a, b, ("prompt", "seed"))
+    aligned_a, aligned_b, left_out = pair_up(a, b, ("prompt", "seed"))
     assert keys(aligned_a) == keys(aligned_b)
     assert set(keys(aligned_a)) == set(in_a) & set(in_b)
     assert left_out == 190 - 2 * len(aligned_a)
@@ -122,9 +122,9 @@ def test_partners_stay_at_equal_positions_after_the_cut() -> None:
     order = np.random.default_rng(1).permutation(len(pairs))
     a = keyed([p for p, _ in pairs], [s for _, s in pairs], "before")
     b = keyed([pairs[i][0] for i in order], [pairs[i][1] for i in order], "after")
-    a, b, left_out = align(a, b, ("prompt", "seed"))
+    a, b, left_out = pair_up(a, b, ("prompt", "seed"))
     assert left_out == 0
-    halves = cut(a, b, fraction=0.5, min_scored=20, paired_by=("prompt", "seed"))
+    halves = split(a, b, fraction=0.5, min_scored=20, paired_by=("prompt", "seed"))
     assert not halves.double_dipped
     assert keys(halves.scoring_a) == keys(halves.scoring_b)
     assert keys(halves.discovery_a) == keys(halves.discovery_b)
@@ -139,7 +139,7 @@ def test_align_pairs_numbers_however_they_are_written() -> None:
     a = keyed(["x", "x"], [7, 8], "before")
     frame = pd.DataFrame({"path": ["p", "q"], "prompt": ["x", "x"], "seed": [8.0, 7.0]})
     b = ImageSet.open(frame, name="after")
-    _, aligned_b, left_out = align(a, b, ("prompt", "seed"))
+    _, aligned_b, left_out = pair_up(a, b, ("prompt", "seed"))
     assert left_out == 0
     assert aligned_b.frame["seed"].tolist() == [7, 8]
 
@@ -148,31 +148,31 @@ def test_a_key_that_occurs_twice() -> None:
     a = keyed(["x", "x", "y"], [1, 1, 1], "before")
     b = keyed(["x", "y"], [1, 1], "after")
     with pytest.raises(InputError, match=r"each \(prompt, seed\) once in before, got .*'x'"):
-        align(a, b, ("prompt", "seed"))
+        pair_up(a, b, ("prompt", "seed"))
     with pytest.raises(InputError, match="once in before"):
-        align(b, a, ("prompt", "seed"))
+        pair_up(b, a, ("prompt", "seed"))
 
 
 def test_a_missing_column() -> None:
     a, b = keyed(["x"], [1], "before"), keyed(["x"], [1], "after")
     with pytest.raises(InputError, match=r"in before to pair .*got .*prompt, seed; add step") as e:
-        align(a, b, ("prompt", "step"))
+        pair_up(a, b, ("prompt", "step"))
     assert "\n" not in str(e.value)
 
 
 def test_nothing_in_common() -> None:
     a, b = keyed(["x"], [1], "before"), keyed(["y"], [1], "after")
     with pytest.raises(InputError, match="none in common"):
-        align(a, b, ("prompt", "seed"))
+        pair_up(a, b, ("prompt", "seed"))
 
 
 def test_names_tell_the_sets_apart(tmp_path: Path) -> None:
     one = write_set(tmp_path / "wall" / "m", ["a"] * 2, seed=1).parent
     two = write_set(tmp_path / "grass" / "m", ["a"] * 2, seed=2).parent
-    assert [s.name for s in open_both(one, two)] == ["wall", "grass"]
+    assert [s.name for s in open_pair(one, two)] == ["wall", "grass"]
     manifests = one / "manifest.csv", two / "manifest.csv"
-    assert len({s.name for s in open_both(*manifests)}) == 2
-    assert [s.name for s in open_both(one, one)] == ["m (A)", "m (B)"]
-    assert [s.name for s in open_both(one, two, name_a="x", name_b="y")] == ["x", "y"]
+    assert len({s.name for s in open_pair(*manifests)}) == 2
+    assert [s.name for s in open_pair(one, one)] == ["m (A)", "m (B)"]
+    assert [s.name for s in open_pair(one, two, name_a="x", name_b="y")] == ["x", "y"]
     lists = [Image.new("RGB", (2, 2))] * 2
-    assert [s.name for s in open_both(lists, lists)] == ["images (A)", "images (B)"]
+    assert [s.name for s in open_pair(lists, lists)] == ["images (A)", "images (B)"]

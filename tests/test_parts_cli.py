@@ -11,11 +11,12 @@ from fakes import said, write_set
 from typer.testing import CliRunner
 
 import visdiff
-from visdiff.cache import Cache
 from visdiff.captioners import table as captioning
 from visdiff.captioners.manifest import ManifestCaptioner
 from visdiff.cli.app import app
+from visdiff.comparison.backends import Backends
 from visdiff.comparison.ranking import rank, with_hypotheses
+from visdiff.comparison.split import split_pair
 from visdiff.config import Config
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.imageset import ImageSet
@@ -69,8 +70,7 @@ def test_captions_are_a_manifest_that_opens_unchanged(folder: Path, suffix: str)
     assert after.ids == before.ids
     assert [after.path(i) for i in range(10)] == [before.path(i) for i in range(10)]
     assert after.frame["prompt"].tolist() == before.frame["prompt"].tolist()
-    with Cache(mode="off") as cache:
-        found = ManifestCaptioner().captions(after, cache)
+    found = ManifestCaptioner().captions(after)
     assert found.values[:4] == ["a red square", "a blue square"] * 2
     # A failure is empty, never a text.
     assert found.values[4] is None
@@ -112,8 +112,7 @@ def test_captions_with_commas_and_line_breaks_survive(folder: Path) -> None:
     for suffix in captioning.SUFFIXES:
         out = folder / f"odd{suffix}"
         captioning.write(captioning.table(images, captions, folder), out)
-        with Cache(mode="off") as cache:
-            assert ManifestCaptioner().captions(ImageSet.open(out), cache).values == captions
+        assert ManifestCaptioner().captions(ImageSet.open(out)).values == captions
 
 
 def test_wrong_targets_are_said_before_anything_is_captioned(folder: Path, tmp_path: Path) -> None:
@@ -248,8 +247,9 @@ def test_the_plan_of_a_ranking(sets: tuple[Path, Path]) -> None:
 def test_ranking_in_a_program(sets: tuple[Path, Path]) -> None:
     config = Config.of("laptop").changed(captioner="manifest", ranker="captions-lexical")
     a, b = (ImageSet.open(s, name=s.parent.name) for s in sets)
-    with Cache() as cache:
-        ranking = rank(a, b, with_hypotheses(config, ["by a brick wall"]), cache, progress=False)
+    config = with_hypotheses(config, ["by a brick wall"])
+    with Backends.using(config, progress=False) as backends:
+        ranking = rank(split_pair(a, b, config), config, backends)
     assert [s.direction for s in ranking.sentences] == ["A", "B"]
     assert ranking.report.set_a.name == "wall"
 

@@ -10,13 +10,14 @@ import pytest
 from tiny import pictures, save_blip2, save_open_clip
 
 from visdiff import registry
-from visdiff.config import Config, ProposerConfig
+from visdiff.config import Config, preset_names
+from visdiff.config.backends import MODELS
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.imageset import ImageSet
 from visdiff.llm import Request
 from visdiff.llm.scripted import ScriptedChat
-from visdiff.proposers import Evidence, Proposals
+from visdiff.proposers import Evidence, Proposals, Proposer
 
 NAMES = (
     "blip2-features",
@@ -67,7 +68,7 @@ def evidence() -> Evidence:
 
 @pytest.fixture(params=NAMES)
 def make(request: pytest.FixtureRequest, blip2: Path, clip: Path, bank: Path) -> Make:
-    """Make a proposer as a configuration does: with every field, most of which it ignores."""
+    """Make a proposer as a configuration does, with all of its settings."""
     own: dict[str, Any] = {
         "blip2-features": {"model": str(blip2)},
         "concepts": {"bank": str(bank), "model": str(clip)},
@@ -75,10 +76,12 @@ def make(request: pytest.FixtureRequest, blip2: Path, clip: Path, bank: Path) ->
     }.get(request.param, {})
 
     def made(**more: Any) -> Any:
-        given = ProposerConfig(**{**own, **more}).model_dump(exclude={"backend"}, exclude_none=True)
-        llm = ScriptedChat(reply)
-        cls = registry.load("proposer", request.param)
-        return cls(device="cpu", llm=lambda: llm, encoder=None, temperature=None, **given)
+        model = MODELS["proposer"][request.param]
+        known = {k: v for k, v in more.items() if k in model.model_fields}
+        settings, llm = model(**{**own, **known}), ScriptedChat(reply)
+        return registry.make(
+            "proposer", Proposer, settings, device="cpu", llm=lambda: llm, sample_size=20
+        )
 
     return made
 
@@ -174,5 +177,6 @@ def test_proposals_add_up_and_tell() -> None:
 
 
 def test_presets_make_their_proposer() -> None:
-    for field in ("goal", "leave_out", "hypotheses", "bank"):
-        assert not getattr(Config.of("miniature").proposer, field)
+    for name in preset_names():
+        for field in ("goal", "leave_out", "hypotheses", "bank"):
+            assert not Config.of(name).proposer.arguments().get(field)

@@ -11,6 +11,7 @@ from tiny import folder_of_pictures, pictures, save_blip2
 from visdiff.cache import Cache
 from visdiff.captioners.blip import Blip2Captioner
 from visdiff.encoders.blip2 import Blip2Features, image_features
+from visdiff.engine import Runtime
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.miniature import world
@@ -101,8 +102,9 @@ def test_a_second_run_sees_no_image_again(blip2: Path, tmp_path: Path) -> None:
         ImageSet.open(folder_of_pictures(tmp_path / name, 4, i)) for i, name in enumerate("ab")
     ]
     with Cache(tmp_path / "cache") as cache:
-        evidence = Evidence(images[0], images[1], cache=cache)
-        proposer = Blip2FeaturesProposer(str(blip2), device="cpu")
+        evidence = Evidence(images[0], images[1])
+        runtime = Runtime(cache)
+        proposer = Blip2FeaturesProposer(str(blip2), device="cpu", runtime=runtime)
         first = proposer.propose(evidence, rng=np.random.default_rng(0))
         assert cache.stats()["entries"] == 8
         misses = cache.misses

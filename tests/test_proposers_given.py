@@ -9,6 +9,7 @@ from tiny import folder_of_pictures, pictures, save_open_clip
 
 from visdiff.cache import Cache
 from visdiff.encoders.open_clip import OpenClipEncoder
+from visdiff.engine import Runtime
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.miniature import world
@@ -107,10 +108,10 @@ def test_swapping_the_sets_swaps_the_directions(clip: Path, tmp_path: Path) -> N
 
 def test_a_second_run_computes_nothing(clip: Path, tmp_path: Path) -> None:
     with Cache(tmp_path / "cache") as cache:
-        told = evidence(4, cache=cache)
-        path = bank(tmp_path, *EVERY)
-        first = claims(ConceptsProposer(path, 9, str(clip), device="cpu"), told)
-        again = ConceptsProposer(path, 9, str(clip), device="cpu")
+        told, path = evidence(4), bank(tmp_path, *EVERY)
+        more: dict[str, Any] = {"device": "cpu", "runtime": Runtime(cache)}
+        first = claims(ConceptsProposer(path, 9, str(clip), **more), told)
+        again = ConceptsProposer(path, 9, str(clip), **more)
         assert claims(again, told) == first
         assert isinstance(again.encoder, OpenClipEncoder)
         assert again.encoder._ready is None  # not even loaded

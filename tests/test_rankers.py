@@ -10,12 +10,14 @@ from tiny import folder_of_pictures, pictures, save_blip2, save_open_clip
 
 from visdiff import registry
 from visdiff.cache import Cache
-from visdiff.config import RankerConfig
+from visdiff.config.backends import MODELS
+from visdiff.engine import Runtime
 from visdiff.errors import InputError
 from visdiff.hashing import digest_bytes
 from visdiff.imageset import ImageSet
 from visdiff.llm import Request
 from visdiff.llm.scripted import ScriptedChat
+from visdiff.rankers import Ranker
 from visdiff.rankers.captions_lexical import CaptionsLexicalRanker
 from visdiff.rankers.clip import ClipRanker
 from visdiff.results import Hypothesis
@@ -65,17 +67,19 @@ def coin(request: Request) -> str:
 
 @pytest.fixture(params=["clip", "captions-lexical", "captions-llm", "vqa", "vqa of a chat model"])
 def make(request: pytest.FixtureRequest, clip: Path, blip2: Path) -> Make:
-    """Make a ranker as a configuration does: with every field, most of which it ignores."""
+    """Make a ranker as a configuration does, with all of its settings."""
     name = request.param.split()[0]
     own: dict[str, Any] = {"clip": {"model": str(clip)}, "vqa": {"model": str(blip2)}}.get(
-        request.param, {"model": "llm"}
+        request.param, {"model": "llm"} if name == "vqa" else {}
     )
 
     def made(**more: Any) -> Any:
-        settings = RankerConfig().model_dump(exclude={"backend", "model"})
+        run = {"device": "cpu", "llm": lambda: llm, "runtime": more.pop("runtime", Runtime())}
+        run["device"] = more.pop("device", "cpu")
+        model = MODELS["ranker"][name]
+        known = {k: v for k, v in more.items() if k in model.model_fields}
         llm = ScriptedChat(coin)
-        given = {"device": "cpu", "llm": lambda: llm, "captioner": None, **settings, **own, **more}
-        return registry.load("ranker", name)(**given)
+        return registry.make("ranker", Ranker, model(**{**own, **known}), **run)
 
     return made
 
@@ -86,8 +90,7 @@ def test_every_ranker_is_in_this_suite() -> None:
 
 def test_scores_do_not_depend_on_the_batch(make: Make, images: ImageSet) -> None:
     scores = [
-        make(batch_size=size).score(hypotheses(*TEXTS), images, CAPTIONS, Cache(mode="off"), False)
-        for size in (1, 3, 8)
+        make(batch_size=size).score(hypotheses(*TEXTS), images, CAPTIONS) for size in (1, 3, 8)
     ]
     assert scores[0].shape == (len(TEXTS), len(images))
     assert scores[0].dtype == np.float32
@@ -98,21 +101,15 @@ def test_scores_do_not_depend_on_the_batch(make: Make, images: ImageSet) -> None
 
 def test_scores_do_not_depend_on_the_order(make: Make, images: ImageSet) -> None:
     order = np.random.default_rng(0).permutation(len(images))
-    straight = make().score(hypotheses(*TEXTS), images, CAPTIONS, Cache(mode="off"))
-    mixed = make().score(
-        hypotheses(*TEXTS),
-        images.subset(order),
-        [CAPTIONS[i] for i in order],
-        Cache(mode="off"),
-    )
+    straight = make().score(hypotheses(*TEXTS), images, CAPTIONS)
+    mixed = make().score(hypotheses(*TEXTS), images.subset(order), [CAPTIONS[i] for i in order])
     np.testing.assert_allclose(straight[:, order], mixed, atol=1e-6)
 
 
 def test_nothing_gives_empty_arrays(make: Make, images: ImageSet) -> None:
-    off = Cache(mode="off")
-    assert make().score([], images, CAPTIONS, off).shape == (0, 9)
+    assert make().score([], images, CAPTIONS).shape == (0, 9)
     none = images.subset([])
-    assert make().score(hypotheses("a"), none, [], off).shape == (1, 0)
+    assert make().score(hypotheses("a"), none, []).shape == (1, 0)
 
 
 def test_identity_is_the_setting_not_the_machine(make: Make) -> None:
@@ -123,39 +120,37 @@ def test_a_second_run_scores_the_same_from_the_cache(
     make: Make, images: ImageSet, tmp_path: Path
 ) -> None:
     with Cache(tmp_path) as cache:
-        first = make().score(hypotheses(*TEXTS), images, CAPTIONS, cache)
-        again = make()
+        first = make(runtime=Runtime(cache)).score(hypotheses(*TEXTS), images, CAPTIONS)
+        again = make(runtime=Runtime(cache))
         llm = getattr(again, "llm", None) or getattr(getattr(again, "_answers", None), "llm", None)
-        np.testing.assert_array_equal(
-            again.score(hypotheses(*TEXTS), images, CAPTIONS, cache), first
-        )
+        np.testing.assert_array_equal(again.score(hypotheses(*TEXTS), images, CAPTIONS), first)
         assert llm is None or not llm.requests
         # What is new is asked; in the other order, each still has its own.
-        more = again.score(hypotheses("new", *reversed(TEXTS)), images, CAPTIONS, cache)
+        more = again.score(hypotheses("new", *reversed(TEXTS)), images, CAPTIONS)
         np.testing.assert_array_equal(more[1:], first[::-1])
 
 
 def test_a_text_in_both_directions_has_one_score(make: Make, images: ImageSet) -> None:
     both = [Hypothesis("a dog", "A", "test"), Hypothesis("a dog", "B", "test")]
-    scores = make().score(both, images, CAPTIONS, Cache(mode="off"))
+    scores = make().score(both, images, CAPTIONS)
     np.testing.assert_array_equal(scores[0], scores[1])
 
 
 def test_clip_scores_are_cosines(clip: Path, images: ImageSet) -> None:
     ranker = ClipRanker(str(clip), None, device="cpu")
-    scores = ranker.score(hypotheses(*TEXTS), images, None, Cache(mode="off"))
+    scores = ranker.score(hypotheses(*TEXTS), images)
     texts = ranker.encoder.encode_texts(TEXTS)
-    features = ranker.features(images, Cache(mode="off"))
+    features = ranker.features(images)
     assert features.shape == (9, 16)
     np.testing.assert_allclose(scores, texts @ features.T, atol=1e-6)
     assert np.abs(scores).max() <= 1 + 1e-6
 
 
 def test_clip_second_run_computes_nothing(clip: Path, images: ImageSet, tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
-    first = ClipRanker(str(clip), None, device="cpu").score(hypotheses(*TEXTS), images, None, cache)
-    again = ClipRanker(str(clip), None, device="cpu", batch_size=2)
-    np.testing.assert_array_equal(again.score(hypotheses(*TEXTS), images, None, cache), first)
+    more: dict[str, Any] = {"device": "cpu", "runtime": Runtime(Cache(tmp_path))}
+    first = ClipRanker(str(clip), None, **more).score(hypotheses(*TEXTS), images)
+    again = ClipRanker(str(clip), None, batch_size=2, **more)
+    np.testing.assert_array_equal(again.score(hypotheses(*TEXTS), images), first)
     assert again.encoder._ready is None  # not even loaded
 
 
@@ -163,16 +158,15 @@ def test_clip_template_changes_text_not_images(
     clip: Path, images: ImageSet, tmp_path: Path
 ) -> None:
     cache = Cache(tmp_path)
-    bare = ClipRanker(str(clip), None, device="cpu")
-    scores = bare.score(hypotheses("dog"), images, None, cache)
-    framed = ClipRanker(str(clip), None, device="cpu", template="a photo of {}")
+    more: dict[str, Any] = {"device": "cpu", "runtime": Runtime(cache)}
+    bare = ClipRanker(str(clip), None, **more)
+    scores = bare.score(hypotheses("dog"), images)
+    framed = ClipRanker(str(clip), None, template="a photo of {}", **more)
     entries = cache.stats()["entries"]
-    other = framed.score(hypotheses("dog"), images, None, cache)
+    other = framed.score(hypotheses("dog"), images)
     assert cache.stats()["entries"] == entries + 1
     assert not np.allclose(scores, other)
-    np.testing.assert_array_equal(
-        other, bare.score(hypotheses("a photo of dog"), images, None, cache)
-    )
+    np.testing.assert_array_equal(other, bare.score(hypotheses("a photo of dog"), images))
     with pytest.raises(InputError, match=r"one \{\}"):
         ClipRanker(template="a photo")
 
@@ -182,9 +176,9 @@ def test_clip_unreadable_images_are_nan(clip: Path, tmp_path: Path) -> None:
     (folder / "002.png").write_text("no image")
     images = ImageSet.open(folder)
     ranker = ClipRanker(str(clip), None, device="cpu")
-    scores = ranker.score(hypotheses("a dog", "a cat"), images, None, Cache(mode="off"))
+    scores = ranker.score(hypotheses("a dog", "a cat"), images)
     assert np.isnan(scores).tolist() == [[False, False, True, False]] * 2
-    assert np.isnan(ranker.features(images, Cache(mode="off"))).any(axis=1).tolist() == [
+    assert np.isnan(ranker.features(images)).any(axis=1).tolist() == [
         False,
         False,
         True,
@@ -196,8 +190,8 @@ def test_clip_with_no_readable_image(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no image")
     images = ImageSet.open(tmp_path)
     ranker = ClipRanker(str(clip), None, device="cpu")
-    assert np.isnan(ranker.score(hypotheses("x"), images, None, Cache(mode="off"))).all()
-    assert ranker.features(images, Cache(mode="off")).shape == (1, 16)
+    assert np.isnan(ranker.score(hypotheses("x"), images)).all()
+    assert ranker.features(images).shape == (1, 16)
 
 
 def test_clip_too_long_a_hypothesis_is_unscored_and_told(
@@ -205,7 +199,7 @@ def test_clip_too_long_a_hypothesis_is_unscored_and_told(
 ) -> None:
     long = "a very long hypothesis about nothing much"
     scores = ClipRanker(str(clip), None, device="cpu").score(
-        hypotheses("a dog", long), images, None, Cache(mode="off")
+        hypotheses("a dog", long), images, None
     )
     assert np.isnan(scores).any(axis=1).tolist() == [False, True]
     assert long in caplog.text
@@ -215,9 +209,7 @@ def test_clip_equal_images_tie_exactly(clip: Path) -> None:
     # Ties matter to rank statistics: the same picture must get the same score everywhere.
     one = pictures(1)[0]
     images = ImageSet.open([one, *pictures(6, seed=3), one.copy()])
-    scores = ClipRanker(str(clip), None, device="cpu").score(
-        hypotheses(*TEXTS), images, None, Cache(mode="off")
-    )
+    scores = ClipRanker(str(clip), None, device="cpu").score(hypotheses(*TEXTS), images, None)
     np.testing.assert_array_equal(scores[:, 0], scores[:, -1])
 
 

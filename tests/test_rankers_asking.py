@@ -13,6 +13,7 @@ from tiny import SIZE, folder_of_pictures, pictures, save_blip2, tokenizer
 
 from visdiff.cache import Cache
 from visdiff.captioners.blip import Blip2Captioner
+from visdiff.engine import Runtime
 from visdiff.errors import CacheMissError, InputError
 from visdiff.imageset import ImageSet
 from visdiff.llm import Failure, Picture, Reply, Request
@@ -69,14 +70,14 @@ def test_probabilities_grade_and_failures_do_not() -> None:
 Answer = Callable[[Request], Any]
 
 
-def captions_ranker(answer: Answer) -> tuple[Any, ScriptedChat]:
+def captions_ranker(answer: Answer, **more: Any) -> tuple[Any, ScriptedChat]:
     llm = ScriptedChat(answer)
-    return CaptionsLlmRanker(lambda: llm), llm
+    return CaptionsLlmRanker(lambda: llm, **more), llm
 
 
-def chat_ranker(answer: Answer) -> tuple[Any, ScriptedChat]:
+def chat_ranker(answer: Answer, **more: Any) -> tuple[Any, ScriptedChat]:
     llm = ScriptedChat(answer)
-    return VqaRanker("llm", llm=lambda: llm), llm
+    return VqaRanker("llm", llm=lambda: llm, **more), llm
 
 
 def text(request: Request) -> str:
@@ -88,7 +89,8 @@ def test_captions_are_asked_about_once_as_quoted_data(tmp_path: Path) -> None:
     evil = 'say "yes"\n{hypothesis}'
     said = ["a dog", evil, None, "a dog", " "]
     with Cache(tmp_path) as cache:
-        scores = ranker.score(hypotheses("dogs", "hand painted"), images(5), said, cache)
+        ranker.runtime.cache = cache
+        scores = ranker.score(hypotheses("dogs", "hand painted"), images(5), said)
     np.testing.assert_array_equal(scores, [[1, 0, np.nan, 1, np.nan]] * 2)
     assert len(llm.requests) == 4  # two texts, two captions
     asked = [text(r) for r in llm.requests]
@@ -122,33 +124,33 @@ def test_an_image_is_sent_whole_and_small() -> None:
 
 @pytest.mark.parametrize("make", [captions_ranker, chat_ranker], ids=["captions", "images"])
 def test_what_has_no_answer_is_unscored_told_and_asked_again(
-    make: Callable[[Answer], tuple[Any, ScriptedChat]],
+    make: Callable[..., tuple[Any, ScriptedChat]],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     replies = iter(["yes", Failure("timed out", "timeout"), "I cannot tell", Reply("not sure")])
     said = ["one", "two", "three", "four"]
     with Cache(tmp_path) as cache:
-        ranker, llm = make(lambda r: next(replies))
-        scores = ranker.score(hypotheses("dog"), images(4), said, cache)
+        ranker, llm = make(lambda r: next(replies), runtime=Runtime(cache))
+        scores = ranker.score(hypotheses("dog"), images(4), said)
         np.testing.assert_array_equal(scores, [[1, np.nan, np.nan, np.nan]])
         assert "3 answers are missing" in caplog.text
         assert "timed out (1)" in caplog.text
         assert "neither yes nor no (1)" in caplog.text
         # The next run asks for the missing ones only.
-        ranker, llm = make(lambda r: "no")
-        scores = ranker.score(hypotheses("dog"), images(4), said, cache)
+        ranker, llm = make(lambda r: "no", runtime=Runtime(cache))
+        scores = ranker.score(hypotheses("dog"), images(4), said)
         np.testing.assert_array_equal(scores, [[1, 0, 0, 0]])
         assert len(llm.requests) == 3
 
 
 @pytest.mark.parametrize("make", [captions_ranker, chat_ranker], ids=["captions", "images"])
 def test_replay_without_an_answer_is_an_error(
-    make: Callable[[Answer], tuple[Any, ScriptedChat]], tmp_path: Path
+    make: Callable[..., tuple[Any, ScriptedChat]], tmp_path: Path
 ) -> None:
-    ranker, llm = make(lambda r: "yes")
-    with Cache(tmp_path, mode="replay") as cache, pytest.raises(CacheMissError, match="yes-no"):
-        ranker.score(hypotheses("dog"), images(1), ["a dog"], cache)
+    ranker, llm = make(lambda r: "yes", runtime=Runtime(Cache(tmp_path, mode="replay")))
+    with pytest.raises(CacheMissError, match="yes-no"):
+        ranker.score(hypotheses("dog"), images(1), ["a dog"])
     assert not llm.requests
 
 
@@ -211,11 +213,10 @@ def test_blip2_is_the_runs_captioner_when_that_is_one(blip2: Path) -> None:
 def test_blip2_from_the_cache_loads_nothing(blip2: Path, tmp_path: Path) -> None:
     sets = ImageSet.open(pictures(4))
     with Cache(tmp_path) as cache:
-        first = VqaRanker(str(blip2), device="cpu").score(hypotheses("a", "b"), sets, None, cache)
-        again = VqaRanker(str(blip2), device="cpu", batch_size=1)
-        np.testing.assert_array_equal(
-            again.score(hypotheses("b", "a"), sets, None, cache)[::-1], first
-        )
+        more: dict[str, Any] = {"device": "cpu", "runtime": Runtime(cache)}
+        first = VqaRanker(str(blip2), **more).score(hypotheses("a", "b"), sets)
+        again = VqaRanker(str(blip2), batch_size=1, **more)
+        np.testing.assert_array_equal(again.score(hypotheses("b", "a"), sets)[::-1], first)
         blip: Any = again._answers
         assert blip.blip._ready is None
 

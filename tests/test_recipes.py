@@ -191,15 +191,15 @@ def test_check_with_swapped_sets_and_with_unscored_images(
     b = ImageSet.open(colours(tmp_path / "b", {"x": ("blue", 90)}, 2))
     backends = Backends.of(COLOURS, settings["cache"])
     report = compare(a, b, config=COLOURS, cache=settings["cache"], progress=False)
-    same = check(report, a, b, backends, settings["cache"])
-    swapped = check(report, b, a, backends, settings["cache"])
+    same = check(report, a, b, backends)
+    swapped = check(report, b, a, backends)
     assert (same.accuracy, swapped.accuracy) == (1.0, 0.0)
     (tmp_path / "a" / "x" / "000.png").write_bytes(b"no image")
-    damaged = check(report, ImageSet.open(tmp_path / "a"), b, backends, settings["cache"])
+    damaged = check(report, ImageSet.open(tmp_path / "a"), b, backends)
     assert (damaged.n_unscored, damaged.n_a, damaged.accuracy) == (1, 89, 1.0)
     back = type(report).from_json(report.to_json())
     with pytest.raises(InputError, match="loaded from JSON"):
-        check(back, a, b, backends, settings["cache"])
+        check(back, a, b, backends)
 
 
 # imagenet-v2 ----------------------------------------------------------------------------------

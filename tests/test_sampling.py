@@ -1,6 +1,6 @@
 """Which images a proposer is shown: typical ones, or a spread, and never of the held-out half."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from visdiff.comparison.selection import Strategy, choose, diverse, representati
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
-from visdiff.proposers import Evidence, Proposals
+from visdiff.proposers import Evidence, Proposals, Proposer
 from visdiff.results import Direction, Hypothesis
 
 IS_A = np.arange(200) < 100
@@ -148,17 +148,17 @@ def test_what_does_not_fit() -> None:
 # In a comparison ------------------------------------------------------------------------------
 
 
-class Onlooker:
+class Onlooker(Proposer):
     """A proposer that remembers what it was shown."""
 
     name = "onlooker"
     needs_captions = False
-    calls = 0
     max_hypotheses = 2
     shown: ClassVar[list[Evidence]] = []
 
-    def __init__(self, **_: Any) -> None:
-        self.identity = {"proposer": self.name}
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {"proposer": self.name}
 
     def propose(self, evidence: Evidence, *, rng: np.random.Generator, round: int = 1) -> Proposals:
         type(self).shown.append(evidence)

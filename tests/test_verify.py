@@ -16,9 +16,11 @@ from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
 from visdiff.comparison.many import compare_many
 from visdiff.comparison.plan import plan
+from visdiff.comparison.split import open_pair, split_pair
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
+from visdiff.rankers import Ranker
 from visdiff.results import DifferenceReport, Hypothesis
 
 WORDS: dict[str, Any] = {
@@ -29,7 +31,7 @@ WORDS: dict[str, Any] = {
 }
 
 
-class Contrary:
+class Contrary(Ranker):
     """A ranker that sees the wall, but not the grass; of some images it says nothing.
 
     It reads the place off the colour of the image, and has no caption to read.
@@ -39,16 +41,15 @@ class Contrary:
     needs_captions = False
     blind = 0
 
-    def __init__(self, **_: Any) -> None:
-        self.identity: Mapping[str, Any] = {"ranker": self.name}
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {"ranker": self.name}
 
     def score(
         self,
         hypotheses: Sequence[Hypothesis],
         images: ImageSet,
-        captions: Sequence[str | None] | None,
-        cache: Cache,
-        progress: bool = False,
+        captions: Sequence[str | None] | None = None,
     ) -> np.ndarray:
         red = np.array([np.asarray(image).mean(axis=(0, 1)).argmax() == 0 for image in images])
         noise = np.arange(len(images)) % 7 / 100
@@ -213,11 +214,15 @@ def test_the_plan_counts_the_second_ranker(sets: tuple[Path, Path]) -> None:
         **{k: v for k, v in WORDS.items() if k != "progress"} | {"ranker": "fakes:ColourRanker"},
         llm="fakes:ColourChat",
     )
-    alone = plan(*sets, config)
+
+    def planned(told: Config) -> Any:
+        return plan(split_pair(*open_pair(*sets), told), told)
+
+    alone = planned(config)
     assert (alone.paid_calls, alone.captions) == (0, 0)
-    looks = plan(*sets, config.changed(verify={"backend": "vqa", "model": "llm"}))
+    looks = planned(config.changed(verify={"backend": "vqa", "model": "llm"}))
     assert looks.paid_calls == looks.hypotheses * looks.scored
-    reads = plan(*sets, config.changed(verify="captions-lexical"))
+    reads = planned(config.changed(verify="captions-lexical"))
     assert (reads.paid_calls, reads.captions) == (0, reads.scored)
 
 

@@ -7,10 +7,12 @@ string is accepted wherever a name is.
 """
 
 import difflib
+import inspect
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from visdiff.config.backends import BackendConfig
 from visdiff.errors import InputError, MissingBackendError
 
 _BUILT_IN: dict[str, dict[str, str]] = {
@@ -100,6 +102,41 @@ def load(role: str, name: str) -> Any:
             f'{", ".join(known) or "none (no backend is installed)"}, or "module:Object".'
         )
     return _resolve(role, claims[0])
+
+
+def make(role: str, base: type, settings: BackendConfig, **offered: Any) -> Any:
+    """Makes the backend that a table of the configuration names.
+
+    Args:
+        role: As for `load`.
+        base: The class of the role, which the backend inherits from.
+        settings: The table; all of its settings are passed.
+        **offered: What the run has for its backends, such as ``device``; passed to those whose
+            constructor takes it.
+
+    Raises:
+        InputError: There is no such backend, it does not inherit from ``base``, or it lacks one of
+            the settings.
+        MissingBackendError: A library that the backend needs is not installed.
+    """
+    backend, given = load(role, settings.backend), settings.arguments()
+    parameters = inspect.signature(backend).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        offered = {name: value for name, value in offered.items() if name in parameters}
+        own = [name for name in parameters if name not in offered]
+        for name in given:
+            if name not in parameters:
+                raise InputError(
+                    f"expected settings of the {role} {settings.backend!r} "
+                    f"({', '.join(own) or 'it has none'}), got {name!r}{_did_you_mean(name, own)}."
+                )
+    made = backend(**{**offered, **given})
+    if base not in type(made).__mro__:
+        raise InputError(
+            f"expected a subclass of {base.__module__}.{base.__name__} as the {role} "
+            f"{settings.backend!r}, got {type(made).__name__}; inherit from it."
+        )
+    return made
 
 
 def _table(role: str) -> dict[str, str]:

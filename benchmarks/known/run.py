@@ -17,7 +17,8 @@ from worldsets import parse_arguments, render_set, run_missing, write_results
 
 from visdiff import stats
 from visdiff.cache import Cache
-from visdiff.comparison.compare import Backends, compare
+from visdiff.comparison.backends import Backends
+from visdiff.comparison.compare import compare
 from visdiff.config import Config
 from visdiff.miniature import world
 from visdiff.miniature.render import Art
@@ -84,7 +85,7 @@ def sample_scenes(attribute: str, value: str, rng: np.random.Generator) -> list[
     return [world.sample_scene(rng, **{field: value}) for _ in range(SIZE)]
 
 
-def run_pair(pair: int, work: Path, art: Art, cache: Cache, backends: Backends) -> dict:
+def run_pair(pair: int, work: Path, art: Art, backends: Backends) -> dict:
     """Renders one pair, compares its sets and judges the confirmed differences."""
     rng = np.random.default_rng([SEED, pair])
     attribute, values = choose_difference(pair, rng)
@@ -92,9 +93,7 @@ def run_pair(pair: int, work: Path, art: Art, cache: Cache, backends: Backends) 
         render_set(work / f"{pair:02d}{s}", sample_scenes(attribute, values[s], rng), art, rng)
         for s in "AB"
     )
-    report = compare(
-        a, b, preset="miniature", cache=cache, backends=backends, progress=False, seed=pair
-    )
+    report = compare(a, b, preset="miniature", backends=backends, seed=pair)
     correct = [is_correct(d, attribute, values) for d in report.confirmed]
     return {
         "attribute": attribute,
@@ -115,7 +114,7 @@ def main() -> None:
         cases = run_missing(
             args.work / "cases.jsonl",
             pairs,
-            lambda pair: run_pair(pair, args.work, art, cache, backends),
+            lambda pair: run_pair(pair, args.work, art, backends),
         )
     results: dict = {"pairs": pairs, "images_a_side": SIZE, "seed": SEED}
     for name in ("first", "among_five"):

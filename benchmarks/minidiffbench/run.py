@@ -91,7 +91,7 @@ def original_system(config: Config, cache: Cache) -> System:
     eager = NgramProposer(max_hypotheses=10, min_z=0.0)
 
     def system(a: ImageSet, b: ImageSet) -> SystemOutput:
-        captions = backends.captions(a, b, cache, False).values
+        captions = backends.captions(a, b).values
         texts = [[c for c in part if c] for part in (captions[: len(a)], captions[len(a) :])]
         rng = np.random.default_rng(config.seed)
         proposed = []
@@ -105,7 +105,7 @@ def original_system(config: Config, cache: Cache) -> System:
             ]
         if not proposed:
             return SystemOutput([], tested=0)
-        scores = backends.score(proposed, a, b, None, cache, False)
+        scores = backends.score(proposed, a, b, None)
         is_a = np.arange(len(a) + len(b)) < len(a)
         area = auroc(scores, is_a)
         welch: Any = ttest_ind(scores[:, is_a], scores[:, ~is_a], axis=1, equal_var=False)

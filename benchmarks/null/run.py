@@ -17,7 +17,8 @@ from worldsets import parse_arguments, render_set, run_missing, write_results
 
 from visdiff import stats
 from visdiff.cache import Cache
-from visdiff.comparison.compare import Backends, compare
+from visdiff.comparison.backends import Backends
+from visdiff.comparison.compare import compare
 from visdiff.config import Config
 from visdiff.imageset import ImageSet
 from visdiff.miniature import world
@@ -40,17 +41,17 @@ def sample_scenes(kind: int, rng: np.random.Generator) -> list[world.Scene]:
     return [world.sample_scene(rng, **fixed) for _ in range(SIZE)]
 
 
-def count_original_claims(a: Path, b: Path, cache: Cache, backends: Backends) -> int:
+def count_original_claims(a: Path, b: Path, backends: Backends) -> int:
     """Counts the hypotheses that the original procedure calls significant on this pair."""
     set_a, set_b = ImageSet.open(a), ImageSet.open(b)
-    captions = backends.captions(set_a, set_b, cache, False).values
+    captions = backends.captions(set_a, set_b).values
     captions_a, captions_b = ([c for c in part if c] for part in (captions[:SIZE], captions[SIZE:]))
     # The original proposer always returns three rounds of ten hypotheses.
     proposer = NgramProposer(max_hypotheses=15, min_z=0.0)
     hypotheses = proposer.from_captions(captions_a, captions_b)
     if not hypotheses:
         return 0
-    scores = backends.score(hypotheses, set_a, set_b, None, cache, False)
+    scores = backends.score(hypotheses, set_a, set_b, None)
     is_a = np.arange(2 * SIZE) < SIZE
     sign = np.array([1 if h.direction == "A" else -1 for h in hypotheses])
     welch: Any = ttest_ind(scores[:, is_a], scores[:, ~is_a], axis=1, equal_var=False)
@@ -58,17 +59,15 @@ def count_original_claims(a: Path, b: Path, cache: Cache, backends: Backends) ->
     return int(((welch.pvalue < 0.05) & toward).sum())
 
 
-def run_pair(pair: int, work: Path, art: Art, cache: Cache, backends: Backends) -> dict:
+def run_pair(pair: int, work: Path, art: Art, backends: Backends) -> dict:
     """Renders one pair and counts the claims of each procedure."""
     rng = np.random.default_rng([SEED, pair])
     a, b = (render_set(work / f"{pair:02d}{s}", sample_scenes(pair, rng), art, rng) for s in "ab")
-    report = compare(
-        a, b, preset="miniature", cache=cache, backends=backends, progress=False, seed=pair
-    )
+    report = compare(a, b, preset="miniature", backends=backends, seed=pair)
     return {
         "confirmed": [d.text for d in report.confirmed],
         "tested": len(report.rejected) + sum(1 + len(d.synonyms) for d in report.differences),
-        "original_claims": count_original_claims(a, b, cache, backends),
+        "original_claims": count_original_claims(a, b, backends),
     }
 
 
@@ -82,7 +81,7 @@ def main() -> None:
         cases = run_missing(
             args.work / "cases.jsonl",
             pairs,
-            lambda pair: run_pair(pair, args.work, art, cache, backends),
+            lambda pair: run_pair(pair, args.work, art, backends),
         )
     positives = sum(bool(c["confirmed"]) for c in cases)
     results = {

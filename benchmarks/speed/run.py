@@ -32,7 +32,7 @@ from tqdm import tqdm
 from visdiff import stats
 from visdiff.cache import Cache
 from visdiff.encoders.open_clip import OpenClipEncoder
-from visdiff.engine import apply
+from visdiff.engine import Runtime, apply
 from visdiff.imageset import ImageSet
 from visdiff.rankers.clip import cosines
 from visdiff.torchvision_compat import ensure_torchvision
@@ -103,9 +103,7 @@ def embedding(work: Path, n: int) -> Iterator[tuple[float, float]]:
         # A new ImageSet, without stored digests.
         fresh = ImageSet.open(work / "photographs").subset(range(n))
         with tempfile.TemporaryDirectory() as folder, Cache(folder) as cache:
-            applied = apply(
-                encoder, fresh, cache, batch_size=BATCH, desc="embedding", progress=False
-            )
+            applied = apply(encoder, fresh, Runtime(cache), batch_size=BATCH, desc="embedding")
         if applied.failures:
             raise RuntimeError(f"images failed: {applied.failures}")
 

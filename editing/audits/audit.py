@@ -7,7 +7,6 @@ another seed would have done. What moved and was not meant to is what to preserv
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +24,7 @@ from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
 from visdiff.comparison.compare import conclude, score
 from visdiff.comparison.many import corrected
-from visdiff.comparison.split import align
+from visdiff.comparison.split import pair_up, split_pair
 from visdiff.config import Config
 from visdiff.imageset import ImageSet
 
@@ -127,24 +126,27 @@ def audit_sets(
         # What changes under one prompt of four is in a quarter of the captions. What the lower
         # threshold lets through is still tested, on pairs that did not propose it.
         settled = settled.changed(proposer__min_z=settled.proposer.min_z / 2)
-    first, second, left_out = align(original, edited, ("prompt", "seed"))
+    first, second, left_out = pair_up(original, edited, ("prompt", "seed"))
     groups = groups_of(first, second, by)
     warnings = [f"{left_out} images without a partner were left out."] if left_out else []
     warnings += shared_seeds(groups)
-    with Cache() if cache is None else nullcontext(cache) as store:
-        models = Backends.of(settled, store)
+    with Backends.using(settled, cache, progress) as models:
+        configs = [g.paired(settled) for g in groups]
         scored = [
-            score(g.original, g.edited, g.paired(settled), models, store, progress) for g in groups
+            score(split_pair(g.original, g.edited, config), config, models)
+            for g, config in zip(groups, configs, strict=True)
         ]
         n = sum(len(one.hypotheses) for one in scored)
         audited = []
-        for g, one, tests in zip(groups, scored, corrected(scored, settled), strict=True):
-            report = conclude(one, tests, g.paired(settled), models, store, progress, n)
-            features = models.features(g.original, g.edited, store, progress)
+        for g, config, one, tests in zip(
+            groups, configs, scored, corrected(scored, settled), strict=True
+        ):
+            report = conclude(one, tests, config, models, n)
+            features = models.features(g.original, g.edited)
             audited.append(
                 g.audited(report, len(one.halves.scoring_a), features, settled.seed, further)
             )
-        outcomes = outcomes_of(requests, first, second, by, models, store, progress)
+        outcomes = outcomes_of(requests, first, second, by, models)
     return AuditReport(
         about=dict(about or {}),
         requests=tuple(requests),

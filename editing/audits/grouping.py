@@ -87,13 +87,13 @@ class PairedGroup:
 def groups_of(original: ImageSet, edited: ImageSet, by: str) -> list[PairedGroup]:
     """Parts aligned images by a column, in order of appearance; without the column in one group."""
     if by not in original.frame.columns:
-        return [PairedGroup("all prompts", _named(original, ORIGINAL), _named(edited, EDITED))]
+        return [PairedGroup("all prompts", original.renamed(ORIGINAL), edited.renamed(EDITED))]
     values = original.frame[by].astype(str).to_numpy()
     return [
         PairedGroup(
             name,
-            _named(original.subset(values == name), ORIGINAL),
-            _named(edited.subset(values == name), EDITED),
+            original.subset(values == name).renamed(ORIGINAL),
+            edited.subset(values == name).renamed(EDITED),
         )
         for name in dict.fromkeys(values.tolist())
     ]
@@ -132,7 +132,3 @@ def check_columns(original: ImageSet, edited: ImageSet) -> None:
                 f"Expected a manifest with the columns prompt and seed, got {images.source} "
                 f"without {' and '.join(missing)}; `visdiff generate` writes such a manifest."
             )
-
-
-def _named(images: ImageSet, name: str) -> ImageSet:
-    return ImageSet.open(images, name=name)

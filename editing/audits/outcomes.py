@@ -10,7 +10,6 @@ from editing.audits.prompt_groups import MEANT, PLACES, STYLES
 from editing.generate.phrases import phrase
 from editing.metrics.proportions import Proportion, proportion
 from editing.requests import Request, changes_of
-from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
 from visdiff.encoders.zero_shot import nearest_text
 from visdiff.imageset import ImageSet
@@ -63,8 +62,6 @@ def outcomes_of(
     edited: ImageSet,
     by: str,
     models: Backends,
-    cache: Cache,
-    progress: bool,
 ) -> list[Outcome]:
     """Classifies each request's images among the concepts of the audit, or among its attributes.
 
@@ -74,15 +71,13 @@ def outcomes_of(
         edited: The edited model's, aligned with them.
         by: Column of the groups.
         models: Of the comparison; the ranker's encoder classifies.
-        cache: Where its features are kept.
-        progress: Show progress bars on stderr.
 
     Returns:
         What became of each request; nothing without an encoder or the column.
     """
     changes = changes_of(requests)
-    encoder = getattr(models.ranker, "encoder", None)
-    features = models.features(original, edited, cache, progress)
+    encoder = models.ranker.encoder
+    features = models.features(original, edited)
     if not changes or encoder is None or features is None or by not in original.frame.columns:
         return []
     concepts = np.array(concepts_of(original), dtype=object)

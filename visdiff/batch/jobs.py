@@ -4,14 +4,15 @@ The judge or the captioner creates the requests with a model that only records t
 therefore identical to those that the ordinary command looks up in the cache afterwards.
 """
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from visdiff import registry
 from visdiff.cache import Cache
+from visdiff.captioners import Captioner
 from visdiff.config import Config
+from visdiff.engine import Runtime
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel, Failure, Reply, Request
@@ -114,27 +115,25 @@ def caption_requests(
     Raises:
         InputError: The captioner does not use a chat model, or the model does not accept images.
     """
-    settings = config.captioner.model_dump()
-    name = settings.pop("backend")
-    backend = registry.load("captioner", name)
+    recorder = RecordingChat(model)
+    runtime = Runtime(Cache(cache.directory, "ro"))
+    captioner = registry.make(
+        "captioner", Captioner, config.captioner, device=config.device, runtime=runtime,
+        llm=lambda: recorder,
+    )  # fmt: skip
     # A captioner without a chat model would caption all images immediately.
-    if "llm" not in inspect.signature(backend).parameters:
+    if not captioner.asks:
         raise InputError(
-            f"Expected a captioner that uses a chat model, got {name!r}, which does not; choose "
-            "another with --captioner."
+            f"Expected a captioner that uses a chat model, got {config.captioner.backend!r}, which "
+            "does not; choose another with --captioner."
         )
     if not model.has_vision:
         raise InputError(
             "Expected a chat model that accepts images, got llm.vision = false; use a model with "
             "vision."
         )
-    if settings.get("model") is None:
-        settings = {key: value for key, value in settings.items() if value is not None}
-    recorder = RecordingChat(model)
-    captioner = backend(device=config.device, llm=lambda: recorder, **settings)
-    with Cache(cache.directory, "ro") as read_only:
+    with runtime.cache:
         for start in range(0, len(images), chunk):
-            part = images.subset(range(start, min(start + chunk, len(images))))
-            captioner.captions(part, read_only)
+            captioner.captions(images.subset(range(start, min(start + chunk, len(images)))))
             yield recorder.requests
             recorder.requests = []

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visdiff.bench.purity import mix
-from visdiff.comparison.findings import test
+from visdiff.comparison.findings import test_hypotheses
 from visdiff.config import StatisticsConfig
 from visdiff.results import Hypothesis
 
@@ -67,7 +67,7 @@ def power(
         noise = rng.standard_normal((max(0, len(hypotheses) - 2), len(truth)))
         scores = np.concatenate([np.stack([truth, 1 - truth])[: len(hypotheses)], noise])
         is_a = np.arange(len(truth)) < len(a)
-        confirmed += bool(test(hypotheses, scores, is_a, settings, rng).confirmed[0])
+        confirmed += bool(test_hypotheses(hypotheses, scores, is_a, settings, rng).confirmed[0])
     return confirmed / draws
 
 

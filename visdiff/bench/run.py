@@ -88,7 +88,7 @@ def comparison(config: Config, cache: Cache) -> System:
     backends = Backends.of(config, cache)
 
     def system(a: ImageSet, b: ImageSet) -> SystemOutput:
-        report = compare(a, b, config=config, cache=cache, backends=backends, progress=False)
+        report = compare(a, b, config=config, backends=backends)
         if report.unanswered:
             raise VisdiffError(
                 f"Expected an answer to every request of the proposer, got none to "

@@ -1,31 +1,25 @@
 """Captioners: say what one image shows."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+import functools
+from typing import Protocol
 
-from visdiff.cache import Cache
-from visdiff.engine import Applied
+from visdiff import registry
+from visdiff.config import Config
+from visdiff.engine import Applied, Backend, Runtime
 from visdiff.imageset import ImageSet
+from visdiff.llm.budget import Ledger
+from visdiff.llm.make import chat_model
 
 
-class Captioner(Protocol):
-    """Gives each image of a set one caption.
+class Captioner(Backend, Protocol):
+    """Gives each image of a set one caption; a backend inherits from this class.
 
-    A backend's constructor takes the fields of the captioner's configuration as keywords and
-    ignores those that mean nothing to it.
+    A backend's constructor takes exactly the settings of its table as keywords. It may also take
+    any of ``device``, ``runtime`` (see `visdiff.engine.Runtime`), and ``llm``, a function without
+    arguments that returns the configured chat model.
     """
 
-    @property
-    def name(self) -> str:
-        """The backend's name in the registry."""
-        ...
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """What changes a caption: backend, weights, prompt, decoding. JSON values."""
-        ...
-
-    def captions(self, images: ImageSet, cache: Cache, progress: bool = False) -> Applied:
+    def captions(self, images: ImageSet) -> Applied:
         """Caption every image.
 
         Returns:
@@ -33,3 +27,25 @@ class Captioner(Protocol):
             reason.
         """
         ...
+
+
+def captioner_of(config: Config, runtime: Runtime | None = None) -> tuple[Captioner, Ledger]:
+    """Makes the captioner alone, for what needs nothing else.
+
+    Args:
+        config: Names it, and says what the chat model may cost.
+        runtime: The run's cache, progress and engine; nothing is kept by default.
+
+    Returns:
+        The captioner, and the ledger of the chat model that it may ask.
+
+    Raises:
+        InputError: The backend does not exist, or its settings do not fit together.
+    """
+    runtime = runtime or Runtime()
+    ledger = Ledger(config.llm.max_calls, config.llm.max_cost)
+    llm = functools.cache(lambda: chat_model(config, runtime.cache, ledger))
+    captioner = registry.make(
+        "captioner", Captioner, config.captioner, device=config.device, runtime=runtime, llm=llm
+    )
+    return captioner, ledger

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from PIL import Image
 
 from visdiff import miniature
-from visdiff.cache import Cache
+from visdiff.captioners import Captioner
 from visdiff.encoders.hub import cached_commit, load_weights
-from visdiff.engine import Applied, Engine, Refused, apply, resolve_device
+from visdiff.engine import Applied, ImageModel, Refused, Runtime, apply, resolve_device
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.hashing import weights_digest
 from visdiff.imageset import ImageSet
@@ -47,10 +47,9 @@ class Loaded(NamedTuple):
     commit: str | None
 
 
-class _BlipFamily(ABC):
+class _BlipFamily(Captioner, ABC):
     """What BLIP and BLIP-2 share: loading, batching, and care of the text that comes out."""
 
-    name: ClassVar[str]
     kind = "caption"
     _class: ClassVar[str]
     _model_type: ClassVar[str]
@@ -66,8 +65,7 @@ class _BlipFamily(ABC):
         device: str = "auto",
         num_beams: int = 1,
         workers: int = 2,
-        engine: Engine | None = None,
-        **_: Any,
+        runtime: Runtime | None = None,
     ) -> None:
         self.model = model or self._default_model
         self.revision = revision or _PINNED.get(self.model)
@@ -77,7 +75,7 @@ class _BlipFamily(ABC):
         self.device = device
         self.num_beams = num_beams
         self.workers = workers
-        self.engine = engine
+        self.runtime = runtime or Runtime()
         if max_new_tokens < 1 or num_beams < 1:
             raise InputError(
                 "expected max_new_tokens and num_beams of at least 1, "
@@ -109,7 +107,7 @@ class _BlipFamily(ABC):
             "num_beams": self.num_beams,
         }
 
-    def captions(self, images: ImageSet, cache: Cache, progress: bool = False) -> Applied:
+    def captions(self, images: ImageSet) -> Applied:
         """Caption every image (see `visdiff.captioners.Captioner`).
 
         An empty caption, and one that did not come to its end within ``max_new_tokens``, is a
@@ -122,17 +120,20 @@ class _BlipFamily(ABC):
         return apply(
             self,
             images,
-            cache,
+            self.runtime,
             batch_size=self.batch_size,
             workers=self.workers,
             desc="captions",
-            progress=progress,
-            engine=self.engine,
         )
+
+    @property
+    def image_model(self) -> ImageModel:
+        """The captioner itself."""
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         # Sent to another machine: it loads the weights itself.
-        return {**vars(self), "_lock": None, "_ready": None, "engine": None}
+        return {**vars(self), "_lock": None, "_ready": None, "runtime": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.Lock())
@@ -295,8 +296,7 @@ class Blip2Captioner(_BlipFamily):
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
         num_beams: 1 is greedy; LAVIS captions with 5.
         workers: Threads that decode images.
-        engine: Where the model runs; this machine by default.
-        **_: Fields of the configuration that mean nothing here.
+        runtime: The run's cache, progress and engine.
     """
 
     name = "blip2"
@@ -355,8 +355,7 @@ class BlipCaptioner(_BlipFamily):
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
         num_beams: 1 is greedy.
         workers: Threads that decode images.
-        engine: Where the model runs; this machine by default.
-        **_: Fields of the configuration that mean nothing here.
+        runtime: The run's cache, progress and engine.
     """
 
     name = "blip"

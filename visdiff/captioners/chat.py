@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from visdiff import prompts
-from visdiff.cache import Cache
-from visdiff.engine import Applied
+from visdiff.captioners import Captioner
+from visdiff.engine import Applied, Runtime
 from visdiff.errors import InputError, UnreadableImageError
 from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel, Failure, Message, Request
@@ -19,7 +19,7 @@ from visdiff.llm.pictures import encode_jpeg
 _CHUNK = 64
 
 
-class ChatCaptioner:
+class ChatCaptioner(Captioner):
     """Asks the configured chat model for one sentence about each image.
 
     Replies are kept by the chat model's own cache, by the bytes that were sent: an image that is
@@ -30,11 +30,10 @@ class ChatCaptioner:
         prompt: What to ask instead of the prompt `caption`.
         max_new_tokens: Longest caption; a longer one is a failure, not a stump.
         side: Longest side of the image that is sent, pixels.
-        **_: Fields of the configuration that mean nothing here.
+        runtime: Says whether to show progress.
     """
 
     name = "chat"
-    #: Tells the plan that captions are questions to the chat model, which may cost.
     asks = True
 
     def __init__(
@@ -43,9 +42,10 @@ class ChatCaptioner:
         prompt: str | None = None,
         max_new_tokens: int = 200,
         side: int = 768,
-        **_: Any,
+        runtime: Runtime | None = None,
     ) -> None:
         self._llm = llm
+        self.runtime = runtime or Runtime()
         self._prompt = prompts.load("caption")
         self.prompt = prompt or self._prompt.fill()
         self.prompt_id = "the user's" if prompt else self._prompt.id
@@ -68,7 +68,7 @@ class ChatCaptioner:
         """Id of the prompt → its hash; {} for the user's own, which the configuration holds."""
         return {self._prompt.id: self._prompt.digest} if self.prompt_id == self._prompt.id else {}
 
-    def captions(self, images: ImageSet, cache: Cache, progress: bool = False) -> Applied:
+    def captions(self, images: ImageSet) -> Applied:
         """Caption every image (see `visdiff.captioners.Captioner`).
 
         An image that cannot be read, a refusal, an outage and a caption that was cut are failures.
@@ -86,7 +86,7 @@ class ChatCaptioner:
         applied = Applied([None] * len(images))
         asked = self._requests(images, applied)
         while chunk := list(itertools.islice(asked, _CHUNK)):
-            replies = llm.answer([request for _, request in chunk], progress)
+            replies = llm.answer([request for _, request in chunk], self.runtime.progress)
             for (index, _), reply in zip(chunk, replies, strict=True):
                 if isinstance(reply, Failure):
                     applied.failures[index] = reply.reason

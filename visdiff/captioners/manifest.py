@@ -3,24 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
-from visdiff.cache import Cache
+from visdiff.captioners import Captioner
 from visdiff.engine import Applied
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 
 
-class ManifestCaptioner:
+class ManifestCaptioner(Captioner):
     """Reads captions from a column of the image set's frame; computes and caches nothing.
 
     Args:
         column: Name of the column.
-        **_: The other fields of a captioner's configuration (model, prompt, device, …), which mean
-            nothing here.
     """
 
     name = "manifest"
 
-    def __init__(self, column: str = "caption", **_: Any) -> None:
+    def __init__(self, column: str = "caption") -> None:
         self.column = column
 
     @property
@@ -28,7 +26,7 @@ class ManifestCaptioner:
         """The column's name: the captions themselves travel with the set."""
         return {"backend": self.name, "column": self.column}
 
-    def captions(self, images: ImageSet, cache: Cache, progress: bool = False) -> Applied:
+    def captions(self, images: ImageSet) -> Applied:
         """Return the column's texts, stripped; missing and empty ones are failures.
 
         Raises:

@@ -232,8 +232,7 @@ def _settings(
     set_: list[str] | None,
     llm_set: list[str] | None,
 ) -> "Config":
-    settings = configuration(preset, path).changed(captioner=captioner)
-    settings = settings.with_set(assignments(set_, "--set"))
+    settings = configuration(preset, path, set_, captioner=captioner)
     named = {f"llm.{name}": value for name, value in assignments(llm_set, "--llm-set").items()}
     return settings.with_set(named)
 

@@ -148,10 +148,8 @@ def run(
     from visdiff.bench.run import run as run_benchmark
     from visdiff.cache import Cache
 
-    settings = (
-        configuration(preset, config)
-        .changed(captioner=captioner, proposer=proposer, ranker=ranker, seed=seed)
-        .with_set(assignments(set_, "--set"))
+    settings = configuration(
+        preset, config, set_, captioner=captioner, proposer=proposer, ranker=ranker, seed=seed
     )
     benchmark = _load(root, images).only(split, limit)
     for note in benchmark.notes:
@@ -278,8 +276,8 @@ def _asking(config: "Config", llm: str | None, llm_set: list[str] | None) -> "Co
 def _judge(name: str, sheet: Path | None, samples: int, config: "Config", cache: "Cache") -> Any:
     """Make a judge; each takes of these settings what means something to it."""
     from visdiff import registry
-    from visdiff.comparison.backends import chat_model
     from visdiff.llm.budget import Ledger
+    from visdiff.llm.make import chat_model
 
     def llm() -> Any:
         return chat_model(config, cache, Ledger(config.llm.max_calls, config.llm.max_cost))

@@ -48,23 +48,25 @@ def caption(
     counted and named, and makes the exit status 3; running again tries it again.
     """
     from visdiff.cache import Cache
+    from visdiff.captioners import captioner_of
     from visdiff.captioners import table as captioning
-    from visdiff.comparison.backends import captioner_of
     from visdiff.comparison.readiness import check_captioner
+    from visdiff.engine import Runtime
     from visdiff.imageset import ImageSet
 
-    settings = (
-        configuration(preset, config)
-        .changed(
-            captioner=captioner, llm__model=llm, llm__max_calls=max_calls, llm__max_cost=max_cost
-        )
-        .with_set(assignments(set_, "--set"))
+    settings = configuration(
+        preset,
+        config,
+        set_,
+        captioner=captioner,
+        llm__model=llm,
+        llm__max_calls=max_calls,
+        llm__max_cost=max_cost,
     )
     opened = ImageSet.open(images, assignments(where, "--where"))
     captioning.check_target(out)
     if dry_run:
-        asks = getattr(captioner_of(settings)[0], "asks", False)
-        calls = len(opened) if asks else 0
+        calls = len(opened) if captioner_of(settings)[0].asks else 0
         told = {"images": len(opened), "paid_calls": calls}
         sentence = (
             f"{len(opened)} images to caption, less what the cache holds; {calls} calls of the "
@@ -73,9 +75,10 @@ def caption(
         typer.echo(json.dumps(told) if as_json else sentence)
         return
     with Cache(mode=cache) as store:
-        backend, ledger = captioner_of(settings, store)
-        check_captioner(backend, opened, store)
-        found = backend.captions(opened, store, True)
+        runtime = Runtime.of(settings.engine, store, progress=True)
+        backend, ledger = captioner_of(settings, runtime)
+        check_captioner(backend, opened, runtime)
+        found = backend.captions(opened)
     captioning.write(captioning.table(opened, found.values, out.parent), out)
     failed = {opened.ids[i]: reason for i, reason in sorted(found.failures.items())}
     n = len(opened) - len(failed)

@@ -1,6 +1,5 @@
 """``visdiff compare``: two sets, one report."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +12,9 @@ from visdiff.cli.options import (
     Llm,
     MaxCalls,
     MaxCost,
+    Null,
+    Out,
+    PairedBy,
     Preset,
     Settings,
     Verify,
@@ -36,17 +38,15 @@ def compare(
     llm: Llm = None,
     max_calls: MaxCalls = None,
     max_cost: MaxCost = None,
-    paired_by: Annotated[
-        str | None, typer.Option(metavar="COLUMNS", help="Such as prompt,seed.")
-    ] = None,
+    paired_by: PairedBy = None,
     rounds: Annotated[str | None, typer.Option(help="A number, or auto.")] = None,
     sampling: Annotated[
         str | None,
         typer.Option(help="What the proposer is shown: random, representative or diverse images."),
     ] = None,
     seed: int | None = None,
-    null: Annotated[int | None, typer.Option(help="Shuffled runs beside the real one.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
+    null: Null = None,
+    out: Out = None,
     as_json: Json = False,
     config: ConfigFile = None,
     set_: Settings = None,
@@ -56,35 +56,39 @@ def compare(
     """Say how image set A differs from image set B."""
     from visdiff.cache import Cache
     from visdiff.cli.terminal import deliver
-    from visdiff.comparison.compare import compare as run
+    from visdiff.comparison.backends import Backends
+    from visdiff.comparison.compare import conclude, score
     from visdiff.comparison.plan import plan
+    from visdiff.comparison.split import open_pair, split_pair
 
-    settings = (
-        configuration(preset, config)
-        .changed(
-            captioner=captioner,
-            proposer=proposer,
-            ranker=ranker,
-            verify=verify,
-            paired_by=tuple(c.strip() for c in paired_by.split(",")) if paired_by else None,
-            rounds=int(rounds) if rounds and rounds.isdecimal() else rounds,
-            seed=seed,
-            null_repeats=null,
-            proposer__sampling=sampling,
-            llm__model=llm,
-            llm__max_calls=max_calls,
-            llm__max_cost=max_cost,
-        )
-        .with_set(assignments(set_, "--set"))
+    settings = configuration(
+        preset,
+        config,
+        set_,
+        captioner=captioner,
+        proposer=proposer,
+        ranker=ranker,
+        verify=verify,
+        paired_by=paired_by,
+        rounds=int(rounds) if rounds and rounds.isdecimal() else rounds,
+        seed=seed,
+        null_repeats=null,
+        proposer__sampling=sampling,
+        llm__model=llm,
+        llm__max_calls=max_calls,
+        llm__max_cost=max_cost,
     )
     filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
     if out is not None:
         check_writable(out, "the report")
-    costs = plan(a, b, settings, filter_a, filter_b)
+    pair = split_pair(*open_pair(a, b, filter_a, filter_b), settings)
+    costs = plan(pair, settings)
     if dry_run:
         typer.echo(costs.to_json() if as_json else costs.sentence())
         return
     typer.echo(costs.sentence(), err=True)
     with Cache(mode=cache) as store:
-        report = run(a, b, config=settings, where_a=filter_a, where_b=filter_b, cache=store)
+        backends = Backends.of(settings, store, progress=True)
+        measured = score(pair, settings, backends)
+        report = conclude(measured, measured.tests, settings, backends)
     deliver(report, out, as_json)

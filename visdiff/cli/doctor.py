@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import typer
@@ -97,11 +98,11 @@ def check_preset(name: str) -> PresetCheck:
     """
     from PIL import Image
 
-    from visdiff.cache import Cache
-    from visdiff.comparison.backends import Backends, chat_model
+    from visdiff.comparison.backends import Backends
     from visdiff.encoders.hub import hub_offline
     from visdiff.llm import Message, Request
     from visdiff.llm.budget import Ledger
+    from visdiff.llm.make import chat_model
     from visdiff.results import Hypothesis
 
     blank = ImageSet.open([Image.new("RGB", (64, 64), "white")])
@@ -111,17 +112,14 @@ def check_preset(name: str) -> PresetCheck:
     except VisdiffError as error:
         return PresetCheck(name, False, str(error))
     question = Request((Message("user", ("a dog",)),), "doctor")
-    uses = [
-        lambda: backends.ranker.score(
-            [Hypothesis("a dog", "A", "doctor")], blank, ["a dog"], nothing, False
-        )
-    ]
+    dog = [Hypothesis("a dog", "A", "doctor")]
+    uses: list[Callable[[], object]] = [lambda: backends.ranker.score(dog, blank, ["a dog"])]
     if backends.proposer.needs_captions or backends.ranker.needs_captions:
-        uses.insert(0, lambda: backends.captioner.captions(blank, nothing, False))
+        uses.insert(0, lambda: backends.captioner.captions(blank))
     if backends.proposer.calls:
         uses.append(lambda: chat_model(config, None, Ledger()).check([question]))
     missing = []
-    with Cache(mode="off") as nothing, hub_offline():
+    with hub_offline():
         for use in uses:
             try:
                 use()

@@ -18,7 +18,6 @@ from visdiff.cli.options import (
     Preset,
     Settings,
     Verify,
-    assignments,
     configuration,
 )
 from visdiff.errors import InputError
@@ -58,10 +57,15 @@ def compare_many(
     from visdiff.comparison import many
     from visdiff.comparison.plan import plan_many
 
-    settings = (
-        configuration(preset, config)
-        .changed(captioner=captioner, proposer=proposer, ranker=ranker, verify=verify, seed=seed)
-        .with_set(assignments(set_, "--set"))
+    settings = configuration(
+        preset,
+        config,
+        set_,
+        captioner=captioner,
+        proposer=proposer,
+        ranker=ranker,
+        verify=verify,
+        seed=seed,
     )
     opened = _opened(sets, name, by)
     if out is not None:

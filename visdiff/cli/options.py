@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,6 +34,11 @@ CacheOption = Annotated[
 ]
 
 
+PairedBy = Annotated[str | None, typer.Option(metavar="COLUMNS", help="Such as prompt,seed.")]
+Null = Annotated[int | None, typer.Option(help="Shuffled runs beside the real one.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the report.")]
+
+
 def assignments(texts: Sequence[str] | None, option: str) -> dict[str, str]:
     """Returns name → value of ``NAME=VALUE`` texts.
 
@@ -49,14 +54,31 @@ def assignments(texts: Sequence[str] | None, option: str) -> dict[str, str]:
     return values
 
 
-def configuration(preset: str | None, config: Path | None) -> "Config":
-    """Returns the configuration that ``--preset`` or ``--config`` says, the laptop's for neither.
+def configuration(
+    preset: str | None,
+    config: Path | None,
+    set_: Sequence[str] | None = None,
+    *,
+    paired_by: str | None = None,
+    **changes: Any,
+) -> "Config":
+    """Returns the configuration that the options of a command say.
+
+    Args:
+        preset: ``--preset``; the laptop's when ``config`` is None as well.
+        config: ``--config``.
+        set_: ``--set``, which has the last word.
+        paired_by: Columns, separated by commas.
+        **changes: Other options, as for `visdiff.config.Config.changed`.
 
     Raises:
-        InputError: Both are given, or there is no such preset or file.
+        InputError: Preset and file are both given, or something of them does not exist.
     """
     from visdiff.config import Config
 
     if config is not None and preset is not None:
         raise InputError("Expected --config or --preset, got both; name the preset in the file.")
-    return Config.read(config) if config else Config.of(preset or "laptop")
+    base = Config.read(config) if config else Config.of(preset or "laptop")
+    if paired_by:
+        changes["paired_by"] = tuple(column.strip() for column in paired_by.split(","))
+    return base.changed(**changes).with_set(assignments(set_, "--set"))

@@ -5,7 +5,6 @@ part (images that could not be read or scored).
 """
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +17,9 @@ from visdiff.cli.options import (
     Llm,
     MaxCalls,
     MaxCost,
+    Null,
+    Out,
+    PairedBy,
     Preset,
     Settings,
     Verify,
@@ -48,12 +50,10 @@ def rank(
     llm: Llm = None,
     max_calls: MaxCalls = None,
     max_cost: MaxCost = None,
-    paired_by: Annotated[
-        str | None, typer.Option(metavar="COLUMNS", help="Such as prompt,seed.")
-    ] = None,
+    paired_by: PairedBy = None,
     seed: int | None = None,
-    null: Annotated[int | None, typer.Option(help="Shuffled runs beside the real one.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
+    null: Null = None,
+    out: Out = None,
     as_json: Json = False,
     config: ConfigFile = None,
     set_: Settings = None,
@@ -69,39 +69,41 @@ def rank(
     """
     from visdiff.cache import Cache
     from visdiff.cli.terminal import finish, print_table, warn
+    from visdiff.comparison.backends import Backends
     from visdiff.comparison.plan import plan
     from visdiff.comparison.ranking import rank as run
     from visdiff.comparison.ranking import with_hypotheses
-    from visdiff.comparison.split import open_both
+    from visdiff.comparison.split import open_pair, split_pair
+    from visdiff.config.backends import ManualConfig
 
-    settings = (
-        configuration(preset, config)
-        .changed(
-            captioner=captioner,
-            ranker=ranker,
-            verify=verify,
-            paired_by=tuple(c.strip() for c in paired_by.split(",")) if paired_by else None,
-            seed=seed,
-            null_repeats=null,
-            llm__model=llm,
-            llm__max_calls=max_calls,
-            llm__max_cost=max_cost,
-        )
-        .with_set(assignments(set_, "--set"))
+    settings = configuration(
+        preset,
+        config,
+        set_,
+        captioner=captioner,
+        ranker=ranker,
+        verify=verify,
+        paired_by=paired_by,
+        seed=seed,
+        null_repeats=null,
+        llm__model=llm,
+        llm__max_calls=max_calls,
+        llm__max_cost=max_cost,
     )
-    if settings.proposer.backend == "manual":
+    if isinstance(settings.proposer, ManualConfig):
         hypotheses = [*settings.proposer.hypotheses, *hypotheses]
     settings = with_hypotheses(settings, hypotheses)
     filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
     if out is not None:
         check_writable(out, "the report")
-    costs = plan(a, b, settings, filter_a, filter_b)
+    pair = split_pair(*open_pair(a, b, filter_a, filter_b), settings)
+    costs = plan(pair, settings)
     if dry_run:
         typer.echo(costs.to_json() if as_json else costs.sentence())
         return
     typer.echo(costs.sentence(), err=True)
     with Cache(mode=cache) as store:
-        ranking = run(*open_both(a, b, filter_a, filter_b), settings, store)
+        ranking = run(pair, settings, Backends.of(settings, store, progress=True))
     report = ranking.report
     if out is not None:
         report.save(out)

@@ -287,7 +287,7 @@ def _run(
     from visdiff.report.many import summary
 
     preset, file, set_, seed, mode, out, as_json, dry_run = told
-    config = configuration(preset, file).changed(seed=seed).with_set(assignments(set_, "--set"))
+    config = configuration(preset, file, set_, seed=seed)
     bound = unformed(config) if unformed is not None and dry_run else None
     if bound is not None:
         typer.echo(bound.to_json() if as_json else bound.sentence())

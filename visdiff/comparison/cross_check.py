@@ -10,9 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
-from visdiff.comparison.findings import test
+from visdiff.comparison.findings import test_hypotheses
 from visdiff.comparison.split import Halves
 from visdiff.config import Config
 from visdiff.results import Difference, Hypothesis
@@ -24,22 +23,18 @@ _STREAM = 0x5EC0D
 def cross_check(
     differences: Sequence[Difference],
     halves: Halves,
-    said: Sequence[str | None] | None,
+    scoring_captions: Sequence[str | None] | None,
     config: Config,
     backends: Backends,
-    cache: Cache,
-    progress: bool,
 ) -> tuple[tuple[Difference, ...], list[str]]:
     """Scores the confirmed differences by the second ranker, on the images that confirmed them.
 
     Args:
         differences: Those of the report; unconfirmed ones stay as they are.
         halves: The images.
-        said: Captions of the scored images, A's first; None when nobody has read them yet.
+        scoring_captions: Captions of the scored images, A's first; None when not read yet.
         config: ``verify`` is the second ranker; the interval's level is that of the first.
         backends: The models, a second ranker among them.
-        cache: Where captions and scores are kept.
-        progress: Show progress bars on stderr.
 
     Returns:
         The differences in the same order, the confirmed ones with the second ranker's AUROC and
@@ -48,20 +43,20 @@ def cross_check(
         sentences the reader must see.
     """
     confirmed = [d for d in differences if d.confirmed]
-    if not confirmed:
-        return tuple(differences), []
     a, b, warnings = halves.scoring_a, halves.scoring_b, list[str]()
-    if backends.verifier.needs_captions and said is None:
-        found = backends.captions(a, b, cache, progress)
-        said = found.values
+    if backends.verifier is None or not confirmed:
+        return tuple(differences), []
+    if backends.verifier.needs_captions and scoring_captions is None:
+        found = backends.captions(a, b)
+        scoring_captions = found.values
         if found.failures:
             warnings.append(
                 f"{len(found.failures)} images have no caption for the second ranker "
                 f"(first: {next(iter(found.failures.values()))})."
             )
     hypotheses = [Hypothesis(d.text, d.direction, d.proposer, d.round) for d in confirmed]
-    scores = backends.verify(hypotheses, a, b, said, cache, progress)
-    tests = test(
+    scores = backends.verify(hypotheses, a, b, scoring_captions)
+    tests = test_hypotheses(
         hypotheses,
         scores,
         halves.scoring_is_a,
@@ -81,25 +76,25 @@ def cross_check(
             disputed=None if low is None else not low > 0.5,
         )
     name = config.verify.backend if config.verify is not None else "second ranker"
-    warnings += _told(list(checked.values()), name)
+    warnings += _warnings(list(checked.values()), name)
     return tuple(checked.get((d.text, d.direction), d) for d in differences), warnings
 
 
-def _told(checked: Sequence[Difference], ranker: str) -> list[str]:
+def _warnings(checked: Sequence[Difference], ranker: str) -> list[str]:
     """What the reader must know of the check, in a sentence each."""
-    told = []
+    sentences = []
     disputed = [d for d in checked if d.disputed]
     if disputed:
         texts = ", ".join(f"“{d.text}”" for d in disputed[:3])
         more = f" and {len(disputed) - 3} more" if len(disputed) > 3 else ""
-        told.append(
+        sentences.append(
             f"The second ranker ({ranker}) does not see {len(disputed)} of {len(checked)} "
             f"confirmed differences: {texts}{more}."
         )
     missing = sum(d.verify_n_unscored for d in checked)
     if missing:
-        told.append(f"{missing} scores of the second ranker ({ranker}) are missing.")
-    return told
+        sentences.append(f"{missing} scores of the second ranker ({ranker}) are missing.")
+    return sentences
 
 
 def _number(value: float) -> float | None:

@@ -5,7 +5,7 @@ interval for every candidate, one false discovery rate over all of them, thresho
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Tests:
     confirmed: np.ndarray
 
 
-def test(
+def test_hypotheses(
     hypotheses: Sequence[Hypothesis],
     scores: np.ndarray,
     is_a: np.ndarray,
@@ -76,12 +76,17 @@ def test(
             of_a, of_b, groups, rng, settings.level, settings.resamples
         )
     q_value = stats.benjamini_hochberg(p_value)
-    with np.errstate(invalid="ignore"):
-        confirmed = (q_value <= settings.alpha) & (auroc >= settings.min_auroc) & may_confirm
+    confirmed = _confirmed(q_value, auroc, settings) & may_confirm
     return Tests(auroc, interval, p_value, q_value, confirmed)
 
 
-def sort_out(
+def corrected(tests: Tests, q_value: np.ndarray, settings: StatisticsConfig) -> Tests:
+    """Returns tests with the q-values of a correction over more candidates than these."""
+    confirmed = _confirmed(q_value, tests.auroc, settings)
+    return replace(tests, q_value=q_value, confirmed=confirmed)
+
+
+def select(
     hypotheses: Sequence[Hypothesis],
     scores: np.ndarray,
     is_a: np.ndarray,
@@ -93,10 +98,10 @@ def sort_out(
 
     Args:
         hypotheses: h candidates.
-        scores: (h, n) scores, as given to :func:`test`.
+        scores: (h, n) scores, as given to :func:`test_hypotheses`.
         is_a: (n,) bool.
         ids: n image ids.
-        tests: What :func:`test` returned.
+        tests: What :func:`test_hypotheses` returned.
         settings: Thresholds.
 
     Returns:
@@ -122,7 +127,7 @@ def sort_out(
     return tuple(differences), tuple(rejected)
 
 
-def explain(
+def explained_separability(
     hypotheses: Sequence[Hypothesis],
     scores: np.ndarray,
     features: np.ndarray | None,
@@ -136,7 +141,7 @@ def explain(
         hypotheses: h candidates.
         scores: (h, n) scores, NaN where unscored.
         features: (n, d) image features, or None where the ranker has none.
-        differences: What :func:`sort_out` returned.
+        differences: What :func:`select` returned.
         is_a: (n,) bool.
         seed: Draws the folds.
     """
@@ -167,6 +172,11 @@ def verdict(
             parts.append(f"{name} shows more {', '.join(texts)}")
     count = "1 difference" if len(confirmed) == 1 else f"{len(confirmed)} differences"
     return f"{count} confirmed: {'; '.join(parts)}"
+
+
+def _confirmed(q_value: np.ndarray, auroc: np.ndarray, settings: StatisticsConfig) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return (q_value <= settings.alpha) & (auroc >= settings.min_auroc)
 
 
 def _best_first(tests: Tests) -> list[int]:

@@ -16,10 +16,13 @@ import numpy as np
 
 from visdiff import stats
 from visdiff.cache import Cache
+from visdiff.comparison import findings
 from visdiff.comparison.backends import Backends
-from visdiff.comparison.compare import conclude, score
+from visdiff.comparison.compare import score
+from visdiff.comparison.conclude import conclude
 from visdiff.comparison.findings import Tests
-from visdiff.comparison.measurements import Scored
+from visdiff.comparison.measurements import Measurements
+from visdiff.comparison.split import split_pair
 from visdiff.config import Config
 from visdiff.errors import CacheMissError, InputError, MissingBackendError, VisdiffError
 from visdiff.imageset import ImageSet, manifest
@@ -89,7 +92,8 @@ def compare_pairs(
         preset: Name of a preset or path of a ``.toml`` file; ignored when ``config`` is given.
         config: A whole configuration, the same for every pair.
         cache: Where captions and embeddings are kept; the user's cache by default.
-        backends: Models made from this very configuration; made once for all pairs by default.
+        backends: Models made from this very configuration, with their own cache and progress;
+            made once for all pairs by default.
         progress: Show progress bars on stderr.
         **settings: Changes to the configuration, see `visdiff.config.Config.changed`.
 
@@ -108,24 +112,22 @@ def compare_pairs(
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"Expected pairs of different names, got {twice} twice; rename the sets.")
-    scored: dict[Pair, Scored] = {}
+    scored: dict[Pair, Measurements] = {}
     reports: dict[Pair, DifferenceReport] = {}
     failed: dict[Pair, str] = {}
-    with Cache() if cache is None else nullcontext(cache) as store:
-        models = backends or Backends.of(settled, store)
+    made = nullcontext(backends) if backends else Backends.using(settled, cache, progress)
+    with made as models:
         for (a, b), key in zip(pairs, names, strict=True):
             with _noted(failed, key):
-                scored[key] = score(a, b, settled, models, store, progress)
+                scored[key] = score(split_pair(a, b, settled), settled, models)
         pool = _pool(scored.values())
         n = sum(len(s.hypotheses) for s in pool)
         together = corrected(list(scored.values()), settled)
         for (key, one), tests in zip(scored.items(), together, strict=True):
             pooled = any(one is s for s in pool)
             with _noted(failed, key):
-                report = conclude(
-                    one, tests, settled, models, store, progress, n if pooled else None
-                )
-                reports[key] = _told(report, n, len(pool)) if pooled else report
+                report = conclude(one, tests, settled, models, n if pooled else None)
+                reports[key] = _with_note(report, n, len(pool)) if pooled else report
     if not reports:
         (a, b), reason = next(iter(failed.items()))
         raise InputError(f"No pair of sets could be compared. {a} and {b}: {reason}")
@@ -138,7 +140,7 @@ def compare_pairs(
     )
 
 
-def corrected(scored: Sequence[Scored], config: Config) -> list[Tests]:
+def corrected(scored: Sequence[Measurements], config: Config) -> list[Tests]:
     """Corrects the tests of several comparisons together: one Benjamini–Hochberg over all.
 
     Tests on images that also proposed stay as they are and outside the pool: their p-values are too
@@ -159,10 +161,7 @@ def corrected(scored: Sequence[Scored], config: Config) -> list[Tests]:
     for one in scored:
         own = one.tests
         if not one.halves.double_dipped:
-            q_value = next(parts)
-            with np.errstate(invalid="ignore"):
-                confirmed = (q_value <= settings.alpha) & (own.auroc >= settings.min_auroc)
-            own = replace(own, q_value=q_value, confirmed=confirmed)
+            own = findings.corrected(own, next(parts), settings)
         tests.append(own)
     return tests
 
@@ -186,7 +185,7 @@ def each_and_rest(sets: Sequence[ImageSet]) -> list[tuple[ImageSet, ImageSet]]:
     pairs = []
     for images in sets:
         others = reduce(ImageSet.joined, [other for other in sets if other is not images])
-        pairs.append((images, ImageSet.open(others, name=_fresh("the rest", sets))))
+        pairs.append((images, others.renamed(_fresh("the rest", sets))))
     return pairs
 
 
@@ -205,7 +204,7 @@ def open_sets(sets: Any, by: str | None = None) -> list[ImageSet]:
         manifest.check_columns(whole.frame, [by], whole.source)
         values = whole.frame[by].map(manifest.text).to_numpy(dtype=str)
         found = [v for v in dict.fromkeys(values.tolist()) if v]
-        opened = [ImageSet.open(whole.subset(values == v), name=v) for v in found]
+        opened = [whole.subset(values == v).renamed(v) for v in found]
     elif isinstance(sets, Mapping):
         opened = [ImageSet.open(source, name=str(name)) for name, source in sets.items()]
     elif isinstance(sets, (str, bytes)) or not isinstance(sets, Iterable):
@@ -225,7 +224,7 @@ def open_sets(sets: Any, by: str | None = None) -> list[ImageSet]:
             number += 1
             fresh = f"{images.name} ({number})"
         taken.add(fresh)
-        named.append(ImageSet.open(images, name=fresh))
+        named.append(images.renamed(fresh))
     return named
 
 
@@ -240,12 +239,12 @@ def _noted(failed: dict[Pair, str], key: Pair) -> Iterator[None]:
         failed[key] = str(error)
 
 
-def _pool(scored: Iterable[Scored]) -> list[Scored]:
+def _pool(scored: Iterable[Measurements]) -> list[Measurements]:
     """The comparisons that are corrected together."""
     return [s for s in scored if not s.halves.double_dipped]
 
 
-def _told(report: DifferenceReport, n_candidates: int, n_comparisons: int) -> DifferenceReport:
+def _with_note(report: DifferenceReport, n_candidates: int, n_comparisons: int) -> DifferenceReport:
     """The report, saying what its q-values are corrected over."""
     if n_comparisons < 2:
         return report

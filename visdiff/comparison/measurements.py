@@ -1,8 +1,7 @@
 """What a comparison has measured, as one plain record between its two parts.
 
-`visdiff.comparison.compare.score` makes it, `visdiff.comparison.compare.conclude` turns it into a
-report, and `visdiff.comparison.many` reads the tests of many of them to correct over all candidates
-in between.
+`visdiff.comparison.compare.score` makes it, `visdiff.comparison.conclude.conclude` turns it
+into a report, and `visdiff.comparison.many` corrects the tests of many of them in between.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from visdiff.results import Hypothesis, NullRun, SetCard
 
 
 @dataclass(frozen=True)
-class Scored:
+class Measurements:
     """Everything that was measured, before anything is concluded from it.
 
     Attributes:
@@ -28,8 +27,8 @@ class Scored:
         set_b: Set B.
         preflight: What was found in their files.
         halves: The images that proposed, and those that every number is computed on.
-        captions: Of the discovery images, A's first; None when nobody read them.
-        said: Of the scored images, likewise.
+        discovery_captions: Of the discovery images, A's first; None when nobody read them.
+        scoring_captions: Of the scored images, likewise.
         proposals: The h hypotheses, and what was refused or not answered.
         scores: (h, n_a + n_b) float32, one row a hypothesis, A's scored images first; NaN where
             unscored.
@@ -38,22 +37,22 @@ class Scored:
         tests: Of each hypothesis, corrected over those of this comparison.
         null: The shuffled runs, when asked for.
         warnings: Sentences the reader must see.
-        watch: The stages' times; `visdiff.comparison.compare.conclude` adds its own.
+        stopwatch: The stages' times; `visdiff.comparison.conclude.conclude` adds its own.
     """
 
     set_a: ImageSet
     set_b: ImageSet
     preflight: Preflight
     halves: Halves
-    captions: Sequence[str | None] | None
-    said: Sequence[str | None] | None
+    discovery_captions: Sequence[str | None] | None
+    scoring_captions: Sequence[str | None] | None
     proposals: Proposals
     scores: np.ndarray
     features: np.ndarray | None
     tests: Tests
     null: NullRun | None
     warnings: tuple[str, ...]
-    watch: Stopwatch
+    stopwatch: Stopwatch
 
     @property
     def hypotheses(self) -> tuple[Hypothesis, ...]:
@@ -75,11 +74,11 @@ class Scored:
     @property
     def captions_by_key(self) -> dict[str, str]:
         """The captions of the discovery images by "A/<id>" and "B/<id>"; {} when none were read."""
-        if self.captions is None:
+        if self.discovery_captions is None:
             return {}
         keys = [f"A/{i}" for i in self.halves.discovery_a.ids]
         keys += [f"B/{i}" for i in self.halves.discovery_b.ids]
-        return {k: c for k, c in zip(keys, self.captions, strict=True) if c is not None}
+        return {k: c for k, c in zip(keys, self.discovery_captions, strict=True) if c is not None}
 
 
 def _card(whole: ImageSet, discovery: ImageSet, scoring: ImageSet, unreadable: int) -> SetCard:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
-from visdiff.comparison.findings import test
-from visdiff.comparison.rounds import at, propose
+from visdiff.comparison.findings import test_hypotheses
+from visdiff.comparison.rounds import captions_at, propose
 from visdiff.comparison.split import Halves
 from visdiff.config import Config
 from visdiff.imageset import ImageSet
@@ -17,10 +16,9 @@ from visdiff.results import NullRun
 def null_run(
     backends: Backends,
     halves: Halves,
-    captions: Sequence[str | None] | None,
-    said: Sequence[str | None] | None,
+    discovery_captions: Sequence[str | None] | None,
+    scoring_captions: Sequence[str | None] | None,
     config: Config,
-    cache: Cache,
 ) -> tuple[NullRun, list[str]]:
     """Repeats proposing and testing with shuffled membership (within pairs when paired).
 
@@ -29,10 +27,9 @@ def null_run(
     Args:
         backends: The models.
         halves: The images.
-        captions: Of the discovery images, A's first; None when nobody reads them.
-        said: Of the scored images, likewise.
+        discovery_captions: Of the discovery images, A's first; None when nobody reads them.
+        scoring_captions: Of the scored images, likewise.
         config: ``null_repeats`` says how often.
-        cache: As in the real run.
 
     Returns:
         What the runs confirmed, and warnings, each once.
@@ -42,13 +39,14 @@ def null_run(
         rng = np.random.default_rng([config.seed, 1 + k])
         mixed, discovery, scoring = mixed_up(halves, rng, paired=bool(config.paired_by))
         a, b = mixed.discovery_a, mixed.discovery_b
-        proposed = propose(
-            backends, a, b, at(captions, discovery), config, rng, cache, progress=False
-        )
-        warnings |= dict.fromkeys(proposed.warnings())
-        a, b = mixed.scoring_a, mixed.scoring_b
-        scores = backends.score(proposed.hypotheses, a, b, at(said, scoring), cache, progress=False)
-        tests = test(
+        captions = captions_at(discovery_captions, discovery)
+        with backends.runtime.quiet():
+            proposed = propose(backends, a, b, captions, config, rng)
+            warnings |= dict.fromkeys(proposed.warnings())
+            a, b = mixed.scoring_a, mixed.scoring_b
+            captions = captions_at(scoring_captions, scoring)
+            scores = backends.score(proposed.hypotheses, a, b, captions)
+        tests = test_hypotheses(
             proposed.hypotheses,
             scores,
             mixed.scoring_is_a,

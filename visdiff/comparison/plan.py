@@ -1,20 +1,18 @@
 """What a comparison, or many, will do and cost, before it does it."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from visdiff.comparison.backends import Backends
 from visdiff.comparison.rounds import MAX_ROUNDS
-from visdiff.comparison.split import Halves, align, cut, open_both
+from visdiff.comparison.split import Halves, SplitPair, split_pair
 from visdiff.config import Config
+from visdiff.engine import Backend
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.llm.budget import Price
-
-# Of a backend that does not say: a picture, a sentence, a caption.
-_TOKENS_A_CALL = (1100, 60)
 
 
 @dataclass(frozen=True)
@@ -109,27 +107,18 @@ class ManyPlan:
         return text
 
 
-def plan(
-    a: Any,
-    b: Any,
-    config: Config,
-    where_a: Mapping[str, Any] | None = None,
-    where_b: Mapping[str, Any] | None = None,
-) -> Plan:
-    """Opens both sets and counts; decodes no image and loads no model.
+def plan(pair: SplitPair, config: Config) -> Plan:
+    """Counts what a comparison takes; decodes no image and loads no model.
 
     Raises:
-        InputError: A source, column or group does not exist, a set is empty, or a backend cannot be
-            had as it is configured.
+        InputError: A backend cannot be had as it is configured.
     """
-    sets = open_both(a, b, where_a, where_b)
-    backends = Backends.of(config)
-    halves = _halves(*sets, config)
+    backends, halves = Backends.of(config), pair.halves
     n_discovery, n_scored = _sizes(halves)
-    work = _work(backends, config, n_discovery, n_scored, halves.double_dipped)
+    work = _estimate(backends, config, n_discovery, n_scored, halves.double_dipped)
     return Plan(
-        n_a=len(sets[0]),
-        n_b=len(sets[1]),
+        n_a=len(pair.set_a),
+        n_b=len(pair.set_b),
         captions=work.captions,
         scored=n_scored,
         hypotheses=work.hypotheses,
@@ -142,7 +131,7 @@ def plan(
 def plan_many(
     pairs: Sequence[tuple[ImageSet, ImageSet]],
     config: Config,
-    aside: Sequence[tuple[ImageSet, ImageSet]] = (),
+    held_out: Sequence[tuple[ImageSet, ImageSet]] = (),
 ) -> ManyPlan:
     """Counts what comparing several pairs of sets takes; decodes no image and loads no model.
 
@@ -152,35 +141,35 @@ def plan_many(
     Args:
         pairs: Set A and set B of each comparison.
         config: The configuration.
-        aside: For each pair, the images that its confirmed sentences are checked on in the end;
+        held_out: For each pair, the images that its confirmed sentences are checked on in the end;
             empty when there is no such check.
 
     Raises:
         InputError: A backend cannot be had as it is configured.
     """
     backends = Backends.of(config)
-    works, scored, dipped = list[_Work](), 0, 0
+    works, scored, dipped = list[CallEstimate](), 0, 0
     everything, captioned = set[str](), set[str]()
     for k, (a, b) in enumerate(pairs):
         try:
-            halves = _halves(a, b, config)
+            halves = split_pair(a, b, config).halves
         except InputError:
             continue
         n_discovery, n_scored = _sizes(halves)
-        n_aside = sum(len(images) for images in aside[k]) if aside else 0
-        work = _work(backends, config, n_discovery, n_scored, halves.double_dipped, n_aside)
+        n_held_out = sum(len(images) for images in held_out[k]) if held_out else 0
+        work = _estimate(backends, config, n_discovery, n_scored, halves.double_dipped, n_held_out)
         works.append(work)
-        scored += n_scored + n_aside
+        scored += n_scored + n_held_out
         dipped += halves.double_dipped
         everything |= _names(a) | _names(b)
         if work.captions_discovery:
             captioned |= _names(halves.discovery_a) | _names(halves.discovery_b)
         if work.captions_scoring:
             captioned |= _names(halves.scoring_a) | _names(halves.scoring_b)
-        for images in aside[k] if aside else ():
+        for images in held_out[k] if held_out else ():
             everything |= _names(images)
             captioned |= _names(images) if backends.ranker.needs_captions else set()
-    together = _together(works, len(captioned), backends)
+    together = sum_estimates(works, len(captioned), backends)
     return ManyPlan(
         comparisons=len(works),
         images=len(everything),
@@ -211,20 +200,20 @@ def plan_unformed(
         InputError: A backend cannot be had as it is configured.
     """
     backends = Backends.of(config)
-    n_aside = round(n * held_out)
-    n_discovery = round((n - n_aside) * config.statistics.discovery_fraction)
-    n_scored = n - n_aside - n_discovery
-    whole = _work(backends, config, n_discovery, n_scored, False, n_aside)
+    n_held_out = round(n * held_out)
+    n_discovery = round((n - n_held_out) * config.statistics.discovery_fraction)
+    n_scored = n - n_held_out - n_discovery
+    whole = _estimate(backends, config, n_discovery, n_scored, False, n_held_out)
     # All slices together have the images of the whole; what is asked once a round is asked of each.
     works = [whole, whole] if slices else [whole]
-    works += [_work(backends, config, 0, 0, False)] * max(0, slices - 1)
-    captions = whole.captions + (n_aside if backends.ranker.needs_captions else 0)
-    together = _together(works, captions, backends)
+    works += [_estimate(backends, config, 0, 0, False)] * max(0, slices - 1)
+    captions = whole.captions + (n_held_out if backends.ranker.needs_captions else 0)
+    together = sum_estimates(works, captions, backends)
     return ManyPlan(
         comparisons=1 + slices,
         images=n,
         captions=captions,
-        scored=(n_scored + n_aside) * (2 if slices else 1),
+        scored=(n_scored + n_held_out) * (2 if slices else 1),
         hypotheses=together.hypotheses,
         paid_calls=together.paid(config),
         classified=classified,
@@ -233,7 +222,7 @@ def plan_unformed(
 
 
 @dataclass(frozen=True)
-class _Work:
+class CallEstimate:
     """What a comparison asks of its models."""
 
     hypotheses: int
@@ -241,13 +230,13 @@ class _Work:
     captions_discovery: bool
     captions_scoring: bool
     # By who asks: how often; and the captioner, which asks once an image.
-    asked: Sequence[tuple[Any, int]]
-    captioner: Any
+    asked: Sequence[tuple[Backend, int]]
+    captioner: Backend
 
     @property
-    def questions(self) -> list[tuple[Any, int]]:
+    def questions(self) -> list[tuple[Backend, int]]:
         """By who asks the chat model: how often."""
-        if getattr(self.captioner, "asks", False):
+        if self.captioner.asks:
             return [*self.asked, (self.captioner, self.captions)]
         return list(self.asked)
 
@@ -268,22 +257,22 @@ class _Work:
             return None
         price, cost = Price(prices[0], prices[1]), 0.0
         for backend, calls in self.questions:
-            prompt, completion = getattr(backend, "tokens_a_call", _TOKENS_A_CALL)
+            prompt, completion = backend.tokens_a_call
             cost += price.cost_of(prompt * calls, completion * calls)
         cost *= self.paid(config) / self.calls if self.calls else 1.0
         return cost if config.llm.max_cost is None else min(cost, config.llm.max_cost)
 
 
-def _work(
+def _estimate(
     backends: Backends,
     config: Config,
     n_discovery: int,
     n_scored: int,
     double_dipped: bool,
-    n_aside: int = 0,
-) -> _Work:
+    n_held_out: int = 0,
+) -> CallEstimate:
     reads = backends.ranker.needs_captions
-    discovery = backends.proposer.needs_captions or (reads and config.rounds != 1)
+    discovery = backends.reads_discovery_captions(config)
     # The second ranker checks only what is confirmed, which is nothing when double-dipped.
     verifier = None if double_dipped else backends.verifier
     scoring = reads or (verifier is not None and verifier.needs_captions)
@@ -293,37 +282,26 @@ def _work(
     rounds = MAX_ROUNDS if config.rounds == "auto" else config.rounds
     hypotheses = 2 * backends.proposer.max_hypotheses * rounds
     repeats = 1 + config.null_repeats
-    asked = [(backends.proposer, backends.proposer.calls * rounds * repeats)]
-    if getattr(backends.ranker, "asks", False):
+    calls = backends.proposer.calls * rounds * repeats
+    asked: list[tuple[Backend, int]] = [(backends.proposer, calls)]
+    if backends.ranker.asks:
         # Between rounds, what is new is also scored on the discovery half.
         images = n_scored + (n_discovery if rounds > 1 else 0)
-        asked.append((backends.ranker, hypotheses * (images * repeats + n_aside)))
-    if getattr(verifier, "asks", False):
+        asked.append((backends.ranker, hypotheses * (images * repeats + n_held_out)))
+    if verifier is not None and verifier.asks:
         asked.append((verifier, hypotheses * n_scored))
-    return _Work(hypotheses, captions, discovery, scoring, asked, backends.captioner)
+    return CallEstimate(hypotheses, captions, discovery, scoring, asked, backends.captioner)
 
 
-def _together(works: Sequence[_Work], captions: int, backends: Backends) -> _Work:
+def sum_estimates(works: Sequence[CallEstimate], captions: int, backends: Backends) -> CallEstimate:
     """Several comparisons as one, in which so many images are captioned."""
-    return _Work(
+    return CallEstimate(
         sum(work.hypotheses for work in works),
         captions,
         any(work.captions_discovery for work in works),
         any(work.captions_scoring for work in works),
         [asked for work in works for asked in work.asked],
         backends.captioner,
-    )
-
-
-def _halves(a: ImageSet, b: ImageSet, config: Config) -> Halves:
-    if config.paired_by:
-        a, b, _ = align(a, b, config.paired_by)
-    return cut(
-        a,
-        b,
-        fraction=config.statistics.discovery_fraction,
-        min_scored=config.statistics.min_scored,
-        paired_by=config.paired_by,
     )
 
 

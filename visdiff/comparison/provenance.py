@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any
 
-from visdiff.cache import Cache
+from visdiff.comparison.backends import Backends
 from visdiff.config import Config
 from visdiff.hashing import digest_bytes
 from visdiff.results import Provenance
@@ -28,7 +27,7 @@ _PACKAGES = (
 
 
 class Stopwatch:
-    """Measures the stages of a run: ``with watch("rank"): …``; ``watch.seconds`` has the sums."""
+    """Measures the stages of a run: ``with stopwatch("rank"): …``; ``seconds`` has the sums."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -66,21 +65,28 @@ def _device(name: str) -> str:
 
 
 def provenance(
-    config: Config,
-    models: Mapping[str, Mapping[str, Any]],
-    seconds: Mapping[str, float],
-    cache: Cache,
+    config: Config, backends: Backends, seconds: Mapping[str, float], *, captioned: bool
 ) -> Provenance:
-    """Collects what is needed to make a report again."""
-    prompt = config.captioner.prompt
+    """Collects what is needed to make a report again.
+
+    Args:
+        config: The configuration.
+        backends: The models made from it, after their use.
+        seconds: Stage → time.
+        captioned: Whether the captioner was used.
+    """
+    prompt, cache = config.captioner.arguments().get("prompt"), backends.runtime.cache
+    own = {"captioner": digest_bytes(prompt.encode())} if prompt else {}
     return Provenance(
         versions=versions(),
-        models={role: dict(identity) for role, identity in models.items()},
-        prompts={"captioner": digest_bytes(prompt.encode())} if prompt else {},
+        models=backends.identities(captioned=captioned),
+        prompts={**own, **backends.prompts(captioned=captioned)},
         seed=config.seed,
         device=_device(config.device),
         seconds=dict(seconds),
+        tokens=backends.tokens(),
         cache_hits=cache.hits,
         cache_misses=cache.misses,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        cost=backends.cost(),
     )

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
-from visdiff.comparison.compare import conclude, score
-from visdiff.comparison.measurements import Scored
+from visdiff.comparison.compare import score
+from visdiff.comparison.conclude import conclude
+from visdiff.comparison.measurements import Measurements
+from visdiff.comparison.split import SplitPair
 from visdiff.config import Config
 from visdiff.errors import InputError
-from visdiff.imageset import ImageSet
 from visdiff.proposers.manual import ManualProposer
 from visdiff.results import DifferenceReport, Direction
 
@@ -74,30 +74,21 @@ class Ranking:
         return {"sentences": [asdict(s) for s in self.sentences], "report": self.report.to_dict()}
 
 
-def rank(
-    a: ImageSet,
-    b: ImageSet,
-    config: Config,
-    cache: Cache,
-    progress: bool = True,
-) -> Ranking:
+def rank(pair: SplitPair, config: Config, backends: Backends) -> Ranking:
     """Tests the sentences of a configuration's manual proposer.
 
     Args:
-        a: Set A.
-        b: Set B.
+        pair: Both sets.
         config: Its proposer is "manual", see :func:`with_hypotheses`.
-        cache: Where captions and embeddings are kept.
-        progress: Show progress bars on stderr.
+        backends: Models made from it.
 
     Raises:
         InputError: A column or setting does not exist, or a set has fewer than two images.
         MissingBackendError: A library or a model's weights are not available.
     """
-    backends = Backends.of(config, cache)
-    scored = score(a, b, config, backends, cache, progress)
-    report = conclude(scored, scored.tests, config, backends, cache, progress)
-    return Ranking(_ranked(scored), report)
+    measured = score(pair, config, backends)
+    report = conclude(measured, measured.tests, config, backends)
+    return Ranking(_ranked(measured), report)
 
 
 def with_hypotheses(config: Config, given: Sequence[str]) -> Config:
@@ -126,15 +117,15 @@ def with_hypotheses(config: Config, given: Sequence[str]) -> Config:
     config = config.changed(
         proposer={"backend": "manual", "hypotheses": tuple(sentences)}, rounds=1
     )
-    ManualProposer(hypotheses=config.proposer.hypotheses)  # says what is wrong with them
+    ManualProposer(hypotheses=sentences)  # says what is wrong with them
     return config
 
 
-def _ranked(scored: Scored) -> tuple[Ranked, ...]:
-    tests, is_a = scored.tests, scored.halves.scoring_is_a
+def _ranked(measured: Measurements) -> tuple[Ranked, ...]:
+    tests, is_a = measured.tests, measured.halves.scoring_is_a
     rows = []
-    for i, h in enumerate(scored.hypotheses):
-        known = ~np.isnan(scored.scores[i])
+    for i, h in enumerate(measured.hypotheses):
+        known = ~np.isnan(measured.scores[i])
         rows.append(
             Ranked(
                 text=h.text,

@@ -6,14 +6,15 @@ a little later anyway, and weights that are missing, or a model that does not ex
 once and not after a pre-flight over thousands of files.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 from PIL import Image
 
 from visdiff.cache import Cache
+from visdiff.captioners import Captioner
 from visdiff.comparison.backends import Backends
+from visdiff.engine import Backend, ImageModel, Runtime
 from visdiff.errors import UnreadableImageError, VisdiffError
 from visdiff.imageset import ImageSet
 from visdiff.llm import Message, Request
@@ -22,7 +23,7 @@ from visdiff.llm import Message, Request
 _LOOKED_UP = 32
 
 
-def check_models(backends: Backends, a: ImageSet, b: ImageSet, cache: Cache) -> None:
+def check_models(backends: Backends, a: ImageSet, b: ImageSet) -> None:
     """Finds out whether a comparison's models can be had; asks them nothing and decodes no image.
 
     In replay everything comes from the cache, and nothing is checked.
@@ -31,15 +32,16 @@ def check_models(backends: Backends, a: ImageSet, b: ImageSet, cache: Cache) -> 
         InputError: A model does not exist, or a chat model cannot be asked (no key, no name).
         MissingBackendError: A library or a model's weights are not available.
     """
+    cache = backends.runtime.cache
     if cache.mode == "replay":
         return
-    used = [backends.proposer, *backends.rankers]
+    used: list[Backend] = [backends.proposer, *backends.rankers]
     for backend in used:
         # Naming the weights is enough for some to find that they are not there.
-        _ = getattr(backend, "identity", None)
+        _ = backend.identity
     if backends.needs_captions:
         used.append(backends.captioner)
-    models = list(_image_models(used))
+    models = _image_models(used)
     new = [model for model in models if not _known(model, [a, b], cache)]
     # Cached replies need no key: a chat model is looked at where the other models are new as well.
     if backends.asks and (new or not models):
@@ -48,20 +50,21 @@ def check_models(backends: Backends, a: ImageSet, b: ImageSet, cache: Cache) -> 
         _load(model)
 
 
-def check_captioner(captioner: Any, images: ImageSet, cache: Cache) -> None:
+def check_captioner(captioner: Captioner, images: ImageSet, runtime: Runtime) -> None:
     """Finds out whether a captioner's model can be had, as `check_models` does.
 
     Raises:
         InputError: The model does not exist.
         MissingBackendError: A library or the model's weights are not available.
     """
-    if cache.mode != "replay":
-        for model in _image_models([captioner]):
-            if not _known(model, [images], cache):
-                _load(model)
+    model = captioner.image_model
+    if model is None or runtime.cache.mode == "replay":
+        return
+    if not _known(model, [images], runtime.cache):
+        _load(model)
 
 
-def _load(model: Any) -> None:
+def _load(model: ImageModel) -> None:
     blank = Image.new("RGB", (64, 64), "white")
     try:
         model.prepare(blank)  # loads the weights, as every first use does
@@ -71,17 +74,13 @@ def _load(model: Any) -> None:
         return  # loaded, and it does not like a blank image
 
 
-def _image_models(backends: Sequence[Any]) -> Iterator[Any]:
-    """The distinct image models in backends: themselves, or the encoders that they hold."""
-    seen: list[Any] = []
-    for backend in backends:
-        for model in (backend, getattr(backend, "encoder", None)):
-            if callable(getattr(model, "prepare", None)) and not any(model is s for s in seen):
-                seen.append(model)
-                yield model
+def _image_models(backends: Sequence[Backend]) -> list[ImageModel]:
+    """The distinct image models of the backends, which may share one."""
+    models = (backend.image_model for backend in backends)
+    return list({id(model): model for model in models if model is not None}.values())
 
 
-def _known(model: Any, sets: Sequence[ImageSet], cache: Cache) -> bool:
+def _known(model: ImageModel, sets: Sequence[ImageSet], cache: Cache) -> bool:
     """Whether the cache holds a value of the model for one of the first images."""
     digests = []
     for images in sets:

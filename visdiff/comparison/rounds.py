@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 
 from visdiff import stats
-from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
 from visdiff.comparison.selection import choose
 from visdiff.config import Config
@@ -27,8 +26,6 @@ def propose(
     captions: Sequence[str | None] | None,
     config: Config,
     rng: np.random.Generator,
-    cache: Cache,
-    progress: bool,
 ) -> Proposals:
     """Proposes hypotheses from the discovery half, in one round or several.
 
@@ -43,8 +40,6 @@ def propose(
         captions: Captions of the discovery images, A's first; None when nobody reads them.
         config: ``rounds`` says how many.
         rng: For proposers that draw.
-        cache: For replies, and for scores on the discovery half.
-        progress: Show progress.
 
     Returns:
         All rounds' hypotheses, none twice, and what was refused.
@@ -57,8 +52,8 @@ def propose(
     unexplained = np.ones(len(is_a), bool)
     found = Proposals()
     for number in range(1, rounds + 1):
-        shown = _shown(backends, a, b, unexplained, config, rng, cache, progress)
-        evidence = _evidence(a, b, captions, shown, bool(config.paired_by), cache, progress)
+        shown = _shown(backends, a, b, unexplained, config, rng)
+        evidence = _evidence(a, b, captions, shown, bool(config.paired_by))
         if not len(evidence.images_a) or not len(evidence.images_b):
             break
         known = {(h.text.casefold(), h.direction) for h in found.hypotheses}
@@ -67,9 +62,9 @@ def propose(
         found += replace(more, hypotheses=tuple(new))
         if not new or number == rounds:
             break
-        scores = backends.score(found.hypotheses, a, b, captions, cache, progress)
+        scores = backends.score(found.hypotheses, a, b, captions)
         if config.rounds == "auto":
-            features = backends.features(a, b, cache, progress)
+            features = backends.features(a, b)
             if features is not None:
                 sentences = stats.separability(scores.T, is_a, np.random.default_rng(config.seed))
                 images = stats.separability(features, is_a, np.random.default_rng(config.seed))
@@ -91,14 +86,12 @@ def _shown(
     left: np.ndarray,
     config: Config,
     rng: np.random.Generator,
-    cache: Cache,
-    progress: bool,
 ) -> np.ndarray:
     """Which of the images left the proposer is shown, (n_a + n_b,) bool; all where it draws."""
     strategy, paired = config.proposer.sampling, bool(config.paired_by)
     if strategy == "random":
         return left
-    features = backends.features(a, b, cache, progress)
+    features = backends.features(a, b)
     if features is None:
         raise InputError(
             f"expected image features for proposer.sampling {strategy!r}, got a ranker that has "
@@ -115,8 +108,6 @@ def _evidence(
     captions: Sequence[str | None] | None,
     left: np.ndarray,
     paired: bool,
-    cache: Cache,
-    progress: bool,
 ) -> Evidence:
     """What is left of the discovery half; a pair stays whole while one of the two is left."""
     if paired:
@@ -125,14 +116,14 @@ def _evidence(
     return Evidence(
         a.subset(in_a),
         b.subset(in_b),
-        at(captions, in_a),
-        at(captions, len(a) + in_b),
+        captions_at(captions, in_a),
+        captions_at(captions, len(a) + in_b),
         paired,
-        cache,
-        progress,
     )
 
 
-def at(captions: Sequence[str | None] | None, places: np.ndarray) -> list[str | None] | None:
+def captions_at(
+    captions: Sequence[str | None] | None, places: np.ndarray
+) -> list[str | None] | None:
     """Returns the captions at some places, or None when there are none at all."""
     return None if captions is None else [captions[i] for i in places.tolist()]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet, manifest
 
@@ -38,7 +39,70 @@ class Halves:
         return _membership(self.scoring_a, self.scoring_b)
 
 
-def open_both(
+@dataclass(frozen=True)
+class SplitPair:
+    """Two sets, and their halves.
+
+    Attributes:
+        set_a: Set A as it was opened.
+        set_b: Set B.
+        halves: What is compared of them.
+        n_unpaired: Images left out for want of a partner.
+    """
+
+    set_a: ImageSet
+    set_b: ImageSet
+    halves: Halves
+    n_unpaired: int = 0
+
+    def without(
+        self,
+        unreadable_a: Sequence[tuple[str, str]],
+        unreadable_b: Sequence[tuple[str, str]],
+        config: Config,
+    ) -> "SplitPair":
+        """Returns the pair without some images (id and reason), paired and split anew."""
+        if not unreadable_a and not unreadable_b:
+            return self
+        return split_pair(
+            _without(self.set_a, unreadable_a), _without(self.set_b, unreadable_b), config
+        )
+
+
+def split_pair(a: ImageSet, b: ImageSet, config: Config) -> SplitPair:
+    """Pairs both sets when the configuration says so, and splits them; decodes no image.
+
+    Raises:
+        InputError: A column is missing, a key occurs twice in one set, or nothing pairs.
+    """
+    paired_a, paired_b, n_unpaired = a, b, 0
+    if config.paired_by:
+        paired_a, paired_b, n_unpaired = pair_up(a, b, config.paired_by)
+    halves = split(
+        paired_a,
+        paired_b,
+        fraction=config.statistics.discovery_fraction,
+        min_scored=config.statistics.min_scored,
+        paired_by=config.paired_by,
+    )
+    return SplitPair(a, b, halves, n_unpaired)
+
+
+def check_sizes(a: ImageSet, b: ImageSet) -> None:
+    """Makes sure that there is something to compare.
+
+    Raises:
+        InputError: A set has fewer than two images.
+    """
+    for images, which in ((a, "A"), (b, "B")):
+        if len(images) < 2:
+            raise InputError(
+                f"Expected at least 2 readable images in set {which} ({images.source}), got "
+                f"{len(images)}; a difference between sets needs several images a side."
+            )
+
+
+def open_pair(
     a: Any,
     b: Any,
     where_a: Mapping[str, Any] | None = None,
@@ -59,19 +123,17 @@ def open_both(
         folders = [Path(s.source).parent.name for s in (set_a, set_b)]
         if "" in folders or folders[0] == folders[1]:
             folders = [f"{set_a.name} (A)", f"{set_b.name} (B)"]
-        set_a, set_b = (
-            ImageSet.open(s, name=n) for s, n in zip((set_a, set_b), folders, strict=True)
-        )
+        set_a, set_b = set_a.renamed(folders[0]), set_b.renamed(folders[1])
     return set_a, set_b
 
 
-def cut(
+def split(
     a: ImageSet, b: ImageSet, *, fraction: float, min_scored: int, paired_by: Sequence[str] = ()
 ) -> Halves:
     """Cuts both sets by content (by pair key when paired), so that duplicates never straddle.
 
     Args:
-        a: Set A; when paired, already aligned with ``b`` by :func:`align`.
+        a: Set A; when paired, already aligned with ``b`` by :func:`pair_up`.
         b: Set B.
         fraction: Share that goes to discovery.
         min_scored: With fewer images a side left to score, all are used for both purposes.
@@ -90,7 +152,7 @@ def cut(
     return Halves(discovery_a, discovery_b, scoring_a, scoring_b, too_few, groups)
 
 
-def align(a: ImageSet, b: ImageSet, paired_by: Sequence[str]) -> tuple[ImageSet, ImageSet, int]:
+def pair_up(a: ImageSet, b: ImageSet, paired_by: Sequence[str]) -> tuple[ImageSet, ImageSet, int]:
     """Keeps the images that have a partner and puts partners at the same position.
 
     Args:
@@ -133,6 +195,11 @@ def align(a: ImageSet, b: ImageSet, paired_by: Sequence[str]) -> tuple[ImageSet,
         )
     left_out = len(in_a) + len(in_b) - 2 * len(shared)
     return a.subset([in_a[k] for k in shared]), b.subset([in_b[k] for k in shared]), left_out
+
+
+def _without(images: ImageSet, unreadable: Sequence[tuple[str, str]]) -> ImageSet:
+    left_out = {name for name, _ in unreadable}
+    return images.subset([i for i, name in enumerate(images.ids) if name not in left_out])
 
 
 def _membership(a: ImageSet, b: ImageSet) -> np.ndarray:

@@ -18,8 +18,21 @@ from PIL import Image
 from tqdm import tqdm
 
 from visdiff.cache import Cache
+from visdiff.engine.runtime import Backend, Runtime
 from visdiff.errors import CacheMissError, InputError, UnreadableImageError, VisdiffError
 from visdiff.imageset import ImageSet
+
+__all__ = [
+    "Applied",
+    "Backend",
+    "Engine",
+    "ImageModel",
+    "LocalEngine",
+    "Refused",
+    "Runtime",
+    "apply",
+    "resolve_device",
+]
 
 # Keys per query; below SQLite's limit on variables in every build.
 _LOOKUP = 500
@@ -225,13 +238,11 @@ def compute_batch(model: ImageModel, batch: Sequence[tuple[str, Any]]) -> list[t
 def apply(
     model: ImageModel,
     images: ImageSet,
-    cache: Cache,
+    runtime: Runtime,
     *,
     batch_size: int,
     workers: int = 2,
     desc: str,
-    progress: bool,
-    engine: Engine | None = None,
 ) -> Applied:
     """Returns one value per image, from the cache or computed.
 
@@ -242,12 +253,10 @@ def apply(
         model: The model. If all values are cached, neither `ImageModel.prepare` nor the model is
             called, so weights can be loaded on first use.
         images: The set.
-        cache: Read before the computation, and written after each batch.
+        runtime: Its cache is read before the computation and written after each batch.
         batch_size: Images per call of the model; affects only speed and memory.
         workers: Number of threads that decode and prepare images.
         desc: Label of the progress bar.
-        progress: Whether to show a progress bar on stderr.
-        engine: The engine; the local machine by default.
 
     Returns:
         Values in the order of the set, and the reasons of failures.
@@ -267,23 +276,27 @@ def apply(
         return applied
     with _thread_pool(workers) as pool:
         groups = _group_by_digest(images, pool, applied, _prefetch_limit(batch_size, workers))
-    missing = _look_up(model, images, cache, applied, groups)
+    missing = _look_up(model, images, runtime.cache, applied, groups)
     if not missing:
         return applied
     identity = dict(model.identity)
     todo = [(digest, groups[digest][0]) for digest in missing]
-    batches = (engine or LocalEngine()).batches(
+    batches = (runtime.engine or LocalEngine()).batches(
         model, images, todo, batch_size=batch_size, workers=workers
     )
     with (
         closing(batches),
         tqdm(
-            total=len(missing), desc=desc, disable=not progress, file=sys.stderr, unit="image"
+            total=len(missing),
+            desc=desc,
+            disable=not runtime.progress,
+            file=sys.stderr,
+            unit="image",
         ) as bar,
     ):
         for batch in batches:
             values = [(d, v) for d, v in batch if v is not None and not isinstance(v, Refused)]
-            cache.put_many(model.kind, [({**identity, "image": d}, v) for d, v in values])
+            runtime.cache.put_many(model.kind, [({**identity, "image": d}, v) for d, v in values])
             for digest, value in batch:
                 for index in groups[digest]:
                     if value is None:

@@ -228,6 +228,10 @@ class ImageSet:
             )
         return self._select(positions, name=self.name, where=self.where)
 
+    def renamed(self, name: str) -> "ImageSet":
+        """Returns the same images under another name."""
+        return self._take(np.arange(len(self)), name=name, where=self.where)
+
     def joined(self, other: "ImageSet") -> "ImageSet":
         """Returns the concatenation of this set and another.
 

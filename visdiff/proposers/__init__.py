@@ -1,20 +1,16 @@
 """Proposers: what might be truer of one set than of the other."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from visdiff.cache import Cache
+from visdiff.engine import Backend
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.results import Hypothesis
-
-
-def _no_cache() -> Cache:
-    return Cache(mode="off")
 
 
 @dataclass(frozen=True)
@@ -27,8 +23,6 @@ class Evidence:
         captions_a: One an image of A, None where there is none; None when nothing was captioned.
         captions_b: Likewise for B.
         paired: Image i of A and image i of B belong together: the same prompt and seed.
-        cache: Where features and replies are kept.
-        progress: Show progress on stderr.
     """
 
     images_a: ImageSet
@@ -36,8 +30,6 @@ class Evidence:
     captions_a: Sequence[str | None] | None = None
     captions_b: Sequence[str | None] | None = None
     paired: bool = False
-    cache: Cache = field(default_factory=_no_cache)
-    progress: bool = False
 
     def __post_init__(self) -> None:
         for images, captions in (
@@ -113,34 +105,26 @@ class Proposals:
         return told
 
 
-class Proposer(Protocol):
+class Proposer(Backend, Protocol):
     """Turns the discovery half into hypotheses, in both directions at once.
 
-    A backend's constructor takes the fields of the proposer's configuration as keywords and ignores
-    those that mean nothing to it. Three more are there for those that want them: ``llm``, a
-    function without arguments that returns the configured chat model, ``captioner``, the run's, and
-    ``encoder``, the ranker's (None when it has none).
+    A backend inherits from this class, and its constructor takes exactly the settings of its table
+    as keywords. It may also take any of ``device``, ``runtime`` (see `visdiff.engine.Runtime`),
+    ``llm``, a function without arguments that returns the configured chat model, ``temperature``,
+    that of the chat model, ``captioner``, that of the run, and ``encoder``, that of the ranker
+    (None when it has none).
+
+    Attributes:
+        needs_captions: Whether `propose` reads captions.
+        needs_pairs: Whether both sets have to be paired.
+        max_hypotheses: Most hypotheses of one direction in one round.
+        calls: Questions to the chat model in one round.
     """
 
-    @property
-    def needs_captions(self) -> bool:
-        """Whether `propose` reads captions; when nobody does, nothing is captioned."""
-        ...
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """What changes a proposal. JSON values."""
-        ...
-
-    @property
-    def max_hypotheses(self) -> int:
-        """Most hypotheses of one direction in one round."""
-        ...
-
-    @property
-    def calls(self) -> int:
-        """Questions to the chat model in one round."""
-        ...
+    needs_captions: bool
+    needs_pairs: bool = False
+    max_hypotheses: int
+    calls: int = 0
 
     def propose(self, evidence: Evidence, *, rng: np.random.Generator, round: int = 1) -> Proposals:
         """Propose differences.

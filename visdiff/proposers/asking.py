@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from visdiff import prompts
+from visdiff.engine import Runtime
 from visdiff.errors import InputError
 from visdiff.llm import ChatModel, Failure, Message, Picture, Request
-from visdiff.proposers import Evidence, Proposals
+from visdiff.proposers import Evidence, Proposals, Proposer
 from visdiff.proposers.replies import read
 from visdiff.results import Direction, Hypothesis
 
@@ -31,7 +32,7 @@ _FORMATS = {
 }
 
 
-class AskingProposer(ABC):
+class AskingProposer(Proposer, ABC):
     """A proposer that asks a chat model; subclasses say what it is told.
 
     Args:
@@ -43,14 +44,13 @@ class AskingProposer(ABC):
         structured: Ask for JSON; a list of lines otherwise, for models that cannot.
         max_tokens: Longest reply.
         temperature: Left to the model when None.
-        **_: Fields of the configuration that mean nothing here.
+        runtime: Says whether to show progress.
 
     Raises:
         InputError: There is no chat model, or a number is below 1.
     """
 
-    name: ClassVar[str]
-    needs_captions: ClassVar[bool] = True
+    needs_captions = True
     calls = 2
     _tokens_an_image: ClassVar[int] = 25
 
@@ -64,7 +64,7 @@ class AskingProposer(ABC):
         structured: bool = True,
         max_tokens: int | None = 1000,
         temperature: float | None = None,
-        **_: Any,
+        runtime: Runtime | None = None,
     ) -> None:
         if llm is None:
             raise InputError(
@@ -78,18 +78,15 @@ class AskingProposer(ABC):
             )
         self.llm = llm()
         self.sample_size = sample_size
-        self.ask = ask
+        self.ask = self.max_hypotheses = ask
+        self.tokens_a_call = (600 + 2 * sample_size * self._tokens_an_image, 20 * ask)
         self.goal = goal
         self.leave_out = tuple(leave_out)
         self.structured = structured
         self.max_tokens = max_tokens
         self.temperature = temperature
+        self.runtime = runtime or Runtime()
         self.prompt = prompts.load(self.name)
-
-    @property
-    def max_hypotheses(self) -> int:
-        """As many as are asked for."""
-        return self.ask
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -106,11 +103,6 @@ class AskingProposer(ABC):
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
         }
-
-    @property
-    def tokens_a_call(self) -> tuple[int, int]:
-        """Tokens of a question and of its reply, roughly."""
-        return 600 + 2 * self.sample_size * self._tokens_an_image, 20 * self.ask
 
     @property
     def prompts(self) -> Mapping[str, str]:
@@ -139,7 +131,7 @@ class AskingProposer(ABC):
         ]
         found = Proposals()
         directions: tuple[Direction, Direction] = ("A", "B")
-        replies = self.llm.answer(requests, evidence.progress)
+        replies = self.llm.answer(requests, self.runtime.progress)
         for direction, reply in zip(directions, replies, strict=True):
             if isinstance(reply, Failure):
                 found += Proposals(failures=(reply.reason,))

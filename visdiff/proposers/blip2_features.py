@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from visdiff.cache import Cache
+from visdiff.captioners import Captioner
 from visdiff.captioners.blip import Blip2Captioner
 from visdiff.encoders.blip2 import Blip2Features, language_inputs
-from visdiff.engine import Engine, apply
+from visdiff.engine import Runtime, apply
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
-from visdiff.proposers import Evidence, Proposals
+from visdiff.proposers import Evidence, Proposals, Proposer
 from visdiff.proposers.replies import clean
 from visdiff.results import Direction, Hypothesis
 
@@ -31,7 +31,7 @@ _TOP_P = 0.9
 _BLOCK = 1024
 
 
-class Blip2FeaturesProposer:
+class Blip2FeaturesProposer(Proposer):
     """Sentences drawn from BLIP-2's language model, given the difference of mean features.
 
     In each direction the language model reads two inputs: the bare difference of the means, as in
@@ -47,8 +47,7 @@ class Blip2FeaturesProposer:
         workers: Threads that decode images.
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
         captioner: The run's. Its prompt and its longest caption also hold here.
-        engine: Where the model runs; this machine by default.
-        **_: Fields of the configuration that mean nothing here.
+        runtime: The run's cache, progress and engine.
 
     Raises:
         InputError: There is no BLIP-2, or ``ask`` is below 1.
@@ -56,7 +55,6 @@ class Blip2FeaturesProposer:
 
     name = "blip2-features"
     needs_captions = False
-    calls = 0
 
     def __init__(
         self,
@@ -65,9 +63,8 @@ class Blip2FeaturesProposer:
         batch_size: int = 32,
         workers: int = 2,
         device: str = "auto",
-        captioner: Any = None,
-        engine: Engine | None = None,
-        **_: Any,
+        captioner: Captioner | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         if model is not None:
             self.blip = Blip2Captioner(model, device=device)
@@ -81,15 +78,10 @@ class Blip2FeaturesProposer:
             )
         if ask < 1:
             raise InputError(f"expected proposer.ask of at least 1, got {ask}")
-        self.ask = ask
+        self.ask = self.max_hypotheses = ask
         self.batch_size = batch_size
         self.workers = workers
-        self.engine = engine
-
-    @property
-    def max_hypotheses(self) -> int:
-        """As many as are drawn of one input."""
-        return self.ask
+        self.runtime = runtime or Runtime()
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -111,10 +103,7 @@ class Blip2FeaturesProposer:
         sentences. Equal means give no proposals, a set without a readable image a failure.
         """
         seed = int(rng.integers(2**63))
-        means = [
-            self._mean(images, evidence.cache, evidence.progress)
-            for images in (evidence.images_a, evidence.images_b)
-        ]
+        means = [self._mean(images) for images in (evidence.images_a, evidence.images_b)]
         if means[0] is None or means[1] is None:
             return Proposals(failures=("a set has no image that can be read",))
         found = Proposals()
@@ -136,7 +125,7 @@ class Blip2FeaturesProposer:
         known = self.blip.identity
         return {name: known[name] for name in ("weights", "model", "revision") if name in known}
 
-    def _mean(self, images: ImageSet, cache: Cache, progress: bool) -> np.ndarray | None:
+    def _mean(self, images: ImageSet) -> np.ndarray | None:
         """Return the mean of the images' features, float64, or None when none can be read."""
         model = Blip2Features(self.blip, self._weights())
         total, count = np.float64(0), 0
@@ -145,12 +134,10 @@ class Blip2FeaturesProposer:
             applied = apply(
                 model,
                 part,
-                cache,
+                self.runtime,
                 batch_size=self.batch_size,
                 workers=self.workers,
                 desc="features",
-                progress=progress,
-                engine=self.engine,
             )
             known = [value for value in applied.values if value is not None]
             if known:

@@ -12,21 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from visdiff.cache import Cache
 from visdiff.encoders import Encoder
 from visdiff.encoders.open_clip import OpenClipEncoder
-from visdiff.engine import Engine, apply
+from visdiff.engine import ImageModel, Runtime, apply
 from visdiff.errors import InputError
 from visdiff.hashing import digest_bytes
 from visdiff.imageset import ImageSet
 from visdiff.miniature import world
-from visdiff.proposers import Evidence, Proposals
+from visdiff.proposers import Evidence, Proposals, Proposer
 from visdiff.results import Direction, Hypothesis
 
 logger = logging.getLogger(__name__)
 
 
-class ConceptsProposer:
+class ConceptsProposer(Proposer):
     """Phrases of a bank, by their product with the difference of mean image features.
 
     Args:
@@ -39,8 +38,7 @@ class ConceptsProposer:
         batch_size: Images at a time.
         workers: Threads that decode images.
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
-        engine: Where the model runs; this machine by default.
-        **_: Fields of the configuration that mean nothing here.
+        runtime: The run's cache, progress and engine.
 
     Raises:
         InputError: There is no model, no bank, or the bank has no phrase.
@@ -48,7 +46,6 @@ class ConceptsProposer:
 
     name = "concepts"
     needs_captions = False
-    calls = 0
 
     def __init__(
         self,
@@ -60,8 +57,7 @@ class ConceptsProposer:
         batch_size: int = 32,
         workers: int = 2,
         device: str = "auto",
-        engine: Engine | None = None,
-        **_: Any,
+        runtime: Runtime | None = None,
     ) -> None:
         if model is None and encoder is None:
             raise InputError(
@@ -75,7 +71,7 @@ class ConceptsProposer:
         self.max_hypotheses = max_hypotheses
         self.batch_size = batch_size
         self.workers = workers
-        self.engine = engine
+        self.runtime = runtime or Runtime()
         if bank is not None:
             self.phrases = read_bank(bank)
         elif getattr(self.encoder, "model", None) == "miniature":
@@ -97,6 +93,11 @@ class ConceptsProposer:
             "max_hypotheses": self.max_hypotheses,
         }
 
+    @property
+    def image_model(self) -> ImageModel:
+        """The encoder."""
+        return self.encoder
+
     def propose(
         self, evidence: Evidence, *, rng: np.random.Generator | None = None, round: int = 1
     ) -> Proposals:
@@ -105,13 +106,10 @@ class ConceptsProposer:
         A phrase that is too long for the encoder is refused. A set without a readable image gives
         no proposals.
         """
-        means = [
-            self._mean(images, evidence.cache, evidence.progress)
-            for images in (evidence.images_a, evidence.images_b)
-        ]
+        means = [self._mean(images) for images in (evidence.images_a, evidence.images_b)]
         if means[0] is None or means[1] is None:
             return Proposals(failures=("a set has no image that can be read",))
-        phrases, vectors, refused = self._vectors(evidence.cache)
+        phrases, vectors, refused = self._vectors()
         if not phrases:
             return Proposals(refused=tuple(refused))
         along = vectors @ (means[0] - means[1])
@@ -127,23 +125,21 @@ class ConceptsProposer:
             ]
         return Proposals(tuple(found), tuple(refused))
 
-    def _mean(self, images: ImageSet, cache: Cache, progress: bool) -> np.ndarray | None:
+    def _mean(self, images: ImageSet) -> np.ndarray | None:
         applied = apply(
             self.encoder,
             images,
-            cache,
+            self.runtime,
             batch_size=self.batch_size,
             workers=self.workers,
             desc="embeddings",
-            progress=progress,
-            engine=self.engine,
         )
         known = [vector for vector in applied.values if vector is not None]
         return np.mean(np.stack(known).astype(np.float64), axis=0) if known else None
 
-    def _vectors(self, cache: Cache) -> tuple[list[str], np.ndarray, list[tuple[str, str]]]:
+    def _vectors(self) -> tuple[list[str], np.ndarray, list[tuple[str, str]]]:
         """Return the bank's phrases, their unit vectors, and what is too long, with the reason."""
-        identity = dict(self.encoder.identity)
+        cache, identity = self.runtime.cache, dict(self.encoder.identity)
         parts = [{**identity, "text": text} for text in self.phrases]
         found = dict(zip(self.phrases, cache.get_many("text-embedding", parts), strict=True))
         refused: list[tuple[str, str]] = []

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from visdiff.engine import Runtime
 from visdiff.errors import InputError, UnreadableImageError
 from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel
@@ -29,7 +30,7 @@ class ImagesVlmProposer(AskingProposer):
         llm: Returns the chat model; it has to see.
         layout: "grid", one picture for models that take one; "images" for those that take several.
         tile: Longest side of an image as it is shown, in pixels; smaller ones are not enlarged.
-        **settings: As for `AskingProposer`.
+        sample_size: As for `AskingProposer`, like all that follow.
 
     Raises:
         InputError: The model does not see, or a setting is out of range.
@@ -43,9 +44,18 @@ class ImagesVlmProposer(AskingProposer):
         llm: Callable[[], ChatModel] | None = None,
         layout: Literal["grid", "images"] = "grid",
         tile: int = 256,
-        **settings: Any,
+        sample_size: int = 20,
+        ask: int = 10,
+        goal: str | None = None,
+        leave_out: Sequence[str] = (),
+        structured: bool = True,
+        max_tokens: int | None = 1000,
+        temperature: float | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
-        super().__init__(llm, **settings)
+        super().__init__(
+            llm, sample_size, ask, goal, leave_out, structured, max_tokens, temperature, runtime
+        )
         if layout not in ("grid", "images") or tile < 16:
             raise InputError(
                 "expected proposer.layout 'grid' or 'images' and proposer.tile of at least 16 "
@@ -59,17 +69,14 @@ class ImagesVlmProposer(AskingProposer):
             )
         self.layout = layout
         self.tile = tile
+        pictures = 1 if layout == "grid" else 2 * sample_size
+        # About 1,000 tokens a picture.
+        self.tokens_a_call = (600 + 1000 * pictures, 20 * ask)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What `AskingProposer` has, and how images are shown."""
         return {**super().identity, "layout": self.layout, "tile": self.tile}
-
-    @property
-    def tokens_a_call(self) -> tuple[int, int]:
-        """Tokens of a question and of its reply, roughly: about 1,000 a picture."""
-        pictures = 1 if self.layout == "grid" else 2 * self.sample_size
-        return 600 + 1000 * pictures, 20 * self.ask
 
     def propose(self, evidence: Evidence, *, rng: np.random.Generator, round: int = 1) -> Proposals:
         """Ask in both directions; a set without a readable image is a failure."""

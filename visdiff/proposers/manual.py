@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from visdiff.errors import InputError
-from visdiff.proposers import Evidence, Proposals
+from visdiff.proposers import Evidence, Proposals, Proposer
 from visdiff.results import Direction, Hypothesis
 
 _PREFIX = re.compile(r"^([AB])\s*:\s*")
 
 
-class ManualProposer:
+class ManualProposer(Proposer):
     """Proposes what it was given: a list in the configuration, a text file, or both.
 
     "A: a dog" claims that a dog is truer of set A, "B: a dog" of set B; "a dog" is tested in both
@@ -24,7 +24,6 @@ class ManualProposer:
     Args:
         hypotheses: The list.
         file: The text file, UTF-8; relative to the current folder.
-        **_: Fields of the configuration that mean nothing here.
 
     Raises:
         InputError: The file cannot be read, there is no hypothesis, or one is empty.
@@ -32,9 +31,8 @@ class ManualProposer:
 
     name = "manual"
     needs_captions = False
-    calls = 0
 
-    def __init__(self, hypotheses: Sequence[str] = (), file: str | None = None, **_: Any) -> None:
+    def __init__(self, hypotheses: Sequence[str] = (), file: str | None = None) -> None:
         given = [*hypotheses]
         if file is not None:
             try:
@@ -60,18 +58,14 @@ class ManualProposer:
             for direction in directions:
                 if said is None or said[1] == direction:
                     self._claims.setdefault((text.casefold(), direction), text)
+        of = [direction for _, direction in self._claims]
+        self.max_hypotheses = max(of.count("A"), of.count("B"))
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """The backend and every hypothesis."""
         claims = [f"{direction}: {text}" for (_, direction), text in self._claims.items()]
         return {"proposer": self.name, "hypotheses": claims}
-
-    @property
-    def max_hypotheses(self) -> int:
-        """Hypotheses of the direction that has most."""
-        directions = [direction for _, direction in self._claims]
-        return max(directions.count("A"), directions.count("B"))
 
     def propose(
         self, evidence: Evidence, *, rng: np.random.Generator | None = None, round: int = 1

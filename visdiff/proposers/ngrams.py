@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 
 from visdiff.errors import InputError
-from visdiff.proposers import Evidence, Proposals
+from visdiff.proposers import Evidence, Proposals, Proposer
 from visdiff.results import Direction, Hypothesis
 from visdiff.words import ARTICLES, STOP_WORDS, base_forms
 
@@ -71,7 +71,7 @@ class _Phrase:
     whole: float = 0.0  # 0 … 2: how often it begins and ends where a phrase of the caption does
 
 
-class NgramProposer:
+class NgramProposer(Proposer):
     """Phrases by weighted log-odds, cleaned to readable concepts.
 
     Phrases begin with a noun, an adjective or a preposition, and end with neither an article nor a
@@ -91,7 +91,6 @@ class NgramProposer:
         min_count: Captions of a set that must have the phrase.
         prior: Weight of the prior, in captions: the two sets' common share of captions with the
             phrase is taken for known from so many.
-        **_: Fields of the configuration that mean nothing here.
 
     Raises:
         InputError: A parameter is out of range.
@@ -99,7 +98,6 @@ class NgramProposer:
 
     name = "ngrams"
     needs_captions = True
-    calls = 0
 
     def __init__(
         self,
@@ -108,7 +106,6 @@ class NgramProposer:
         max_words: int = 4,
         min_count: int = 2,
         prior: float = 10.0,
-        **_: Any,
     ) -> None:
         if max_hypotheses < 1 or max_words < 1 or min_count < 1 or min_z < 0 or prior <= 0:
             raise InputError(

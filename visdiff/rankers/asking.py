@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from visdiff.cache import Cache
+from visdiff.engine import Runtime
 from visdiff.llm import ChatModel, Failure, Reply, Request
 
 CHOICES = ("yes", "no")
@@ -36,8 +36,7 @@ def ask(
     llm: ChatModel,
     questions: Iterable[tuple[Mapping[str, Any], Callable[[], Request | None]]],
     kind: str,
-    cache: Cache,
-    progress: bool,
+    runtime: Runtime,
 ) -> tuple[list[float], Counter[str]]:
     """Answer yes/no questions, each once, through the cache.
 
@@ -46,8 +45,7 @@ def ask(
         questions: What names each one in the cache, and a function that makes the request; only
             called when the cache holds no answer, and None when it cannot be asked.
         kind: Of the cache entries.
-        cache: Holds clear answers only: what failed is asked again by the next run.
-        progress: Show progress.
+        runtime: Its cache holds clear answers only: what failed is asked again by the next run.
 
     Returns:
         One number a question as `graded` gives it, and how often each reason stands for a NaN.
@@ -56,21 +54,21 @@ def ask(
     problems: Counter[str] = Counter()
     stream = iter(questions)
     while chunk := list(itertools.islice(stream, _CHUNK)):
-        found = cache.get_many(kind, [parts for parts, _ in chunk])
+        found = runtime.cache.get_many(kind, [parts for parts, _ in chunk])
         values = [float("nan") if value is None else float(value) for value in found]
         made = [(i, chunk[i][1]()) for i, value in enumerate(found) if value is None]
         asked = [(i, request) for i, request in made if request is not None]
         problems["the image cannot be read"] += len(made) - len(asked)
         replies: Sequence[Reply | Failure] = []
         if asked:
-            replies = llm.answer([request for _, request in asked], progress)
+            replies = llm.answer([request for _, request in asked], runtime.progress)
         for (i, _), reply in zip(asked, replies, strict=True):
             values[i] = graded(reply)
             if np.isnan(values[i]):
                 unclear = "neither yes nor no"
                 problems[reply.reason if isinstance(reply, Failure) else unclear] += 1
         fresh = [(chunk[i][0], values[i]) for i, _ in asked if not np.isnan(values[i])]
-        cache.put_many(kind, fresh)
+        runtime.cache.put_many(kind, fresh)
         answers += values
     return answers, +problems
 

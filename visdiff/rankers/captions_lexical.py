@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from visdiff.cache import Cache
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
+from visdiff.rankers import Ranker
 from visdiff.results import Hypothesis
 from visdiff.words import STOP_WORDS, base_forms, words
 
 
-class CaptionsLexicalRanker:
+class CaptionsLexicalRanker(Ranker):
     """Scores a hypothesis on an image by how much of it the caption says, in [0, 1].
 
     With the k content words of the hypothesis (its words but articles, prepositions and the like;
@@ -23,16 +23,10 @@ class CaptionsLexicalRanker:
     - the share of them that it has otherwise.
 
     NaN where there is no caption.
-
-    Args:
-        **_: Fields of the configuration that mean nothing here.
     """
 
     name = "captions-lexical"
     needs_captions = True
-
-    def __init__(self, **_: Any) -> None:
-        pass
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -43,11 +37,9 @@ class CaptionsLexicalRanker:
         self,
         hypotheses: Sequence[Hypothesis],
         images: ImageSet,
-        captions: Sequence[str | None] | None,
-        cache: Cache | None = None,
-        progress: bool = False,
+        captions: Sequence[str | None] | None = None,
     ) -> np.ndarray:
-        """Score captions (see `visdiff.rankers.Ranker`); neither images nor cache are touched.
+        """Score captions (see `visdiff.rankers.Ranker`); no image is opened.
 
         Raises:
             InputError: There are no captions, or not one an image.

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from visdiff import prompts
-from visdiff.cache import Cache
+from visdiff.engine import Runtime
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel, Message, Request
+from visdiff.rankers import Ranker
 from visdiff.rankers.asking import CHOICES, ask, summary
 from visdiff.results import Hypothesis
 
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 _PROMPT = "captions-llm-rank"
 
 
-class CaptionsLlmRanker:
+class CaptionsLlmRanker(Ranker):
     """Asks whether a hypothesis is true of an image by its caption; scores are in [0, 1].
 
     The score is the probability of "yes" where the model's backend tells, else 1 or 0. What is not
@@ -28,7 +29,7 @@ class CaptionsLlmRanker:
 
     Args:
         llm: Returns the chat model; called once, here.
-        **_: Fields of the configuration that mean nothing here.
+        runtime: The run's cache and progress.
 
     Raises:
         InputError: There is no chat model.
@@ -39,13 +40,16 @@ class CaptionsLlmRanker:
     asks = True
     tokens_a_call = (150, 2)
 
-    def __init__(self, llm: Callable[[], ChatModel] | None = None, **_: Any) -> None:
+    def __init__(
+        self, llm: Callable[[], ChatModel] | None = None, runtime: Runtime | None = None
+    ) -> None:
         if llm is None:
             raise InputError(
                 f"expected a chat model for the ranker {self.name!r}, got none; name one in the "
                 "configuration's table llm, or use the ranker 'captions-lexical', which needs none"
             )
         self.llm = llm()
+        self.runtime = runtime or Runtime()
         self.prompt = prompts.load(_PROMPT)
 
     @property
@@ -67,9 +71,7 @@ class CaptionsLlmRanker:
         self,
         hypotheses: Sequence[Hypothesis],
         images: ImageSet,
-        captions: Sequence[str | None] | None,
-        cache: Cache | None = None,
-        progress: bool = False,
+        captions: Sequence[str | None] | None = None,
     ) -> np.ndarray:
         """Ask about every caption (see `visdiff.rankers.Ranker`); no image is opened.
 
@@ -102,8 +104,7 @@ class CaptionsLlmRanker:
                 for text, caption in pairs
             ),
             "yes-no",
-            Cache(mode="off") if cache is None else cache,
-            progress,
+            self.runtime,
         )
         if problems:
             logger.warning("%d answers are missing: %s", problems.total(), summary(problems))

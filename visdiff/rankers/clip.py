@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from visdiff.cache import Cache
 from visdiff.encoders.open_clip import OpenClipEncoder
-from visdiff.engine import Engine, apply
+from visdiff.engine import ImageModel, Runtime, apply
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
+from visdiff.rankers import Ranker
 from visdiff.results import Hypothesis
 
 logger = logging.getLogger(__name__)
 
 
-class ClipRanker:
+class ClipRanker(Ranker):
     """Scores a hypothesis on an image by the cosine, in [-1, 1], of their unit vectors.
 
     Args:
@@ -27,8 +27,7 @@ class ClipRanker:
         template: Text with one ``{}`` in which the hypothesis stands, such as "a photo of {}";
             VisDiff ranks the bare hypothesis.
         workers: Threads that decode images.
-        engine: Where the model runs; this machine by default.
-        **_: Fields of the configuration that mean nothing here.
+        runtime: The run's cache, progress and engine.
 
     Raises:
         InputError: The template has no ``{}``.
@@ -36,6 +35,7 @@ class ClipRanker:
 
     name = "clip"
     needs_captions = False
+    has_features = True
 
     def __init__(
         self,
@@ -45,18 +45,17 @@ class ClipRanker:
         device: str = "auto",
         template: str = "{}",
         workers: int = 2,
-        engine: Engine | None = None,
-        **_: Any,
+        runtime: Runtime | None = None,
     ) -> None:
         if template.count("{}") != 1:
             raise InputError(
                 f"expected a ranker template with one {{}} for the sentence, got {template!r}"
             )
-        self.encoder = OpenClipEncoder(model, pretrained, device)
+        self._encoder = OpenClipEncoder(model, pretrained, device)
         self.batch_size = batch_size
         self.template = template
         self.workers = workers
-        self.engine = engine
+        self.runtime = runtime or Runtime()
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -72,8 +71,6 @@ class ClipRanker:
         hypotheses: Sequence[Hypothesis],
         images: ImageSet,
         captions: Sequence[str | None] | None = None,
-        cache: Cache | None = None,
-        progress: bool = False,
     ) -> np.ndarray:
         """Return cosines (see `visdiff.rankers.Ranker`); captions are not read.
 
@@ -85,28 +82,35 @@ class ClipRanker:
             InputError: The encoder's arguments do not fit together.
             MissingBackendError: The encoder's weights cannot be loaded.
         """
-        cache = Cache(mode="off") if cache is None else cache
         scores = np.full((len(hypotheses), len(images)), np.nan, np.float32)
         if not hypotheses or not len(images):
             return scores
-        pictures = self.features(images, cache, progress)
-        texts = self._text_vectors([h.text for h in hypotheses], cache)
+        pictures = self.features(images)
+        texts = self._text_vectors([h.text for h in hypotheses])
         known = [row for row, vector in enumerate(texts) if vector is not None]
         if known:
             scores[known] = cosines(np.stack([v for v in texts if v is not None]), pictures)
         return scores
 
-    def features(self, images: ImageSet, cache: Cache, progress: bool = False) -> np.ndarray:
+    @property
+    def encoder(self) -> OpenClipEncoder:
+        """The encoder of images and texts."""
+        return self._encoder
+
+    @property
+    def image_model(self) -> ImageModel:
+        """The encoder."""
+        return self.encoder
+
+    def features(self, images: ImageSet) -> np.ndarray:
         """Return the images' unit vectors, float32, (n, d); NaN rows for unreadable images."""
         applied = apply(
             self.encoder,
             images,
-            cache,
+            self.runtime,
             batch_size=self.batch_size,
             workers=self.workers,
             desc="embeddings",
-            progress=progress,
-            engine=self.engine,
         )
         for index, reason in applied.failures.items():
             logger.debug("%s is unscored: %s", images.ids[index], reason)
@@ -119,8 +123,9 @@ class ClipRanker:
                 rows[index] = vector
         return rows
 
-    def _text_vectors(self, texts: Sequence[str], cache: Cache) -> list[np.ndarray | None]:
+    def _text_vectors(self, texts: Sequence[str]) -> list[np.ndarray | None]:
         """Return each text's vector, through the cache; None for one that is too long."""
+        cache = self.runtime.cache
         filled = [self.template.replace("{}", text) for text in texts]
         distinct = list(dict.fromkeys(filled))
         parts = [{**self.encoder.identity, "text": text} for text in distinct]

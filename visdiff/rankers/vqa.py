@@ -15,13 +15,15 @@ import torch
 from tqdm import tqdm
 
 from visdiff import prompts
-from visdiff.cache import Cache
+from visdiff.captioners import Captioner
 from visdiff.captioners.blip import Blip2Captioner
 from visdiff.encoders.blip2 import image_features, language_inputs
+from visdiff.engine import Runtime
 from visdiff.errors import InputError, UnreadableImageError
 from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel, Message, Request
 from visdiff.llm.pictures import encode_jpeg
+from visdiff.rankers import Ranker
 from visdiff.rankers.asking import CHOICES, ask, summary
 from visdiff.results import Hypothesis
 
@@ -35,7 +37,7 @@ _SPELLINGS = {
 }
 
 
-class VqaRanker:
+class VqaRanker(Ranker):
     """Scores a hypothesis on an image by the answer to "does this image contain it?", in [0, 1].
 
     Args:
@@ -48,7 +50,7 @@ class VqaRanker:
         llm: Returns the chat model; called only for the model "llm".
         tile: Longest side, in pixels, of an image that is sent to a chat model.
         captioner: The run's.
-        **_: Fields of the configuration that mean nothing here.
+        runtime: The run's cache and progress.
 
     Raises:
         InputError: The chat model is missing, or does not see.
@@ -66,17 +68,18 @@ class VqaRanker:
         device: str = "auto",
         llm: Callable[[], ChatModel] | None = None,
         tile: int = 512,
-        captioner: Any = None,
-        **_: Any,
+        captioner: Captioner | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         blip = captioner if model is None and isinstance(captioner, Blip2Captioner) else None
         if blip is None and model not in (None, "llm"):
             blip = Blip2Captioner(model, revision, device=device)
+        self.runtime = runtime or Runtime()
         self.asks = blip is None
         self.prompt = prompts.load("vqa-chat" if self.asks else "vqa-blip2")
         if blip is not None:
             self._answers: _Blip2Answers | _ChatAnswers = _Blip2Answers(
-                blip, batch_size, self.prompt
+                blip, batch_size, self.prompt, self.runtime
             )
         elif llm is None:
             raise InputError(
@@ -84,7 +87,7 @@ class VqaRanker:
                 "configuration's table llm, or a BLIP-2 checkpoint in ranker.model"
             )
         else:
-            self._answers = _ChatAnswers(llm(), tile, self.prompt)
+            self._answers = _ChatAnswers(llm(), tile, self.prompt, self.runtime)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -106,14 +109,11 @@ class VqaRanker:
         hypotheses: Sequence[Hypothesis],
         images: ImageSet,
         captions: Sequence[str | None] | None = None,
-        cache: Cache | None = None,
-        progress: bool = False,
     ) -> np.ndarray:
         """Ask about every image (see `visdiff.rankers.Ranker`); captions are not read.
 
         An image that cannot be read, and an answer that is neither yes nor no, is NaN.
         """
-        cache = Cache(mode="off") if cache is None else cache
         scores = np.full((len(hypotheses), len(images)), np.nan, np.float32)
         places: dict[str, list[int]] = {}
         for index in range(len(images)):
@@ -132,7 +132,7 @@ class VqaRanker:
             total=len(texts) * len(digests),
             desc="questions",
             unit="answer",
-            disable=not progress,
+            disable=not self.runtime.progress,
             file=sys.stderr,
         ) as bar:
             for start in range(0, len(digests), _BLOCK):
@@ -141,7 +141,7 @@ class VqaRanker:
                 session = self._answers.about(images, firsts)
                 for text in texts:
                     parts = [{**identity, "hypothesis": text, "image": d} for d in block]
-                    answers, missing = session(text, parts, cache)
+                    answers, missing = session(text, parts)
                     problems += missing
                     for digest, answer in zip(block, answers, strict=True):
                         scores[np.ix_(rows[text], places[digest])] = answer
@@ -151,13 +151,13 @@ class VqaRanker:
         return scores
 
 
-Session = Callable[[str, list[dict[str, Any]], Cache], tuple[list[float], Counter[str]]]
+Session = Callable[[str, list[dict[str, Any]]], tuple[list[float], Counter[str]]]
 
 
 class _ChatAnswers:
     """Answers of a chat model that sees."""
 
-    def __init__(self, llm: ChatModel, tile: int, prompt: prompts.Prompt) -> None:
+    def __init__(self, llm: ChatModel, tile: int, prompt: prompts.Prompt, runtime: Runtime) -> None:
         if not llm.has_vision:
             raise InputError(
                 f"expected a chat model that sees for the ranker 'vqa', got "
@@ -165,6 +165,7 @@ class _ChatAnswers:
                 "llm.model, or use the ranker 'captions-llm'"
             )
         self.llm = llm
+        self.runtime = runtime
         self.tile = tile
         self.prompt = prompt
 
@@ -186,14 +187,13 @@ class _ChatAnswers:
                 choices=CHOICES,
             )
 
-        def session(
-            text: str, parts: list[dict[str, Any]], cache: Cache
-        ) -> tuple[list[float], Counter[str]]:
+        def session(text: str, parts: list[dict[str, Any]]) -> tuple[list[float], Counter[str]]:
             questions = (
                 (part, lambda index=index: request(index, text))
                 for part, index in zip(parts, indices, strict=True)
             )
-            return ask(self.llm, questions, "yes-no", cache, False)
+            with self.runtime.quiet():  # one bar counts the answers to all questions
+                return ask(self.llm, questions, "yes-no", self.runtime)
 
         return session
 
@@ -201,8 +201,11 @@ class _ChatAnswers:
 class _Blip2Answers:
     """Answers of a local BLIP-2, graded by its next word."""
 
-    def __init__(self, blip: Blip2Captioner, batch_size: int, prompt: prompts.Prompt) -> None:
+    def __init__(
+        self, blip: Blip2Captioner, batch_size: int, prompt: prompts.Prompt, runtime: Runtime
+    ) -> None:
         self.blip = blip
+        self.runtime = runtime
         self.batch_size = batch_size
         self.prompt = prompt
 
@@ -215,10 +218,8 @@ class _Blip2Answers:
         # Seen once for all questions, and not at all when the cache has every answer.
         seen: dict[int, torch.Tensor] = {}
 
-        def session(
-            text: str, parts: list[dict[str, Any]], cache: Cache
-        ) -> tuple[list[float], Counter[str]]:
-            found = cache.get_many("yes-no", parts)
+        def session(text: str, parts: list[dict[str, Any]]) -> tuple[list[float], Counter[str]]:
+            found = self.runtime.cache.get_many("yes-no", parts)
             values = [float("nan") if value is None else float(value) for value in found]
             missing = [i for i, value in enumerate(found) if value is None]
             self._see(images, [indices[i] for i in missing], seen)
@@ -228,7 +229,7 @@ class _Blip2Answers:
                 for i, answer in zip(batch, answers, strict=True):
                     values[i] = answer
             fresh = [(parts[i], values[i]) for i in known if not np.isnan(values[i])]
-            cache.put_many("yes-no", fresh)
+            self.runtime.cache.put_many("yes-no", fresh)
             problems = Counter({"the image cannot be read": len(missing) - len(known)})
             problems["the answer is not finite"] = len(known) - len(fresh)
             return values, +problems

@@ -16,11 +16,10 @@ import numpy as np
 from PIL import Image
 
 from visdiff import miniature
-from visdiff.cache import Cache
 from visdiff.encoders.hub import load_weights
 from visdiff.encoders.open_clip import OpenClipEncoder
 from visdiff.encoders.zero_shot import nearest_text
-from visdiff.engine import Refused, apply, resolve_device
+from visdiff.engine import Refused, Runtime, apply, resolve_device
 from visdiff.errors import InputError, MissingBackendError
 from visdiff.hashing import weights_digest
 from visdiff.imageset import ImageSet, manifest
@@ -168,10 +167,9 @@ def predict(
     *,
     class_names: Mapping[str, str] | None = None,
     template: str = TEMPLATE,
-    cache: Cache,
+    runtime: Runtime,
     batch_size: int = 32,
     device: str = "auto",
-    progress: bool = True,
 ) -> np.ndarray:
     """Runs a classifier on a set.
 
@@ -185,10 +183,9 @@ def predict(
         truth: (n,) str, the true class of each image, with the data's names.
         class_names: The data's class → the classifier's name for it, or the text for CLIP.
         template: Template of zero-shot classification.
-        cache: Cache of predictions.
+        runtime: Its cache holds the predictions.
         batch_size: Number of images per batch.
         device: "auto", "cpu", "cuda" or "mps".
-        progress: Whether to show a progress bar on stderr.
 
     Returns:
         (n,) str, with the data's name of a class where it has one, "" for an image that could not
@@ -210,10 +207,9 @@ def predict(
     applied = apply(
         model,
         images,
-        cache,
+        runtime,
         batch_size=batch_size,
         desc=f"predictions of {spec}",
-        progress=progress,
     )
     return np.array([named.get(v, v) if v is not None else "" for v in applied.values], dtype=str)
 

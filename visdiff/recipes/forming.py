@@ -194,7 +194,7 @@ def make_slices(
     small = []
     for value in values:
         sides = [
-            ImageSet.open(images.subset(of == value), name=f"{images.name}: {value}")
+            images.subset(of == value).renamed(f"{images.name}: {value}")
             for images, of in ((a, values_a), (b, values_b))
         ]
         if min(map(len, sides)) < least:

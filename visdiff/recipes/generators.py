@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from visdiff.cache import Cache
-from visdiff.comparison.split import align
+from visdiff.comparison.split import pair_up
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet, manifest
@@ -109,7 +109,7 @@ def form(
     for images, own, others in zip(sets, only, reversed(only), strict=True):
         if alone := own - others:
             notes.append(f"{len(alone)} prompts are of {images.name} only and were left out.")
-    a, b, without = align(sets[0], sets[1], (prompt, seed))
+    a, b, without = pair_up(sets[0], sets[1], (prompt, seed))
     if without:
         notes.append(f"{without} images have no partner of the same prompt and {seed}; left out.")
     same = sum(a.digest(i) == b.digest(i) for i in range(len(a)))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from visdiff import stats
-from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
 from visdiff.config import Config
 from visdiff.errors import InputError
@@ -103,8 +102,6 @@ def check(
     a: ImageSet,
     b: ImageSet,
     backends: Backends,
-    cache: Cache,
-    progress: bool = False,
 ) -> HeldOut:
     """Classifies held-out images with the confirmed sentences of a report.
 
@@ -118,8 +115,6 @@ def check(
         a: Held-out images of A.
         b: Held-out images of B.
         backends: The models of the report.
-        cache: Cache of captions and embeddings.
-        progress: Whether to show progress bars on stderr.
 
     Returns:
         The result, without an accuracy when nothing was confirmed or nothing could be scored.
@@ -139,8 +134,8 @@ def check(
     hypotheses = [Hypothesis(d.text, d.direction, d.proposer, d.round) for d in confirmed]
     captions = None
     if backends.ranker.needs_captions:
-        captions = backends.captions(a, b, cache, progress).values
-    scores = backends.score(hypotheses, a, b, captions, cache, progress).astype(np.float64)
+        captions = backends.captions(a, b).values
+    scores = backends.score(hypotheses, a, b, captions).astype(np.float64)
     known = report.scores[[d.text for d in confirmed]].to_numpy(dtype=np.float64).T
     votes = _votes(scores, known, (report.scores["set"] == "A").to_numpy())
     is_a = np.arange(len(a) + len(b)) < len(a)

@@ -153,6 +153,6 @@ def _split_by_quantiles(
     if (of_a & of_b).any():
         return None
     return (
-        ImageSet.open(images.subset(of_a), name=name_a),
-        ImageSet.open(images.subset(of_b), name=name_b),
+        images.subset(of_a).renamed(name_a),
+        images.subset(of_b).renamed(name_b),
     )

@@ -10,6 +10,7 @@ import numpy as np
 from visdiff.cache import Cache
 from visdiff.comparison.plan import ManyPlan, plan_unformed
 from visdiff.config import Config
+from visdiff.engine import Runtime
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.recipes.classifiers import LIBRARIES, TEMPLATE, predict
@@ -77,9 +78,8 @@ def outcomes(
                         truth,
                         class_names=class_names,
                         template=template,
-                        cache=store,
+                        runtime=Runtime(store, progress),
                         device=config.device,
-                        progress=progress,
                     )
                 )
             else:
@@ -151,7 +151,7 @@ def named_subset(found: Outcomes, mask: np.ndarray, name: str) -> tuple[ImageSet
     Returns:
         The set, and the class of each of its images.
     """
-    return ImageSet.open(found.images.subset(mask), name=name), found.truth[mask]
+    return found.images.subset(mask).renamed(name), found.truth[mask]
 
 
 def _is_classifier(name: str, images: ImageSet) -> bool:

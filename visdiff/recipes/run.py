@@ -7,7 +7,6 @@ anything.
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -115,20 +114,12 @@ def run(formed: RecipeSets, cache: Cache | None = None, progress: bool = True) -
         MissingBackendError: A library or a model's weights are not available.
     """
     pairs, held_out, config = _hold_out(formed)
-    with Cache() if cache is None else nullcontext(cache) as store:
-        backends = Backends.of(config, store)
-        many = compare_pairs(
-            pairs,
-            title=formed.recipe,
-            config=config,
-            cache=store,
-            backends=backends,
-            progress=progress,
-        )
+    with Backends.using(config, cache, progress) as backends:
+        many = compare_pairs(pairs, title=formed.recipe, config=config, backends=backends)
         checks: dict[Pair, HeldOut] = {}
         for a, b in held_out:
             if (report := many.reports.get((a.name, b.name))) is not None:
-                checks[a.name, b.name] = check(report, a, b, backends, store, progress)
+                checks[a.name, b.name] = check(report, a, b, backends)
     results = [f"{a} and {b}: {h.sentence()}" for (a, b), h in checks.items() if h.sentences]
     notes = tuple(formed.notes)
     return RecipeReport(formed.recipe, replace(many, warnings=(*notes, *results)), checks, notes)

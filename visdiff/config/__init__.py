@@ -12,77 +12,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from visdiff.config.backends import (
+    MODELS,
+    BlipConfig,
+    CaptionerConfig,
+    ClipConfig,
+    Frozen,
+    NgramsConfig,
+    ProposerConfig,
+    RankerConfig,
+    having,
+)
 from visdiff.errors import InputError
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CaptionerConfig(_Frozen):
-    """Which captioner, and its settings; a backend ignores what means nothing to it."""
-
-    backend: str = "blip"
-    model: str | None = None
-    revision: str | None = None
-    prompt: str | None = None
-    max_new_tokens: int = Field(default=40, ge=1)
-    num_beams: int = Field(default=1, ge=1)
-    batch_size: int = Field(default=8, ge=1)
-    workers: int = Field(default=2, ge=1)
-    column: str = Field(default="caption", description="Where `manifest` finds captions.")
-
-
-class ProposerConfig(_Frozen):
-    """Which proposer, and its settings; a backend ignores what means nothing to it."""
-
-    backend: str = "ngrams"
-    max_hypotheses: int = Field(default=20, ge=1, description="Most hypotheses per direction.")
-    # ngrams
-    min_z: float = Field(default=1.96, ge=0, description="Least log-odds z-score of a phrase.")
-    max_words: int = Field(default=4, ge=1)
-    min_count: int = Field(default=2, ge=1)
-    prior: float = Field(default=10.0, gt=0)
-    # manual
-    hypotheses: tuple[str, ...] = Field(default=(), description='"A: …", "B: …", or both ways.')
-    file: str | None = Field(default=None, description="A text file of hypotheses, one a line.")
-    # concepts
-    bank: str | None = Field(default=None, description="A text file of phrases, one a line.")
-    model: str | None = Field(default=None, description="Image-text model; the ranker's if none.")
-    pretrained: str | None = None
-    batch_size: int = Field(default=32, ge=1)
-    workers: int = Field(default=2, ge=1)
-    # those that ask the chat model
-    sample_size: int = Field(default=20, ge=1, description="Images a side told of in a question.")
-    ask: int = Field(default=10, ge=1, description="Hypotheses asked for per direction and round.")
-    goal: str | None = Field(default=None, description="What the comparison is for.")
-    leave_out: tuple[str, ...] = Field(default=(), description="Topics to propose nothing about.")
-    structured: bool = Field(default=True, description="Ask for JSON; for lines otherwise.")
-    max_tokens: int = Field(default=1000, ge=1, description="Longest reply.")
-    layout: Literal["grid", "images"] = Field(default="grid", description="Of `images-vlm`.")
-    tile: int = Field(default=256, ge=16, description="Longest side of a shown image, pixels.")
-    # all
-    sampling: Literal["random", "representative", "diverse"] = Field(
-        default="random", description="Which `sample_size` images a side the proposer is shown."
-    )
-
-
-class RankerConfig(_Frozen):
-    """Which ranker, and its settings; a backend ignores what means nothing to it."""
-
-    backend: str = "clip"
-    model: str | None = Field(default=None, description='Of `vqa`: BLIP-2, or "llm".')
-    revision: str | None = None
-    pretrained: str | None = None
-    template: str = "{}"
-    batch_size: int = Field(default=32, ge=1)
-    workers: int = Field(default=2, ge=1)
-    tile: int = Field(default=512, ge=16, description="Longest side of an image that is sent.")
-
-
-class LlmConfig(_Frozen):
+class LlmConfig(Frozen):
     """The chat model that proposers and rankers ask, and what it may cost. Keys are never here."""
 
     backend: str = "openai"
@@ -103,7 +49,7 @@ class LlmConfig(_Frozen):
     completion_price: float | None = Field(default=None, ge=0)
 
 
-class StatisticsConfig(_Frozen):
+class StatisticsConfig(Frozen):
     """Thresholds of the statistics (`visdiff.stats`)."""
 
     discovery_fraction: float = Field(default=0.5, gt=0, lt=1)
@@ -116,7 +62,7 @@ class StatisticsConfig(_Frozen):
     resamples: int = Field(default=2_000, ge=100, description="Bootstrap of paired intervals.")
 
 
-class EngineConfig(_Frozen):
+class EngineConfig(Frozen):
     """Where models are applied to many images."""
 
     backend: str = Field(default="local", description="This machine, or a cluster: `ray`.")
@@ -126,7 +72,7 @@ class EngineConfig(_Frozen):
 _ROLES = ("captioner", "proposer", "ranker", "verify", "llm", "engine")
 
 
-class Config(_Frozen):
+class Config(Frozen):
     """A whole comparison.
 
     Attributes:
@@ -146,9 +92,9 @@ class Config(_Frozen):
     """
 
     preset: str = "laptop"
-    captioner: CaptionerConfig = CaptionerConfig()
-    proposer: ProposerConfig = ProposerConfig()
-    ranker: RankerConfig = RankerConfig()
+    captioner: CaptionerConfig = BlipConfig()
+    proposer: ProposerConfig = NgramsConfig()
+    ranker: RankerConfig = ClipConfig()
     verify: RankerConfig | None = None
     llm: LlmConfig = LlmConfig()
     statistics: StatisticsConfig = StatisticsConfig()
@@ -244,20 +190,7 @@ class Config(_Frozen):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            errors = error.errors()
-            first = errors[0]
-            field = _field(cls, first["loc"])
-            if first["type"] == "extra_forbidden":
-                names = _fields_beside(cls, first["loc"])
-                near = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
-                hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
-                message = f"Unknown setting {field!r} in {source}. {hint}"
-            else:
-                # A setting of several types has one complaint of each.
-                about = [e for e in errors if _field(cls, e["loc"]) == field]
-                wants = " or ".join(dict.fromkeys(_wanted(e["msg"]) for e in about))
-                message = f"Expected {field} in {source} to be {wants}, got {first['input']!r}."
-            raise InputError(message) from None
+            raise InputError(_complaint(cls, error, source)) from None
 
 
 def preset_names() -> list[str]:
@@ -302,27 +235,51 @@ def _assign(update: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     update[keys[-1]] = value
 
 
-def _field(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    # pydantic also names the alternative of a union that failed ("constrained-int").
-    known = []
-    for key in location:
-        if known and known[-1] in model.model_fields:
+def _complaint(model: type[BaseModel], error: ValidationError, source: str) -> str:
+    """What is wrong, in one sentence."""
+    errors = error.errors()
+    first = errors[0]
+    field, table = _place(model, first["loc"])
+    if first["type"] != "extra_forbidden":
+        # A setting of several types has one complaint of each.
+        about = [e for e in errors if _place(model, e["loc"])[0] == field]
+        wants = " or ".join(dict.fromkeys(_wanted(e["msg"]) for e in about))
+        return f"Expected {field} in {source} to be {wants}, got {first['input']!r}."
+    role, name = str(first["loc"][0]), str(first["loc"][-1])
+    text, names = f"Unknown setting {field!r} in {source}", list(table.model_fields)
+    if role in MODELS and (others := having(role, name)):
+        backend = table.model_fields["backend"].default
+        return (
+            f"{text}: {backend!r} has no such setting, others have ({', '.join(others)}); choose "
+            f"one of them, or leave it out. Known: {', '.join(names)}."
+        )
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"{text}. " + (f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}.")
+
+
+def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str, type[BaseModel]]:
+    """The name of a field that is wrong, and the table that it is in.
+
+    pydantic also names which alternative of a union it tried: of a role the backend, of other
+    fields the type ("constrained-int").
+    """
+    known, keys = list[str](), list(location)
+    while keys:
+        known.append(str(keys.pop(0)))
+        if known[-1] not in model.model_fields or not keys:
+            break
+        if len(known) == 1 and known[0] in MODELS:
+            table: type[BaseModel] | None = MODELS[known[0]].get(str(keys.pop(0)))
+        else:
             table = _table(model, known[-1])
-            if table is None:
-                break
-            model = table
-        known.append(str(key))
-    return ".".join(known)
+        if table is None:
+            break
+        model = table
+    return ".".join(known), model
 
 
 def _wanted(message: str) -> str:
     return message.removeprefix("Input should be ").partition(", unable to parse")[0]
-
-
-def _fields_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    for key in location[:-1]:
-        model = _table(model, str(key)) or model
-    return list(model.model_fields)
 
 
 def _table(model: type[BaseModel], name: str) -> type[BaseModel] | None:

@@ -1,0 +1,75 @@
+"""From what a comparison has measured to its report."""
+
+from visdiff import stats
+from visdiff.comparison.backends import Backends
+from visdiff.comparison.cross_check import cross_check
+from visdiff.comparison.findings import Tests, explained_separability, select, verdict
+from visdiff.comparison.measurements import Measurements
+from visdiff.comparison.provenance import provenance
+from visdiff.comparison.thumbnails import score_table, thumbnails
+from visdiff.config import Config
+from visdiff.results import DifferenceReport
+
+
+def conclude(
+    measured: Measurements,
+    tests: Tests,
+    config: Config,
+    backends: Backends,
+    n_candidates: int | None = None,
+) -> DifferenceReport:
+    """Turns what was measured into a report.
+
+    Args:
+        measured: What `visdiff.comparison.compare.score` returned.
+        tests: Its own tests, or the same corrected over more comparisons than this one.
+        config: The configuration.
+        backends: Models made from it; the second ranker (``config.verify``) scores here, since only
+            what is confirmed is checked.
+        n_candidates: How many candidates the correction is over; those of this comparison when
+            None.
+    """
+    halves, hypotheses, scores = measured.halves, measured.hypotheses, measured.scores
+    is_a, n_a, n_b = halves.scoring_is_a, len(halves.scoring_a), len(halves.scoring_b)
+    settings, warnings, stopwatch = config.statistics, list(measured.warnings), measured.stopwatch
+    with stopwatch("statistics"):
+        ids = [*halves.scoring_a.ids, *halves.scoring_b.ids]
+        differences, rejected = select(hypotheses, scores, is_a, ids, tests, settings)
+        separability = explained_separability(
+            hypotheses, scores, measured.features, differences, is_a, config.seed
+        )
+        alpha = settings.alpha / max(1, len(hypotheses) if n_candidates is None else n_candidates)
+        smallest = stats.minimum_detectable_auroc(n_a, n_b, alpha)
+    captions = measured.discovery_captions, measured.scoring_captions
+    captioned = any(c is not None for c in captions)
+    if backends.verifier is not None and any(d.confirmed for d in differences):
+        with stopwatch("verify"):
+            differences, more = cross_check(
+                differences, halves, measured.scoring_captions, config, backends
+            )
+            warnings += more
+        captioned = captioned or backends.verifier.needs_captions
+    if backends.ledger.spent:
+        warnings.append("The budget is spent: not every question was asked (llm.max_calls, …).")
+    return DifferenceReport(
+        verdict=verdict(
+            differences, measured.set_a.name, measured.set_b.name, halves.double_dipped
+        ),
+        differences=differences,
+        rejected=rejected,
+        separability=separability,
+        minimum_detectable_auroc=smallest,
+        set_a=measured.card_a,
+        set_b=measured.card_b,
+        paired_by=config.paired_by,
+        double_dipped=halves.double_dipped,
+        preflight=measured.preflight.to_dict(),
+        null=measured.null,
+        unanswered=measured.proposals.failures,
+        config=config.model_dump(mode="json"),
+        provenance=provenance(config, backends, stopwatch.seconds, captioned=captioned),
+        warnings=tuple(warnings),
+        scores=score_table(hypotheses, scores, halves),
+        thumbnails=thumbnails(differences, halves),
+        captions=measured.captions_by_key,
+    )

@@ -1,0 +1,289 @@
+"""The settings of each captioner, proposer and ranker: one model a backend, told apart by its name.
+
+A backend that is not built in ("module:Class", or the name of an entry point) takes any setting;
+whether it has them shows when it is made, see `visdiff.registry.make`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Frozen(BaseModel):
+    """Settings that do not change, and no others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackendConfig(Frozen):
+    """The settings of a backend.
+
+    Attributes:
+        backend: Its name in the registry, or "module:Class".
+    """
+
+    #: Fields that are not the constructor's.
+    _not_passed: ClassVar[frozenset[str]] = frozenset({"backend"})
+    backend: Any  # a literal in each of the built-in ones
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns the keywords of the backend's constructor."""
+        given = self.model_dump(exclude=set(self._not_passed))
+        if given.get("model") is None:
+            # Without a model, a backend takes its own, with the settings that belong to it.
+            given = {name: value for name, value in given.items() if value is not None}
+        return given
+
+
+# Captioners.
+
+
+class BlipConfig(BackendConfig):
+    """Settings of the captioner `blip`."""
+
+    backend: Literal["blip"] = "blip"
+    model: str | None = None
+    revision: str | None = None
+    prompt: str | None = None
+    max_new_tokens: Positive = 40
+    num_beams: Positive = 1
+    batch_size: Positive = 8
+    workers: Positive = 2
+
+
+class Blip2Config(BlipConfig):
+    """Settings of the captioner `blip2`."""
+
+    backend: Literal["blip2"] = "blip2"  # type: ignore[assignment]
+
+
+class ChatCaptionerConfig(BackendConfig):
+    """Settings of the captioner `chat`."""
+
+    backend: Literal["chat"] = "chat"
+    prompt: str | None = None
+    max_new_tokens: Positive = 40
+    side: int = Field(default=768, ge=16, description="Longest side of an image that is sent.")
+
+
+class ManifestCaptionerConfig(BackendConfig):
+    """Settings of the captioner `manifest`."""
+
+    backend: Literal["manifest"] = "manifest"
+    column: str = Field(default="caption", description="Where captions are.")
+
+
+class ExternalCaptionerConfig(BackendConfig):
+    """Settings of a captioner that is not built in."""
+
+    model_config = ConfigDict(extra="allow")
+    backend: str
+
+
+# Proposers.
+
+
+class _ProposerConfig(BackendConfig):
+    """What holds for every proposer: which images it is shown."""
+
+    # The sample's size is offered to those that draw a sample themselves.
+    _not_passed = frozenset({"backend", "sampling", "sample_size"})
+    sampling: Literal["random", "representative", "diverse"] = Field(
+        default="random", description="Which `sample_size` images a side the proposer is shown."
+    )
+    sample_size: Positive = Field(default=20, description="Images a side told of in a question.")
+
+
+class _AskingConfig(_ProposerConfig):
+    """What the proposers that ask the chat model share."""
+
+    ask: Positive = Field(default=10, description="Hypotheses asked for per direction and round.")
+    goal: str | None = Field(default=None, description="What the comparison is for.")
+    leave_out: tuple[str, ...] = Field(default=(), description="Topics to propose nothing about.")
+    structured: bool = Field(default=True, description="Ask for JSON; for lines otherwise.")
+    max_tokens: Positive = Field(default=1000, description="Longest reply.")
+
+
+class NgramsConfig(_ProposerConfig):
+    """Settings of the proposer `ngrams`."""
+
+    backend: Literal["ngrams"] = "ngrams"
+    max_hypotheses: Positive = Field(default=20, description="Most hypotheses per direction.")
+    min_z: float = Field(default=1.96, ge=0, description="Least log-odds z-score of a phrase.")
+    max_words: Positive = 4
+    min_count: Positive = 2
+    prior: float = Field(default=10.0, gt=0)
+
+
+class ManualConfig(_ProposerConfig):
+    """Settings of the proposer `manual`."""
+
+    backend: Literal["manual"] = "manual"
+    hypotheses: tuple[str, ...] = Field(default=(), description='"A: …", "B: …", or both ways.')
+    file: str | None = Field(default=None, description="A text file of hypotheses, one a line.")
+
+
+class ConceptsConfig(_ProposerConfig):
+    """Settings of the proposer `concepts`."""
+
+    backend: Literal["concepts"] = "concepts"
+    bank: str | None = Field(default=None, description="A text file of phrases, one a line.")
+    max_hypotheses: Positive = Field(default=20, description="Most hypotheses per direction.")
+    model: str | None = Field(default=None, description="Image-text model; the ranker's if none.")
+    pretrained: str | None = None
+    batch_size: Positive = 32
+    workers: Positive = 2
+
+
+class Blip2FeaturesConfig(_ProposerConfig):
+    """Settings of the proposer `blip2-features`."""
+
+    backend: Literal["blip2-features"] = "blip2-features"
+    model: str | None = Field(default=None, description="A BLIP-2; the captioner's if none.")
+    ask: Positive = Field(default=10, description="Sentences drawn per direction and round.")
+    batch_size: Positive = 32
+    workers: Positive = 2
+
+
+class CaptionsLlmConfig(_AskingConfig):
+    """Settings of the proposer `captions-llm`."""
+
+    backend: Literal["captions-llm"] = "captions-llm"
+
+
+class PairedCaptionsLlmConfig(_AskingConfig):
+    """Settings of the proposer `paired-captions-llm`."""
+
+    backend: Literal["paired-captions-llm"] = "paired-captions-llm"
+
+
+class ImagesVlmConfig(_AskingConfig):
+    """Settings of the proposer `images-vlm`."""
+
+    backend: Literal["images-vlm"] = "images-vlm"
+    layout: Literal["grid", "images"] = Field(default="grid", description="How images are shown.")
+    tile: int = Field(default=256, ge=16, description="Longest side of a shown image, pixels.")
+
+
+class ExternalProposerConfig(_ProposerConfig):
+    """Settings of a proposer that is not built in."""
+
+    model_config = ConfigDict(extra="allow")
+    backend: str
+
+
+# Rankers.
+
+
+class ClipConfig(BackendConfig):
+    """Settings of the ranker `clip`."""
+
+    backend: Literal["clip"] = "clip"
+    model: str | None = None
+    pretrained: str | None = None
+    template: str = "{}"
+    batch_size: Positive = 32
+    workers: Positive = 2
+
+
+class CaptionsLexicalConfig(BackendConfig):
+    """Settings of the ranker `captions-lexical`: it has none."""
+
+    backend: Literal["captions-lexical"] = "captions-lexical"
+
+
+class CaptionsLlmRankerConfig(BackendConfig):
+    """Settings of the ranker `captions-llm`: it has none."""
+
+    backend: Literal["captions-llm"] = "captions-llm"
+
+
+class VqaConfig(BackendConfig):
+    """Settings of the ranker `vqa`."""
+
+    backend: Literal["vqa"] = "vqa"
+    model: str | None = Field(default=None, description='A BLIP-2, or "llm", the chat model.')
+    revision: str | None = None
+    batch_size: Positive = 32
+    tile: int = Field(default=512, ge=16, description="Longest side of an image that is sent.")
+
+
+class ExternalRankerConfig(BackendConfig):
+    """Settings of a ranker that is not built in."""
+
+    model_config = ConfigDict(extra="allow")
+    backend: str
+
+
+def _by_name(*models: type[BackendConfig]) -> dict[str, type[BackendConfig]]:
+    return {model.model_fields["backend"].default: model for model in models}
+
+
+_EXTERNAL = "not built in"
+_CAPTIONERS = _by_name(BlipConfig, Blip2Config, ChatCaptionerConfig, ManifestCaptionerConfig)
+_PROPOSERS = _by_name(
+    NgramsConfig,
+    ManualConfig,
+    ConceptsConfig,
+    Blip2FeaturesConfig,
+    CaptionsLlmConfig,
+    PairedCaptionsLlmConfig,
+    ImagesVlmConfig,
+)
+_RANKERS = _by_name(ClipConfig, CaptionsLexicalConfig, CaptionsLlmRankerConfig, VqaConfig)
+
+MODELS: Mapping[str, Mapping[str, type[BackendConfig]]] = {
+    "captioner": {**_CAPTIONERS, _EXTERNAL: ExternalCaptionerConfig},
+    "proposer": {**_PROPOSERS, _EXTERNAL: ExternalProposerConfig},
+    "ranker": {**_RANKERS, _EXTERNAL: ExternalRankerConfig},
+    "verify": {**_RANKERS, _EXTERNAL: ExternalRankerConfig},
+}
+"""By role and name of the backend: the model of its settings."""
+
+
+def _choice(role: str, default: str) -> Discriminator:
+    def tag(value: Any) -> str:
+        if isinstance(value, BaseModel):
+            name = getattr(value, "backend", default)
+        else:
+            name = value.get("backend", default) if isinstance(value, Mapping) else default
+        return name if name in MODELS[role] else _EXTERNAL
+
+    return Discriminator(tag)
+
+
+CaptionerConfig = Annotated[
+    Annotated[BlipConfig, Tag("blip")]
+    | Annotated[Blip2Config, Tag("blip2")]
+    | Annotated[ChatCaptionerConfig, Tag("chat")]
+    | Annotated[ManifestCaptionerConfig, Tag("manifest")]
+    | Annotated[ExternalCaptionerConfig, Tag(_EXTERNAL)],
+    _choice("captioner", "blip"),
+]
+ProposerConfig = Annotated[
+    Annotated[NgramsConfig, Tag("ngrams")]
+    | Annotated[ManualConfig, Tag("manual")]
+    | Annotated[ConceptsConfig, Tag("concepts")]
+    | Annotated[Blip2FeaturesConfig, Tag("blip2-features")]
+    | Annotated[CaptionsLlmConfig, Tag("captions-llm")]
+    | Annotated[PairedCaptionsLlmConfig, Tag("paired-captions-llm")]
+    | Annotated[ImagesVlmConfig, Tag("images-vlm")]
+    | Annotated[ExternalProposerConfig, Tag(_EXTERNAL)],
+    _choice("proposer", "ngrams"),
+]
+RankerConfig = Annotated[
+    Annotated[ClipConfig, Tag("clip")]
+    | Annotated[CaptionsLexicalConfig, Tag("captions-lexical")]
+    | Annotated[CaptionsLlmRankerConfig, Tag("captions-llm")]
+    | Annotated[VqaConfig, Tag("vqa")]
+    | Annotated[ExternalRankerConfig, Tag(_EXTERNAL)],
+    _choice("ranker", "clip"),
+]
+
+
+def having(role: str, setting: str) -> Sequence[str]:
+    """Returns the names of a role's backends that have a setting."""
+    return [n for n, m in MODELS[role].items() if n != _EXTERNAL and setting in m.model_fields]
