@@ -1,20 +1,28 @@
 """Requests: what is refused, and with which sentence."""
 
+import json
 from collections.abc import Callable
-from typing import Any
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from editing.methods import find, names
 from editing.requests import (
+    KINDS,
     Debias,
     Erase,
     Moderate,
     Preserve,
     Replace,
     Request,
+    changes_of,
     checked,
     from_dict,
+    preserved_of,
 )
+from editing.requests.toml import read_requests, requests_toml
 from visdiff.errors import InputError
 
 ALL: tuple[Request, ...] = (
@@ -35,6 +43,56 @@ def test_any_mixture_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize("request_", ALL, ids=repr)
 def test_a_request_survives_json(request_: Request) -> None:
     assert from_dict(request_.to_dict()) == request_
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_keeps_the_contract(kind: str, tmp_path: Path) -> None:
+    """Each request of the table is written, read, described and taken by a method."""
+    examples = [r for r in ALL if r.kind == kind]
+    assert examples, "add an example of the new kind to ALL"
+    for request in examples:
+        assert type(request) is KINDS[kind]
+        assert json.loads(json.dumps(request.to_dict())) == request.to_dict()
+        file = tmp_path / "requests.toml"
+        file.write_text(requests_toml([request]), encoding="utf-8")
+        assert read_requests(file)[0] == [request]
+        assert hash(request) == hash(from_dict(request.to_dict()))
+        assert bool(request.concept) != bool(request.preserved)
+        assert request.describe().startswith(kind)
+        assert all(text in request.describe() for text in request.named)
+        assert set(request.sought) <= set(request.named)
+        assert bool(request.sought) == bool(request.applied_weights) == bool(request.concept)
+        assert any(kind in find(name).kinds for name in names())
+        assert not request.needs_weights or request.ratios
+
+
+def test_required_fields_have_no_default() -> None:
+    """`Request` has a default for a concept, a target and ratios; these kinds have none."""
+    required = {
+        name: [
+            f.name
+            for f in fields(cast(Any, cls))
+            if f.default is MISSING and f.default_factory is MISSING
+        ]
+        for name, cls in KINDS.items()
+    }
+    assert required == {
+        "erase": ["concept"],
+        "replace": ["concept", "target"],
+        "debias": ["concept", "ratios"],
+        "moderate": ["concept"],
+        "preserve": ["concepts"],
+    }
+
+
+def test_what_a_request_seeks_and_aims_at() -> None:
+    assert Erase("church").sought == {"church": "less"}
+    assert Replace("dog", "cat").sought == {"dog": "less", "cat": "more"}
+    assert Debias("judge", {"man": 0.3, "woman": 0.7}).sought == {"man": 0.3, "woman": 0.7}
+    assert Moderate("bomb").applied_weights == {"": 1.0}
+    assert Debias("judge", {"man": 0.5, "woman": 0.5}).needs_weights
+    assert changes_of(ALL) == list(ALL[:-1])
+    assert preserved_of(ALL) == ("a castle", "a house")
 
 
 def test_a_swap_is_sound() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from editing.audits.metrics import Measure
 from editing.audits.pairs import shown_pairs
-from editing.audits.prompt_groups import MEANT
+from editing.audits.prompt_groups import MEANT, concepts_of
 from editing.audits.report import GroupAudit, drift_by_concept
 from editing.generate import EDITED, ORIGINAL
 from editing.metrics.drift import Drift, drift
@@ -110,13 +110,6 @@ def shared_seeds(groups: Sequence[PairedGroup]) -> list[str]:
         "that pairs are not independent and q-values come out too small; draw every prompt with "
         "seeds of its own."
     ]
-
-
-def concepts_of(images: ImageSet) -> list[str]:
-    """Returns the concept of each image, "" where its manifest names none."""
-    if "concept" not in images.frame.columns:
-        return [""] * len(images)
-    return [c if isinstance(c, str) else "" for c in images.frame["concept"]]
 
 
 def check_columns(original: ImageSet, edited: ImageSet) -> None:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from editing.audits.grouping import concepts_of
-from editing.audits.prompt_groups import MEANT, PLACES, STYLES
+from editing.audits.prompt_groups import MEANT, PLACES, STYLES, concepts_of
 from editing.generate.phrases import phrase
 from editing.metrics.proportions import Proportion, proportion
 from editing.requests import Request, changes_of

@@ -14,6 +14,7 @@ from editing.generate.phrases import bare, own_seed, phrase
 from editing.generate.prompts import Sample
 from editing.pipelines.text import neighbours
 from editing.requests import Request, changes_of, normal, preserved_of
+from visdiff.imageset import ImageSet
 
 TARGETS = "targets"
 PARAPHRASES = "paraphrases"
@@ -163,6 +164,13 @@ def samples_of(groups: Sequence[PromptGroup], images: int, seed: int = 0) -> lis
             first = seed + own_seed(prompt)
             samples += [Sample(prompt, s, None, columns) for s in range(first, first + count)]
     return samples
+
+
+def concepts_of(images: ImageSet) -> list[str]:
+    """Returns the concept of each image, "" where its manifest names none."""
+    if "concept" not in images.frame.columns:
+        return [""] * len(images)
+    return [c if isinstance(c, str) else "" for c in images.frame["concept"]]
 
 
 def _names(prompt: str, concepts: Iterable[str]) -> bool:

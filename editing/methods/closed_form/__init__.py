@@ -258,6 +258,7 @@ class ClosedForm:
         known: Mapping[Phrase, Encoded],
         config: LinearConfig,
     ) -> Block:
+        factors = self.gains if request.keeps_own else None
         sources, shifts, index, gains, count = [], [], [], [], 0
         for template in config.templates:
             source = known[Phrase(template, request.concept)]
@@ -271,9 +272,9 @@ class ClosedForm:
             ]
             here = torch.arange(count, count + len(pairs))
             sources.append(source.states[positions])
-            if self.gains is not None and request.keeps_own:
+            if factors is not None:
                 weights = list(request.applied_weights.values())
-                found = self.gains(pipe, c, values)
+                found = factors(pipe, c, values)
                 shifts += [w * a for w, a in zip(weights, values, strict=True)]
                 index += [here] * len(values)
                 gains.append(found.repeat_interleave(len(pairs), dim=1))
