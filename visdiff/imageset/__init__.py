@@ -230,7 +230,7 @@ class ImageSet:
 
     def renamed(self, name: str) -> "ImageSet":
         """Returns the same images under another name."""
-        return self._take(np.arange(len(self)), name=name, where=self.where)
+        return self._select(np.arange(len(self)), name=name, where=self.where)
 
     def joined(self, other: "ImageSet") -> "ImageSet":
         """Returns the concatenation of this set and another.
