@@ -1,13 +1,13 @@
 """What the benchmarks of edits share: images of the miniature's generator, and its eyes."""
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -31,25 +31,24 @@ FRESH = 100_000
 ARTICLES = Preserve(["a", "an"], scale=100.0)
 
 
-def precision() -> Precision:
-    """What is fast here: bfloat16 where the processor computes in it, else single precision.
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--precision``: "model" is float32, the same on every machine."""
+    parser.add_argument(
+        "--precision", choices=get_args(Precision), default="model", help="model is float32"
+    )
 
-    Elsewhere bfloat16 is emulated, at less than half the speed of single precision.
-    """
-    return "bfloat16" if torch.cpu.get_capabilities().get("avx512_bf16") else "model"
 
-
-def settings(steps: int) -> Settings:
+def settings(steps: int, precision: Precision = "model") -> Settings:
     """How the benchmarks sample."""
-    return Settings(steps, GUIDANCE, precision=precision())
+    return Settings(steps, GUIDANCE, precision=precision)
 
 
-def drawn_by(pipe: Any, steps: int) -> dict[str, Any]:
+def drawn_by(pipe: Any, how: Settings) -> dict[str, Any]:
     """What images depend on beside prompts and seeds: part of what results say of themselves.
 
     Those that name no precision are of bfloat16.
     """
-    return {"model": weight_hash(pipe), "steps": steps, "precision": precision()}
+    return {"model": weight_hash(pipe), "steps": how.steps, "precision": how.precision}
 
 
 def generator(compiled: bool) -> Any:
@@ -65,9 +64,9 @@ def generator(compiled: bool) -> Any:
     return pipe
 
 
-def images_of(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> np.ndarray:
+def images_of(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], how: Settings) -> np.ndarray:
     """One image a prompt and seed, uint8 (n, 64, 64, 3)."""
-    return draw(pipe, prompts, seeds, settings=settings(steps), batch_size=BATCH)
+    return draw(pipe, prompts, seeds, settings=how, batch_size=BATCH)
 
 
 def every(prompts: Sequence[str], seeds: Sequence[int]) -> tuple[list[str], list[int]]:

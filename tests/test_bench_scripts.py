@@ -2,8 +2,7 @@
 
 import importlib.util
 import json
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -79,6 +78,24 @@ def test_only_rows_that_are_run_on_every_pair_are_tabulated(tmp_path: Path) -> N
     assert [r.path.name.split("-")[0] for r in mini.whole(tmp_path, both)] == ["ngrams"]
 
 
+def run_quickly(
+    name: str, work: Path, monkeypatch: pytest.MonkeyPatch, *options: str
+) -> list[Path]:
+    """Runs a benchmark as a command, in this process, which has its libraries loaded already.
+
+    Returns:
+        The files of the benchmark, which a quick run must leave alone.
+    """
+    file = ROOT / "benchmarks" / name / "run.py"
+    arguments = [str(file), "--work", str(work), "--quick", *options]
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", arguments)
+        patch.setattr(sys, "path", [*sys.path])
+        patch.chdir(ROOT)
+        runpy.run_path(str(file), run_name="__main__")
+    return sorted(file.parent.iterdir())
+
+
 @needs_art
 @pytest.mark.slow
 @pytest.mark.timeout(900)
@@ -87,25 +104,27 @@ def test_only_rows_that_are_run_on_every_pair_are_tabulated(tmp_path: Path) -> N
     [("minidiffbench", ("--rows", "ngrams/clip,original")), ("purity", ())],
     ids=["minidiffbench", "purity"],
 )
-def test_a_quick_run(name: str, options: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_quick_run(
+    name: str,
+    options: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     work = tmp_path / name
     before = sorted((ROOT / "benchmarks" / name).iterdir())
-    done = subprocess.run(
-        [sys.executable, f"benchmarks/{name}/run.py", "--art", str(ART), "--work", str(work),
-         "--quick", *options],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "Agg"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    after = run_quickly(name, work, monkeypatch, "--art", str(ART), *options)
+    out = capsys.readouterr().out
     if name == "minidiffbench":
-        assert "original" in done.stdout
+        assert "original" in out
     else:
-        points = {p["purity"]: p for p in json.loads(done.stdout)["points"]}
+        points = {p["purity"]: p for p in json.loads(out)["points"]}
         assert points[1.0]["ceiling"] > 0.95
         assert points[0.5]["ceiling"] < 0.3
         assert points[1.0]["failed"] == 0
         assert (work / "purity.svg").stat().st_size > 5000
     # Quick results are not published ones.
-    assert sorted((ROOT / "benchmarks" / name).iterdir()) == before
+    assert after == before
 
 
 @pytest.mark.slow
@@ -120,18 +139,18 @@ def test_a_quick_run(name: str, options: tuple[str, ...], tmp_path: Path) -> Non
         ("audit", "found_among_first_3"),
     ],
 )
-def test_a_quick_run_of_edits(name: str, said: str, tmp_path: Path) -> None:
+def test_a_quick_run_of_edits(
+    name: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     before = sorted((ROOT / "benchmarks" / name).iterdir())
-    done = subprocess.run(
-        [sys.executable, f"benchmarks/{name}/run.py", "--work", str(tmp_path), "--quick"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert said in done.stdout
-    again = subprocess.run(
-        [sys.executable, f"benchmarks/{name}/run.py", "--work", str(tmp_path), "--quick"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    run_quickly(name, tmp_path, monkeypatch)
+    first = capsys.readouterr().out
+    assert said in first
+    after = run_quickly(name, tmp_path, monkeypatch)
     # Nothing is measured twice, and quick results are not published ones.
-    assert again.stdout == done.stdout
-    assert sorted((ROOT / "benchmarks" / name).iterdir()) == before
+    assert capsys.readouterr().out == first
+    assert after == before

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import BATCH, drawn_by, others_than, resumed, settings
+from editruns import BATCH, add_precision, drawn_by, others_than, resumed, settings
 from worldsets import weights
 
 import editing
@@ -180,6 +180,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/audit"))
     parser.add_argument("--images", type=int, default=80, help="pairs a group")
     parser.add_argument("--steps", type=int, default=8)
+    add_precision(parser)
     parser.add_argument("--null", type=int, default=20, help="audits of the original itself")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of sabotages, for a look")
     parser.add_argument("--quick", action="store_true", help="one of each, no results.json")
@@ -187,10 +188,10 @@ def main() -> None:
     null_images = IMAGES
     if given.quick:
         given.images = null_images = 8
-        given.steps, given.null, given.only = 2, 1, [0]
+        given.steps, given.null, given.only = 1, 1, [0]
     pipe = load_pipeline("miniature")
-    how = settings(given.steps)
-    about = {**drawn_by(pipe, given.steps), "images": given.images}
+    how = settings(given.steps, given.precision)
+    about = {**drawn_by(pipe, how), "images": given.images}
     planted = sabotages()
     chosen = range(len(planted)) if given.only is None else given.only
     given.work.mkdir(parents=True, exist_ok=True)

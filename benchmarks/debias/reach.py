@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import Sight, generator, images_of
+from editruns import Sight, generator, images_of, settings
 from PIL import Image
 from scipy.optimize import minimize
 from scipy.special import softmax
@@ -35,7 +35,7 @@ COST = 0.01
 
 def scores(pipe: object, sight: Sight, profession: str, images: int) -> np.ndarray:
     """Similarities to the five tones less their mean, (images, 5)."""
-    pixels = images_of(pipe, [world.an(profession)] * images, range(images), steps=12)
+    pixels = images_of(pipe, [world.an(profession)] * images, range(images), settings(12))
     eyes = ZeroShotEyes(sight.encoder, "a {concept} with {attribute}")
     found = eyes((Image.fromarray(x) for x in pixels), profession, TONES)
     return found - found.mean(axis=1, keepdims=True)

@@ -22,10 +22,10 @@ from editruns import (
     BATCH,
     FRESH,
     Sight,
+    add_precision,
     drawn_by,
     generator,
     images_of,
-    precision,
     resumed,
     settings,
     told,
@@ -36,6 +36,7 @@ from editing.generate.phrases import own_seed
 from editing.methods.debias import Control, Debiased, crossed, debias
 from editing.metrics.attributes import ZeroShotEyes
 from editing.metrics.ratios import mean_delta
+from editing.pipelines.sampling import Settings
 from editing.pipelines.weights import weight_hash
 from editing.requests import Debias, Preserve
 from visdiff.miniature import world
@@ -90,9 +91,9 @@ OTHERS = ("apple", "castle", "guitar", "sailboat", "penguin", "burger", "rocket"
 class Bench:
     """The model, its eyes, and how the loop is run."""
 
-    def __init__(self, work: Path, images: int, steps: int, compiled: bool) -> None:
+    def __init__(self, work: Path, images: int, how: Settings, compiled: bool) -> None:
         self.pipe, self.sight, self.compiled = generator(compiled), Sight(), compiled
-        self.work, self.images, self.steps = work, images, steps
+        self.work, self.images, self.how = work, images, how
         self.people = len(world.PROFESSIONS) * images
 
     def drawn(self) -> np.ndarray:
@@ -102,12 +103,12 @@ class Bench:
         said = [(world.an(name), n) for name, n in asked]
         prompts = [prompt for prompt, n in said for _ in range(n)]
         seeds = [FRESH + own_seed(prompt) + i for prompt, n in said for i in range(n)]
-        return images_of(self.pipe, prompts, seeds, self.steps)
+        return images_of(self.pipe, prompts, seeds, self.how)
 
     def unedited(self) -> np.ndarray:
         """The same of the unedited model, drawn once for all tasks."""
         model = f"{weight_hash(self.pipe)[:8]}{'-compiled' * self.compiled}"
-        name = f"unedited-{model}-{self.images}-{self.steps}-{precision()}.npy"
+        name = f"unedited-{model}-{self.images}-{self.how.steps}-{self.how.precision}.npy"
         if not (self.work / name).is_file():
             part = self.work / f"{os.getpid()}.npy"
             np.save(part, self.drawn())
@@ -145,10 +146,10 @@ class Bench:
             Preserve([world.an(s) for s in world.SUBJECTS]),
             ARTICLES,
         ]
-        kept = f"{name}-{task.control.most}-{self.steps}-{precision()}.jsonl"
+        kept = f"{name}-{task.control.most}-{self.how.steps}-{self.how.precision}.jsonl"
         found = debias(
             self.pipe, requests, eyes, control=task.control,
-            settings=settings(self.steps), batch_size=BATCH, on_look=told,
+            settings=self.how, batch_size=BATCH, on_look=told,
             checkpoint=self.work / kept,
             about=f"{self.sight.encoder.identity} {task.eyes}{' compiled' * self.compiled}",
             nearest=0, **SCALES,
@@ -207,20 +208,22 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--images", type=int, default=200, help="fresh images a profession")
     parser.add_argument("--steps", type=int, default=12)
+    add_precision(parser)
     parser.add_argument("--compile", action="store_true", help="twice as fast, needs g++")
     parser.add_argument("--quick", action="store_true", help="few images, writes nothing")
     given = parser.parse_args()
     tasks = {name: TASKS[name] for name in given.tasks}
     if given.quick:
-        given.images, given.steps = 4, 2
-        quick = Control(tolerance=0.03, batch=16, most=16, rounds=1)
+        given.images, given.steps = 2, 1
+        quick = Control(tolerance=0.03, batch=4, most=4, rounds=1)
         tasks = {"gender": replace(TASKS["gender"], control=quick)}
-    bench = Bench(given.work, given.images, given.steps, given.compile)
+    how = settings(given.steps, given.precision)
+    bench = Bench(given.work, given.images, how, given.compile)
     for name, task in tasks.items():
         most = task.control.most * (task.control.rounds + 1) + 2 * given.images
         sys.stderr.write(f"{name}: at most {len(world.PROFESSIONS) * most} images\n")
     about = {
-        **drawn_by(bench.pipe, given.steps),
+        **drawn_by(bench.pipe, how),
         "eyes": bench.sight.encoder.identity,
         "images": given.images,
         "compiled": given.compile,

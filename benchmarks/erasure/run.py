@@ -22,13 +22,14 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from editruns import (
     Sight,
+    add_precision,
     drawn_by,
     every,
     finished,
     images_of,
     others_than,
-    precision,
     resumed,
+    settings,
     written,
 )
 
@@ -37,6 +38,7 @@ from editing.edit import Edit
 from editing.metrics.drift import drift
 from editing.metrics.features import image_features
 from editing.pipelines.loading import load_pipeline
+from editing.pipelines.sampling import Settings
 from editing.pipelines.weights import weight_hash
 from editing.requests import Erase, Preserve, Replace
 from visdiff.miniature import world
@@ -51,7 +53,7 @@ ALTERNATIVES = dict(
         strict=True,
     )
 )  # fmt: skip
-#: Images of the empty prompt, of which the drift is measured.
+#: Images of the empty prompt.
 EMPTY_SEEDS = 40
 
 
@@ -97,13 +99,14 @@ class Bench:
     Args:
         work: Where edits are kept, in a folder named by the model.
         seeds: Images a class.
-        steps: Steps of sampling.
+        how: How to sample.
+        empty: Images of the empty prompt, of which the drift is measured.
     """
 
-    def __init__(self, work: Path, seeds: int, steps: int) -> None:
+    def __init__(self, work: Path, seeds: int, how: Settings, empty: int) -> None:
         self.pipe = load_pipeline("miniature")
         self.sight = Sight()
-        self.seeds, self.steps = seeds, steps
+        self.seeds, self.how, self.empty = seeds, how, empty
         self.folder = work / weight_hash(self.pipe)[:8]
         self._still: np.ndarray | None = None
 
@@ -121,7 +124,7 @@ class Bench:
             edit = editing.fit(self.pipe, requests, method.name, nearest=0, **method.options)
         else:
             # Weights and their updates stay in single precision; passes take half the time.
-            fast = precision() == "bfloat16"
+            fast = self.how.precision == "bfloat16"
             with torch.autocast("cpu", torch.bfloat16, enabled=fast):
                 edit = editing.fit(self.pipe, requests, method.name, runs_in=self.folder / "runs")
         took = time.perf_counter() - begun
@@ -149,15 +152,15 @@ class Bench:
             self._still = self._empty()
         with self._edited(method, erased):
             now = self._empty()
-        prompts, rng = [""] * EMPTY_SEEDS, np.random.default_rng(0)
+        prompts, rng = [""] * self.empty, np.random.default_rng(0)
         return {"empty_drift": drift(self._still, now, prompts, rng).value}
 
     def _empty(self) -> np.ndarray:
-        pixels = self._drawn([""] * EMPTY_SEEDS, range(EMPTY_SEEDS))
+        pixels = self._drawn([""] * self.empty, range(self.empty))
         return image_features(self.sight.encoder, (Image.fromarray(x) for x in pixels))
 
     def _drawn(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        return images_of(self.pipe, prompts, seeds, self.steps)
+        return images_of(self.pipe, prompts, seeds, self.how)
 
     def _edited(self, method: Method, erased: str) -> AbstractContextManager[Any]:
         if method.name == "none":
@@ -205,17 +208,18 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", choices=[m.row for m in METHODS])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--quick", action="store_true", help="2 classes, 2 seeds, 2 steps, UCE")
+    add_precision(parser)
+    parser.add_argument("--quick", action="store_true", help="2 classes, 1 seed, 1 step, UCE")
     given = parser.parse_args()
-    seeds, steps, classes = given.seeds, given.steps, CLASSES
+    seeds, steps, classes, empty = given.seeds, given.steps, CLASSES, EMPTY_SEEDS
     methods = [m for m in METHODS if given.methods is None or m.row in given.methods]
     if given.quick:
-        seeds, steps, classes = 2, 2, CLASSES[:2]
+        seeds, steps, classes, empty = 1, 1, CLASSES[:2], 8
         methods = [m for m in METHODS if m.row in ("none", "uce (ours)")]
     named = {f"{m.row}: {c}": (m, c) for m in methods for c in classes}
-    sys.stderr.write(f"{len(named)} cells of {len(CLASSES) * seeds + EMPTY_SEEDS} images\n")
-    bench = Bench(given.work, seeds, steps)
-    drawn = {**drawn_by(bench.pipe, steps), "seeds": seeds}
+    sys.stderr.write(f"{len(named)} cells of {len(CLASSES) * seeds + empty} images\n")
+    bench = Bench(given.work, seeds, settings(steps, given.precision), empty)
+    drawn = {**drawn_by(bench.pipe, bench.how), "seeds": seeds}
     fitted = {key: drawn[key] for key in ("model", "precision")}
     looked = {**drawn, "eyes": bench.sight.encoder.identity}
     # Each measurement is kept for what it depends on: another CLIP moves the drift alone.

@@ -7,6 +7,7 @@ after too, says what it cost.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,24 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import Sight, drawn_by, every, images_of, others_than, resumed, written
+from editruns import (
+    Sight,
+    add_precision,
+    drawn_by,
+    every,
+    images_of,
+    others_than,
+    resumed,
+    settings,
+    written,
+)
 
 import editing
 from editing.audits.prompt_groups import WORDINGS
 from editing.metrics.detectors import LabelDetector
 from editing.metrics.proportions import proportion
 from editing.pipelines.loading import load_pipeline
+from editing.pipelines.sampling import Settings
 from editing.requests import Moderate, Preserve
 from visdiff.miniature import world
 
@@ -50,7 +62,9 @@ EDITS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 KINDS = ("plain", "paraphrased", "others")
 
 
-def rates(pipe: Any, sight: Sight, seeds: int, steps: int) -> dict[str, Any]:
+def rates(
+    pipe: Any, sight: Sight, seeds: int, how: Settings, others: Sequence[str]
+) -> dict[str, Any]:
     """Unsafe images of plain and of paraphrased prompts, and recognised ones of other things."""
     detector = LabelDetector(sight.classifier, UNSAFE)
     asked = {
@@ -59,11 +73,11 @@ def rates(pipe: Any, sight: Sight, seeds: int, steps: int) -> dict[str, Any]:
     }
     found = {}
     for name, prompts in asked.items():
-        pixels = images_of(pipe, *every(prompts, range(seeds)), steps)
+        pixels = images_of(pipe, *every(prompts, range(seeds)), how)
         found[name] = _counted(detector([Image.fromarray(x) for x in pixels]))
-    prompts, numbers = every([world.an(s) for s in OTHERS], range(max(1, seeds // 10)))
-    pixels = images_of(pipe, prompts, numbers, steps)
-    names = [s for s in OTHERS for _ in range(len(prompts) // len(OTHERS))]
+    prompts, numbers = every([world.an(s) for s in others], range(max(1, seeds // 10)))
+    pixels = images_of(pipe, prompts, numbers, how)
+    names = [s for s in others for _ in range(len(prompts) // len(others))]
     found["others"] = _counted(np.array(sight.recognised(pixels, names)))
     return found
 
@@ -79,21 +93,25 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/moderation"))
     parser.add_argument("--seeds", type=int, default=20, help="images a prompt")
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--quick", action="store_true", help="1 seed, 2 steps, no results.json")
+    add_precision(parser)
+    parser.add_argument("--quick", action="store_true", help="1 seed, 1 step, no results.json")
     given = parser.parse_args()
-    seeds, steps = (1, 2) if given.quick else (given.seeds, given.steps)
+    seeds, steps, others = given.seeds, given.steps, OTHERS
+    if given.quick:
+        seeds, steps, others = 1, 1, OTHERS[::8]
+    how = settings(steps, given.precision)
     pipe, sight = load_pipeline("miniature"), Sight()
 
     def measure(name: str) -> dict[str, Any]:
         if name == ORIGINAL:
-            return rates(pipe, sight, seeds, steps)
+            return rates(pipe, sight, seeds, how, others)
         more, options = EDITS[name]
         requests = [*(Moderate(u) for u in UNSAFE), Preserve([*others_than(UNSAFE), *more])]
         edit = editing.fit(pipe, requests, nearest=0, **options)
         with edit.applied(pipe, force=True):
-            return rates(pipe, sight, seeds, steps)
+            return rates(pipe, sight, seeds, how, others)
 
-    about = {**drawn_by(pipe, steps), "seeds": seeds}
+    about = {**drawn_by(pipe, how), "seeds": seeds}
     rows = resumed(given.work, about, [ORIGINAL, *EDITS], measure)
     lines = [
         "| | plain | paraphrased | others, recognised | of the former: plain, paraphrased |",

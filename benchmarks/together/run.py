@@ -24,6 +24,7 @@ from editruns import (
     BATCH,
     FRESH,
     Sight,
+    add_precision,
     drawn_by,
     every,
     generator,
@@ -43,6 +44,7 @@ from editing.methods.debias import Control, debias
 from editing.metrics.attributes import ZeroShotEyes
 from editing.metrics.features import image_features
 from editing.metrics.similarity import nearest_text
+from editing.pipelines.sampling import Settings
 from editing.requests import Debias, Erase, Moderate, Preserve, Request
 from visdiff.miniature import world
 
@@ -84,14 +86,19 @@ def kept(named: Sequence[str]) -> Preserve:
 class Bench:
     """The model as it is now, and what is seen on its images."""
 
-    def __init__(self, steps: int, seeds: int, people: int, compiled: bool) -> None:
+    def __init__(
+        self, how: Settings, seeds: int, people: int, compiled: bool, nth: int = 1
+    ) -> None:
         self.pipe, self.sight = generator(compiled), Sight()
-        self.steps, self.seeds, self.people = steps, seeds, people
+        self.how, self.seeds, self.people = how, seeds, people
+        # Every nth of what is asked for: all of it, or what shows that the script runs.
+        self.subjects, self.professions = SUBJECTS[::nth], world.PROFESSIONS[::nth]
+        self.things = [s for s in world.SUBJECTS if s not in UNSAFE][::nth]
 
     def chosen(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> np.ndarray:
         """Draws prompts and returns, for each image, which of its options CLIP finds nearest."""
         wanted, seeds = every(prompts, range(self.seeds))
-        pixels = images_of(self.pipe, wanted, seeds, self.steps)
+        pixels = images_of(self.pipe, wanted, seeds, self.how)
         features = image_features(self.sight.encoder, (Image.fromarray(x) for x in pixels))
         found = []
         for i, texts in enumerate(options):
@@ -105,28 +112,28 @@ class Bench:
 
     def styles(self) -> float:
         """Share of images in the style asked for."""
-        asked = [(s, i) for s in SUBJECTS for i in range(len(world.STYLES))]
+        asked = [(s, i) for s in self.subjects for i in range(len(world.STYLES))]
         options = [[f"{world.an(s)}, {style} style" for style in world.STYLES] for s, _ in asked]
         texts = [o[i] for o, (_, i) in zip(options, asked, strict=True)]
         return self.share(texts, options, [i for _, i in asked])
 
     def unasked(self) -> float:
         """The same share when no style is asked for: what an erased style falls to."""
-        prompts = [world.an(s) for s in SUBJECTS for _ in world.STYLES]
+        prompts = [world.an(s) for s in self.subjects for _ in world.STYLES]
         options = [[f"{p}, {style} style" for style in world.STYLES] for p in prompts]
-        return self.share(prompts, options, [*range(len(world.STYLES))] * len(SUBJECTS))
+        return self.share(prompts, options, [*range(len(world.STYLES))] * len(self.subjects))
 
-    def professions(self) -> float:
+    def men(self) -> float:
         """Mean distance of the share of men from one half.
 
         Each profession has seeds of its own, or what they happen to draw would be so for all.
         """
         off = []
-        for profession in world.PROFESSIONS:
+        for profession in self.professions:
             prompt = world.an(profession)
             first = FRESH + own_seed(prompt)
             numbers = range(first, first + self.people)
-            pixels = images_of(self.pipe, [prompt] * self.people, numbers, self.steps)
+            pixels = images_of(self.pipe, [prompt] * self.people, numbers, self.how)
             texts = [f"a {gender} {profession}" for gender in world.GENDERS]
             features = image_features(self.sight.encoder, (Image.fromarray(x) for x in pixels))
             seen = nearest_text(features, self.sight.encoder.encode_texts(texts))
@@ -136,24 +143,23 @@ class Bench:
     def unsafe(self) -> float:
         """Share of images of unsafe prompts that are unsafe."""
         prompts, seeds = every([world.an(u) for u in UNSAFE], range(4 * self.seeds))
-        pixels = images_of(self.pipe, prompts, seeds, self.steps)
+        pixels = images_of(self.pipe, prompts, seeds, self.how)
         return float(np.mean([s in UNSAFE for s in self.sight.subjects(pixels)]))
 
     def tasks(self) -> dict[str, float]:
         """Share of images that show what was asked for, task by task."""
-        names = [s for s in world.SUBJECTS if s not in UNSAFE]
-        prompts, seeds = every([world.an(s) for s in names], range(1))
-        pixels = images_of(self.pipe, prompts, seeds, self.steps)
-        found = {"subject": float(np.mean(self.sight.recognised(pixels, names)))}
-        pairs = [[f"{world.an(s)} next to {world.an(t)}" for t in SECONDS] for s in SUBJECTS]
+        prompts, seeds = every([world.an(s) for s in self.things], range(1))
+        pixels = images_of(self.pipe, prompts, seeds, self.how)
+        found = {"subject": float(np.mean(self.sight.recognised(pixels, self.things)))}
+        pairs = [[f"{world.an(s)} next to {world.an(t)}" for t in SECONDS] for s in self.subjects]
         n = len(SECONDS)
         found["second subject"] = self._all(pairs, range(n))
-        people = [[f"a {g} {p}" for g in world.GENDERS] for p in world.PROFESSIONS]
+        people = [[f"a {g} {p}" for g in world.GENDERS] for p in self.professions]
         found["gender"] = self._all(people, range(len(world.GENDERS)))
-        tones = [[f"{world.an(p)} with {t} skin" for t in world.TONES] for p in world.PROFESSIONS]
+        tones = [[f"{world.an(p)} with {t} skin" for t in world.TONES] for p in self.professions]
         found["tone"] = self._all(tones, range(len(world.TONES)))
         places = [
-            [f"{world.an(s)} {words[0]}" for words in world.PLACES.values()] for s in SUBJECTS
+            [f"{world.an(s)} {words[0]}" for words in world.PLACES.values()] for s in self.subjects
         ]
         found["place"] = self._all(places, range(len(world.PLACES)))
         return found
@@ -170,7 +176,7 @@ class Bench:
         """Everything."""
         return {
             "styles": self.styles(),
-            "professions": self.professions(),
+            "professions": self.men(),
             "unsafe": self.unsafe(),
             "unasked": self.unasked(),
             "tasks": self.tasks(),
@@ -200,13 +206,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--people", type=int, default=64, help="images of a profession")
     parser.add_argument("--steps", type=int, default=12)
+    add_precision(parser)
     parser.add_argument("--only", nargs="*", help="some rows; nothing is written")
     parser.add_argument("--compile", action="store_true", help="twice as fast, needs g++")
-    parser.add_argument("--quick", action="store_true", help="all at once, few images, 2 steps")
+    parser.add_argument("--quick", action="store_true", help="all at once, few images, 1 step")
     given = parser.parse_args()
     if given.quick:
-        given.seeds, given.people, given.steps, given.only = 1, 2, 2, ["all in one solve"]
-    bench, asked = Bench(given.steps, given.seeds, given.people, given.compile), parts()
+        given.seeds, given.people, given.steps, given.only = 1, 2, 1, ["all in one solve"]
+    how = settings(given.steps, given.precision)
+    nth = 4 if given.quick else 1
+    bench, asked = Bench(how, given.seeds, given.people, given.compile, nth), parts()
     everything: list[Request] = [r for part in asked.values() for r in part]
     preserved = kept([r.concept for r in everything if not isinstance(r, Preserve)])
     control = Control(batch=2, most=2, rounds=1) if given.quick else CONTROL
@@ -214,7 +223,7 @@ def main() -> None:
     solved = {"nothing": [], **asked, "all in one solve": everything}
 
     about = {
-        **drawn_by(bench.pipe, given.steps),
+        **drawn_by(bench.pipe, how),
         "eyes": bench.sight.encoder.identity,
         "seeds": given.seeds,
         "compiled": given.compile,
@@ -230,7 +239,7 @@ def main() -> None:
         if any(isinstance(r, Debias) for r in requests):
             edit = debias(
                 bench.pipe, requests, ZeroShotEyes(bench.sight.encoder, "a {attribute} {concept}"),
-                control=control, settings=settings(given.steps), batch_size=BATCH,
+                control=control, settings=how, batch_size=BATCH,
                 on_look=told,
                 checkpoint=kept_in(given.work, about) / f"{name}.jsonl",
                 templates=templates, nearest=0, **SCALES,
