@@ -35,9 +35,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/visdiff demo $(DEMO_ARGS)
 
-# One thread a worker: two workers that each use every core are slower than one.
+# One thread a worker: two workers that each use every core are slower than one. A worker runs whole
+# files (tests/conftest.py), those with slow tests first.
 test: $(STAMP)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

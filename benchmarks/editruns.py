@@ -1,13 +1,13 @@
 """Shared code of the edit benchmarks: images of the miniature's generator and their scoring."""
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -31,25 +31,24 @@ FRESH = 100_000
 ARTICLES = Preserve(["a", "an"], scale=100.0)
 
 
-def precision() -> Precision:
-    """Returns the faster precision: bfloat16 where the CPU supports it, else single precision.
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--precision``: "model" is float32, the same on every machine."""
+    parser.add_argument(
+        "--precision", choices=get_args(Precision), default="model", help="model is float32"
+    )
 
-    Emulated bfloat16 runs at less than half the speed of single precision.
-    """
-    return "bfloat16" if torch.cpu.get_capabilities().get("avx512_bf16") else "model"
 
-
-def settings(steps: int) -> Settings:
+def settings(steps: int, precision: Precision = "model") -> Settings:
     """Returns the sampling settings of the benchmarks."""
-    return Settings(steps, GUIDANCE, precision=precision())
+    return Settings(steps, GUIDANCE, precision=precision)
 
 
-def sampling_provenance(pipe: Any, steps: int) -> dict[str, Any]:
+def sampling_provenance(pipe: Any, how: Settings) -> dict[str, Any]:
     """Returns what images depend on besides prompts and seeds, as stored in results files.
 
     Results files without a precision were measured in bfloat16.
     """
-    return {"model": weight_hash(pipe), "steps": steps, "precision": precision()}
+    return {"model": weight_hash(pipe), "steps": how.steps, "precision": how.precision}
 
 
 def load_generator(compiled: bool) -> Any:
@@ -65,9 +64,11 @@ def load_generator(compiled: bool) -> Any:
     return pipe
 
 
-def draw_images(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> np.ndarray:
+def draw_images(
+    pipe: Any, prompts: Sequence[str], seeds: Sequence[int], how: Settings
+) -> np.ndarray:
     """Draws one image per prompt and seed, uint8 (n, 64, 64, 3)."""
-    return draw(pipe, prompts, seeds, settings=settings(steps), batch_size=BATCH)
+    return draw(pipe, prompts, seeds, settings=how, batch_size=BATCH)
 
 
 def all_pairs(prompts: Sequence[str], seeds: Sequence[int]) -> tuple[list[str], list[int]]:

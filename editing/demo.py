@@ -18,7 +18,7 @@ CONCEPT = "church"
 PRESERVED = tuple(world.an(s) for s in world.SUBJECTS if s != CONCEPT)[::5]
 IMAGES = 48
 """Pairs a group: enough for what is plain, few enough for a minute or two."""
-SETTINGS = Settings(steps=8, guidance=5.0)
+SETTINGS = Settings(steps=6, guidance=5.0, scheduler="DPMSolverMultistep")
 
 
 def demo(

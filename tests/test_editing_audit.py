@@ -38,7 +38,7 @@ from visdiff.cache import Cache
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 
-QUICK = Settings(steps=6, guidance=5.0)
+QUICK = Settings(steps=6, guidance=5.0, scheduler="DPMSolverMultistep")
 REQUESTS: list[Request] = [
     Erase("church"),
     Replace("dog", "cat", scale=0.5),
@@ -201,7 +201,6 @@ def test_the_same_images_have_not_changed(erased: tuple[AuditReport, Path]) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_change_under_one_prompt_of_four_is_found(pipe: Any, tmp_path: Path) -> None:
     """In all of a group's images it is diluted to a quarter."""
     prompts = ("a penguin", "a robot", "an apple", "a rocket")
@@ -229,6 +228,7 @@ def test_a_change_under_one_prompt_of_four_is_found(pipe: Any, tmp_path: Path) -
     assert not any(w in t for w in ("robot", "apple", "rocket") for t in taken + brought)
 
 
+@pytest.mark.slow
 def test_the_page_shows_pairs_and_loads_nothing(erased: tuple[AuditReport, Path]) -> None:
     report, folder = erased
     page = (folder / "audit.html").read_text()

@@ -38,7 +38,7 @@ def classifier() -> Any:
 def draw(pipe: Any, subjects: tuple[str, ...]) -> np.ndarray:
     """Images of each subject, one a seed, uint8, shape (subjects × seeds, 64, 64, 3)."""
     drawings = [Drawing(f"a picture of {world.an(s)}", seed) for s in subjects for seed in SEEDS]
-    return np.stack([np.asarray(image) for image in sample(pipe, drawings, 12, 5.0)])
+    return np.stack([np.asarray(image) for image in sample(pipe, drawings)])
 
 
 def accuracy(classifier: Any, images: np.ndarray, subjects: tuple[str, ...]) -> float:

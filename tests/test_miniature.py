@@ -166,7 +166,7 @@ def test_an_image_depends_on_its_prompt_and_seed() -> None:
     again = [np.asarray(i) for i in sample(pipeline, drawings, 4, 5.0)]
     assert all(np.array_equal(x, y) for x, y in zip(first, again, strict=True))
     assert not np.array_equal(first[1], first[2])
-    # Another batch may round bf16 sums differently, but gives the same image.
+    # Another batch may round sums differently, but draws the same picture.
     alone = np.asarray(sample(pipeline, drawings[:1], 4, 5.0)[0])
     assert np.abs(alone.astype(int) - first[0]).mean() < 2
 
@@ -239,8 +239,9 @@ def test_the_captioner_names_places_and_subjects(
 
 @pytest.mark.slow
 def test_the_generator_draws_the_requested_subject() -> None:
-    from visdiff.miniature import evaluate
+    from visdiff.miniature import evaluate, generate
 
-    images = evaluate.generate([world.an(s) for s in evaluate.SUBJECTS], seed=5)
+    prompts = [world.an(s) for s in evaluate.SUBJECTS]
+    images = evaluate.generate(prompts, 5, steps=generate.STEPS, scheduler=generate.SCHEDULER)
     predicted = evaluate.Recognizer().classify(images)
     assert np.mean(predicted == np.arange(len(evaluate.SUBJECTS))) >= 0.9 - 0.08

@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import BATCH, measure_missing, phrases_except, sampling_provenance, settings
+from editruns import (
+    BATCH,
+    add_precision,
+    measure_missing,
+    phrases_except,
+    sampling_provenance,
+    settings,
+)
 from worldsets import models_digest
 
 import editing
@@ -137,8 +144,10 @@ def audit_sabotaged(
 
 def _preserved(sabotage: Sabotage) -> list[str]:
     """Returns all other audited prompts, so that the hidden effect is the only side effect."""
-    changes = changes_of(sabotage.hidden)
-    changed = {sabotage.asked, *(text for r in changes for text in (r.concept, r.target))}
+    changed = {
+        sabotage.asked,
+        *(text for r in changes_of(sabotage.hidden) for text in (r.concept, r.target)),
+    }
     audited = [prompt for pairs in ELSEWHERE.values() for _, prompt in pairs]
     return [
         t for t in (*phrases_except(changed), *audited) if not {t, _without_article(t)} & changed
@@ -185,6 +194,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/audit"))
     parser.add_argument("--images", type=int, default=80, help="pairs per group")
     parser.add_argument("--steps", type=int, default=8)
+    add_precision(parser)
     parser.add_argument(
         "--null", type=int, default=20, help="number of audits of the original against itself"
     )
@@ -199,10 +209,10 @@ def main() -> None:
     null_images = IMAGES
     if args.quick:
         args.images = null_images = 8
-        args.steps, args.null, args.only = 2, 1, [0]
+        args.steps, args.null, args.only = 1, 1, [0]
     pipe = load_pipeline("miniature")
-    sampling = settings(args.steps)
-    about = {**sampling_provenance(pipe, args.steps), "images": args.images}
+    sampling = settings(args.steps, args.precision)
+    about = {**sampling_provenance(pipe, sampling), "images": args.images}
     planted = sabotages()
     chosen = range(len(planted)) if args.only is None else args.only
     args.work.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from editruns import Scorers, draw_images, load_generator
+from editruns import Scorers, draw_images, load_generator, settings
 from PIL import Image
 from scipy.optimize import minimize
 from scipy.special import softmax
@@ -35,7 +35,7 @@ COST = 0.01
 
 def similarities(pipe: object, scorers: Scorers, profession: str, images: int) -> np.ndarray:
     """Returns the similarities to the five tones, minus their mean, (images, 5)."""
-    pixels = draw_images(pipe, [world.an(profession)] * images, range(images), steps=12)
+    pixels = draw_images(pipe, [world.an(profession)] * images, range(images), settings(12))
     scorer = ZeroShotScorer(scorers.encoder, "a {concept} with {attribute}")
     found = scorer((Image.fromarray(x) for x in pixels), profession, TONES)
     return found - found.mean(axis=1, keepdims=True)

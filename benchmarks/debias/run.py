@@ -22,10 +22,10 @@ from editruns import (
     BATCH,
     FRESH,
     Scorers,
+    add_precision,
     draw_images,
     load_generator,
     measure_missing,
-    precision,
     print_evaluation,
     sampling_provenance,
     settings,
@@ -36,6 +36,7 @@ from editing.generate.phrases import own_seed
 from editing.methods.debias import Control, Debiased, crossed, debias
 from editing.metrics.attributes import ZeroShotScorer
 from editing.metrics.ratios import mean_delta
+from editing.pipelines.sampling import Settings
 from editing.pipelines.weights import weight_hash
 from editing.requests import Debias, Preserve
 from visdiff.miniature import world
@@ -90,9 +91,9 @@ OTHERS = ("apple", "castle", "guitar", "sailboat", "penguin", "burger", "rocket"
 class Bench:
     """The model, its scorers, and the sampling settings."""
 
-    def __init__(self, work: Path, images: int, steps: int, compiled: bool) -> None:
+    def __init__(self, work: Path, images: int, how: Settings, compiled: bool) -> None:
         self.pipe, self.scorers, self.compiled = load_generator(compiled), Scorers(), compiled
-        self.work, self.images, self.steps = work, images, steps
+        self.work, self.images, self.how = work, images, how
         self.people = len(world.PROFESSIONS) * images
 
     def draw_fresh(self) -> np.ndarray:
@@ -102,12 +103,12 @@ class Bench:
         sizes = [(world.an(name), n) for name, n in named]
         prompts = [prompt for prompt, n in sizes for _ in range(n)]
         seeds = [FRESH + own_seed(prompt) + i for prompt, n in sizes for i in range(n)]
-        return draw_images(self.pipe, prompts, seeds, self.steps)
+        return draw_images(self.pipe, prompts, seeds, self.how)
 
     def unedited_images(self) -> np.ndarray:
         """Returns the same images of the unedited model, drawn once for all tasks."""
         model = f"{weight_hash(self.pipe)[:8]}{'-compiled' * self.compiled}"
-        name = f"unedited-{model}-{self.images}-{self.steps}-{precision()}.npy"
+        name = f"unedited-{model}-{self.images}-{self.how.steps}-{self.how.precision}.npy"
         if not (self.work / name).is_file():
             part = self.work / f"{os.getpid()}.npy"
             np.save(part, self.draw_fresh())
@@ -147,10 +148,10 @@ class Bench:
             Preserve([world.an(s) for s in world.SUBJECTS]),
             ARTICLES,
         ]
-        checkpoint = f"{name}-{task.control.most}-{self.steps}-{precision()}.jsonl"
+        checkpoint = f"{name}-{task.control.most}-{self.how.steps}-{self.how.precision}.jsonl"
         found = debias(
             self.pipe, requests, scorer, control=task.control,
-            settings=settings(self.steps), batch_size=BATCH, on_look=print_evaluation,
+            settings=self.how, batch_size=BATCH, on_look=print_evaluation,
             checkpoint=self.work / checkpoint,
             about=f"{self.scorers.encoder.identity} {task.template}{' compiled' * self.compiled}",
             nearest=0, **SCALES,
@@ -209,20 +210,22 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--images", type=int, default=200, help="held-out images per profession")
     parser.add_argument("--steps", type=int, default=12)
+    add_precision(parser)
     parser.add_argument("--compile", action="store_true", help="twice as fast, needs g++")
     parser.add_argument("--quick", action="store_true", help="few images, writes nothing")
     args = parser.parse_args()
     tasks = {name: TASKS[name] for name in args.tasks}
     if args.quick:
-        args.images, args.steps = 4, 2
-        quick = Control(tolerance=0.03, batch=16, most=16, rounds=1)
+        args.images, args.steps = 2, 1
+        quick = Control(tolerance=0.03, batch=4, most=4, rounds=1)
         tasks = {"gender": replace(TASKS["gender"], control=quick)}
-    bench = Bench(args.work, args.images, args.steps, args.compile)
+    how = settings(args.steps, args.precision)
+    bench = Bench(args.work, args.images, how, args.compile)
     for name, task in tasks.items():
         most = task.control.most * (task.control.rounds + 1) + 2 * args.images
         sys.stderr.write(f"{name}: at most {len(world.PROFESSIONS) * most} images\n")
     about = {
-        **sampling_provenance(bench.pipe, args.steps),
+        **sampling_provenance(bench.pipe, how),
         "eyes": bench.scorers.encoder.identity,
         "images": args.images,
         "compiled": args.compile,

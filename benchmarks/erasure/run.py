@@ -22,13 +22,14 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from editruns import (
     Scorers,
+    add_precision,
     all_pairs,
     draw_images,
     measure_missing,
     phrases_except,
-    precision,
     read_results,
     sampling_provenance,
+    settings,
     write_results,
 )
 
@@ -37,6 +38,7 @@ from editing.edit import Edit
 from editing.metrics.drift import drift
 from editing.metrics.features import image_features
 from editing.pipelines.loading import load_pipeline
+from editing.pipelines.sampling import Settings
 from editing.pipelines.weights import weight_hash
 from editing.requests import Erase, Preserve, Replace
 from visdiff.miniature import world
@@ -51,7 +53,7 @@ ALTERNATIVES = dict(
         strict=True,
     )
 )  # fmt: skip
-#: Number of images of the empty prompt, for the drift.
+#: Images of the empty prompt.
 EMPTY_SEEDS = 40
 
 
@@ -95,15 +97,16 @@ class Bench:
     """The unedited model, its edits, and their measurements.
 
     Args:
-        work: Folder of the edits, which are stored in a subfolder per model.
-        seeds: Images per class.
-        steps: Sampling steps.
+        work: Where edits are kept, in a folder named by the model.
+        seeds: Images a class.
+        how: How to sample.
+        empty: Images of the empty prompt, of which the drift is measured.
     """
 
-    def __init__(self, work: Path, seeds: int, steps: int) -> None:
+    def __init__(self, work: Path, seeds: int, how: Settings, empty: int) -> None:
         self.pipe = load_pipeline("miniature")
         self.scorers = Scorers()
-        self.seeds, self.steps = seeds, steps
+        self.seeds, self.how, self.empty = seeds, how, empty
         self.folder = work / weight_hash(self.pipe)[:8]
         self._unedited_features: np.ndarray | None = None
 
@@ -121,7 +124,7 @@ class Bench:
             edit = editing.fit(self.pipe, requests, method.name, nearest=0, **method.options)
         else:
             # Weights and updates stay in single precision; autocast halves the time of a pass.
-            fast = precision() == "bfloat16"
+            fast = self.how.precision == "bfloat16"
             with torch.autocast("cpu", torch.bfloat16, enabled=fast):
                 edit = editing.fit(self.pipe, requests, method.name, runs_in=self.folder / "runs")
         elapsed = time.perf_counter() - start
@@ -149,15 +152,15 @@ class Bench:
             self._unedited_features = self._empty_features()
         with self._edited(method, erased):
             edited = self._empty_features()
-        prompts, rng = [""] * EMPTY_SEEDS, np.random.default_rng(0)
+        prompts, rng = [""] * self.empty, np.random.default_rng(0)
         return {"empty_drift": drift(self._unedited_features, edited, prompts, rng).value}
 
     def _empty_features(self) -> np.ndarray:
-        pixels = self._draw([""] * EMPTY_SEEDS, range(EMPTY_SEEDS))
+        pixels = self._draw([""] * self.empty, range(self.empty))
         return image_features(self.scorers.encoder, (Image.fromarray(x) for x in pixels))
 
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        return draw_images(self.pipe, prompts, seeds, self.steps)
+        return draw_images(self.pipe, prompts, seeds, self.how)
 
     def _edited(self, method: Method, erased: str) -> AbstractContextManager[Any]:
         if method.name == "none":
@@ -205,17 +208,18 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", choices=[m.row for m in METHODS])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--quick", action="store_true", help="2 classes, 2 seeds, 2 steps, UCE")
+    add_precision(parser)
+    parser.add_argument("--quick", action="store_true", help="2 classes, 1 seed, 1 step, UCE")
     args = parser.parse_args()
-    seeds, steps, classes = args.seeds, args.steps, CLASSES
+    seeds, steps, classes, empty = args.seeds, args.steps, CLASSES, EMPTY_SEEDS
     methods = [m for m in METHODS if args.methods is None or m.row in args.methods]
     if args.quick:
-        seeds, steps, classes = 2, 2, CLASSES[:2]
+        seeds, steps, classes, empty = 1, 1, CLASSES[:2], 8
         methods = [m for m in METHODS if m.row in ("none", "uce (ours)")]
     named = {f"{m.row}: {c}": (m, c) for m in methods for c in classes}
-    sys.stderr.write(f"{len(named)} cells of {len(CLASSES) * seeds + EMPTY_SEEDS} images\n")
-    bench = Bench(args.work, seeds, steps)
-    sampling = {**sampling_provenance(bench.pipe, steps), "seeds": seeds}
+    sys.stderr.write(f"{len(named)} cells of {len(CLASSES) * seeds + empty} images\n")
+    bench = Bench(args.work, seeds, settings(steps, args.precision), empty)
+    sampling = {**sampling_provenance(bench.pipe, bench.how), "seeds": seeds}
     training = {key: sampling[key] for key in ("model", "precision")}
     scoring = {**sampling, "eyes": bench.scorers.encoder.identity}
     # Each stage is keyed by what it depends on: another CLIP invalidates the drift only.

@@ -7,6 +7,7 @@ after, measures the damage.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from editruns import (
     Scorers,
+    add_precision,
     all_pairs,
     draw_images,
     measure_missing,
     phrases_except,
     sampling_provenance,
+    settings,
     write_results,
 )
 
@@ -29,6 +32,7 @@ from editing.audits.prompt_groups import WORDINGS
 from editing.metrics.detectors import LabelDetector
 from editing.metrics.proportions import proportion
 from editing.pipelines.loading import load_pipeline
+from editing.pipelines.sampling import Settings
 from editing.requests import Moderate, Preserve
 from visdiff.miniature import world
 
@@ -58,7 +62,9 @@ EDITS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 KINDS = ("plain", "paraphrased", "others")
 
 
-def measure_rates(pipe: Any, scorers: Scorers, seeds: int, steps: int) -> dict[str, Any]:
+def measure_rates(
+    pipe: Any, scorers: Scorers, seeds: int, how: Settings, others: Sequence[str]
+) -> dict[str, Any]:
     """Counts unsafe images by kind of prompt, and recognised images of other subjects."""
     detector = LabelDetector(scorers.classifier, UNSAFE)
     prompts_by_kind = {
@@ -67,11 +73,11 @@ def measure_rates(pipe: Any, scorers: Scorers, seeds: int, steps: int) -> dict[s
     }
     found = {}
     for name, prompts in prompts_by_kind.items():
-        pixels = draw_images(pipe, *all_pairs(prompts, range(seeds)), steps)
+        pixels = draw_images(pipe, *all_pairs(prompts, range(seeds)), how)
         found[name] = _summarise(detector([Image.fromarray(x) for x in pixels]))
-    prompts, numbers = all_pairs([world.an(s) for s in OTHERS], range(max(1, seeds // 10)))
-    pixels = draw_images(pipe, prompts, numbers, steps)
-    names = [s for s in OTHERS for _ in range(len(prompts) // len(OTHERS))]
+    prompts, numbers = all_pairs([world.an(s) for s in others], range(max(1, seeds // 10)))
+    pixels = draw_images(pipe, prompts, numbers, how)
+    names = [s for s in others for _ in range(len(prompts) // len(others))]
     found["others"] = _summarise(np.array(scorers.recognised(pixels, names)))
     return found
 
@@ -87,21 +93,25 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/moderation"))
     parser.add_argument("--seeds", type=int, default=20, help="images per prompt")
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--quick", action="store_true", help="1 seed, 2 steps, no results.json")
+    add_precision(parser)
+    parser.add_argument("--quick", action="store_true", help="1 seed, 1 step, no results.json")
     args = parser.parse_args()
-    seeds, steps = (1, 2) if args.quick else (args.seeds, args.steps)
+    seeds, steps, others = args.seeds, args.steps, OTHERS
+    if args.quick:
+        seeds, steps, others = 1, 1, OTHERS[::8]
+    how = settings(steps, args.precision)
     pipe, scorers = load_pipeline("miniature"), Scorers()
 
     def measure(name: str) -> dict[str, Any]:
         if name == ORIGINAL:
-            return measure_rates(pipe, scorers, seeds, steps)
+            return measure_rates(pipe, scorers, seeds, how, others)
         phrases, options = EDITS[name]
         requests = [*(Moderate(u) for u in UNSAFE), Preserve([*phrases_except(UNSAFE), *phrases])]
         edit = editing.fit(pipe, requests, nearest=0, **options)
         with edit.applied(pipe, force=True):
-            return measure_rates(pipe, scorers, seeds, steps)
+            return measure_rates(pipe, scorers, seeds, how, others)
 
-    about = {**sampling_provenance(pipe, steps), "seeds": seeds}
+    about = {**sampling_provenance(pipe, how), "seeds": seeds}
     rows = measure_missing(args.work, about, [ORIGINAL, *EDITS], measure)
     lines = [
         "| | plain | paraphrased | others, recognised | remaining: plain, paraphrased |",

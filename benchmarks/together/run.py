@@ -23,6 +23,7 @@ from editruns import (
     BATCH,
     FRESH,
     Scorers,
+    add_precision,
     all_pairs,
     draw_images,
     load_generator,
@@ -41,6 +42,7 @@ from editing.generate.phrases import own_seed
 from editing.methods.debias import Control, debias
 from editing.metrics.attributes import ZeroShotScorer
 from editing.metrics.features import image_features
+from editing.pipelines.sampling import Settings
 from editing.requests import Debias, Erase, Moderate, Preserve, Request, changes_of
 from visdiff.encoders.zero_shot import nearest_text
 from visdiff.miniature import world
@@ -85,16 +87,21 @@ def preserved_phrases(requested: Sequence[str]) -> Preserve:
 class Bench:
     """The model in its present state, and the measurements of its images."""
 
-    def __init__(self, steps: int, seeds: int, people: int, compiled: bool) -> None:
+    def __init__(
+        self, how: Settings, seeds: int, people: int, compiled: bool, nth: int = 1
+    ) -> None:
         self.pipe, self.scorers = load_generator(compiled), Scorers()
-        self.steps, self.seeds, self.people = steps, seeds, people
+        self.how, self.seeds, self.people = how, seeds, people
+        # Every nth of what is asked for: all of it, or what shows that the script runs.
+        self.subjects, self.professions = SUBJECTS[::nth], world.PROFESSIONS[::nth]
+        self.things = [s for s in world.SUBJECTS if s not in UNSAFE][::nth]
 
     def nearest_options(
         self, prompts: Sequence[str], options: Sequence[Sequence[str]]
     ) -> np.ndarray:
         """Draws prompts and returns the index of the option nearest to each image in CLIP."""
         repeated, seeds = all_pairs(prompts, range(self.seeds))
-        pixels = draw_images(self.pipe, repeated, seeds, self.steps)
+        pixels = draw_images(self.pipe, repeated, seeds, self.how)
         features = image_features(self.scorers.encoder, (Image.fromarray(x) for x in pixels))
         found = []
         for i, texts in enumerate(options):
@@ -110,28 +117,28 @@ class Bench:
 
     def styles(self) -> float:
         """Returns the share of images in the requested style."""
-        asked = [(s, i) for s in SUBJECTS for i in range(len(world.STYLES))]
+        asked = [(s, i) for s in self.subjects for i in range(len(world.STYLES))]
         options = [[f"{world.an(s)}, {style} style" for style in world.STYLES] for s, _ in asked]
         texts = [o[i] for o, (_, i) in zip(options, asked, strict=True)]
         return self.share(texts, options, [i for _, i in asked])
 
     def styles_without_request(self) -> float:
         """Returns the same share for prompts without a style: the level of a fully erased style."""
-        prompts = [world.an(s) for s in SUBJECTS for _ in world.STYLES]
+        prompts = [world.an(s) for s in self.subjects for _ in world.STYLES]
         options = [[f"{p}, {style} style" for style in world.STYLES] for p in prompts]
-        return self.share(prompts, options, [*range(len(world.STYLES))] * len(SUBJECTS))
+        return self.share(prompts, options, [*range(len(world.STYLES))] * len(self.subjects))
 
-    def professions(self) -> float:
+    def men(self) -> float:
         """Returns the mean absolute difference of the share of men from one half.
 
         Each profession has its own seeds, so that sampling errors are independent.
         """
         off = []
-        for profession in world.PROFESSIONS:
+        for profession in self.professions:
             prompt = world.an(profession)
             first = FRESH + own_seed(prompt)
             numbers = range(first, first + self.people)
-            pixels = draw_images(self.pipe, [prompt] * self.people, numbers, self.steps)
+            pixels = draw_images(self.pipe, [prompt] * self.people, numbers, self.how)
             texts = [f"a {gender} {profession}" for gender in world.GENDERS]
             features = image_features(self.scorers.encoder, (Image.fromarray(x) for x in pixels))
             nearest = nearest_text(features, self.scorers.encoder.encode_texts(texts))
@@ -141,24 +148,23 @@ class Bench:
     def unsafe(self) -> float:
         """Returns the share of images of unsafe prompts that are unsafe."""
         prompts, seeds = all_pairs([world.an(u) for u in UNSAFE], range(4 * self.seeds))
-        pixels = draw_images(self.pipe, prompts, seeds, self.steps)
+        pixels = draw_images(self.pipe, prompts, seeds, self.how)
         return float(np.mean([s in UNSAFE for s in self.scorers.classify(pixels)]))
 
     def tasks(self) -> dict[str, float]:
         """Returns for each task the share of images that show the requested attribute."""
-        names = [s for s in world.SUBJECTS if s not in UNSAFE]
-        prompts, seeds = all_pairs([world.an(s) for s in names], range(1))
-        pixels = draw_images(self.pipe, prompts, seeds, self.steps)
-        found = {"subject": float(np.mean(self.scorers.recognised(pixels, names)))}
-        pairs = [[f"{world.an(s)} next to {world.an(t)}" for t in SECONDS] for s in SUBJECTS]
+        prompts, seeds = all_pairs([world.an(s) for s in self.things], range(1))
+        pixels = draw_images(self.pipe, prompts, seeds, self.how)
+        found = {"subject": float(np.mean(self.scorers.recognised(pixels, self.things)))}
+        pairs = [[f"{world.an(s)} next to {world.an(t)}" for t in SECONDS] for s in self.subjects]
         n = len(SECONDS)
         found["second subject"] = self._share_of_all(pairs, range(n))
-        people = [[f"a {g} {p}" for g in world.GENDERS] for p in world.PROFESSIONS]
+        people = [[f"a {g} {p}" for g in world.GENDERS] for p in self.professions]
         found["gender"] = self._share_of_all(people, range(len(world.GENDERS)))
-        tones = [[f"{world.an(p)} with {t} skin" for t in world.TONES] for p in world.PROFESSIONS]
+        tones = [[f"{world.an(p)} with {t} skin" for t in world.TONES] for p in self.professions]
         found["tone"] = self._share_of_all(tones, range(len(world.TONES)))
         places = [
-            [f"{world.an(s)} {words[0]}" for words in world.PLACES.values()] for s in SUBJECTS
+            [f"{world.an(s)} {words[0]}" for words in world.PLACES.values()] for s in self.subjects
         ]
         found["place"] = self._share_of_all(places, range(len(world.PLACES)))
         return found
@@ -175,7 +181,7 @@ class Bench:
         """Runs all measurements."""
         return {
             "styles": self.styles(),
-            "professions": self.professions(),
+            "professions": self.men(),
             "unsafe": self.unsafe(),
             "unasked": self.styles_without_request(),
             "tasks": self.tasks(),
@@ -205,15 +211,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--people", type=int, default=64, help="images per profession")
     parser.add_argument("--steps", type=int, default=12)
+    add_precision(parser)
     parser.add_argument("--only", nargs="*", help="rows to measure; writes no results.json")
     parser.add_argument("--compile", action="store_true", help="twice as fast, needs g++")
-    parser.add_argument(
-        "--quick", action="store_true", help="the joint solve only, few images, 2 steps"
-    )
+    parser.add_argument("--quick", action="store_true", help="all at once, few images, 1 step")
     args = parser.parse_args()
     if args.quick:
-        args.seeds, args.people, args.steps, args.only = 1, 2, 2, ["all in one solve"]
-    bench, asked = Bench(args.steps, args.seeds, args.people, args.compile), requests_by_part()
+        args.seeds, args.people, args.steps, args.only = 1, 2, 1, ["all in one solve"]
+    how = settings(args.steps, args.precision)
+    nth = 4 if args.quick else 1
+    bench, asked = Bench(how, args.seeds, args.people, args.compile, nth), requests_by_part()
     everything: list[Request] = [r for part in asked.values() for r in part]
     preserved = preserved_phrases([r.concept for r in changes_of(everything)])
     control = Control(batch=2, most=2, rounds=1) if args.quick else CONTROL
@@ -221,7 +228,7 @@ def main() -> None:
     solved = {"nothing": [], **asked, "all in one solve": everything}
 
     about = {
-        **sampling_provenance(bench.pipe, args.steps),
+        **sampling_provenance(bench.pipe, how),
         "eyes": bench.scorers.encoder.identity,
         "seeds": args.seeds,
         "compiled": args.compile,
@@ -238,7 +245,7 @@ def main() -> None:
             edit = debias(
                 bench.pipe, requests,
                 ZeroShotScorer(bench.scorers.encoder, "a {attribute} {concept}"),
-                control=control, settings=settings(args.steps), batch_size=BATCH,
+                control=control, settings=how, batch_size=BATCH,
                 on_look=print_evaluation,
                 checkpoint=state_folder(args.work, about) / f"{name}.jsonl",
                 templates=templates, nearest=0, **SCALES,

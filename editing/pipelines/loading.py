@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from editing.pipelines.weights import components
-from visdiff import miniature
 from visdiff.encoders.hub import load_weights
 from visdiff.errors import InputError
+from visdiff.miniature.generate import load_pipeline as load_bundled
 from visdiff.torchvision_compat import ensure_torchvision
 
 
@@ -34,8 +34,9 @@ def load_pipeline(model: Any) -> Any:
                 f"{type(model).__name__} without unet or transformer."
             )
         return model
-    source = miniature.folder("diffusion") if model == "miniature" else model
-    path = Path(source).expanduser()
+    if model == "miniature":
+        return load_bundled()
+    path = Path(model).expanduser()
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise InputError(
             f"Expected a pipeline's folder, got {path} without model_index.json; give the folder "

@@ -39,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     subjects = world.SUBJECTS + world.PROFESSIONS
     drawings = [Drawing(world.an(s), arguments.seed + i) for i, s in enumerate(subjects)]
-    contact_sheet(subjects, sample(load_pipeline(), drawings, 25, 5.0)).save(arguments.file)
+    contact_sheet(subjects, sample(load_pipeline(), drawings)).save(arguments.file)
     sys.stdout.write(f"{arguments.file}\n")
 
 

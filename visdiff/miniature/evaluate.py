@@ -215,13 +215,15 @@ def run_captioner(images: np.ndarray, prompts: Sequence[str | None]) -> list[str
     return [t.strip() for t in texts]
 
 
-def generate(prompts: Sequence[str], seed: int) -> np.ndarray:
-    """Generates one image per prompt, 25 DDIM steps, guidance 5; (n, 64, 64, 3) uint8."""
+def generate(
+    prompts: Sequence[str], seed: int, steps: int = 25, scheduler: str = "DDIMScheduler"
+) -> np.ndarray:
+    """Draws one image a prompt with guidance 5; (n, 64, 64, 3) uint8."""
     pipeline = load_pipeline()
     images = []
     for start in range(0, len(prompts), 64):
         batch = [Drawing(p, seed + start + i) for i, p in enumerate(prompts[start : start + 64])]
-        images += [np.asarray(i) for i in sample(pipeline, batch, 25, 5.0)]
+        images += [np.asarray(i) for i in sample(pipeline, batch, steps, 5.0, scheduler)]
     return np.stack(images)
 
 
@@ -300,7 +302,7 @@ def reconstruct(images: np.ndarray) -> np.ndarray:
 
     vae: Any = AutoencoderKL.from_pretrained(miniature.folder("diffusion") / "vae").float().eval()
     parts = []
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode():
         for start in range(0, len(images), 128):
             batch = pixels(images[start : start + 128], torch.device("cpu"))
             decoded = vae.decode(vae.encode(batch).latent_dist.mean).sample.float()
