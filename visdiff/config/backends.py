@@ -5,7 +5,7 @@ whether it has them shows when it is made, see `visdiff.registry.make`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
@@ -218,30 +218,7 @@ class ExternalRankerConfig(BackendConfig):
     backend: str
 
 
-def _by_name(*models: type[BackendConfig]) -> dict[str, type[BackendConfig]]:
-    return {model.model_fields["backend"].default: model for model in models}
-
-
 _EXTERNAL = "not built in"
-_CAPTIONERS = _by_name(BlipConfig, Blip2Config, ChatCaptionerConfig, ManifestCaptionerConfig)
-_PROPOSERS = _by_name(
-    NgramsConfig,
-    ManualConfig,
-    ConceptsConfig,
-    Blip2FeaturesConfig,
-    CaptionsLlmConfig,
-    PairedCaptionsLlmConfig,
-    ImagesVlmConfig,
-)
-_RANKERS = _by_name(ClipConfig, CaptionsLexicalConfig, CaptionsLlmRankerConfig, VqaConfig)
-
-MODELS: Mapping[str, Mapping[str, type[BackendConfig]]] = {
-    "captioner": {**_CAPTIONERS, _EXTERNAL: ExternalCaptionerConfig},
-    "proposer": {**_PROPOSERS, _EXTERNAL: ExternalProposerConfig},
-    "ranker": {**_RANKERS, _EXTERNAL: ExternalRankerConfig},
-    "verify": {**_RANKERS, _EXTERNAL: ExternalRankerConfig},
-}
-"""By role and name of the backend: the model of its settings."""
 
 
 def _choice(role: str, default: str) -> Discriminator:
@@ -282,6 +259,20 @@ RankerConfig = Annotated[
     | Annotated[ExternalRankerConfig, Tag(_EXTERNAL)],
     _choice("ranker", "clip"),
 ]
+
+
+def _models(union: Any) -> dict[str, type[BackendConfig]]:
+    """Returns tag → model of a union above."""
+    return {tag.tag: model for model, tag in map(get_args, get_args(get_args(union)[0]))}
+
+
+MODELS: Mapping[str, Mapping[str, type[BackendConfig]]] = {
+    "captioner": _models(CaptionerConfig),
+    "proposer": _models(ProposerConfig),
+    "ranker": _models(RankerConfig),
+    "verify": _models(RankerConfig),
+}
+"""Role → name of the backend → model of its settings."""
 
 
 def having(role: str, setting: str) -> Sequence[str]:
