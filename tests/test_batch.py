@@ -553,7 +553,7 @@ def test_replies_that_cannot_be_cached_can_be_collected_later(
     with Cache(blocked) as broken:
         found = collect_replies(server, broken, tmp_path / "state")
     assert (found.replies, found.pending) == (0, 2)
-    assert "collect again; nothing is lost" in found.sentences[0]
+    assert "collect again (nothing is lost)" in found.sentences[0]
     assert collect_replies(server, cache, tmp_path / "state").replies == 2
     with pytest.raises(InputError, match="mode rw"), Cache(mode="ro") as shut:
         collect_replies(server, shut, tmp_path / "state", again=True)

@@ -281,7 +281,7 @@ def undisturbed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     [
         ({"ranker": "captions-lexical"}, "blip-image-captioning-base"),
         ({"captioner": "manifest"}, "open_clip model ViT-B-32"),
-        ({"captioner": "manifest", "ranker__model": "ViT-B-33"}, "a model that open_clip knows"),
+        ({"captioner": "manifest", "ranker__model": "ViT-B-33"}, "Expected a model of open_clip"),
         ({"captioner": "manifest", "ranker__pretrained": "nobody"}, "a weights tag"),
         ({"captioner__model": "/nowhere/at/all"}, "which is no folder"),
         (
