@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from visdiff.bench.pairs import Benchmark, Pair
-from visdiff.bench.run import Finding, run
+from visdiff.bench.run import Finding, SystemOutput, run
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.judges.world import WorldJudge
@@ -70,7 +70,9 @@ def test_only_complete_rows_are_tabulated(tmp_path: Path) -> None:
     def record(row: str, benchmark: Benchmark) -> None:
         run(
             benchmark, mini.results_file(row, tmp_path), config=Config.of("miniature"),
-            judge=WorldJudge(), system=lambda a, b: SystemOutput([Finding("grass", "A")]), progress=False,
+            judge=WorldJudge(),
+            system=lambda a, b: SystemOutput([Finding("grass", "A")]),
+            progress=False,
         )  # fmt: skip
 
     record("ngrams/clip", both)
