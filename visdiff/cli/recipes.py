@@ -241,7 +241,9 @@ def generators(
     from visdiff.recipes.generators import form
 
     if name and len(name) != 2:
-        raise InputError(f"Expected --name twice, one for each generator, got {len(name)}.")
+        raise InputError(
+            f"Expected two --name options, one per generator, got {len(name)}; pass both or none."
+        )
     names = dict(zip(("name_first", "name_second"), name or [], strict=False))
     _run(
         lambda settings, _: form(

@@ -54,14 +54,18 @@ def choose(
     if features.ndim != 2 or is_a.dtype != bool or not len(features) == len(is_a) == len(usable):
         raise ValueError(
             f"Expected features (m, d) and booleans (m,), got {features.shape}, {is_a.shape} of "
-            f"{is_a.dtype} and {usable.shape}."
+            f"{is_a.dtype} and {usable.shape}; pass arrays of the same length."
         )
     if n < 1 or not is_a[: is_a.sum()].all():
-        raise ValueError(f"Expected n of 1 or more and A's images first, got n={n}.")
+        raise ValueError(
+            f"Expected n of 1 or more and A's images first, got n={n}; sort the images by set."
+        )
     half = int(is_a.sum())
     if paired:
         if 2 * half != len(is_a):
-            raise ValueError(f"Expected as many images of A as of B, got {half} of {len(is_a)}.")
+            raise ValueError(
+                f"Expected as many images of A as of B, got {half} of {len(is_a)}; call `pair_up`."
+            )
         usable = np.tile(usable[:half] | usable[half:], 2)
     # Drawn before any branch, so that the generator's state afterwards is always the same.
     probe, clusters = (np.random.default_rng(seed) for seed in rng.integers(2**63, size=2))

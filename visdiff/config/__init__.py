@@ -132,7 +132,7 @@ class Config(Frozen):
             text = Path(path).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
-                f"Expected a TOML file, got {path}, which cannot be read: {error}."
+                f"Expected a TOML file, got {path}, which cannot be read: {error}; check the path."
             ) from error
         return cls.parse(text, source=str(path))
 
@@ -146,7 +146,9 @@ class Config(Frozen):
         try:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise InputError(f"Expected TOML in {source}, got a syntax error: {error}.") from error
+            raise InputError(
+                f"Expected TOML in {source}, got a syntax error: {error}; correct the file."
+            ) from error
         preset = data.get("preset", cls.model_fields["preset"].default)
         if isinstance(preset, str) and source != f"preset {preset}":
             if preset not in preset_names():
@@ -255,12 +257,12 @@ def _error_message(model: type[BaseModel], error: ValidationError, source: str) 
         expected = " or ".join(dict.fromkeys(_expected(e["msg"]) for e in related))
         return f"Expected {field} in {source} to be {expected}, got {first['input']!r}."
     role, name = str(first["loc"][0]), str(first["loc"][-1])
-    text, names = f"Unknown setting {field!r} in {source}", list(table.model_fields)
+    text, names = f"Expected known settings in {source}, got {field!r}", list(table.model_fields)
     if role in MODELS and (others := backends_with(role, name)):
         backend = table.model_fields["backend"].default
         return (
-            f"{text}: {backend!r} has no such setting, others have ({', '.join(others)}); choose "
-            f"one of them, or remove the setting. Known: {', '.join(names)}."
+            f"{text}, which {backend!r} does not have; choose a backend that has it "
+            f"({', '.join(others)}) or remove the setting. Known: {', '.join(names)}."
         )
     near = difflib.get_close_matches(name, names, n=1)
     return f"{text}. " + (f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}.")

@@ -52,7 +52,7 @@ class Prompt:
         if placeholders != set(values):
             raise ValueError(
                 f"Expected values for {sorted(placeholders)} of prompt {self.id}, got "
-                f"{sorted(values)}."
+                f"{sorted(values)}; pass exactly these."
             )
         return _PLACEHOLDER.sub(lambda m: str(values[m[1]]), self.text).strip()
 
@@ -73,6 +73,6 @@ def load(name: str) -> Prompt:
         InputError: There is no such prompt.
     """
     if name not in names():
-        raise InputError(f"Expected a prompt ({', '.join(names())}), got {name!r}.")
+        raise InputError(f"Expected a prompt ({', '.join(names())}), got {name!r}; correct it.")
     data = tomllib.loads((resources.files(__name__) / f"{name}.toml").read_text("utf-8"))
     return Prompt(data["id"], data["version"], data["text"].strip(), data.get("system", "").strip())
