@@ -1,7 +1,7 @@
-"""Backends that cost nothing, reached as "fakes:Class", and sets of images that fit them.
+"""Fast backends for tests, named "fakes:Class", and image sets for them.
 
-They look at colours: a caption names the strongest channel of an image, a score is a channel's
-mean. What was really computed (not taken from the cache) is counted.
+They use colours: a caption names the strongest channel of an image, a score is the mean of a
+channel. Images that were computed, and not taken from the cache, are counted.
 """
 
 import io
@@ -33,14 +33,14 @@ CHANNELS = ("red", "green", "blue")
 
 
 class Killed(BaseException):
-    """Stands in for a process that ends: nobody may catch it and go on."""
+    """A simulated kill of the process; no code may catch it."""
 
 
-class _Looks:
-    """A model of mean colours.
+class _ColourModel:
+    """A model that computes mean colours.
 
     Attributes:
-        computed: Images given to the model so far, by class; tests set it to 0.
+        computed: Number of images computed so far, per class; tests reset it to 0.
         dies_at: Raise `Killed` instead of computing more than this many images in all.
     """
 
@@ -78,8 +78,8 @@ class _Looks:
         return self.values(batch)
 
 
-class ColourCaptioner(_Looks, Captioner):
-    """Says "a red square" and the like."""
+class ColourCaptioner(_ColourModel, Captioner):
+    """A captioner that returns "a red square", "a green square" or "a blue square"."""
 
     name = "colour"
     kind = "fake-caption"
@@ -91,8 +91,8 @@ class ColourCaptioner(_Looks, Captioner):
         return apply(self, images, self.runtime, batch_size=self.batch_size, desc="captions")
 
 
-class ColourRanker(_Looks, Ranker):
-    """Scores a hypothesis by the mean of the channel that it names, 0 when it names none."""
+class ColourRanker(_ColourModel, Ranker):
+    """A ranker whose score is the mean of the channel named in the hypothesis, or 0."""
 
     name = "colour"
     kind = "fake-colour"
@@ -118,15 +118,15 @@ class ColourRanker(_Looks, Ranker):
 
 
 class DeadlyCaptioner(ColourCaptioner):
-    """A captioner of its own, so that the counters of others stay as they are."""
+    """A separate captioner class, so that it has its own counters."""
 
 
 class DeadlyRanker(ColourRanker):
-    """Likewise, a ranker."""
+    """A separate ranker class, so that it has its own counters."""
 
 
 class SlowCaptioner(ColourCaptioner):
-    """Takes a moment for a batch, so that a test can kill it half-way."""
+    """A captioner that sleeps per batch, so that a test can kill it midway."""
 
     def values(self, batch: list[np.ndarray]) -> list[str]:
         time.sleep(float(os.environ.get("FAKES_SLEEP", "0")))
@@ -134,14 +134,14 @@ class SlowCaptioner(ColourCaptioner):
 
 
 class ColourChat(ScriptedChat):
-    """Answers the questions of proposers and rankers by the colours that it reads or sees.
+    """A chat model that answers proposers and rankers by the colours of captions or images.
 
-    It proposes the channels that Group A has more of, in the sloppy way of a chat model, and says
-    yes when a caption or an image has the channel that a phrase names.
+    It proposes the channels that Group A has more of, with additional text and Markdown as chat
+    models write them, and answers yes if a caption or an image has the channel of the phrase.
 
     Attributes:
-        asked: Questions so far; tests set it to 0.
-        fails: What every question gets in place of an answer, when it is set.
+        asked: Number of requests so far; tests reset it to 0.
+        fails: Failure that every request returns, if it is set.
     """
 
     asked: ClassVar[int] = 0
@@ -158,9 +158,9 @@ class ColourChat(ScriptedChat):
         texts = [part for part in parts if isinstance(part, str)]
         if request.choices:
             phrase = next(x for t in texts for x in t.splitlines() if x.startswith("Phrase: "))
-            told = [x for t in texts for x in t.splitlines() if x.startswith("Caption: ")]
-            told += [_seen(part) for part in parts if isinstance(part, Picture)]
-            return "yes" if any(c in phrase and c in told[0] for c in CHANNELS) else "no"
+            contents = [x for t in texts for x in t.splitlines() if x.startswith("Caption: ")]
+            contents += [_strongest_channel(part) for part in parts if isinstance(part, Picture)]
+            return "yes" if any(c in phrase and c in contents[0] for c in CHANNELS) else "no"
         counts = {"A": Counter[str](), "B": Counter[str]()}
         for line in (x for text in texts for x in text.splitlines()):
             for group, count in counts.items():
@@ -168,13 +168,13 @@ class ColourChat(ScriptedChat):
                     count.update(c for c in CHANNELS if c in line)
         for label, part in itertools.pairwise(parts):
             if isinstance(part, Picture) and isinstance(label, str):
-                counts[label.split(",")[0].removeprefix("Group ")][_seen(part)] += 1
+                counts[label.split(",")[0].removeprefix("Group ")][_strongest_channel(part)] += 1
         more = [c for c in CHANNELS if counts["A"][c] > counts["B"][c]]
         return json.dumps({"hypotheses": ["Here you are:", *(f"* **a {c} square**" for c in more)]})
 
 
 class WatchfulProposer(NgramProposer):
-    """Sees to it that the captions that it reads are those of the images beside them."""
+    """A proposer that asserts that captions belong to their images."""
 
     def propose(
         self, evidence: Evidence, *, rng: np.random.Generator | None = None, round: int = 1
@@ -188,7 +188,7 @@ class WatchfulProposer(NgramProposer):
 
 
 class WatchfulRanker(CaptionsLexicalRanker):
-    """Likewise."""
+    """A ranker that asserts that captions belong to their images."""
 
     def score(
         self,
@@ -200,7 +200,7 @@ class WatchfulRanker(CaptionsLexicalRanker):
         return super().score(hypotheses, images, captions)
 
 
-def _seen(part: Picture) -> str:
+def _strongest_channel(part: Picture) -> str:
     with Image.open(io.BytesIO(part.data)) as image:
         return CHANNELS[int(np.asarray(image, np.float32).mean(axis=(0, 1)).argmax())]
 
@@ -212,7 +212,7 @@ def _log(name: str, count: int) -> None:
 
 
 def logged(path: Path, name: str) -> int:
-    """Count the images that a backend, in any process with this FAKES_LOG, has computed."""
+    """Returns the number of images computed by a backend in all processes with this FAKES_LOG."""
     if not path.exists():
         return 0
     lines = [line.split() for line in path.read_text("utf-8").splitlines()]
@@ -220,7 +220,7 @@ def logged(path: Path, name: str) -> int:
 
 
 def picture(colour: str, rng: np.random.Generator, size: int = 8) -> Image.Image:
-    """Draw a noisy square of one of the channels."""
+    """Returns a noisy square of one channel."""
     pixels = rng.integers(0, 100, (size, size, 3))
     pixels[..., CHANNELS.index(colour)] += 120
     return Image.fromarray(pixels.astype(np.uint8))
@@ -234,7 +234,7 @@ def write_set(
     colours: Sequence[str] | None = None,
     **columns: Sequence[Any],
 ) -> Path:
-    """Write different small images and a manifest with their captions; returns the manifest."""
+    """Writes distinct small images and a manifest with captions; returns the manifest's path."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     colours = colours or ["green"] * len(captions)
@@ -246,8 +246,10 @@ def write_set(
     return manifest
 
 
-def said(n: int, seed: int, *, place: str, share: float = 1.0, other: str = "at home") -> list[str]:
-    """Write n captions of people, `share` of them at a place, the others at another."""
+def place_captions(
+    n: int, seed: int, *, place: str, share: float = 1.0, other: str = "at home"
+) -> list[str]:
+    """Returns n captions of people, a fraction `share` of them at a place, the rest elsewhere."""
     rng = np.random.default_rng(seed)
     people = ("a cook", "a nurse", "a sailor", "a judge", "a clown")
     return [

@@ -182,7 +182,7 @@ def test_after_collect_the_ordinary_command_makes_no_call(
         server.end("batch_0")
         late = invoke(app, "collect", *llm_options)
         assert late.exit_code == 0, late.output
-        assert late.stdout.endswith("10 replies, 0 failures, 0 requests to come\n")
+        assert late.stdout.endswith("10 replies, 0 failures, 0 requests pending\n")
         assert server.count(DIRECT_CALL) == 0
 
         before = len(server.calls)

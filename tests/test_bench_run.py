@@ -143,8 +143,8 @@ def test_a_comparison_ranks_rejected_candidates_after_its_differences() -> None:
         rejected=(
             Rejected("moss", "A", "not significant", 0.6, 0.2, 0.3),
             Rejected("sand", "B", "not significant", 0.65, 0.1, 0.2),
-            Rejected("sea", "A", "the scores go the other way", 0.5, 0.6, 0.6),
-            Rejected("sky", "A", "no image could be scored on it"),
+            Rejected("sea", "A", "the scores point in the other direction", 0.5, 0.6, 0.6),
+            Rejected("sky", "A", "no image could be scored"),
         ),
         separability=Separability(),
         set_a=card,

@@ -1,4 +1,4 @@
-"""The command line: data on stdout, one sentence for each mistake, the exit status as promised."""
+"""Tests of the command line: stdout, error messages and exit status."""
 
 import json
 import logging
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fakes import said, write_set
+from fakes import place_captions, write_set
 from PIL import Image
 
 from visdiff.cli import app as cli
 
 ROOT = Path(__file__).parents[1]
 WORDS = ("--captioner", "manifest", "--ranker", "captions-lexical")
-# The issue's list of what `differences[]` has.
-PROMISED = {
+# Fields of every entry of `differences`.
+FIELDS = {
     "text",
     "direction",
     "auroc",
@@ -32,14 +32,14 @@ PROMISED = {
 
 
 @dataclass
-class Ran:
+class Result:
     code: int
     out: str
     err: str
 
     @property
-    def complaint(self) -> str:
-        """The one sentence of a failed command; anything else on stderr fails the test."""
+    def error(self) -> str:
+        """The error message of a failed command; other output fails the test."""
         assert self.out == ""
         assert "Traceback" not in self.err
         lines = self.err.splitlines()
@@ -48,11 +48,11 @@ class Ran:
         return lines[0].removeprefix("visdiff: ")
 
 
-Run = Callable[..., Ran]
+Run = Callable[..., Result]
 
 
-def process(folder: Path, *arguments: object) -> Ran:
-    """Run the command in a process of its own."""
+def process(folder: Path, *arguments: object) -> Result:
+    """Runs the command in a separate process."""
     ran = subprocess.run(
         [sys.executable, "-m", "visdiff.cli", *map(str, arguments)],
         capture_output=True,
@@ -60,20 +60,20 @@ def process(folder: Path, *arguments: object) -> Ran:
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    return Ran(ran.returncode, ran.stdout, ran.stderr)
+    return Result(ran.returncode, ran.stdout, ran.stderr)
 
 
 @pytest.fixture
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Iterator[Run]:
-    """Run the command in this process, in an empty folder."""
+    """Yields a function that runs the command in this process, in an empty folder."""
     logger = logging.getLogger("visdiff")
     before = list(logger.handlers)
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
 
-    def call(*arguments: object) -> Ran:
+    def call(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["visdiff", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
@@ -81,7 +81,7 @@ def run(
         code = ended.value.code
         captured = capsys.readouterr()
         logger.handlers[:] = before
-        return Ran(0 if code is None else int(code), captured.out, captured.err)
+        return Result(0 if code is None else int(code), captured.out, captured.err)
 
     yield call
     logger.handlers[:] = before
@@ -91,35 +91,35 @@ def run(
 def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("sets")
     return (
-        write_set(folder / "wall", said(60, 1, place="by a brick wall"), seed=1),
-        write_set(folder / "lawn", said(60, 2, place="on the grass"), seed=2),
+        write_set(folder / "wall", place_captions(60, 1, place="by a brick wall"), seed=1),
+        write_set(folder / "lawn", place_captions(60, 2, place="on the grass"), seed=2),
     )
 
 
-def test_json_is_all_that_is_on_stdout(run: Run, sets: tuple[Path, Path]) -> None:
+def test_stdout_contains_only_json(run: Run, sets: tuple[Path, Path]) -> None:
     ran = run("compare", *sets, *WORDS, "--json", "--null", 2, "--seed", 3)
     assert ran.code == 0, ran.err
     report = json.loads(ran.out)
     assert "confirmed" in report["verdict"]
     assert {d["direction"] for d in report["differences"] if d["confirmed"]} == {"A", "B"}
     for difference in report["differences"]:
-        assert difference.keys() >= PROMISED
+        assert difference.keys() >= FIELDS
         assert isinstance(difference["synonyms"], list)
     assert report["null"]["repeats"] == 2
     assert report["config"]["seed"] == 3
-    # Progress and the plan are for people.
+    # Progress and the plan go to stderr.
     assert "preflight" in ran.err
     assert "60 images against 60" in ran.err
 
 
-def test_json_of_a_process_of_its_own(sets: tuple[Path, Path], tmp_path: Path) -> None:
+def test_json_of_a_separate_process(sets: tuple[Path, Path], tmp_path: Path) -> None:
     ran = process(tmp_path, "compare", *sets, *WORDS, "--json")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["differences"]
     assert "Traceback" not in ran.err
 
 
-def test_the_table_is_for_people(run: Run, sets: tuple[Path, Path]) -> None:
+def test_the_table(run: Run, sets: tuple[Path, Path]) -> None:
     ran = run("compare", *sets, *WORDS, "--null", 1)
     assert ran.code == 0, ran.err
     assert "brick wall" in ran.out
@@ -152,7 +152,7 @@ def test_dry_run_computes_nothing(run: Run, sets: tuple[Path, Path], tmp_path: P
     plan = json.loads(run(*arguments, "--json").out)
     assert (plan["n_a"], plan["n_b"], plan["paid_calls"]) == (60, 60, 0)
     assert plan["captions"] + plan["scored"] == 120
-    # Caption for caption: what reads captions needs them of every image.
+    # The ranker needs a caption of every image.
     assert json.loads(run("compare", *sets, *WORDS, "--dry-run", "--json").out)["captions"] == 120
 
 
@@ -175,16 +175,16 @@ def test_groups_of_one_manifest(run: Run, sets: tuple[Path, Path], tmp_path: Pat
 
     ran = run("compare", both, both, *where[:2], "--where-b", "group_name=lwan", *WORDS)
     assert ran.code == 2
-    complaint = ran.complaint
+    complaint = ran.error
     assert "'lwan'" in complaint
     assert "lawn" in complaint
     assert "wall" in complaint
     ran = run("compare", both, both, "--where-a", "group=wall", *WORDS)
     assert ran.code == 2
-    assert "group_name" in ran.complaint
+    assert "group_name" in ran.error
     ran = run("compare", both, both, "--where-a", "group_name", *WORDS)
     assert ran.code == 2
-    assert "--where-a name=value, got 'group_name'" in ran.complaint
+    assert "--where-a name=value, got 'group_name'" in ran.error
 
 
 def test_settings_from_the_command_line(run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:
@@ -205,14 +205,14 @@ def test_missing_folder(run: Run, sets: tuple[Path, Path]) -> None:
     for arguments in (("nowhere", sets[0]), (sets[0], "nowhere")):
         ran = run("compare", *arguments, *WORDS)
         assert ran.code == 2
-        assert "'nowhere'" in ran.complaint
+        assert "'nowhere'" in ran.error
 
 
 def test_empty_folder(run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     ran = run("compare", tmp_path / "empty", sets[1], *WORDS)
     assert ran.code == 2
-    assert "an empty folder" in ran.complaint
+    assert "an empty folder" in ran.error
 
 
 def test_one_image(run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:
@@ -230,14 +230,14 @@ def test_manifest_without_path(run: Run, sets: tuple[Path, Path], tmp_path: Path
     manifest.write_text("file,caption\na.png,a cook\n")
     ran = run("compare", manifest, sets[1], *WORDS)
     assert ran.code == 2
-    complaint = ran.complaint
+    complaint = ran.error
     assert "a column `path`" in complaint
     assert "file" in complaint
 
 
 def test_damaged_files_among_good_ones(run: Run, tmp_path: Path) -> None:
-    a = write_set(tmp_path / "a", said(60, 1, place="by a wall"), seed=1)
-    b = write_set(tmp_path / "b", said(60, 2, place="on the grass"), seed=2)
+    a = write_set(tmp_path / "a", place_captions(60, 1, place="by a wall"), seed=1)
+    b = write_set(tmp_path / "b", place_captions(60, 2, place="on the grass"), seed=2)
     whole = (a.parent / "003.png").read_bytes()
     (a.parent / "003.png").write_bytes(whole[: len(whole) // 2])
     (b.parent / "007.png").write_bytes(b"not an image at all")
@@ -256,7 +256,7 @@ def test_damaged_files_among_good_ones(run: Run, tmp_path: Path) -> None:
 def test_unknown_preset_with_a_suggestion(run: Run, sets: tuple[Path, Path]) -> None:
     ran = run("compare", *sets, "--preset", "minature")
     assert ran.code == 2
-    assert "Did you mean 'miniature'" in ran.complaint
+    assert "Did you mean 'miniature'" in ran.error
 
 
 @pytest.mark.parametrize("role", ["captioner", "proposer", "ranker"])
@@ -276,7 +276,7 @@ def test_unknown_backend(run: Run, sets: tuple[Path, Path], role: str) -> None:
         (("--rounds", "some"), "'auto', got 'some'"),
         (("--seed", "-1"), "greater than or equal to 0"),
         (("--paired-by", "prompt,seed"), "add prompt, seed to the manifest"),
-        (("--config", "nowhere.toml"), "nowhere.toml cannot be read"),
+        (("--config", "nowhere.toml"), "nowhere.toml, which cannot be read"),
         (("--config", "x.toml", "--preset", "laptop"), "Expected --config or --preset"),
     ],
 )
@@ -285,25 +285,25 @@ def test_wrong_options(
 ) -> None:
     ran = run("compare", *sets, *WORDS, *arguments)
     assert ran.code == 2
-    assert says in ran.complaint
+    assert says in ran.error
 
 
-def test_weights_that_are_not_there(run: Run, sets: tuple[Path, Path]) -> None:
+def test_missing_weights(run: Run, sets: tuple[Path, Path]) -> None:
     ran = run("compare", *sets)
     assert ran.code == 2
     assert ran.out == ""
     assert "Traceback" not in ran.err
     complaint = ran.err.splitlines()[-1]
-    # What is missing (the first of two), how to get it, and what works without.
+    # The message names the first missing weights, how to get them, and alternatives.
     assert "ViT-B-32" in complaint
     assert "network" in complaint
     assert "`--preset miniature` runs offline, on drawings only" in complaint
 
 
-def test_missing_weights_are_one_sentence_in_a_process_of_its_own(
+def test_missing_weights_are_one_sentence_in_a_separate_process(
     sets: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    # Libraries log to stderr what they do not find, where nobody has set up logging.
+    # Without a logging configuration, libraries log missing files to stderr.
     ran = process(tmp_path, "compare", *sets, "--captioner", "manifest")
     assert ran.code == 2
     assert ran.out == ""
@@ -315,17 +315,17 @@ def test_missing_weights_are_one_sentence_in_a_process_of_its_own(
 
 
 def test_a_folder_that_cannot_be_written(run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:
-    # Below a file nobody can make a folder, root included.
+    # No user, not even root, can create a folder below a file.
     (tmp_path / "file").write_text("")
     ran = run("compare", *sets, *WORDS, "--out", tmp_path / "file" / "report")
     assert ran.code == 2
-    assert "a folder to write the report to" in ran.complaint
+    assert "a folder to write the report to" in ran.error
 
 
 def test_html_in_captions(run: Run, tmp_path: Path) -> None:
     evil = "[bold]<script>alert(1)</script>[/nope]"
-    a = write_set(tmp_path / "a", said(60, 1, place=f"with {evil}"), seed=1)
-    b = write_set(tmp_path / "b", said(60, 2, place="on the grass"), seed=2)
+    a = write_set(tmp_path / "a", place_captions(60, 1, place=f"with {evil}"), seed=1)
+    b = write_set(tmp_path / "b", place_captions(60, 2, place="on the grass"), seed=2)
     ran = run("compare", a, b, *WORDS, "--out", tmp_path / "out")
     assert ran.code == 0, ran.err
     assert "<script>" in ran.out.replace("\n", "")
@@ -334,7 +334,7 @@ def test_html_in_captions(run: Run, tmp_path: Path) -> None:
     assert "&lt;script&gt;" in page
 
 
-def test_replay_of_what_was_never_run(run: Run, sets: tuple[Path, Path]) -> None:
+def test_replay_without_cached_results(run: Run, sets: tuple[Path, Path]) -> None:
     fakes = ("--captioner", "fakes:ColourCaptioner", "--set", "captioner.model=never")
     ran = run("compare", *sets, *fakes, "--ranker", "captions-lexical", "--cache", "replay")
     assert ran.code == 2
@@ -342,20 +342,20 @@ def test_replay_of_what_was_never_run(run: Run, sets: tuple[Path, Path]) -> None
     assert "Traceback" not in ran.err
 
 
-def test_doctor_tells_of_every_preset(run: Run) -> None:
+def test_doctor_reports_every_preset(run: Run) -> None:
     ran = run("doctor")
     assert ran.code == 0, ran.err
     for name in ("miniature", "laptop", "torch", "cache"):
         assert name in ran.out
     found = json.loads(run("doctor", "--json").out)
     presets = {check["name"]: check for check in found["presets"]}
-    # The tests' hub is empty and switched off.
+    # In tests the hub cache is empty and offline.
     assert not presets["laptop"]["usable"]
     assert "`--preset miniature`" in presets["laptop"]["reason"]
     assert found["packages"]["torch"]
 
 
-def test_the_cache_is_looked_after(run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:
+def test_cache_commands(run: Run, sets: tuple[Path, Path], tmp_path: Path) -> None:
     assert run("compare", *sets, *WORDS).code == 0
     assert "preflight" in run("cache", "stats").out
     ran = run("cache", "verify")
@@ -365,6 +365,6 @@ def test_the_cache_is_looked_after(run: Run, sets: tuple[Path, Path], tmp_path: 
     assert len((tmp_path / "all.jsonl").read_text("utf-8").splitlines()) >= 120
     ran = run("cache", "prune")
     assert ran.code == 2
-    assert "Expected --max-mb or --older-than-days" in ran.complaint
+    assert "Expected --max-mb or --older-than-days" in ran.error
     assert run("cache", "prune", "--max-mb", 0).code == 0
     assert "preflight" not in run("cache", "stats").out

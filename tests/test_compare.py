@@ -1,4 +1,4 @@
-"""The whole comparison, without models: manifests, captions, words, colours."""
+"""Tests of complete comparisons, with fake models or without models."""
 
 import json
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ import fakes
 import numpy as np
 import pandas as pd
 import pytest
-from fakes import CHANNELS, picture, said, write_set
+from fakes import CHANNELS, picture, place_captions, write_set
 from PIL import Image
 
 import visdiff
 from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
 from visdiff.comparison.findings import NO_DIFFERENCE
-from visdiff.comparison.null import mixed_up, shuffled
+from visdiff.comparison.null import shuffle_halves, shuffle_labels
 from visdiff.comparison.plan import plan
 from visdiff.comparison.rounds import propose
 from visdiff.comparison.split import Halves, open_pair, split_pair
@@ -46,20 +46,20 @@ def cache(tmp_path: Path) -> Iterator[Cache]:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two manifests: the same people, mostly by a wall in A and mostly on the grass in B."""
+    """Returns two manifests: the same people, mostly by a wall in A and on the grass in B."""
     folder = tmp_path_factory.mktemp("planted")
     return (
-        write_set(folder / "A", said(80, 1, place="by a brick wall", share=0.9), seed=1),
-        write_set(folder / "B", said(80, 2, place="on the grass", share=0.9), seed=2),
+        write_set(folder / "A", place_captions(80, 1, place="by a brick wall", share=0.9), seed=1),
+        write_set(folder / "B", place_captions(80, 2, place="on the grass", share=0.9), seed=2),
     )
 
 
 def facts(report: DifferenceReport) -> dict[str, Any]:
-    """What a report says, without when and how long and what the cache held."""
-    told = json.loads(report.to_json())
+    """Returns the report as JSON values, without times and cache counts."""
+    data = json.loads(report.to_json())
     for name in ("seconds", "created", "cache_hits", "cache_misses"):
-        del told["provenance"][name]
-    return told
+        del data["provenance"][name]
+    return data
 
 
 def colours(n: int, reds: int, seed: int) -> list[Image.Image]:
@@ -104,9 +104,7 @@ def test_a_planted_difference_is_found_in_both_directions(
     assert report.differences[0].text in scores.columns
 
 
-def test_the_numbers_come_from_the_half_that_did_not_propose(
-    planted: tuple[Path, Path], cache: Cache
-) -> None:
+def test_statistics_use_the_scoring_half_only(planted: tuple[Path, Path], cache: Cache) -> None:
     report = visdiff.compare(*planted, **WORDS, cache=cache)
     proposing, scored = set(report.captions), report.scores
     assert scored is not None
@@ -154,8 +152,8 @@ def test_the_same_seed_gives_the_same_report(planted: tuple[Path, Path], tmp_pat
 
 
 def test_sets_that_do_not_differ(tmp_path: Path, cache: Cache) -> None:
-    a = write_set(tmp_path / "a", said(60, 3, place="by a wall", share=0.5), seed=1)
-    b = write_set(tmp_path / "b", said(60, 4, place="by a wall", share=0.5), seed=2)
+    a = write_set(tmp_path / "a", place_captions(60, 3, place="by a wall", share=0.5), seed=1)
+    b = write_set(tmp_path / "b", place_captions(60, 4, place="by a wall", share=0.5), seed=2)
     report = visdiff.compare(a, b, **WORDS, cache=cache)
     assert report.verdict == NO_DIFFERENCE == "no difference found"
     assert not report.confirmed
@@ -172,9 +170,9 @@ def test_a_set_against_itself(planted: tuple[Path, Path], cache: Cache) -> None:
     assert any("80 images of A are in B as well" in w for w in report.warnings)
 
 
-def test_too_few_images_confirm_nothing_and_say_so(tmp_path: Path, cache: Cache) -> None:
-    a = write_set(tmp_path / "a", said(12, 1, place="by a wall"), seed=1)
-    b = write_set(tmp_path / "b", said(12, 2, place="on the grass"), seed=2)
+def test_too_few_images_confirm_nothing_and_warn(tmp_path: Path, cache: Cache) -> None:
+    a = write_set(tmp_path / "a", place_captions(12, 1, place="by a wall"), seed=1)
+    b = write_set(tmp_path / "b", place_captions(12, 2, place="on the grass"), seed=2)
     report = visdiff.compare(a, b, **WORDS, cache=cache)
     assert report.double_dipped
     assert report.differences
@@ -184,7 +182,7 @@ def test_too_few_images_confirm_nothing_and_say_so(tmp_path: Path, cache: Cache)
     assert set(report.scores["half"]) == {"both"}
 
 
-def test_one_image_is_no_set(tmp_path: Path, cache: Cache) -> None:
+def test_a_set_needs_two_images(tmp_path: Path, cache: Cache) -> None:
     a = write_set(tmp_path / "a", ["a cook"], seed=1)
     b = write_set(tmp_path / "b", ["a nurse"] * 30, seed=2)
     with pytest.raises(InputError, match="at least 2 readable images in set A"):
@@ -193,12 +191,12 @@ def test_one_image_is_no_set(tmp_path: Path, cache: Cache) -> None:
         visdiff.compare(b, a, **WORDS, cache=cache)
 
 
-def test_pictures_are_compared_by_what_a_ranker_sees(cache: Cache) -> None:
+def test_images_in_memory_are_compared(cache: Cache) -> None:
     report = visdiff.compare(colours(60, 45, 1), colours(60, 15, 2), **COLOURS, cache=cache)
     found = {d.direction: d.text for d in report.confirmed}
     assert "red" in found["A"]
     assert "blue" in found["B"]
-    # The ranker has features: how different the sets are is known, and that all is explained.
+    # The ranker has features, so the separability of the images is known.
     assert report.separability.images is not None
     assert report.separability.images > 0.6
     assert report.separability.gap is not None
@@ -207,7 +205,7 @@ def test_pictures_are_compared_by_what_a_ranker_sees(cache: Cache) -> None:
 
 def test_the_batch_size_changes_nothing(tmp_path: Path) -> None:
     sets = colours(60, 45, 1), colours(60, 15, 2)
-    told = []
+    reports = []
     for size in (1, 7, 64):
         with Cache(tmp_path / str(size)) as cache:
             report = visdiff.compare(
@@ -219,15 +217,15 @@ def test_the_batch_size_changes_nothing(tmp_path: Path) -> None:
             )
         found = facts(report)
         del found["config"]
-        told.append(found)
-    assert told[0] == told[1] == told[2]
+        reports.append(found)
+    assert reports[0] == reports[1] == reports[2]
 
 
 def test_original_visdiff_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Written by the original: paths from the folder that the program ran in, a group a row.
+    # As written by the original code: paths relative to the working directory, one group per row.
     data = tmp_path / "data" / "images"
-    wall = write_set(data / "wall", said(60, 1, place="by a wall"), seed=1)
-    lawn = write_set(data / "lawn", said(60, 2, place="on the grass"), seed=2)
+    wall = write_set(data / "wall", place_captions(60, 1, place="by a wall"), seed=1)
+    lawn = write_set(data / "lawn", place_captions(60, 2, place="on the grass"), seed=2)
     tables = []
     for group, path in (("007", wall), ("1.10", lawn)):
         table = pd.read_csv(path)
@@ -255,11 +253,15 @@ def test_paired_sets(tmp_path: Path, cache: Cache) -> None:
     prompts = [f"prompt {i // 4}" for i in range(80)]
     seeds = [i % 4 for i in range(80)]
     before = write_set(
-        tmp_path / "before", said(80, 1, place="by a wall"), seed=1, prompt=prompts, seed_=seeds
+        tmp_path / "before",
+        place_captions(80, 1, place="by a wall"),
+        seed=1,
+        prompt=prompts,
+        seed_=seeds,
     )
     after = write_set(
         tmp_path / "after",
-        said(80, 1, place="on the grass", share=0.8, other="by a wall")[:77],
+        place_captions(80, 1, place="on the grass", share=0.8, other="by a wall")[:77],
         seed=2,
         prompt=prompts[:77],
         seed_=seeds[:77],
@@ -275,25 +277,25 @@ def test_paired_sets(tmp_path: Path, cache: Cache) -> None:
         visdiff.compare(before, after, **WORDS, cache=cache, paired_by=("prompt", "step"))
 
 
-def test_shuffled_runs_find_next_to_nothing(planted: tuple[Path, Path], cache: Cache) -> None:
+def test_shuffled_runs_confirm_almost_nothing(planted: tuple[Path, Path], cache: Cache) -> None:
     report = visdiff.compare(*planted, **WORDS, cache=cache, null_repeats=20)
     assert report.confirmed
     assert report.null is not None
     assert report.null.repeats == len(report.null.confirmed_per_repeat) == 20
     assert report.null.with_any_confirmed == sum(n > 0 for n in report.null.confirmed_per_repeat)
-    # 5 % of 20 is 1; four or more happen once in sixty times when that is so.
+    # 5 % of 20 is 1; four or more have a probability of 1/60 at this rate.
     assert report.null.with_any_confirmed <= 4
-    # The shuffled runs beside it do not change the real one.
+    # The shuffled runs do not change the result of the real run.
     alone = visdiff.compare(*planted, **WORDS, cache=cache)
     assert alone.differences == report.differences
 
 
-def test_shuffled_keeps_the_counts() -> None:
+def test_shuffle_labels_keeps_the_counts() -> None:
     rng = np.random.default_rng(0)
     is_a = np.arange(50) < 20
     seen = set()
     for _ in range(20):
-        new, order = shuffled(is_a, rng, paired=False)
+        new, order = shuffle_labels(is_a, rng, paired=False)
         assert new.sum() == 20
         assert sorted(order) == list(range(50))
         assert new[order[:20]].all()
@@ -307,20 +309,20 @@ def test_shuffled_pairs_swap_within_pairs_only() -> None:
     is_a = np.arange(40) < 20
     swaps = np.zeros(20)
     for _ in range(200):
-        new, order = shuffled(is_a, rng, paired=True)
+        new, order = shuffle_labels(is_a, rng, paired=True)
         assert new.sum() == 20
-        # Position i of A and of B are still the two of pair i, one in each set.
+        # Positions i of A and of B still hold the two images of pair i.
         assert (new[:20] != new[20:]).all()
         assert (order[:20] % 20 == np.arange(20)).all()
         assert (order[20:] % 20 == np.arange(20)).all()
         assert new[order[:20]].all()
         swaps += ~new[:20]
-    # Each pair is a fair coin: 100 of 200, give or take four standard deviations.
+    # Each pair is swapped with probability 1/2: 100 of 200, within four standard deviations.
     assert (np.abs(swaps - 100) < 29).all()
 
 
 def layered(n: int, seed: int, loud: str, quiet: str) -> list[str]:
-    """Half the captions tell one thing, the others another that is rarer by far."""
+    """Returns captions: half with one property, the others mostly with a weaker one."""
     rng = np.random.default_rng(seed)
     return [
         f"a cook {loud}" if rng.random() < 0.5 else f"a nurse {quiet if rng.random() < 0.7 else ''}"
@@ -341,7 +343,7 @@ def test_more_rounds_keep_what_was_found(tmp_path: Path, cache: Cache) -> None:
 
     assert texts(once) < texts(twice)
     assert {d.round for d in twice.differences} == {1, 2}
-    # No hypothesis is proposed, and so corrected for, twice.
+    # No hypothesis is proposed, and corrected for, twice.
     every = [(d.text, d.direction) for d in twice.differences]
     every += [(r.text, r.direction) for r in twice.rejected]
     assert len(every) == len(set(every))
@@ -351,7 +353,7 @@ def test_rounds_until_the_sentences_explain_the_images(cache: Cache) -> None:
     sets = colours(60, 55, 1), colours(60, 5, 2)
     report = visdiff.compare(*sets, **COLOURS, cache=cache, rounds="auto")
     assert report.confirmed
-    # One round explains these sets, so that there is no second.
+    # One round explains these sets, so there is no second round.
     assert {d.round for d in report.differences} == {1}
 
 
@@ -361,8 +363,8 @@ def test_rounds_auto_without_image_features(planted: tuple[Path, Path], cache: C
 
 
 def test_damaged_files_are_skipped_counted_and_named(tmp_path: Path, cache: Cache) -> None:
-    a = write_set(tmp_path / "a", said(80, 1, place="by a wall"), seed=1)
-    b = write_set(tmp_path / "b", said(80, 2, place="on the grass"), seed=2)
+    a = write_set(tmp_path / "a", place_captions(80, 1, place="by a wall"), seed=1)
+    b = write_set(tmp_path / "b", place_captions(80, 2, place="on the grass"), seed=2)
     whole = (a.parent / "003.png").read_bytes()
     (a.parent / "003.png").write_bytes(whole[: len(whole) // 2])
     (a.parent / "005.png").write_bytes(b"not an image at all")
@@ -379,10 +381,10 @@ def test_damaged_files_are_skipped_counted_and_named(tmp_path: Path, cache: Cach
     assert all(d.n_unscored == 0 for d in report.differences)
 
 
-def test_html_in_captions_comes_out_as_text(tmp_path: Path, cache: Cache) -> None:
+def test_html_in_captions_is_escaped(tmp_path: Path, cache: Cache) -> None:
     evil = "<script>alert(1)</script>"
-    a = write_set(tmp_path / "a", said(60, 1, place=f"with {evil} & co"), seed=1)
-    b = write_set(tmp_path / "b", said(60, 2, place="on the <b>grass</b>"), seed=2)
+    a = write_set(tmp_path / "a", place_captions(60, 1, place=f"with {evil} & co"), seed=1)
+    b = write_set(tmp_path / "b", place_captions(60, 2, place="on the <b>grass</b>"), seed=2)
     saved = visdiff.compare(a, b, **WORDS, cache=cache, name_a=evil).save(tmp_path / "out")
     page = (saved / "report.html").read_text("utf-8")
     assert "<script>alert" not in page
@@ -412,7 +414,7 @@ def test_a_killed_run_resumes_and_gives_the_identical_report(tmp_path: Path, rol
             visdiff.compare(*sets, **settings, cache=cache)
     finally:
         deadly.dies_at = None
-    # Whole batches of 8: two went through.
+    # Two complete batches of 8 were processed.
     done = deadly.computed
     assert done == 16
     deadly.computed = 0
@@ -420,7 +422,7 @@ def test_a_killed_run_resumes_and_gives_the_identical_report(tmp_path: Path, rol
         resumed = visdiff.compare(*sets, **settings, cache=cache)
     assert deadly.computed == total - done
     assert facts(resumed) == facts(whole)
-    # A third time, nothing is computed.
+    # The third run computes nothing.
     deadly.computed = 0
     with Cache(tmp_path / "cut", mode="replay") as cache:
         again = visdiff.compare(*sets, **settings, cache=cache)
@@ -469,21 +471,21 @@ def test_every_kind_of_proposer_finds_the_colours(proposer: dict[str, Any], cach
     found = {d.direction: d.text for d in report.confirmed}
     assert "red" in found["A"]
     assert "blue" in found["B"]
-    # Whoever does not read captions has none made.
+    # Backends without captions do not run the captioner.
     assert bool(report.captions) == (proposer["backend"] == "captions-llm")
     assert bool(fakes.ColourCaptioner.computed) == (proposer["backend"] == "captions-llm")
     assert ("captioner" in report.provenance.models) == (proposer["backend"] == "captions-llm")
     assert report.provenance.models["proposer"]["proposer"] == proposer["backend"]
 
 
-def test_what_the_chat_model_wrote_besides_is_counted_and_told(cache: Cache) -> None:
+def test_invalid_lines_of_replies_are_counted_and_reported(cache: Cache) -> None:
     sets = colours(60, 45, 1), colours(60, 15, 2)
     report = visdiff.compare(*sets, **CHAT, cache=cache)
     assert any("2 lines of replies were no hypotheses" in w for w in report.warnings)
     assert not any(":" in d.text or "*" in d.text for d in report.differences)
     assert report.provenance.tokens["calls"] == 2
     assert "captions-llm@1" in report.provenance.prompts
-    # A second run pays for nothing and says the same.
+    # A second run makes no call and gives the same result.
     fakes.ColourChat.asked = 0
     again = visdiff.compare(*sets, **CHAT, cache=cache)
     assert fakes.ColourChat.asked == 0
@@ -492,9 +494,7 @@ def test_what_the_chat_model_wrote_besides_is_counted_and_told(cache: Cache) -> 
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
-def test_shuffled_runs_and_rounds_of_a_proposer_that_looks_at_images(
-    rounds: int, cache: Cache
-) -> None:
+def test_shuffled_runs_and_rounds_of_a_vision_proposer(rounds: int, cache: Cache) -> None:
     report = visdiff.compare(
         *(colours(60, 45, 1), colours(60, 15, 2)),
         **{**CHAT, "proposer": "images-vlm", "proposer__layout": "images"},
@@ -505,7 +505,7 @@ def test_shuffled_runs_and_rounds_of_a_proposer_that_looks_at_images(
     assert {d.direction for d in report.confirmed} == {"A", "B"}
     assert report.null is not None
     assert report.null.with_any_confirmed <= 1
-    # Questions of the shuffled runs are about other images: each run asks its own.
+    # Shuffled runs show other images, so each run sends its own requests.
     assert fakes.ColourChat.asked >= 5 * 2
 
 
@@ -518,7 +518,7 @@ def test_ranking_by_a_chat_model(cache: Cache) -> None:
         assert report.differences[0].n_unscored == 0
 
 
-def test_an_outage_is_no_finding(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_requests_are_not_a_finding(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = colours(60, 45, 1), colours(60, 15, 2)
     monkeypatch.setattr(fakes.ColourChat, "fails", Failure("timed out", "timeout"))
     with pytest.raises(VisdiffError, match=r"no answer \(timed out\).*run again"):
@@ -526,17 +526,17 @@ def test_an_outage_is_no_finding(cache: Cache, monkeypatch: pytest.MonkeyPatch) 
     settings = {**CHAT, "proposer": {"backend": "manual", "hypotheses": ("A: red",)}}
     report = visdiff.compare(*sets, **{**settings, "ranker": "vqa"}, cache=cache)
     assert not report.confirmed
-    assert report.rejected[0].reason == "no image could be scored on it"
+    assert report.rejected[0].reason == "no image could be scored"
     n = report.set_a.n_scored + report.set_b.n_scored
-    assert f"{n} of {n} scores are missing; they count nowhere." in report.warnings
-    # It was not kept: the next run asks again, and gets its answer.
+    assert f"{n} of {n} scores are missing and are ignored." in report.warnings
+    # Failures are not cached: the next run repeats the requests and succeeds.
     monkeypatch.setattr(fakes.ColourChat, "fails", None)
     assert visdiff.compare(*sets, **CHAT, cache=cache).confirmed
     again = visdiff.compare(*sets, **{**settings, "ranker": "vqa"}, cache=cache)
     assert again.confirmed
 
 
-def test_a_spent_budget_keeps_what_there_is(cache: Cache) -> None:
+def test_a_spent_budget_keeps_the_results_so_far(cache: Cache) -> None:
     sets = colours(60, 45, 1), colours(60, 15, 2)
     settings = {**CHAT, "proposer": {"backend": "manual", "hypotheses": ("A: red",)}}
     report = visdiff.compare(*sets, **{**settings, "ranker": "vqa"}, cache=cache, llm__max_calls=30)
@@ -544,17 +544,17 @@ def test_a_spent_budget_keeps_what_there_is(cache: Cache) -> None:
     assert any("budget is spent" in w for w in report.warnings)
     every = [*report.differences, *report.rejected]
     assert len(every) == 1
-    # The second run has the first thirty from the cache, and affords the others.
+    # The second run takes the first thirty from the cache and computes the others.
     again = visdiff.compare(*sets, **{**settings, "ranker": "vqa"}, cache=cache, llm__max_calls=99)
     assert again.confirmed
     assert again.differences[0].n_unscored == 0
     assert fakes.ColourChat.asked == again.set_a.n_scored + again.set_b.n_scored
 
 
-def test_what_cannot_work_is_said_before_anything_is_computed(cache: Cache) -> None:
+def test_invalid_settings_are_reported_before_any_computation(cache: Cache) -> None:
     sets = colours(60, 45, 1), colours(60, 15, 2)
     for settings, message in (
-        ({"proposer": "paired-captions-llm"}, "expected paired sets.*--paired-by"),
+        ({"proposer": "paired-captions-llm"}, "Expected paired sets.*--paired-by"),
         ({"proposer": "images-vlm", "llm__vision": False}, "a chat model that sees.*images-vlm"),
         ({"ranker": "vqa", "llm__vision": False}, "a chat model that sees.*vqa"),
         ({"proposer": "manual"}, "got none; give proposer.hypotheses"),
@@ -568,7 +568,7 @@ def test_what_cannot_work_is_said_before_anything_is_computed(cache: Cache) -> N
     assert fakes.ColourCaptioner.computed == fakes.ColourChat.asked == 0
 
 
-def test_paired_sets_told_of_in_pairs(tmp_path: Path, cache: Cache) -> None:
+def test_paired_captions_proposer_on_paired_sets(tmp_path: Path, cache: Cache) -> None:
     prompts = [f"prompt {i}" for i in range(80)]
     sets = [
         write_set(
@@ -585,15 +585,15 @@ def test_paired_sets_told_of_in_pairs(tmp_path: Path, cache: Cache) -> None:
     }
 
 
-def test_the_plan_counts_what_will_be_asked() -> None:
+def test_the_plan_counts_the_calls() -> None:
     sets = colours(60, 45, 1), colours(60, 15, 2)
     config = visdiff.Config.of("miniature").changed(
         **{k: v for k, v in CHAT.items() if k != "progress"}
     )
 
     def planned(**settings: Any) -> Any:
-        told = config.changed(**settings)
-        return plan(split_pair(*open_pair(*sets), told), told)
+        changed = config.changed(**settings)
+        return plan(split_pair(*open_pair(*sets), changed), changed)
 
     usual = planned()
     assert (usual.paid_calls, usual.hypotheses) == (2, 20)
@@ -608,7 +608,7 @@ def test_the_plan_counts_what_will_be_asked() -> None:
     assert (own.hypotheses, own.captions, own.paid_calls) == (4, 0, 0)
     assert visdiff.Config.of("laptop").llm.model is None
     assert planned(proposer="ngrams").paid_calls == 0
-    # A price makes it dollars; what there may be spent bounds it.
+    # Prices give a cost, which the budget bounds.
     priced = {"llm__prompt_price": 10.0, "llm__completion_price": 30.0}
     assert usual.cost is None
     cost = planned(**priced).cost
@@ -630,12 +630,12 @@ def test_joined_sets(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(both.image(4)), np.asarray(b.image(1)))
     assert both.frame["caption"].tolist() == ["a dog"] * 3 + ["a cat"] * 2
     assert both.frame["id"].tolist() == list(both.ids)
-    # Nothing of the two has changed, and a third can follow.
+    # The two sets are unchanged, and a third can be joined.
     assert (len(a), len(b)) == (3, 2)
     assert both.joined(a).ids[-1] == "002.png#2"
     assert len(set(both.joined(both).ids)) == 10
     assert both.subset([4, 0]).digest(0) == known[1]
-    # Pictures without a file are told apart by their ids alone.
+    # Images without a file are identified by their ids.
     c, d = (ImageSet.open(colours(2, 1, seed)) for seed in (1, 2))
     known = [s.digest(i) for s in (c, d) for i in range(2)]
     assert len(set(known)) == 4
@@ -647,11 +647,11 @@ def test_joined_sets(tmp_path: Path) -> None:
 def test_captions_stay_with_their_images(
     tmp_path: Path, cache: Cache, paired: bool, n: int
 ) -> None:
-    # Through both halves (24 images are too few for two), rounds, and shuffled runs.
+    # In both halves (24 images are too few for two), in rounds and in shuffled runs.
     sets = [
         write_set(
             tmp_path / name,
-            said(n, seed, place="by a brick wall", share=share),
+            place_captions(n, seed, place="by a brick wall", share=share),
             seed=seed,
             prompt=[f"p{i}" for i in range(n)],
         )
@@ -700,11 +700,11 @@ def test_a_pair_stays_whole_while_one_of_the_two_is_unexplained(
 
 
 @pytest.mark.parametrize("paired", [False, True])
-def test_mixed_halves_hold_the_same_images(paired: bool) -> None:
+def test_shuffled_halves_hold_the_same_images(paired: bool) -> None:
     a, b = (ImageSet.open(colours(n, 3, seed), name=str(seed)) for seed, n in ((1, 9), (2, 9)))
     c, d = (ImageSet.open(colours(n, 3, seed), name=str(seed)) for seed, n in ((3, 7), (4, 7)))
     halves = Halves(a, b, c, d, double_dipped=False)
-    mixed, discovery, scoring = mixed_up(halves, np.random.default_rng(0), paired=paired)
+    mixed, discovery, scoring = shuffle_halves(halves, np.random.default_rng(0), paired=paired)
     for (first, second), (new_first, new_second), order in (
         ((a, b), (mixed.discovery_a, mixed.discovery_b), discovery),
         ((c, d), (mixed.scoring_a, mixed.scoring_b), scoring),
@@ -717,13 +717,13 @@ def test_mixed_halves_hold_the_same_images(paired: bool) -> None:
         assert len(new_first) == len(first)
 
 
-def test_a_ranker_of_words_needs_words(cache: Cache) -> None:
+def test_the_lexical_ranker_needs_captions(cache: Cache) -> None:
     with pytest.raises(InputError, match="column 'caption'"):
         visdiff.compare(colours(30, 10, 1), colours(30, 10, 2), **WORDS, cache=cache)
 
 
-def test_channels_are_what_the_fakes_say() -> None:
-    # The tests above rely on it: a picture of a colour is one to the captioner.
+def test_the_fake_captioner_names_the_colour() -> None:
+    # The tests above rely on this.
     captioner = fakes.ColourCaptioner()
     for channel in CHANNELS:
         seen = captioner.prepare(picture(channel, np.random.default_rng(0)))

@@ -1,4 +1,4 @@
-"""Configurations: what a run can be told, and how it is told that it was told nonsense."""
+"""Tests of configurations: presets, TOML files, single settings and error messages."""
 
 import inspect
 import tomllib
@@ -20,12 +20,12 @@ from visdiff.config.backends import (
 from visdiff.errors import InputError
 from visdiff.rankers import Ranker
 
-# What a person may write: no lone surrogates, which no file can hold.
+# Text that a file can contain: no lone surrogates.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_loads_and_says_its_name(name: str) -> None:
+def test_every_preset_loads_and_contains_its_name(name: str) -> None:
     config = Config.of(name)
     assert config.preset == name
     assert config.captioner.model is not None
@@ -34,11 +34,11 @@ def test_every_preset_loads_and_says_its_name(name: str) -> None:
 def test_the_presets_of_this_release() -> None:
     assert {"miniature", "laptop"} <= set(preset_names())
     assert Config.of("miniature").ranker.model == "miniature"
-    # A preset must mean the same weights next year.
+    # A preset must pin the revision of its weights.
     assert len(Config.of("laptop").captioner.revision or "") == 40
 
 
-def test_nothing_said_is_the_laptop() -> None:
+def test_the_default_preset_is_laptop() -> None:
     assert Config.parse("seed = 3") == Config.of("laptop").changed(seed=3)
 
 
@@ -59,7 +59,7 @@ def test_toml_round_trip_of_presets(name: str) -> None:
 def test_toml_round_trip(
     prompt: str, columns: list[str], rounds: int | str, alpha: float, backend: str
 ) -> None:
-    # Another backend than the preset's must not come back with the preset's model and revision.
+    # A backend other than the preset's must not get the preset's model and revision.
     config = Config.of("laptop").changed(
         captioner=backend,
         captioner__prompt=prompt,
@@ -159,11 +159,11 @@ def test_the_chat_model_is_a_table_like_the_others() -> None:
     )
     assert manual.proposer.hypotheses == ('A: a "dog"', "B: {x} # y")
     assert Config.parse(manual.to_toml()) == manual
-    # Another backend starts from its own defaults but for the limits; a key is no setting.
+    # Another backend starts from its own defaults, except for the limits; there is no API key.
     kept = LlmConfig(backend="openai", max_cost=1.5, max_calls=100)
     assert config.changed(llm="openai").llm == kept
     for key in ("api_key", "key", "token"):
-        with pytest.raises(InputError, match="Unknown setting"):
+        with pytest.raises(InputError, match=r"Expected known settings in --set, got 'llm\."):
             config.with_set({f"llm.{key}": "sk-1"})
 
 
@@ -188,7 +188,7 @@ def test_the_chat_model_is_a_table_like_the_others() -> None:
         ),
     ],
 )
-def test_wrong_settings_of_those_that_ask(update: dict[str, str], message: str) -> None:
+def test_invalid_settings_of_chat_backends(update: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Config.of("laptop").with_set(update)
 
@@ -204,19 +204,27 @@ def test_unknown_preset_with_a_suggestion() -> None:
 @pytest.mark.parametrize(
     ("update", "message"),
     [
-        ({"sede": "1"}, "Unknown setting 'sede' in --set. Did you mean 'seed'"),
-        ({"ranker.modle": "x"}, "Unknown setting 'ranker.modle' in --set. Did you mean 'model'"),
-        ({"statistics.zzz": "1"}, "Unknown setting 'statistics.zzz' .* Known: .*alpha"),
+        ({"sede": "1"}, "Expected known settings in --set, got 'sede'. Did you mean 'seed'"),
+        (
+            {"ranker.modle": "x"},
+            "Expected known settings in --set, got 'ranker.modle'. Did you mean 'model'",
+        ),
+        (
+            {"statistics.zzz": "1"},
+            "Expected known settings in --set, got 'statistics.zzz'.* Known: .*alpha",
+        ),
         ({"statistics.alpha": "2"}, "Expected statistics.alpha in --set to be less than 1, got 2"),
         ({"seed": "many"}, "Expected seed in --set to be a valid integer, got 'many'"),
         ({"seed.x": "1"}, "Expected seed in --set to be a valid integer"),
         ({"device": "gpu"}, "Expected device .* 'cuda' or 'mps', got 'gpu'"),
         ({"rounds": "0"}, "Expected rounds .* greater than or equal to 1 or 'auto', got 0"),
         ({"rounds": "lots"}, "Expected rounds .* a valid integer or 'auto', got 'lots'"),
-        ({"seed": "1", "seed.x": "1"}, "got a value and settings inside it"),
+        ({"seed": "1", "seed.x": "1"}, "got a value and nested settings"),
     ],
 )
-def test_wrong_settings_are_one_clear_sentence(update: dict[str, str], message: str) -> None:
+def test_invalid_settings_are_reported_in_one_sentence(
+    update: dict[str, str], message: str
+) -> None:
     with pytest.raises(InputError, match=message) as caught:
         Config.of("laptop").with_set(update)
     assert "\n" not in str(caught.value)
@@ -225,22 +233,25 @@ def test_wrong_settings_are_one_clear_sentence(update: dict[str, str], message: 
 @pytest.mark.parametrize(
     ("update", "message"),
     [
-        ({"proposer.goal": "x"}, r"'ngrams' has no such setting, others have \(captions-llm, .*\)"),
-        ({"ranker.tile": "64"}, r"'clip' has no such setting, others have \(vqa\)"),
-        ({"verify": "captions-lexical", "verify.template": "{}"}, r"others have \(clip\)"),
-        ({"captioner.column": "text"}, r"'blip' has no such setting, others have \(manifest\)"),
+        ({"proposer.goal": "x"}, r"'ngrams' does not have; .* has it \(captions-llm, .*\)"),
+        ({"ranker.tile": "64"}, r"'clip' does not have; .* has it \(vqa\)"),
+        (
+            {"verify": "captions-lexical", "verify.template": "{}"},
+            r"does not have; .* has it \(clip\)",
+        ),
+        ({"captioner.column": "text"}, r"'blip' does not have; .* has it \(manifest\)"),
         ({"captioner": "manifest", "captioner.colum": "x"}, "Did you mean 'column'"),
     ],
 )
 def test_a_setting_that_a_backend_does_not_have(update: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         Config.of("laptop").with_set(update)
-    assert "Unknown setting" in str(caught.value)
+    assert "Expected known settings in --set" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("role", ["captioner", "proposer", "ranker"])
-def test_every_backend_takes_exactly_its_settings(role: str) -> None:
+def test_every_backend_accepts_exactly_its_settings(role: str) -> None:
     for name in registry.names(role):
         parameters = inspect.signature(registry.load(role, name)).parameters
         assert not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -267,20 +278,19 @@ def test_unknown_setting_in_python() -> None:
         Config.of("laptop").changed(null_repeat=3)
 
 
-def test_a_file_that_does_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"missing\.toml cannot be read"):
+def test_invalid_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"missing\.toml, which cannot be read"):
         Config.of(str(tmp_path / "missing.toml"))
     broken = tmp_path / "broken.toml"
     broken.write_text("seed = ")
     with pytest.raises(InputError, match=r"Expected TOML in .*broken\.toml"):
         Config.of(str(broken))
     broken.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"broken\.toml cannot be read"):
+    with pytest.raises(InputError, match=r"broken\.toml, which cannot be read"):
         Config.of(str(broken))
 
 
 def test_another_backend_keeps_the_limits_of_the_user() -> None:
-    """What one may spend does not depend on whom one asks."""
     limited = Config.of("miniature").changed(llm__max_calls=3, llm__max_cost=0.5, llm__timeout=7)
     other = limited.with_set({"llm.backend": "scripted"})
     assert (other.llm.max_calls, other.llm.max_cost) == (3, 0.5)

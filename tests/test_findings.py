@@ -1,4 +1,4 @@
-"""From scores to findings: what is planted is confirmed, what is noise is not."""
+"""Tests of the statistics: planted effects are confirmed, noise is not."""
 
 from collections.abc import Sequence
 
@@ -26,12 +26,12 @@ def claims(*texts: str, direction: str = "A") -> list[Hypothesis]:
 
 
 def shifted(by: float, seed: int = 0) -> np.ndarray:
-    """Scores of one hypothesis, A's higher by so many standard deviations."""
+    """Returns scores of one hypothesis, A's higher by this many standard deviations."""
     return rng(seed).normal(size=2 * N) + by * IS_A
 
 
-def weakly() -> np.ndarray:
-    """Scores that separate the sets with a p-value of about 0.01, by construction."""
+def weakly_separating() -> np.ndarray:
+    """Returns scores that separate the sets with a p-value of about 0.01."""
     spread = norm.ppf((np.arange(N) + 0.5) / N)
     return np.concatenate([spread + 0.55, spread])
 
@@ -62,12 +62,12 @@ def test_a_planted_effect_is_confirmed_and_noise_is_not() -> None:
     assert first.auroc > 0.75
     assert first.mean_a > first.mean_b
     assert (first.n_a, first.n_b, first.n_unscored) == (N, N, 0)
-    # Everything is accounted for, once.
-    told = [t for d in differences for t in (d.text, *d.synonyms)] + [r.text for r in rejected]
-    assert sorted(told) == sorted(["planted", *(h.text for h in noise)])
+    # Every candidate is reported exactly once.
+    reported = [t for d in differences for t in (d.text, *d.synonyms)] + [r.text for r in rejected]
+    assert sorted(reported) == sorted(["planted", *(h.text for h in noise)])
 
 
-def test_both_directions_are_oriented_by_their_claim() -> None:
+def test_statistics_are_oriented_by_the_claim() -> None:
     hypotheses = [*claims("more in A"), *claims("more in B", direction="B")]
     differences, _ = find(hypotheses, [shifted(1.5, 1), shifted(-1.5, 2)])
     found = {d.text: d for d in differences}
@@ -90,10 +90,10 @@ def test_swapping_the_sets_mirrors_the_findings() -> None:
     np.testing.assert_allclose(there.interval, back.interval, rtol=1e-9)
 
 
-def test_the_wrong_direction_is_rejected_and_says_so() -> None:
+def test_the_wrong_direction_is_rejected_with_a_reason() -> None:
     differences, rejected = find(claims("planted"), [shifted(-1.5)])
     assert not differences
-    assert rejected[0].reason == "the scores go the other way"
+    assert rejected[0].reason == "the scores point in the other direction"
     assert rejected[0].auroc is not None
     assert rejected[0].auroc < 0.5
 
@@ -103,7 +103,7 @@ def test_reasons_of_the_rejected() -> None:
     scores = np.where(IS_A, 1.0, 0.0)
     scores[np.r_[0:18, N : N + 18]] = 0.5
     _, rejected = find(claims("flat"), [np.zeros(2 * N)])
-    assert rejected[0].reason == "the scores go the other way"
+    assert rejected[0].reason == "the scores point in the other direction"
     _, rejected = find(claims("faint"), [shifted(0.15, 3)], settings=weak)
     assert "is below 0.9" in rejected[0].reason
     _, rejected = find(claims("unsure"), [shifted(0.25, 3)])
@@ -111,24 +111,24 @@ def test_reasons_of_the_rejected() -> None:
 
 
 def test_q_values_cover_candidates_that_are_then_discarded() -> None:
-    alone, _ = find(claims("weak"), [weakly()])
+    alone, _ = find(claims("weak"), [weakly_separating()])
     assert alone[0].confirmed
     many = [*claims("weak"), *claims(*(f"noise {i}" for i in range(60)))]
-    crowd, _ = find(many, [weakly(), *(shifted(0, 100 + i) for i in range(60))])
+    crowd, _ = find(many, [weakly_separating(), *(shifted(0, 100 + i) for i in range(60))])
     weak = next(d for d in crowd if d.text == "weak")
     assert weak.p_value == pytest.approx(alone[0].p_value)
     assert weak.q_value > alone[0].q_value
     assert not weak.confirmed
-    # And it is the q-value of all of them together, those of the other direction included.
+    # The q-value covers all candidates, including those of the other direction.
     both = [*many, *claims("noise", direction="B")]
-    scores = np.stack([weakly(), *(shifted(0, 100 + i) for i in range(61))])
+    scores = np.stack([weakly_separating(), *(shifted(0, 100 + i) for i in range(61))])
     tests = findings.test_hypotheses(both, scores, IS_A, SETTINGS, rng())
     np.testing.assert_allclose(tests.q_value, stats.benjamini_hochberg(tests.p_value))
 
 
-def test_an_unconfirmed_candidate_worth_showing_is_shown_as_such() -> None:
+def test_promising_candidates_are_reported_as_unconfirmed() -> None:
     many = [*claims("weak"), *claims(*(f"noise {i}" for i in range(60)))]
-    differences, _ = find(many, [weakly(), *(shifted(0, 100 + i) for i in range(60))])
+    differences, _ = find(many, [weakly_separating(), *(shifted(0, 100 + i) for i in range(60))])
     weak = next(d for d in differences if d.text == "weak")
     assert weak.p_value < 0.05 < weak.q_value
 
@@ -144,7 +144,7 @@ def test_a_real_but_tiny_effect_is_not_confirmed() -> None:
 def test_synonyms_are_folded_by_scores_and_by_words() -> None:
     base = shifted(1.5, 1)
     hypotheses = claims("a brick wall", "masonry", "the brick walls", "a sunny day")
-    # The third says the same in other words but scores otherwise; the last is another thing.
+    # The third is a synonym with other scores; the last has another meaning.
     differences, _ = find(hypotheses, [base, base * 2 + 1, shifted(1.2, 2), shifted(1.5, 3)])
     groups = {frozenset([d.text, *d.synonyms]) for d in differences}
     assert groups == {
@@ -163,7 +163,7 @@ def test_opposite_claims_of_one_text_are_never_synonyms() -> None:
     assert [(r.text, r.direction) for r in rejected] == [("a cat", "B")]
 
 
-def test_what_could_not_be_scored_is_rejected_as_such() -> None:
+def test_unscored_candidates_are_rejected_as_such() -> None:
     only_a = np.where(IS_A, 1.0, np.nan)
     hypotheses = claims("planted", "too long for the model", "half blind")
     differences, rejected = find(hypotheses, [shifted(1.5), np.full(2 * N, np.nan), only_a])
@@ -172,7 +172,7 @@ def test_what_could_not_be_scored_is_rejected_as_such() -> None:
     for r in rejected:
         assert (r.auroc, r.p_value, r.q_value) == (None, None, None)
         assert "scored" in r.reason
-    # What was not tested is not corrected for.
+    # The correction excludes candidates that were not tested.
     assert differences[0].q_value == pytest.approx(differences[0].p_value)
 
 
@@ -188,11 +188,11 @@ def test_missing_scores_are_left_out_and_counted() -> None:
 
 
 @pytest.mark.parametrize("direction", ["A", "B"])
-def test_evidence_is_the_most_telling_images_best_first(direction: str) -> None:
+def test_evidence_is_the_clearest_images_best_first(direction: str) -> None:
     rising = np.arange(2.0 * N)
     scores = np.concatenate([rising[N:], rising[:N]]) * (1 if direction == "A" else -1)
     differences, _ = find(claims("planted", direction=direction), [scores])
-    # Of the claimed set those that it is truest of, of the other those that it is least true of.
+    # The highest scores in the claimed set, the lowest in the other.
     by_score = dict(zip(IDS, scores, strict=True))
     claimed, other = ("a", "b") if direction == "A" else ("b", "a")
     best = sorted((i for i in IDS if i[0] == claimed), key=lambda i: -by_score[i])
@@ -239,7 +239,7 @@ def test_pairs_reveal_a_shift_that_the_spread_between_prompts_hides() -> None:
     a = between + 0.4 + rng(2).normal(scale=0.3, size=N)
     b = between + rng(3).normal(scale=0.3, size=N)
     scores = np.concatenate([a, b])
-    # A within-pair shift moves the AUROC of the pooled images little, so ask for little.
+    # A within-pair shift changes the AUROC of the pooled images little, so the threshold is low.
     easy = SETTINGS.model_copy(update={"min_auroc": 0.5})
     unpaired, _ = find(claims("planted"), [scores], settings=easy)
     paired, _ = find(claims("planted"), [scores], settings=easy, groups=np.arange(N))
@@ -250,7 +250,7 @@ def test_pairs_reveal_a_shift_that_the_spread_between_prompts_hides() -> None:
 
 
 def false_runs(paired: bool, runs: int, hypotheses: int) -> int:
-    """Count runs without any difference in which something is confirmed all the same."""
+    """Returns the number of runs on null data that confirm at least one difference."""
     half = claims(*(f"h{i}" for i in range(hypotheses // 2)))
     both = [*half, *(Hypothesis(f"g{i}", "B", "test") for i in range(hypotheses // 2))]
     quick = StatisticsConfig(permutations=400, resamples=100, min_auroc=0.5)
@@ -258,7 +258,7 @@ def false_runs(paired: bool, runs: int, hypotheses: int) -> int:
     count = 0
     for run in range(runs):
         draw = rng(1000 + run)
-        # Hypotheses about one set of images go together, as in life; pairs share their prompt.
+        # Scores of different hypotheses are correlated; pairs share their prompt.
         scores = draw.normal(size=(len(both), 2 * N)) + draw.normal(size=2 * N)
         if paired:
             scores += np.tile(draw.normal(scale=2, size=N), 2)

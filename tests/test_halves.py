@@ -1,4 +1,4 @@
-"""The two halves: what proposes never tests, partners stay together, copies never straddle."""
+"""Tests of the split: halves are disjoint, and partners and copies stay together."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from visdiff.imageset import ImageSet
 
 
 def plain(numbers: list[int]) -> ImageSet:
-    """Make a set of images of which those with the same number are the same."""
+    """Returns a set of images; equal numbers give equal images."""
     return ImageSet.open([Image.new("RGB", (2, 1), (n % 256, n // 256, 7)) for n in numbers])
 
 
@@ -48,7 +48,7 @@ def test_every_image_is_in_exactly_one_half() -> None:
         (b, halves.discovery_b, halves.scoring_b),
     ):
         assert sorted([*discovery.ids, *scoring.ids]) == sorted(whole.ids)
-    # 0.3 of 500 is 150; the standard deviation of a hash cut is 10.
+    # 0.3 of 500 is 150; the standard deviation of a split by hash is 10.
     assert 110 < len(halves.discovery_a) + len(halves.discovery_b) < 190
     assert halves.groups is None
 
@@ -58,7 +58,7 @@ def test_every_image_is_in_exactly_one_half() -> None:
     st.lists(st.integers(0, 40), min_size=50, max_size=60),
     st.lists(st.integers(0, 40), min_size=50, max_size=60),
 )
-def test_copies_never_straddle_the_halves(in_a: list[int], in_b: list[int]) -> None:
+def test_copies_are_in_the_same_half(in_a: list[int], in_b: list[int]) -> None:
     halves = split(plain(in_a), plain(in_b), fraction=0.5, min_scored=2)
     if halves.double_dipped:
         return
@@ -75,7 +75,7 @@ def test_the_half_of_an_image_does_not_depend_on_the_others() -> None:
     assert set(fewer.scoring_a.ids) <= set(whole.scoring_a.ids)
 
 
-def test_too_few_images_are_used_for_both_and_it_is_said() -> None:
+def test_too_few_images_are_used_in_both_halves_and_flagged() -> None:
     a, b = plain(list(range(30))), plain(list(range(100, 400)))
     halves = split(a, b, fraction=0.5, min_scored=20)
     assert halves.double_dipped
@@ -84,7 +84,7 @@ def test_too_few_images_are_used_for_both_and_it_is_said() -> None:
     assert len(halves.scoring_is_a) == 330
 
 
-def test_enough_is_counted_on_the_half_that_is_scored() -> None:
+def test_the_minimum_applies_to_the_scoring_half() -> None:
     a, b = plain(list(range(200))), plain(list(range(200, 400)))
     n = min(len(s) for s in (a.split(0.5)[1], b.split(0.5)[1]))
     assert not split(a, b, fraction=0.5, min_scored=n).double_dipped
@@ -93,7 +93,7 @@ def test_enough_is_counted_on_the_half_that_is_scored() -> None:
 
 def test_an_empty_discovery_half_means_too_few() -> None:
     same = plain([1] * 50)
-    # Copies all fall in one half, whichever.
+    # All copies are in the same half.
     assert split(same, same, fraction=0.5, min_scored=2).double_dipped
 
 
@@ -102,7 +102,7 @@ def test_membership_lists_a_first() -> None:
     assert halves.scoring_is_a.tolist() == [True, True, False]
 
 
-def test_align_puts_partners_at_equal_positions_and_counts_the_rest() -> None:
+def test_pair_up_moves_partners_to_equal_positions_and_counts_the_rest() -> None:
     rng = np.random.default_rng(0)
     pairs = [(f"a {w}", s) for w in ("cat", "dog", "cow") for s in range(40)]
     in_a = [pairs[i] for i in rng.permutation(120)[:100]]
@@ -117,7 +117,7 @@ def test_align_puts_partners_at_equal_positions_and_counts_the_rest() -> None:
     assert left_out == 190 - 2 * len(aligned_a)
 
 
-def test_partners_stay_at_equal_positions_after_the_cut() -> None:
+def test_partners_stay_at_equal_positions_after_the_split() -> None:
     pairs = [(f"a {w}", s) for w in ("cat", "dog", "cow") for s in range(40)]
     order = np.random.default_rng(1).permutation(len(pairs))
     a = keyed([p for p, _ in pairs], [s for _, s in pairs], "before")
@@ -134,8 +134,8 @@ def test_partners_stay_at_equal_positions_after_the_cut() -> None:
     assert halves.groups.tolist() == [prompt for prompt, _ in keys(halves.scoring_a)]
 
 
-def test_align_pairs_numbers_however_they_are_written() -> None:
-    # A column with a gap is read as floats; 7 and 7.0 are the same seed.
+def test_pair_up_matches_integers_and_floats() -> None:
+    # A column with a missing value is read as floats; 7 and 7.0 are the same seed.
     a = keyed(["x", "x"], [7, 8], "before")
     frame = pd.DataFrame({"path": ["p", "q"], "prompt": ["x", "x"], "seed": [8.0, 7.0]})
     b = ImageSet.open(frame, name="after")

@@ -1,4 +1,4 @@
-"""Many comparisons: the same statistics as one, corrected together."""
+"""Tests of several comparisons that are corrected together."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
-from fakes import said, write_set
+from fakes import place_captions, write_set
 from typer.testing import CliRunner
 
 import visdiff
@@ -41,23 +41,23 @@ def cache(tmp_path: Path) -> Iterator[Cache]:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    """Three sets of the same people, each mostly at a place of its own."""
+    """Returns three sets of the same people, each mostly at its own place."""
     folder = tmp_path_factory.mktemp("places")
     there = {"wall": "by a brick wall", "grass": "on the grass", "sea": "at sea"}
     return {
-        name: write_set(folder / name, said(80, i, place=place, share=0.9), seed=i)
+        name: write_set(folder / name, place_captions(80, i, place=place, share=0.9), seed=i)
         for i, (name, place) in enumerate(there.items())
     }
 
 
 def facts(report: DifferenceReport) -> dict[str, Any]:
-    told = json.loads(report.to_json())
-    del told["provenance"]
-    return told
+    data = json.loads(report.to_json())
+    del data["provenance"]
+    return data
 
 
 def q_values(report: DifferenceReport) -> dict[tuple[str, str], float | None]:
-    """By sentence and direction, of everything whose q-value is in the report."""
+    """Returns the q-values of the report by sentence and direction."""
     found = {(d.text, d.direction): d.q_value for d in report.differences}
     return found | {(r.text, r.direction): r.q_value for r in report.rejected}
 
@@ -70,10 +70,14 @@ def test_one_pair_is_the_ordinary_comparison(places: Mapping[str, Path], cache: 
     assert many.reports["wall", "grass"].thumbnails == alone.thumbnails
 
 
-def test_one_paired_pair_too(tmp_path: Path, cache: Cache) -> None:
+def test_one_paired_pair_is_the_ordinary_comparison(tmp_path: Path, cache: Cache) -> None:
     columns = {"prompt": [f"p{i // 2}" for i in range(80)], "number": list(range(80))}
-    a = write_set(tmp_path / "a", said(80, 1, place="by a wall", share=0.8), seed=1, **columns)
-    b = write_set(tmp_path / "b", said(80, 2, place="on grass", share=0.8), seed=2, **columns)
+    a = write_set(
+        tmp_path / "a", place_captions(80, 1, place="by a wall", share=0.8), seed=1, **columns
+    )
+    b = write_set(
+        tmp_path / "b", place_captions(80, 2, place="on grass", share=0.8), seed=2, **columns
+    )
     settings = {**WORDS, "paired_by": ("prompt", "number")}
     alone = visdiff.compare(a, b, name_a="a", name_b="b", cache=cache, **settings)
     many = compare_many({"a": a, "b": b}, cache=cache, **settings)
@@ -81,7 +85,7 @@ def test_one_paired_pair_too(tmp_path: Path, cache: Cache) -> None:
     assert facts(many.reports["a", "b"]) == facts(alone)
 
 
-def test_every_pair_finds_what_sets_its_two_apart(places: Mapping[str, Path], cache: Cache) -> None:
+def test_every_pair_finds_its_difference(places: Mapping[str, Path], cache: Cache) -> None:
     many = compare_many(places, cache=cache, **WORDS)
     assert many.names == ("wall", "grass", "sea")
     assert list(many.reports) == [("wall", "grass"), ("wall", "sea"), ("grass", "sea")]
@@ -101,7 +105,7 @@ def test_the_correction_is_over_all_candidates_of_all_pairs(
         key: visdiff.compare(places[key[0]], places[key[1]], cache=cache, **WORDS)
         for key in many.reports
     }
-    # All p-values, read from where a single comparison cannot hide any: its scores.
+    # All p-values, computed from the scores of the single comparisons.
     pooled: list[float] = []
     for report in single.values():
         assert report.scores is not None
@@ -121,7 +125,7 @@ def test_the_correction_is_over_all_candidates_of_all_pairs(
             assert d.q_value == pytest.approx(q[d.p_value])
             assert d.confirmed == (d.q_value <= 0.05 and d.auroc >= 0.55)
         assert any(f"over {len(p)} candidates of 3 comparisons" in w for w in report.warnings)
-    # What is told of an image or a sentence otherwise is what a single comparison tells.
+    # Except for q-values, the statistics equal those of a single comparison.
     for key, report in many.reports.items():
         assert {(d.text, d.auroc, d.p_value) for d in report.confirmed} <= {
             (d.text, d.auroc, d.p_value) for d in single[key].differences
@@ -129,18 +133,23 @@ def test_the_correction_is_over_all_candidates_of_all_pairs(
     assert any(q_values(many.reports[k]) != q_values(single[k]) for k in single)
 
 
-def test_a_difference_counts_for_less_among_many_comparisons(tmp_path: Path, cache: Cache) -> None:
-    # What is found by itself counts for less once many comparisons were looked at as well.
+def test_q_values_increase_with_the_number_of_comparisons(tmp_path: Path, cache: Cache) -> None:
     settings = {
         "proposer": "manual",
         "proposer__hypotheses": ("by a wall", "a cook", "a nurse", "a judge"),
     }
     weak = [
-        write_set(tmp_path / f"w{i}", said(120, 10 + i, place="by a wall", share=s), seed=i)
+        write_set(
+            tmp_path / f"w{i}", place_captions(120, 10 + i, place="by a wall", share=s), seed=i
+        )
         for i, s in enumerate((0.7, 0.3))
     ]
     nulls = [
-        write_set(tmp_path / f"n{i}", said(60, 50 + i, place="by a wall", share=0.5), seed=100 + i)
+        write_set(
+            tmp_path / f"n{i}",
+            place_captions(60, 50 + i, place="by a wall", share=0.5),
+            seed=100 + i,
+        )
         for i in range(8)
     ]
     opened = [ImageSet.open(m, name=m.parent.name) for m in (*weak, *nulls)]
@@ -160,7 +169,7 @@ def test_a_difference_counts_for_less_among_many_comparisons(tmp_path: Path, cac
         was = before[d.text, d.direction]
         assert was is not None
         assert d.q_value > was
-    # At q ≤ 0.05 overall, what the others confirm is next to nothing.
+    # At q ≤ 0.05 overall, the null comparisons confirm almost nothing.
     assert sum(len(r.confirmed) for k, r in together.reports.items() if k != ("w0", "w1")) <= 1
 
 
@@ -178,7 +187,7 @@ def test_each_set_against_the_rest(places: Mapping[str, Path], cache: Cache) -> 
         compare_rest([places["wall"], places["sea"]], cache=cache, **WORDS)
 
 
-def test_models_are_made_once(
+def test_models_are_created_once(
     places: Mapping[str, Path], cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Config] = []
@@ -196,7 +205,7 @@ def test_models_are_made_once(
 def test_sets_too_small_to_confirm_anything_stay_out_of_the_pool(
     places: Mapping[str, Path], tmp_path: Path, cache: Cache
 ) -> None:
-    few = write_set(tmp_path / "few", said(12, 7, place="on the moon"), seed=9)
+    few = write_set(tmp_path / "few", place_captions(12, 7, place="on the moon"), seed=9)
     two = {name: places[name] for name in ("wall", "grass")}
     without = compare_many(two, cache=cache, **WORDS)
     many = compare_many({**two, "few": few}, cache=cache, **WORDS)
@@ -210,7 +219,7 @@ def test_sets_too_small_to_confirm_anything_stay_out_of_the_pool(
     assert "too few images" in many.to_markdown()
 
 
-def test_a_pair_that_fails_is_named_and_the_others_stand(
+def test_a_failed_pair_is_listed_and_the_others_are_kept(
     places: Mapping[str, Path], tmp_path: Path, cache: Cache
 ) -> None:
     one = write_set(tmp_path / "one", ["a cook"], seed=9)
@@ -220,11 +229,11 @@ def test_a_pair_that_fails_is_named_and_the_others_stand(
     assert set(many.failed) == {("wall", "one"), ("grass", "one")}
     assert all("at least 2 readable images" in reason for reason in many.failed.values())
     assert "Not compared" in many.to_markdown()
-    with pytest.raises(InputError, match="No pair of sets could be compared"):
+    with pytest.raises(InputError, match="a pair of sets that can be compared"):
         compare_many([one, one], cache=cache, **WORDS)
 
 
-def test_a_replay_that_misses_is_no_failed_pair(places: Mapping[str, Path], tmp_path: Path) -> None:
+def test_a_replay_miss_is_raised(places: Mapping[str, Path], tmp_path: Path) -> None:
     config = CONFIG.changed(captioner="fakes:ColourCaptioner", ranker="fakes:ColourRanker")
     with Cache(tmp_path / "empty") as store:
         store.put("caption", {"nothing": 1}, "of use")
@@ -232,12 +241,12 @@ def test_a_replay_that_misses_is_no_failed_pair(places: Mapping[str, Path], tmp_
         compare_many(places, config=config, cache=replay, progress=False)
 
 
-def test_sets_are_told_apart_by_name(places: Mapping[str, Path]) -> None:
+def test_sets_get_distinct_names(places: Mapping[str, Path]) -> None:
     opened = open_sets([places["wall"], places["wall"], places["sea"]])
     assert len({s.name for s in opened}) == 3
     with pytest.raises(InputError, match="at least 2 sets, got 1"):
         open_sets([places["wall"]])
-    with pytest.raises(InputError, match="give by=COLUMN"):
+    with pytest.raises(InputError, match="pass by=COLUMN"):
         open_sets(str(places["wall"]))
     with pytest.raises(InputError, match="Expected a column 'nothing'"):
         open_sets(places["wall"], by="nothing")
@@ -248,7 +257,7 @@ def test_sets_are_told_apart_by_name(places: Mapping[str, Path]) -> None:
         compare_pairs([], title="", config=CONFIG)
 
 
-def test_a_column_parts_one_manifest_into_sets(tmp_path: Path, cache: Cache) -> None:
+def test_a_column_splits_one_manifest_into_sets(tmp_path: Path, cache: Cache) -> None:
     groups = ["one", "two", ""] * 60
     captions = [
         f"a {p} {'by a wall' if g == 'one' else 'on the grass'}"
@@ -283,11 +292,11 @@ def test_saved_read_back_and_linked(
             ManyReport.from_json(text)
 
 
-def test_what_users_wrote_is_escaped(tmp_path: Path, cache: Cache) -> None:
+def test_user_text_is_escaped(tmp_path: Path, cache: Cache) -> None:
     bad = "<script>alert(1)</script>| *x*"
     sets = {
-        bad: write_set(tmp_path / "a", said(60, 1, place="by a wall"), seed=1),
-        "b": write_set(tmp_path / "b", said(60, 2, place="on the grass"), seed=2),
+        bad: write_set(tmp_path / "a", place_captions(60, 1, place="by a wall"), seed=1),
+        "b": write_set(tmp_path / "b", place_captions(60, 2, place="on the grass"), seed=2),
         "c": write_set(tmp_path / "c", ["a cook"], seed=3),
     }
     many = compare_many(sets, cache=cache, **WORDS)
@@ -308,29 +317,28 @@ def run(*arguments: str) -> Any:
 
 
 def test_the_command(places: Mapping[str, Path], tmp_path: Path) -> None:
-    told = ("--captioner", "manifest", "--ranker", "captions-lexical", "--cache", "off")
+    options = ("--captioner", "manifest", "--ranker", "captions-lexical", "--cache", "off")
     paths = [str(p) for p in places.values()]
     names = [part for name in places for part in ("--name", name)]
-    plan = run(*paths, *told, "--dry-run")
+    plan = run(*paths, *options, "--dry-run")
     assert plan.exit_code == 0
     assert "3 sets: 3 comparisons of 240 images: 240 to caption" in plan.stdout
-    counted = json.loads(run(*paths, *told, "--dry-run", "--json").stdout)
+    counted = json.loads(run(*paths, *options, "--dry-run", "--json").stdout)
     assert (counted["comparisons"], counted["images"], counted["paid_calls"]) == (3, 240, 0)
-    done = run(*paths, *told, *names, "--json", "--out", str(tmp_path / "out"))
+    done = run(*paths, *options, *names, "--json", "--out", str(tmp_path / "out"))
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["names"] == list(places)
     assert (tmp_path / "out" / "index.html").is_file()
-    rest = run(*paths, *told, *names, "--rest")
+    rest = run(*paths, *options, *names, "--rest")
     assert rest.exit_code == 0, rest.output
     assert "wall and the rest: " in rest.stdout
     one = write_set(tmp_path / "one", ["a cook"], seed=9)
-    assert run(*paths, str(one), *told).exit_code == 3
+    assert run(*paths, str(one), *options).exit_code == 3
     for wrong in ((*paths, "--name", "x"), (*paths, "--by", "group"), (paths[0],)):
-        assert isinstance(run(*wrong, *told).exception, VisdiffError)
+        assert isinstance(run(*wrong, *options).exception, VisdiffError)
 
 
-def test_colours_too(cache: Cache) -> None:
-    # A ranker that looks at images, and so has features.
+def test_rankers_with_features(cache: Cache) -> None:
     rng = np.random.default_rng(0)
     sets = {c: [fakes.picture(c, rng) for _ in range(50)] for c in fakes.CHANNELS}
     many = compare_many(

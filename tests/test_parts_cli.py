@@ -1,4 +1,4 @@
-"""`visdiff caption` and `visdiff rank`, and what every command says before it computes."""
+"""Tests of `visdiff caption` and `visdiff rank`, and of the early check of models."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import fakes
 import numpy as np
 import pytest
-from fakes import said, write_set
+from fakes import place_captions, write_set
 from typer.testing import CliRunner
 
 import visdiff
@@ -26,8 +26,8 @@ from visdiff.llm.scripted import ScriptedChat
 WORDS = ("--captioner", "manifest", "--ranker", "captions-lexical")
 
 
-class Talker(ScriptedChat):
-    """Says the same of every image."""
+class ConstantChat(ScriptedChat):
+    """A chat model with one reply for every image."""
 
     def __init__(self, **_: Any) -> None:
         super().__init__(lambda request: "a square", True, "talker")
@@ -42,7 +42,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten images, one of them damaged, with a manifest that knows their prompt."""
+    """Returns a folder of ten images, one damaged, and a manifest with prompts."""
     path = tmp_path / "images"
     colours = ["red", "blue"] * 5
     write_set(path, [""] * 10, seed=1, colours=colours, prompt=[f"p, “{i}”" for i in range(10)])
@@ -63,47 +63,49 @@ def test_captions_are_a_manifest_that_opens_unchanged(folder: Path, suffix: str)
     ran = run("caption", folder / "manifest.csv", "--captioner", "fakes:ColourCaptioner", "--out",
               out, "--json")  # fmt: skip
     assert ran.exit_code == 3, ran.output
-    told = json.loads(ran.stdout)
-    assert (told["images"], told["captioned"]) == (10, 9)
-    assert list(told["failed"]) == ["004.png"]
+    result = json.loads(ran.stdout)
+    assert (result["images"], result["captioned"]) == (10, 9)
+    assert list(result["failed"]) == ["004.png"]
     before, after = ImageSet.open(folder / "manifest.csv"), ImageSet.open(out)
     assert after.ids == before.ids
     assert [after.path(i) for i in range(10)] == [before.path(i) for i in range(10)]
     assert after.frame["prompt"].tolist() == before.frame["prompt"].tolist()
     found = ManifestCaptioner().captions(after)
     assert found.values[:4] == ["a red square", "a blue square"] * 2
-    # A failure is empty, never a text.
+    # A failure is an empty cell, never a text.
     assert found.values[4] is None
     assert set(found.failures) == {4}
 
 
 def test_a_second_run_computes_only_what_failed(folder: Path) -> None:
-    told = ("caption", folder, "--captioner", "fakes:ColourCaptioner", "--out", folder / "c.csv")
-    ran = run(*told)
+    options = ("caption", folder, "--captioner", "fakes:ColourCaptioner", "--out", folder / "c.csv")
+    ran = run(*options)
     assert ran.exit_code == 3
     assert "9 of 10 images captioned" in ran.stdout
     assert "004.png" in ran.stderr
     assert fakes.ColourCaptioner.computed == 9
     fakes.picture("green", np.random.default_rng(0)).save(folder / "004.png")
-    ran = run(*told)
+    ran = run(*options)
     assert ran.exit_code == 0, ran.output
     assert fakes.ColourCaptioner.computed == 10
     assert "a green square" in (folder / "c.csv").read_text("utf-8")
 
 
-def test_paths_are_relative_where_the_images_lie_below(folder: Path, tmp_path: Path) -> None:
+def test_paths_are_relative_if_the_images_are_below_the_manifest(
+    folder: Path, tmp_path: Path
+) -> None:
     images = ImageSet.open(folder)
     captions: list[str | None] = [None] * 10
-    above = captioning.table(images, captions, tmp_path)
-    assert above["path"].tolist()[0] == "images/000.png"
-    beside = captioning.table(images, captions, tmp_path / "elsewhere")
-    assert beside["path"].tolist()[0] == str(folder / "000.png")
-    captioning.write(beside, tmp_path / "elsewhere" / "c.csv")
+    relative = captioning.table(images, captions, tmp_path)
+    assert relative["path"].tolist()[0] == "images/000.png"
+    absolute = captioning.table(images, captions, tmp_path / "elsewhere")
+    assert absolute["path"].tolist()[0] == str(folder / "000.png")
+    captioning.write(absolute, tmp_path / "elsewhere" / "c.csv")
     moved = ImageSet.open(tmp_path / "elsewhere" / "c.csv")
     assert moved.digest(0) == images.digest(0)
-    drawn = ImageSet.open([fakes.picture("red", np.random.default_rng(0))])
+    in_memory = ImageSet.open([fakes.picture("red", np.random.default_rng(0))])
     with pytest.raises(InputError, match="in memory"):
-        captioning.table(drawn, [None], tmp_path)
+        captioning.table(in_memory, [None], tmp_path)
 
 
 def test_captions_with_commas_and_line_breaks_survive(folder: Path) -> None:
@@ -115,31 +117,38 @@ def test_captions_with_commas_and_line_breaks_survive(folder: Path) -> None:
         assert ManifestCaptioner().captions(ImageSet.open(out)).values == captions
 
 
-def test_wrong_targets_are_said_before_anything_is_captioned(folder: Path, tmp_path: Path) -> None:
+def test_invalid_targets_are_reported_before_captioning(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    for out, says in (
+    for out, message in (
         (tmp_path / "captions.txt", "a manifest to write"),
         (tmp_path / "file" / "c.csv", "a file that can be written"),
         (folder, "a manifest to write"),
     ):
         ran = run("caption", folder, "--captioner", "fakes:ColourCaptioner", "--out", out)
         assert isinstance(ran.exception, InputError)
-        assert says in str(ran.exception)
+        assert message in str(ran.exception)
     assert fakes.ColourCaptioner.computed == 0
 
 
 def test_the_plan_of_captions(folder: Path) -> None:
-    told = ("caption", folder, "--out", folder / "c.csv", "--dry-run", "--json")
-    plan = json.loads(run(*told, "--captioner", "fakes:ColourCaptioner").stdout)
+    options = ("caption", folder, "--out", folder / "c.csv", "--dry-run", "--json")
+    plan = json.loads(run(*options, "--captioner", "fakes:ColourCaptioner").stdout)
     assert plan == {"images": 10, "paid_calls": 0}
-    plan = json.loads(run(*told, "--captioner", "chat", "--llm", "x").stdout)
+    plan = json.loads(run(*options, "--captioner", "chat", "--llm", "x").stdout)
     assert plan == {"images": 10, "paid_calls": 10}
     assert not (folder / "c.csv").exists()
 
 
 def test_a_spent_budget_leaves_empty_cells(folder: Path) -> None:
-    told = ("caption", folder, "--captioner", "chat", "--set", "llm.backend=test_parts_cli:Talker")
-    ran = run(*told, "--out", folder / "c.jsonl", "--max-calls", 3, "--json")
+    options = (
+        "caption",
+        folder,
+        "--captioner",
+        "chat",
+        "--set",
+        "llm.backend=test_parts_cli:ConstantChat",
+    )
+    ran = run(*options, "--out", folder / "c.jsonl", "--max-calls", 3, "--json")
     assert ran.exit_code == 3, ran.output
     assert json.loads(ran.stdout)["captioned"] == 3
     assert ImageSet.open(folder / "c.jsonl").frame["caption"].tolist().count("a square") == 3
@@ -153,19 +162,21 @@ def test_a_spent_budget_leaves_empty_cells(folder: Path) -> None:
 def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("sets")
     return (
-        write_set(folder / "wall", said(80, 1, place="by a brick wall", share=0.9), seed=1),
-        write_set(folder / "lawn", said(80, 2, place="on the grass", share=0.9), seed=2),
+        write_set(
+            folder / "wall", place_captions(80, 1, place="by a brick wall", share=0.9), seed=1
+        ),
+        write_set(folder / "lawn", place_captions(80, 2, place="on the grass", share=0.9), seed=2),
     )
 
 
-def test_every_sentence_has_its_numbers(sets: tuple[Path, Path], tmp_path: Path) -> None:
+def test_every_sentence_has_statistics(sets: tuple[Path, Path], tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("# places\nby a brick wall\n\nB: on the grass\n", "utf-8")
-    given = ("--hypotheses", file, "--hypotheses", "A: a cook")
-    ran = run("rank", *sets, *WORDS, *given, "--json", "--out", tmp_path / "out")
+    sentences = ("--hypotheses", file, "--hypotheses", "A: a cook")
+    ran = run("rank", *sets, *WORDS, *sentences, "--json", "--out", tmp_path / "out")
     assert ran.exit_code == 0, ran.output
-    told = json.loads(ran.stdout)
-    rows = {(s["text"], s["direction"]): s for s in told["sentences"]}
+    result = json.loads(ran.stdout)
+    rows = {(s["text"], s["direction"]): s for s in result["sentences"]}
     assert set(rows) == {
         ("by a brick wall", "A"),
         ("by a brick wall", "B"),
@@ -178,12 +189,12 @@ def test_every_sentence_has_its_numbers(sets: tuple[Path, Path], tmp_path: Path)
     assert rows["by a brick wall", "A"]["confirmed"]
     assert rows["on the grass", "B"]["confirmed"]
     assert not rows["a cook", "A"]["confirmed"]
-    # What is rejected has an interval too, mirrored in the other direction.
+    # Rejected sentences have an interval too, mirrored in the other direction.
     one, other = (rows["by a brick wall", side] for side in "AB")
     assert other["auroc"] == pytest.approx(1 - one["auroc"])
     assert other["ci_low"] == pytest.approx(1 - one["ci_high"])
-    assert told["sentences"][0]["confirmed"]
-    # The same numbers as compare's, and the same folder.
+    assert result["sentences"][0]["confirmed"]
+    # The same statistics as `compare`, and the same files.
     report = visdiff.compare(
         *sets,
         captioner="manifest",
@@ -194,26 +205,26 @@ def test_every_sentence_has_its_numbers(sets: tuple[Path, Path], tmp_path: Path)
         },
         progress=False,
     )
-    assert [d["q_value"] for d in told["report"]["differences"]] == [
+    assert [d["q_value"] for d in result["report"]["differences"]] == [
         d.q_value for d in report.differences
     ]
     names = {"report.html", "report.json", "report.md", "differences.csv", "scores.parquet"}
     assert {f.name for f in (tmp_path / "out").iterdir()} == names
-    table = run("rank", *sets, *WORDS, *given)
+    table = run("rank", *sets, *WORDS, *sentences)
     assert table.exit_code == 0
     for text in ("AUROC", "interval", "p", "q", "a cook", "on the grass"):
         assert text in table.stdout
 
 
-def test_wrong_sentences_are_one_sentence(sets: tuple[Path, Path]) -> None:
-    for given, says in (
+def test_invalid_sentences_are_reported(sets: tuple[Path, Path]) -> None:
+    for options, message in (
         ((), "Missing option"),
-        (("--hypotheses", "mine.txt"), "where there is no file"),
-        (("--hypotheses", "folder/mine.lst"), "where there is no file"),
-        (("--hypotheses", "A: "), "expected a hypothesis such as"),
+        (("--hypotheses", "mine.txt"), "which does not exist"),
+        (("--hypotheses", "folder/mine.lst"), "which does not exist"),
+        (("--hypotheses", "A: "), "a hypothesis such as"),
     ):
-        ran = run("rank", *sets, *WORDS, *given)
-        assert says in (str(ran.exception) + ran.output)
+        ran = run("rank", *sets, *WORDS, *options)
+        assert message in (str(ran.exception) + ran.output)
         assert ran.exit_code != 0
     config = with_hypotheses(Config.of("miniature").changed(rounds="auto"), ["a dog/cat"])
     assert config.proposer.hypotheses == ("a dog/cat",)
@@ -224,8 +235,15 @@ def test_unscored_sentences_end_in_status_3(
     sets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fakes.ColourChat, "fails", Failure("timed out", "timeout"))
-    told = ("--captioner", "manifest", "--ranker", "captions-llm", "--hypotheses", "A: by a wall")
-    ran = run("rank", *sets, *told, "--set", "llm.backend=fakes:ColourChat", "--json")
+    options = (
+        "--captioner",
+        "manifest",
+        "--ranker",
+        "captions-llm",
+        "--hypotheses",
+        "A: by a wall",
+    )
+    ran = run("rank", *sets, *options, "--set", "llm.backend=fakes:ColourChat", "--json")
     assert ran.exit_code == 3
     (row,) = json.loads(ran.stdout)["sentences"]
     assert row["auroc"] is None
@@ -234,17 +252,26 @@ def test_unscored_sentences_end_in_status_3(
 
 
 def test_the_plan_of_a_ranking(sets: tuple[Path, Path]) -> None:
-    told = ("rank", *sets, "--hypotheses", "A: x", "--captioner", "manifest", "--dry-run", "--json")
-    plan = json.loads(run(*told, "--ranker", "captions-lexical").stdout)
+    options = (
+        "rank",
+        *sets,
+        "--hypotheses",
+        "A: x",
+        "--captioner",
+        "manifest",
+        "--dry-run",
+        "--json",
+    )
+    plan = json.loads(run(*options, "--ranker", "captions-lexical").stdout)
     assert (plan["hypotheses"], plan["captions"], plan["paid_calls"]) == (2, plan["scored"], 0)
     asked = json.loads(
-        run(*told, "--ranker", "captions-llm", "--set", "llm.backend=fakes:ColourChat").stdout
+        run(*options, "--ranker", "captions-llm", "--set", "llm.backend=fakes:ColourChat").stdout
     )
     assert asked["paid_calls"] == 2 * asked["scored"]
     assert fakes.ColourChat.asked == 0
 
 
-def test_ranking_in_a_program(sets: tuple[Path, Path]) -> None:
+def test_ranking_from_python(sets: tuple[Path, Path]) -> None:
     config = Config.of("laptop").changed(captioner="manifest", ranker="captions-lexical")
     a, b = (ImageSet.open(s, name=s.parent.name) for s in sets)
     config = with_hypotheses(config, ["by a brick wall"])
@@ -254,30 +281,30 @@ def test_ranking_in_a_program(sets: tuple[Path, Path]) -> None:
     assert ranking.report.set_a.name == "wall"
 
 
-# Models that cannot be had --------------------------------------------------------------------
+# Missing models -------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def undisturbed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Whether anybody decoded an image or began the pre-flight."""
-    touched: list[str] = []
+def accesses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Returns a list of the image accesses; it stays empty if no image is decoded or read."""
+    accesses: list[str] = []
     image, raw = ImageSet.image, ImageSet.raw
 
-    def seen(self: ImageSet, index: int) -> Any:
-        touched.append(f"image {index}")
+    def record_image(self: ImageSet, index: int) -> Any:
+        accesses.append(f"image {index}")
         return image(self, index)
 
-    def read(self: ImageSet, index: int) -> Any:
-        touched.append(f"raw {index}")
+    def record_raw(self: ImageSet, index: int) -> Any:
+        accesses.append(f"raw {index}")
         return raw(self, index)
 
-    monkeypatch.setattr(ImageSet, "image", seen)
-    monkeypatch.setattr(ImageSet, "raw", read)
-    return touched
+    monkeypatch.setattr(ImageSet, "image", record_image)
+    monkeypatch.setattr(ImageSet, "raw", record_raw)
+    return accesses
 
 
 @pytest.mark.parametrize(
-    ("settings", "wrong"),
+    ("settings", "message"),
     [
         ({"ranker": "captions-lexical"}, "blip-image-captioning-base"),
         ({"captioner": "manifest"}, "open_clip model ViT-B-32"),
@@ -295,48 +322,48 @@ def undisturbed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ],
     ids=["captioner", "ranker", "model", "tag", "folder", "second ranker"],
 )
-def test_missing_models_are_said_before_the_preflight(
-    sets: tuple[Path, Path], undisturbed: list[str], settings: dict[str, Any], wrong: str
+def test_missing_models_are_reported_before_the_preflight(
+    sets: tuple[Path, Path], accesses: list[str], settings: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises((InputError, MissingBackendError), match=wrong):
+    with pytest.raises((InputError, MissingBackendError), match=message):
         visdiff.compare(*sets, **settings, progress=False)
-    assert undisturbed == []
+    assert accesses == []
 
 
-def test_a_missing_key_is_said_before_the_preflight(
-    sets: tuple[Path, Path], undisturbed: list[str]
+def test_a_missing_key_is_reported_before_the_preflight(
+    sets: tuple[Path, Path], accesses: list[str]
 ) -> None:
-    told: dict[str, Any] = {"captioner": "fakes:ColourCaptioner", "ranker": "fakes:ColourRanker"}
+    options: dict[str, Any] = {"captioner": "fakes:ColourCaptioner", "ranker": "fakes:ColourRanker"}
     with pytest.raises(VisdiffError, match="OPENAI_API_KEY"):
-        visdiff.compare(*sets, **told, proposer="captions-llm", llm__model="gpt-4", progress=False)
-    assert undisturbed == []
+        visdiff.compare(
+            *sets, **options, proposer="captions-llm", llm__model="gpt-4", progress=False
+        )
+    assert accesses == []
     assert fakes.ColourCaptioner.computed == 0
 
 
-def test_caption_says_at_once_that_weights_are_missing(
-    folder: Path, undisturbed: list[str]
-) -> None:
+def test_caption_reports_missing_weights_at_once(folder: Path, accesses: list[str]) -> None:
     ran = run("caption", folder, "--out", folder / "c.csv")
     assert isinstance(ran.exception, MissingBackendError)
-    assert undisturbed == []
+    assert accesses == []
 
 
 def test_a_model_whose_values_are_cached_is_not_loaded(
     sets: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = {"captioner": "manifest", "ranker": "fakes:ColourRanker", "progress": False}
-    first = visdiff.compare(*sets, **told)
+    options = {"captioner": "manifest", "ranker": "fakes:ColourRanker", "progress": False}
+    first = visdiff.compare(*sets, **options)
 
-    def loaded(self: Any, image: Any) -> Any:
+    def prepare(self: Any, image: Any) -> Any:
         raise AssertionError("the model was loaded though every value is cached")
 
-    monkeypatch.setattr(fakes.ColourRanker, "prepare", loaded)
-    again = visdiff.compare(*sets, **told)
+    monkeypatch.setattr(fakes.ColourRanker, "prepare", prepare)
+    again = visdiff.compare(*sets, **options)
     assert again.differences == first.differences
     assert again.provenance.cache_misses == 0
 
 
-def test_whoever_decodes_is_seen(sets: tuple[Path, Path], undisturbed: list[str]) -> None:
-    # The tests above rely on it: an ordinary run does not go unnoticed.
+def test_accesses_records_an_ordinary_run(sets: tuple[Path, Path], accesses: list[str]) -> None:
+    # The tests above rely on this.
     visdiff.compare(*sets, captioner="manifest", ranker="captions-lexical", progress=False)
-    assert undisturbed
+    assert accesses

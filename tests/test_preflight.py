@@ -1,4 +1,4 @@
-"""A planted confound is flagged, by its name; sets that differ in nothing trivial are not."""
+"""Tests of the preflight: planted confounds are flagged, identical distributions are not."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Draw = Callable[[np.random.Generator], Image.Image]
 
 
 def scene(rng: np.random.Generator) -> Image.Image:
-    """Draw a coloured scene whose brightness, colours and size vary from image to image."""
+    """Returns a coloured scene whose brightness, colours and size vary from image to image."""
     width, height = rng.integers(48, 80, 2)
     low = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
     image = Image.fromarray(low).resize((int(width), int(height)), Image.Resampling.BICUBIC)
@@ -68,7 +68,7 @@ def grey(rng: np.random.Generator) -> Image.Image:
 
 
 PLANTED: dict[str, tuple[str, dict[str, Any], float, str]] = {
-    # What is planted: property, how B is built, its side of 0.5, words of the sentence.
+    # Planted confound: property, construction of B, side of 0.5, words of the sentence.
     "brightness": ("brightness", {"draw": brighter}, 0, "The images of B are brighter than"),
     "size": ("pixels", {"draw": larger}, 0, "The images of B are larger than"),
     "aspect": ("aspect", {"draw": wider}, 0, "wider for their height"),
@@ -88,7 +88,7 @@ def test_planted_confound_is_flagged(tmp_path: Path, planted: str) -> None:
     assert confound.q_value <= MAX_Q
     assert words.replace("a JPEG", "an estimated JPEG") in confound.sentence
     assert confound.sentence in found.warnings()
-    # The other way round, it is the other way round.
+    # Swapping the sets mirrors the result.
     mirror = flagged(preflight(ImageSet.open(tmp_path / "b"), ImageSet.open(tmp_path / "a")))
     assert mirror[name].auroc == pytest.approx(1 - confound.auroc)
 
@@ -147,7 +147,7 @@ def test_unreadable_images_are_counted_and_named(tmp_path: Path, cached: bool) -
             assert [name for name, _ in found.unreadable_b] == ["05.jpg"]
             assert all(reason for _, reason in found.unreadable_a + found.unreadable_b)
             assert any("cut.jpg, zero.jpg" in warning for warning in found.warnings())
-        # What failed was not stored: it is tried again once it is repaired.
+        # Failures are not cached: a repaired file is measured.
         (tmp_path / "a" / "zero.jpg").write_bytes((tmp_path / "a" / "01.jpg").read_bytes())
         assert len(preflight(a, b, cache=cache).unreadable_a) == 1
 
@@ -159,7 +159,7 @@ def test_measurements_come_from_the_cache_and_are_the_same(tmp_path: Path) -> No
         assert (cache.hits, cache.misses) == (0, 2 * N)
         assert preflight(a, b, cache=cache) == first == preflight(a, b)
         assert cache.hits == 2 * N
-    # A replay needs nothing: measuring again is not asking a model.
+    # A replay measures again, because that needs no model.
     with Cache(tmp_path / "none", mode="replay") as cache:
         assert preflight(a, b, cache=cache) == first
 
@@ -212,7 +212,7 @@ def test_measurements_of_known_images() -> None:
     red = measure(None, Image.new("RGB", (8, 8), "red"), "x")
     assert red["brightness"] == pytest.approx(0.299)
     assert red["greyscale"] is False
-    # Rotation by EXIF is what people see.
+    # The EXIF rotation is applied.
     exif = Image.Exif()
     exif[0x0112] = 6
     sideways = Image.new("RGB", (200, 100))

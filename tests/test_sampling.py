@@ -1,4 +1,4 @@
-"""Which images a proposer is shown: typical ones, or a spread, and never of the held-out half."""
+"""Tests of the choice of images for a proposer, always from the discovery half."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ STRATEGIES: tuple[Strategy, ...] = ("representative", "diverse")
 
 
 def mixture(seed: int, share: float = 0.4) -> tuple[np.ndarray, np.ndarray]:
-    """Features of which a share of A's carries what sets it apart, and which ones do."""
+    """Returns features where a fraction of A carries the difference, and which rows do."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(200, 8))
     carriers = IS_A & (rng.random(200) < share)
@@ -41,19 +41,19 @@ def test_representative_images_carry_the_difference_more_often_than_random_ones(
         shares.append(carriers[chosen & IS_A].mean())
         drawn = np.random.default_rng(seed).choice(100, 20, replace=False)
         at_random.append(carriers[drawn].mean())
-    # 40 % carry it, and so do 40 % of a random sample.
+    # 40 % of A carry the difference, and so do 40 % of a random sample.
     assert 0.3 < np.mean(at_random) < 0.5
     assert np.mean(shares) > np.mean(at_random) + 0.2
 
 
-def test_scores_are_of_probes_that_have_not_seen_the_image() -> None:
-    # With as many columns as images a probe knows what it was fitted on by heart.
+def test_scores_come_from_held_out_probes() -> None:
+    # With as many columns as images, a probe fits its training data perfectly.
     noise = np.random.default_rng(0).normal(size=(200, 300))
     scores = representative(noise, IS_A, np.random.default_rng(0))
     assert 0.35 < (scores > 0).mean() < 0.65
 
 
-def test_the_larger_set_is_not_the_likelier() -> None:
+def test_set_sizes_do_not_affect_the_scores() -> None:
     noise = np.random.default_rng(0).normal(size=(330, 3))
     is_a = np.arange(330) < 300
     scores = representative(noise, is_a, np.random.default_rng(0))
@@ -63,7 +63,7 @@ def test_the_larger_set_is_not_the_likelier() -> None:
 
 def test_no_region_dominates_a_diverse_sample() -> None:
     rng = np.random.default_rng(3)
-    # Nine of ten images are alike; the others are of ten kinds.
+    # Nine of ten images are alike; the others form ten clusters.
     centres = np.vstack([np.zeros((90, 10)), 20 * np.eye(10)])
     features = centres + rng.normal(scale=0.1, size=centres.shape)
     picked = diverse(features, 15, np.random.default_rng(0))
@@ -84,7 +84,7 @@ def test_sizes_and_determinism(strategy: Strategy) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_last_bits_of_a_feature_decide_nothing(strategy: Strategy) -> None:
+def test_the_last_bits_of_a_feature_do_not_matter(strategy: Strategy) -> None:
     features, _ = mixture(2)
     features = features.astype(np.float32)
     jitter = np.random.default_rng(0).choice([-1, 1], features.shape) * 1e-7
@@ -94,16 +94,18 @@ def test_the_last_bits_of_a_feature_decide_nothing(strategy: Strategy) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_what_is_left_is_chosen_from_and_pairs_stay_whole(strategy: Strategy) -> None:
+def test_only_candidates_are_chosen_and_pairs_stay_together(strategy: Strategy) -> None:
     features, _ = mixture(3)
     left = np.random.default_rng(0).random(200) < 0.3
-    chosen = choose(strategy, features, IS_A, 10, np.random.default_rng(0), open_=left)
+    chosen = choose(strategy, features, IS_A, 10, np.random.default_rng(0), candidates=left)
     assert not (chosen & ~left).any()
     assert (chosen[IS_A].sum(), chosen[~IS_A].sum()) == (10, 10)
-    paired = choose(strategy, features, IS_A, 10, np.random.default_rng(0), open_=left, paired=True)
+    paired = choose(
+        strategy, features, IS_A, 10, np.random.default_rng(0), candidates=left, paired=True
+    )
     assert (paired[:100] == paired[100:]).all()
     assert paired.sum() == 20
-    # A pair is there while one of the two is left.
+    # A pair is a candidate if one of its images is.
     assert (left[:100] | left[100:])[paired[:100]].all()
 
 
@@ -113,7 +115,7 @@ def test_images_without_features_come_last_and_copies_once(strategy: Strategy) -
     features[:30] = np.nan
     chosen = choose(strategy, features, IS_A, 20, np.random.default_rng(0))
     assert not chosen[:30].any()
-    # More wanted than have features: they fill up.
+    # If too few images have features, images without features fill up the sample.
     assert choose(strategy, features, IS_A, 80, np.random.default_rng(0))[IS_A].sum() == 80
     alike = np.repeat(np.eye(2), 100, axis=0)
     chosen = choose(strategy, alike, IS_A, 20, np.random.default_rng(0))
@@ -126,7 +128,7 @@ def test_copies_are_not_diverse() -> None:
     assert sorted(features[picked, 0].tolist()) == list(range(10))
 
 
-def test_what_does_not_fit() -> None:
+def test_invalid_arguments() -> None:
     features, _ = mixture(0)
     rng = np.random.default_rng(0)
     for wrong in (
@@ -137,10 +139,16 @@ def test_what_does_not_fit() -> None:
         {"n": 0},
         {"is_a": np.arange(200) < 90, "paired": True},
     ):
-        told: dict[str, Any] = {"features": features, "is_a": IS_A, "n": 5, "rng": rng, **wrong}
-        with pytest.raises(ValueError, match="expected"):
-            choose("diverse", **told)
-    # Too few to fit a probe: nothing is known, and nobody is preferred.
+        arguments: dict[str, Any] = {
+            "features": features,
+            "is_a": IS_A,
+            "n": 5,
+            "rng": rng,
+            **wrong,
+        }
+        with pytest.raises(ValueError, match="Expected"):
+            choose("diverse", **arguments)
+    # Too few images to fit a probe: all scores are equal.
     few = representative(features[:3], np.array([True, True, False]), rng)
     assert few.tolist() == [0, 0, 0]
 
@@ -148,20 +156,20 @@ def test_what_does_not_fit() -> None:
 # In a comparison ------------------------------------------------------------------------------
 
 
-class Onlooker(Proposer):
-    """A proposer that remembers what it was shown."""
+class RecordingProposer(Proposer):
+    """A proposer that records the evidence it receives."""
 
-    name = "onlooker"
+    name = "recording"
     needs_captions = False
     max_hypotheses = 2
-    shown: ClassVar[list[Evidence]] = []
+    recorded: ClassVar[list[Evidence]] = []
 
     @property
     def identity(self) -> Mapping[str, Any]:
         return {"proposer": self.name}
 
     def propose(self, evidence: Evidence, *, rng: np.random.Generator, round: int = 1) -> Proposals:
-        type(self).shown.append(evidence)
+        type(self).recorded.append(evidence)
         texts: tuple[tuple[str, Direction], ...] = (("red", "A"), ("blue", "B"))
         return Proposals(tuple(Hypothesis(f"{t} {round}", d, self.name, round) for t, d in texts))
 
@@ -173,8 +181,8 @@ def cache(tmp_path: Path) -> Iterator[Cache]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Onlooker, "shown", [])
+def no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RecordingProposer, "recorded", [])
 
 
 def colours(n: int, reds: int, seed: int) -> list[Image.Image]:
@@ -185,55 +193,55 @@ def colours(n: int, reds: int, seed: int) -> list[Image.Image]:
 SETTINGS: dict[str, Any] = {
     "captioner": "fakes:ColourCaptioner",
     "ranker": "fakes:ColourRanker",
-    "proposer": "test_sampling:Onlooker",
+    "proposer": "test_sampling:RecordingProposer",
     "proposer__sample_size": 8,
     "progress": False,
 }
 
 
-def shown() -> list[list[list[str]]]:
+def recorded_digests() -> list[list[list[str]]]:
     return [
         [[s.digest(i) for i in range(len(s))] for s in (e.images_a, e.images_b)]
-        for e in Onlooker.shown
+        for e in RecordingProposer.recorded
     ]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_proposer_sees_a_sample_of_the_discovery_half(strategy: str, cache: Cache) -> None:
+def test_the_proposer_receives_a_sample_of_the_discovery_half(strategy: str, cache: Cache) -> None:
     sets = colours(80, 40, 1), colours(80, 10, 2)
     report = visdiff.compare(*sets, **SETTINGS, proposer__sampling=strategy, cache=cache)
-    (evidence,) = Onlooker.shown
+    (evidence,) = RecordingProposer.recorded
     assert (len(evidence.images_a), len(evidence.images_b)) == (8, 8)
     assert report.scores is not None
     tested = set(report.scores.query("set == 'A'")["id"])
     assert not set(evidence.images_a.ids) & tested
     visdiff.compare(*sets, **SETTINGS, cache=cache)
-    drawn_by_itself = Onlooker.shown[-1]
+    drawn_by_itself = RecordingProposer.recorded[-1]
     assert len(drawn_by_itself.images_a) == 80 - len(tested)
     if strategy == "representative":
-        # A's are red half of the time, B's blue mostly: what is typical is red and blue.
+        # A is half red, B mostly blue: red and blue are representative.
         for images, channel in ((evidence.images_a, 0), (evidence.images_b, 2)):
             means = [np.asarray(image).mean(axis=(0, 1)) for image in images]
             assert sum(int(m.argmax()) == channel for m in means) >= 7
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_held_out_half_has_no_say_in_the_sample(strategy: str, cache: Cache) -> None:
+def test_the_scoring_half_does_not_affect_the_sample(strategy: str, cache: Cache) -> None:
     sets = [ImageSet.open(colours(80, reds, seed)) for seed, reds in ((1, 40), (2, 10))]
-    told = {**SETTINGS, "proposer__sampling": strategy}
-    visdiff.compare(*sets, **told, cache=cache)
-    # Other images in the half that scores: half of it is left out.
+    settings = {**SETTINGS, "proposer__sampling": strategy}
+    visdiff.compare(*sets, **settings, cache=cache)
+    # Half of the scoring half is left out.
     fewer = []
     for images in sets:
         discovery, scoring = images.split(0.5)
         kept = {*discovery.ids, *scoring.ids[::2]}
         fewer.append(images.subset([i for i, name in enumerate(images.ids) if name in kept]))
-    visdiff.compare(*fewer, **told, statistics__min_scored=5, cache=cache)
-    first, second = shown()
+    visdiff.compare(*fewer, **settings, statistics__min_scored=5, cache=cache)
+    first, second = recorded_digests()
     assert first == second
 
 
-def test_the_batch_size_has_no_say_either(tmp_path: Path) -> None:
+def test_the_batch_size_does_not_affect_the_sample(tmp_path: Path) -> None:
     sets = colours(80, 40, 1), colours(80, 10, 2)
     for size in (1, 7, 64):
         with Cache(tmp_path / str(size)) as own:
@@ -244,22 +252,22 @@ def test_the_batch_size_has_no_say_either(tmp_path: Path) -> None:
                 ranker__batch_size=size,
                 cache=own,
             )
-    first, second, third = shown()
+    first, second, third = recorded_digests()
     assert first == second == third
 
 
-def test_later_rounds_choose_among_what_is_left(cache: Cache) -> None:
+def test_later_rounds_choose_unexplained_images(cache: Cache) -> None:
     sets = colours(80, 40, 1), colours(80, 10, 2)
     visdiff.compare(*sets, **SETTINGS, proposer__sampling="representative", rounds=2, cache=cache)
-    assert len(Onlooker.shown[0].images_a) == 8
-    assert all(len(e.images_a) <= 8 and len(e.images_b) <= 8 for e in Onlooker.shown)
+    assert len(RecordingProposer.recorded[0].images_a) == 8
+    assert all(len(e.images_a) <= 8 and len(e.images_b) <= 8 for e in RecordingProposer.recorded)
 
 
-def test_a_ranker_without_features_is_refused_before_anything_is_computed(cache: Cache) -> None:
+def test_a_ranker_without_features_is_an_early_error(cache: Cache) -> None:
     fakes.ColourCaptioner.computed = 0
-    told = {**SETTINGS, "ranker": "captions-lexical", "proposer__sampling": "diverse"}
+    settings = {**SETTINGS, "ranker": "captions-lexical", "proposer__sampling": "diverse"}
     with pytest.raises(InputError, match=r"ranker with image features.*captions-lexical"):
-        visdiff.compare(colours(40, 20, 1), colours(40, 10, 2), **told, cache=cache)
+        visdiff.compare(colours(40, 20, 1), colours(40, 10, 2), **settings, cache=cache)
     assert fakes.ColourCaptioner.computed == 0
     with pytest.raises(InputError, match=r"proposer\.sampling"):
         Config.of("miniature").changed(proposer__sampling="typical")

@@ -1,4 +1,4 @@
-"""The second ranker: what it says is told beside what the first confirms, and changes nothing."""
+"""Tests of the second ranker, which cross-checks confirmed differences without changing them."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ import fakes
 import numpy as np
 import pandas as pd
 import pytest
-from fakes import said, write_set
+from fakes import place_captions, write_set
 
 import visdiff
 from visdiff.cache import Cache
@@ -32,14 +32,14 @@ WORDS: dict[str, Any] = {
 
 
 class Contrary(Ranker):
-    """A ranker that sees the wall, but not the grass; of some images it says nothing.
+    """A ranker that supports the wall and not the grass, and leaves some images unscored.
 
-    It reads the place off the colour of the image, and has no caption to read.
+    It derives the place from the colour of the image and uses no captions.
     """
 
     name = "contrary"
     needs_captions = False
-    blind = 0
+    n_unscored = 0
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -54,16 +54,16 @@ class Contrary(Ranker):
         red = np.array([np.asarray(image).mean(axis=(0, 1)).argmax() == 0 for image in images])
         noise = np.arange(len(images)) % 7 / 100
         scores = np.array([red + noise if "wall" in h.text else noise for h in hypotheses])
-        scores[:, : self.blind] = np.nan
+        scores[:, : self.n_unscored] = np.nan
         return scores.astype(np.float32)
 
 
-class HalfBlind(Contrary):
-    blind = 4
+class PartlyUnscored(Contrary):
+    n_unscored = 4
 
 
-class Blind(Contrary):
-    blind = 10_000
+class Unscored(Contrary):
+    n_unscored = 10_000
 
 
 @pytest.fixture
@@ -74,12 +74,12 @@ def cache(tmp_path: Path) -> Iterator[Cache]:
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """People by a wall, on red images, and on the grass, on blue ones."""
+    """Returns red images of people by a wall, and blue images of people on the grass."""
     folder = tmp_path_factory.mktemp("sets")
     return (
-        write_set(folder / "a", said(80, 1, place="by a wall", share=0.9), seed=1,
+        write_set(folder / "a", place_captions(80, 1, place="by a wall", share=0.9), seed=1,
                   colours=["red"] * 80, prompt=[f"p{i}" for i in range(80)]),
-        write_set(folder / "b", said(80, 2, place="on the grass", share=0.9), seed=2,
+        write_set(folder / "b", place_captions(80, 2, place="on the grass", share=0.9), seed=2,
                   colours=["blue"] * 80, prompt=[f"p{i}" for i in range(80)]),
     )  # fmt: skip
 
@@ -92,9 +92,9 @@ def by_text(report: DifferenceReport) -> dict[str, Any]:
 def test_agreement_and_disagreement_are_recorded(
     sets: tuple[Path, Path], cache: Cache, paired: bool
 ) -> None:
-    told = {**WORDS, "paired_by": ("prompt",) if paired else ()}
-    alone = visdiff.compare(*sets, **told, cache=cache)
-    report = visdiff.compare(*sets, **told, verify="test_verify:Contrary", cache=cache)
+    settings = {**WORDS, "paired_by": ("prompt",) if paired else ()}
+    alone = visdiff.compare(*sets, **settings, cache=cache)
+    report = visdiff.compare(*sets, **settings, verify="test_verify:Contrary", cache=cache)
     found = by_text(report)
     assert set(found) == {"by a wall", "on the grass"}
     wall, grass = found["by a wall"], found["on the grass"]
@@ -103,7 +103,7 @@ def test_agreement_and_disagreement_are_recorded(
     assert wall.verify_ci_low > 0.5
     assert grass.disputed is True
     assert grass.verify_ci_low <= 0.5 <= grass.verify_ci_high
-    # What is not confirmed is not checked; what the first ranker says stays as it was.
+    # Unconfirmed differences are not checked; the first ranker's statistics stay unchanged.
     assert all(d.disputed is None for d in report.differences if not d.confirmed)
     for d in report.differences:
         was = next(x for x in alone.differences if (x.text, x.direction) == (d.text, d.direction))
@@ -111,14 +111,14 @@ def test_agreement_and_disagreement_are_recorded(
             was.auroc, was.ci_low, was.p_value, was.q_value
         )  # fmt: skip
         assert d.confirmed == was.confirmed
-    assert any("does not see 1 of 2 confirmed differences: “on the grass”" in w
+    assert any("does not support 1 of 2 confirmed differences: “on the grass”" in w
                for w in report.warnings)  # fmt: skip
     assert report.provenance.models["verify"] == {"ranker": "contrary"}
     assert report.config["verify"]["backend"] == "test_verify:Contrary"
     assert all(d.disputed is None for d in alone.differences)
 
 
-def test_every_door_marks_what_is_disputed(
+def test_every_output_marks_disputed_differences(
     sets: tuple[Path, Path], cache: Cache, tmp_path: Path
 ) -> None:
     report = visdiff.compare(*sets, **WORDS, verify="test_verify:Contrary", cache=cache)
@@ -138,7 +138,7 @@ def test_every_door_marks_what_is_disputed(
     }
     assert DifferenceReport.from_json(json.dumps(data)) == report
     assert "second ranker disagrees" in report._repr_html_()
-    # Without a second ranker nothing speaks of one.
+    # Without a second ranker no output mentions one.
     alone = visdiff.compare(*sets, **WORDS, cache=cache)
     assert "second ranker" not in alone.to_html() + alone.to_markdown() + alone._repr_html_()
 
@@ -155,36 +155,34 @@ def test_reports_of_the_first_schema_still_open(sets: tuple[Path, Path], cache: 
     assert old.differences == report.differences
 
 
-def test_what_the_second_ranker_cannot_score_is_no_disagreement(
-    sets: tuple[Path, Path], cache: Cache
-) -> None:
-    report = visdiff.compare(*sets, **WORDS, verify="test_verify:Blind", cache=cache)
+def test_unscored_differences_are_not_disputed(sets: tuple[Path, Path], cache: Cache) -> None:
+    report = visdiff.compare(*sets, **WORDS, verify="test_verify:Unscored", cache=cache)
     n = report.set_a.n_scored + report.set_b.n_scored
     for d in report.confirmed:
         assert (d.disputed, d.verify_auroc, d.verify_n_unscored) == (None, None, n)
     assert any(f"{2 * n} scores of the second ranker" in w for w in report.warnings)
     assert "no score" in report.to_markdown()
-    some = visdiff.compare(*sets, **WORDS, verify="test_verify:HalfBlind", cache=cache)
-    # Four of each set, of which each is scored by itself.
+    some = visdiff.compare(*sets, **WORDS, verify="test_verify:PartlyUnscored", cache=cache)
+    # Four of each set: the ranker scores the sets separately.
     assert {d.verify_n_unscored for d in some.confirmed} == {8}
     assert by_text(some)["by a wall"].disputed is False
 
 
-def test_captions_are_read_for_the_second_ranker_where_the_first_needs_none(
+def test_captions_are_computed_for_the_second_ranker_only(
     cache: Cache,
 ) -> None:
     rng = np.random.default_rng(0)
     pictures = [[fakes.picture(c, rng) for _ in range(60)] for c in ("red", "blue")]
-    told = {
+    settings = {
         "captioner": "fakes:ColourCaptioner",
         "ranker": "fakes:ColourRanker",
         "proposer": {"backend": "manual", "hypotheses": ("A: a red square", "A: blue")},
         "progress": False,
     }
     fakes.ColourCaptioner.computed = 0
-    visdiff.compare(*pictures, **told, cache=cache)
+    visdiff.compare(*pictures, **settings, cache=cache)
     assert fakes.ColourCaptioner.computed == 0
-    report = visdiff.compare(*pictures, **told, verify="captions-lexical", cache=cache)
+    report = visdiff.compare(*pictures, **settings, verify="captions-lexical", cache=cache)
     (found,) = report.confirmed
     assert (found.text, found.disputed) == ("a red square", False)
     assert fakes.ColourCaptioner.computed == report.set_a.n_scored + report.set_b.n_scored
@@ -203,7 +201,7 @@ def test_many_comparisons_are_checked_after_the_correction(
     assert "on the grass (the second ranker disagrees)" in many.to_markdown()
 
 
-def test_the_same_ranker_twice_is_no_check() -> None:
+def test_the_second_ranker_must_differ_from_the_first() -> None:
     config = Config.of("miniature").changed(ranker="captions-lexical", verify="captions-lexical")
     with pytest.raises(InputError, match="second ranker that is not the first"):
         Backends.of(config)
@@ -215,15 +213,15 @@ def test_the_plan_counts_the_second_ranker(sets: tuple[Path, Path]) -> None:
         llm="fakes:ColourChat",
     )
 
-    def planned(told: Config) -> Any:
-        return plan(split_pair(*open_pair(*sets), told), told)
+    def planned(config: Config) -> Any:
+        return plan(split_pair(*open_pair(*sets), config), config)
 
     alone = planned(config)
     assert (alone.paid_calls, alone.captions) == (0, 0)
-    looks = planned(config.changed(verify={"backend": "vqa", "model": "llm"}))
-    assert looks.paid_calls == looks.hypotheses * looks.scored
-    reads = planned(config.changed(verify="captions-lexical"))
-    assert (reads.paid_calls, reads.captions) == (0, reads.scored)
+    with_vqa = planned(config.changed(verify={"backend": "vqa", "model": "llm"}))
+    assert with_vqa.paid_calls == with_vqa.hypotheses * with_vqa.scored
+    lexical = planned(config.changed(verify="captions-lexical"))
+    assert (lexical.paid_calls, lexical.captions) == (0, lexical.scored)
 
 
 def test_the_configuration_of_a_second_ranker(tmp_path: Path) -> None:
@@ -232,8 +230,8 @@ def test_the_configuration_of_a_second_ranker(tmp_path: Path) -> None:
     assert (config.verify.backend, config.verify.tile) == ("vqa", 64)
     assert Config.parse(config.to_toml()) == config
     assert Config.parse(Config.of("miniature").to_toml()).verify is None
-    told = Config.of("miniature").with_set({"verify.backend": "vqa", "verify.model": "llm"})
-    assert told.verify is not None
-    assert told.verify.model == "llm"
+    config = Config.of("miniature").with_set({"verify.backend": "vqa", "verify.model": "llm"})
+    assert config.verify is not None
+    assert config.verify.model == "llm"
     with pytest.raises(InputError, match=r"verify\.modle.*Did you mean 'model'"):
         Config.of("miniature").with_set({"verify.modle": "x"})

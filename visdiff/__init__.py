@@ -1,11 +1,11 @@
-"""Say in sentences, with statistics, how one set of images differs from another.
+"""Describes how one set of images differs from another, in sentences and with statistics.
 
     >>> import visdiff
     >>> report = visdiff.compare("photos/before", "photos/after")  # doctest: +SKIP
     >>> print(report.verdict)  # doctest: +SKIP
 
-The public names below are resolved on first use (PEP 562), so that ``import visdiff`` costs
-milliseconds: nothing heavy, not even numpy, is loaded before it is needed.
+The public names below are imported on first use (PEP 562), so that ``import visdiff`` takes
+milliseconds and does not import numpy or torch.
 """
 
 from importlib import import_module
@@ -40,7 +40,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the module a public name lives in and keep the name for the next time."""
+    """Imports the module of a public name on first use."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)
@@ -49,5 +49,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names too, resolved or not."""
+    """Lists the module's names, including public names that are not imported yet."""
     return sorted({*globals(), *__all__})

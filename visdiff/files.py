@@ -1,4 +1,4 @@
-"""Files that are written whole: whoever reads one finds the old content or the new."""
+"""Atomic file writes: a reader finds either the old content or the new."""
 
 import os
 import tempfile
@@ -11,27 +11,27 @@ from visdiff.errors import InputError
 
 
 def write_whole(path: Path, content: bytes | Callable[[Path], object]) -> None:
-    """Writes a file under a temporary name in the same folder and renames it.
+    """Writes a file atomically: under a temporary name in the same folder, then renamed.
 
-    Several processes may write the same file. When one fails, the file keeps its old content and
-    nothing else is left in the folder.
+    Several processes may write the same file. If a write fails, the file keeps its old content and
+    the temporary file is removed.
 
     Args:
-        path: Its folder is made, with its parents, when missing.
-        content: The bytes, or a function that writes them to the path it is called with.
+        path: Path of the file; missing parent folders are created.
+        content: The bytes, or a function that writes them to the path that it receives.
 
     Raises:
-        OSError: The file cannot be written. `explained` makes a sentence of it.
+        OSError: The file cannot be written. `explained` turns it into an InputError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name that is only a suffix (".writing") is refused by torch.save.
+    # torch.save rejects a name that consists of a suffix only (".writing").
     temporary = path.with_name(f".writing-{uuid.uuid4().hex}.tmp")
     try:
         if callable(content):
             content(temporary)
         else:
             temporary.write_bytes(content)
-        # Without it a power cut may leave an empty file under the new name.
+        # Without fsync, a power failure may leave an empty file under the new name.
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -42,7 +42,7 @@ def write_whole(path: Path, content: bytes | Callable[[Path], object]) -> None:
 
 
 def write_texts(folder: Path, files: Mapping[str, str]) -> None:
-    """Writes text files, by name, into a folder that is made when missing.
+    """Writes text files, by name, into a folder, which is created if missing.
 
     Raises:
         InputError: The folder cannot be written to.
@@ -53,9 +53,9 @@ def write_texts(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def utf8(text: str) -> bytes:
-    """Returns the text as UTF-8, with a backslash sequence for what UTF-8 cannot hold.
+    """Returns the text as UTF-8, with backslash escapes for lone surrogates.
 
-    File names that are not UTF-8 reach Python as lone surrogates.
+    Python represents file names that are not UTF-8 with lone surrogates.
     """
     return text.encode("utf-8", "backslashreplace")
 
@@ -68,8 +68,8 @@ def explained(
 
     Args:
         expected: What the path should have been, such as "a folder that can be written to".
-        path: The path that the user chose.
-        advice: What to do about it.
+        path: The path from the user.
+        advice: What the user can do.
 
     Raises:
         InputError: The block raised an OSError.
@@ -83,14 +83,14 @@ def explained(
 
 
 def check_writable(folder: Path, what: str) -> None:
-    """Makes a folder and checks, before anything is computed, that it can be written to.
+    """Creates a folder and checks, before a computation starts, that it can be written to.
 
     Args:
         folder: The folder.
-        what: What will be written there, for the error.
+        what: What will be written there, for the error message.
 
     Raises:
-        InputError: It cannot be made or written to.
+        InputError: The folder cannot be created or written to.
     """
     expected = f"a folder to write {what} to"
     with explained(expected, folder, "choose another with --out"):

@@ -1,12 +1,12 @@
-"""English words in captions and short phrases: splitting, stop words, folded inflections."""
+"""Words of captions and short English phrases: splitting, stop words, inflections."""
 
 import re
 
-# Not scikit-learn's stop words, which hold "no", "not", "without" and "fire"; not Snowball's stems,
-# which keep "men", "leaves" and "children" apart from "man", "leaf" and "child".
+# scikit-learn's stop words contain "no", "not", "without" and "fire". Snowball stems do not match
+# "men", "leaves" and "children" with "man", "leaf" and "child". Neither is used here.
 ARTICLES = frozenset({"a", "an", "the"})
 
-# Words that carry no claim of their own. Negations ("no", "not", "without") do, and are not here.
+# Words without a meaning of their own. Negations ("no", "not", "without") are not stop words.
 _STOP_WORDS = """
 about above across after against along also among and any are around as at be because been before
 behind being below beneath beside between beyond both but by can could did do does doing down
@@ -20,8 +20,8 @@ STOP_WORDS = ARTICLES | frozenset(_STOP_WORDS.split())
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _VOWEL = re.compile(r"[aeiouy]")
-# One syllable that ends in one vowel and one consonant: its -ing and -ed forms double the
-# consonant, so that "caring" is a form of "care" and not of "car".
+# One syllable that ends in one vowel and one consonant. Its -ing and -ed forms double the
+# consonant, so "caring" is a form of "care" and not of "car".
 _SHORT = re.compile(r"[^aeiouy]*[aeiouy][^aeiouywx]")
 _IRREGULAR = {
     "children": "child",
@@ -36,16 +36,15 @@ _IRREGULAR = {
 
 
 def words(text: str) -> list[str]:
-    """Split a text into lower-case words; hyphens and apostrophes inside a word are kept."""
+    """Splits a text into lower-case words; hyphens and apostrophes inside a word are kept."""
     return [word.lower() for word in _WORD.findall(text)]
 
 
 def base_forms(word: str) -> frozenset[str]:
-    """Return what a lower-case word may be an inflection of, itself included.
+    """Returns the possible base forms of a lower-case word, including the word itself.
 
-    Plurals, -ing and -ed are undone by spelling rules, without a dictionary; where the spelling
-    leaves it open ("hoping": hope), every possibility is returned. Two words are taken for the same
-    one when they share a form.
+    Plurals, -ing and -ed are removed by spelling rules, without a dictionary. If the spelling is
+    ambiguous, every possibility is returned. Two words match if they share a form.
     """
     forms = {word}
     if word in _IRREGULAR:
@@ -77,7 +76,7 @@ def _without_plural(word: str) -> set[str]:
 
 
 def _stems(stem: str) -> set[str]:
-    """Return the verbs that leave ``stem`` when -ing or -ed is cut off."""
+    """Returns the verbs whose -ing or -ed form has this stem."""
     if len(stem) < 2 or not _VOWEL.search(stem):
         return set()
     if stem[-1] == stem[-2]:

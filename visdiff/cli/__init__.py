@@ -1,1 +1,1 @@
-"""The ``visdiff`` command, one file a command; `visdiff.cli.app` puts them together."""
+"""The ``visdiff`` command, one module per subcommand; `visdiff.cli.app` combines them."""

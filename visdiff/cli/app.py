@@ -1,6 +1,6 @@
 """The ``visdiff`` command. Data goes to stdout, progress to stderr.
 
-Exit status: 0 done, 2 the user's mistake (one sentence says what), 3 finished in part.
+Exit status: 0 success, 2 invalid input (with an error message), 3 incomplete results.
 """
 
 import logging
@@ -14,7 +14,7 @@ from visdiff.cli import batch, bench, cache, caption, compare, doctor, many, ran
 from visdiff.errors import VisdiffError
 
 app = typer.Typer(
-    help="Say in sentences, with statistics, how one set of images differs from another.",
+    help="Describe how two sets of images differ, in sentences and with statistics.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -29,7 +29,7 @@ app.command("compare-many")(many.compare_many)
 app.command()(caption.caption)
 app.command()(rank.rank)
 
-# Other packages' commands, `editing`'s first of all: Typer apps or functions.
+# Commands of other packages, such as `editing`: Typer apps or functions.
 for _point in entry_points(group="visdiff.commands"):
     _command = _point.load()
     if isinstance(_command, typer.Typer):
@@ -39,14 +39,14 @@ for _point in entry_points(group="visdiff.commands"):
 
 
 def main() -> None:
-    """Runs the command line; the user's mistakes end in one sentence and status 2."""
+    """Runs the command line; a VisdiffError prints its message and exits with status 2."""
     logging.getLogger("visdiff").addHandler(logging.StreamHandler())
     try:
         app()
     except VisdiffError as error:
         _fail(str(error))
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): nobody is left to tell.
+        # The reader of stdout has closed it (`| head`).
         sys.stderr.close()
         raise SystemExit(0) from None
 

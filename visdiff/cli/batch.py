@@ -1,6 +1,6 @@
-"""``visdiff batch``: answers by the Batch API, within a day, at half the price at OpenAI.
+"""``visdiff batch``: judging and captioning with the Batch API, within a day, at half price.
 
-Data goes to stdout. Exit status: 0 done, 2 the user's mistake, 3 finished in part (requests failed,
+Data goes to stdout. Exit status: 0 success, 2 invalid input, 3 incomplete results (requests failed,
 or batches have not ended).
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from visdiff.cli.options import ConfigFile, Json, Preset, assignments, configuration
+from visdiff.cli.options import ConfigFile, Json, Preset, Settings, assignments, configuration
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from visdiff.llm.batch_openai import BatchChat
 
 app = typer.Typer(
-    help="Large judging and captioning jobs by the Batch API: submit, collect.",
+    help="Run large judging and captioning jobs with the Batch API: submit, collect.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -30,11 +30,13 @@ app = typer.Typer(
 
 StateOption = Annotated[
     Path | None,
-    typer.Option("--state", help="Folder that remembers the batches; by default in the cache."),
+    typer.Option("--state", help="Folder for the state of the batches; by default in the cache."),
 ]
 LlmSet = Annotated[
     list[str] | None,
-    typer.Option("--llm-set", metavar="NAME=VALUE", help="Of the chat model: model=…, base_url=…"),
+    typer.Option(
+        "--llm-set", metavar="NAME=VALUE", help="Chat model settings: model=…, base_url=…"
+    ),
 ]
 
 _Chunks = Callable[["BatchChat", "Cache"], Iterable[list["Request"]]]
@@ -49,20 +51,22 @@ def submit(
     source: Annotated[
         str, typer.Argument(help="A results file of `bench run`; or a folder, glob or manifest.")
     ],
-    samples: Annotated[int, typer.Option(help="Answers the judge asks for.")] = 1,
-    captioner: Annotated[str | None, typer.Option(help="One that asks the chat model.")] = None,
+    samples: Annotated[int, typer.Option(help="Answers per claim that the judge requests.")] = 1,
+    captioner: Annotated[
+        str | None, typer.Option(help="A captioner that uses the chat model.")
+    ] = None,
     preset: Preset = None,
     config: ConfigFile = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")] = None,
+    set_: Settings = None,
     llm_set: LlmSet = None,
     try_out: Annotated[
-        bool, typer.Option(help="Ask the first request alone: what is wrong shows now.")
+        bool, typer.Option(help="Send the first request alone, to detect errors at once.")
     ] = True,
     state: StateOption = None,
     as_json: Json = False,
-    dry_run: Annotated[bool, typer.Option(help="Print the numbers and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the numbers and exit.")] = False,
 ) -> None:
-    """Submit what is neither cached nor submitted; the same again submits nothing."""
+    """Submit the requests that are neither cached nor submitted yet."""
     from visdiff.batch import run as batch_run
     from visdiff.batch.jobs import batch_chat
     from visdiff.cache import Cache
@@ -74,9 +78,9 @@ def submit(
         totals = _totals(model, chunks(model, cache), cache, folder, settings)
         sent = batch_run.Submitted((), 0, 0, ())
         if not as_json:
-            typer.echo(_announced(totals), err=not dry_run)
+            typer.echo(_summary(totals), err=not dry_run)
         if not dry_run:
-            _within_limits(totals, settings)
+            _check_limits(totals, settings)
             for requests in chunks(model, cache):
                 done = batch_run.submit(model, requests, cache, folder, try_out=try_out)
                 sent = batch_run.Submitted(
@@ -89,10 +93,10 @@ def submit(
         typer.echo(json.dumps({**totals, "submitted_now": None if dry_run else asdict(sent)}))
     elif not dry_run:
         for name in sent.adopted:
-            typer.echo(f"found again: batch {name} of a run that was stopped", err=True)
-        named = f" ({', '.join(sent.batches)})" if sent.batches else ""
-        alone = f", {sent.answered} answered at once" if sent.answered else ""
-        typer.echo(f"{sent.requests} requests submitted{named}{alone}")
+            typer.echo(f"recovered: batch {name} of an interrupted run", err=True)
+        batches = f" ({', '.join(sent.batches)})" if sent.batches else ""
+        answered = f", {sent.answered} answered at once" if sent.answered else ""
+        typer.echo(f"{sent.requests} requests submitted{batches}{answered}")
         if sent.batches or sent.adopted or totals["submitted"]:
             typer.echo("Within a day: visdiff batch collect", err=True)
 
@@ -103,15 +107,15 @@ def collect(
     config: ConfigFile = None,
     llm_set: LlmSet = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Also what was collected: for a cache that was lost.")
+        bool, typer.Option("--again", help="Collect collected batches again, after a cache loss.")
     ] = False,
     forget: Annotated[
-        str | None, typer.Option(metavar="BATCH", help="Give a batch up, and stop.")
+        str | None, typer.Option(metavar="BATCH", help="Abandon a batch, and exit.")
     ] = None,
     state: StateOption = None,
     as_json: Json = False,
 ) -> None:
-    """Put the answers of batches that have ended into the cache; run it as often as you like."""
+    """Write the replies of finished batches to the cache; may be run repeatedly."""
     from visdiff.batch import run as batch_run
     from visdiff.batch.jobs import batch_chat
     from visdiff.cache import Cache
@@ -134,13 +138,13 @@ def collect(
         for sentence in found.sentences:
             typer.echo(sentence)
         failed = sum(found.failures.values())
-        typer.echo(f"{found.replies} replies, {failed} failures, {found.pending} requests to come")
+        typer.echo(f"{found.replies} replies, {failed} failures, {found.pending} requests pending")
     if found.failures or found.pending:
         raise typer.Exit(3)
 
 
 def _job(job: str, source: str, samples: int, settings: "Config") -> _Chunks:
-    """Return what makes the job's requests, part by part; called once to count, once to send."""
+    """Returns a function that yields the job's requests in chunks; used to count and to send."""
     from visdiff.batch.jobs import caption_requests, judge_requests
 
     if job == "judge":
@@ -159,7 +163,7 @@ def _totals(
     folder: Path,
     settings: "Config",
 ) -> dict[str, Any]:
-    """Count what there is to do, and what it would take."""
+    """Counts the requests, and estimates their tokens and cost."""
     from visdiff.batch.run import plan
     from visdiff.batch.state import BatchState
     from visdiff.llm.budget import Price, estimate
@@ -167,8 +171,8 @@ def _totals(
     prices = settings.llm.prompt_price, settings.llm.completion_price
     if (prices[0] is None) != (prices[1] is None):
         raise InputError(
-            "expected llm.prompt_price and llm.completion_price, got one of them: give both, in US "
-            "dollars for a million tokens."
+            "Expected llm.prompt_price and llm.completion_price, got one of them; pass both, in US "
+            "dollars per million tokens."
         )
     price = None if prices[0] is None or prices[1] is None else Price(prices[0], prices[1])
     state = BatchState.read(folder)
@@ -191,37 +195,41 @@ def _totals(
     return totals
 
 
-def _announced(totals: dict[str, Any]) -> str:
+def _summary(totals: dict[str, Any]) -> str:
     cost = totals["cost"]
     return (
         f"{totals['requests']} requests: {totals['cached']} cached, {totals['submitted']} "
         f"submitted before, {totals['fresh']} to submit, about {totals['prompt_tokens']} tokens in "
         f"and {totals['completion_tokens']} out, "
         + (
-            f"about {cost:.2f} US dollars at the prices given (give those of batches)"
+            f"about {cost:.2f} US dollars at the configured prices (set the batch prices)"
             if cost is not None
             else "cost unknown without --llm-set prompt_price=… and completion_price=…"
         )
     )
 
 
-def _within_limits(totals: dict[str, Any], settings: "Config") -> None:
-    """Refuse a job that is expected to pass a limit: a batch cannot be stopped half-way."""
+def _check_limits(totals: dict[str, Any], settings: "Config") -> None:
+    """Raises if a job is expected to exceed a limit, because a batch cannot be stopped midway.
+
+    Raises:
+        InputError: The requests or their cost exceed the limit, or there are no prices.
+    """
     calls, cost = settings.llm.max_calls, settings.llm.max_cost
     if calls is not None and totals["fresh"] > calls:
         raise InputError(
-            f"expected at most max_calls={calls} requests, got {totals['fresh']}: raise the limit, "
+            f"Expected at most max_calls={calls} requests, got {totals['fresh']}; raise the limit "
             "or submit a smaller job."
         )
     if cost is not None and totals["fresh"] and totals["cost"] is None:
         raise InputError(
-            "expected prices with a limit on cost, got none: give prompt_price and "
-            "completion_price of batches, in US dollars for a million tokens."
+            "Expected prices with a limit on cost, got none; pass prompt_price and "
+            "completion_price of batches, in US dollars per million tokens."
         )
     if cost is not None and totals["fresh"] and totals["cost"] > cost:
         raise InputError(
-            f"expected a cost of at most {cost:g} US dollars, got about {totals['cost']:.2f}: "
-            "raise max_cost, or submit a smaller job."
+            f"Expected a cost of at most {cost:g} US dollars, got about {totals['cost']:.2f}; "
+            "raise max_cost or submit a smaller job."
         )
 
 

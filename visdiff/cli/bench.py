@@ -1,7 +1,7 @@
-"""``visdiff bench``: run VisDiffBench or MiniDiffBench, judge, score, tabulate, compare judges.
+"""``visdiff bench``: runs and scores VisDiffBench or MiniDiffBench, and compares judges.
 
-Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mistake, 3 finished in
-part (pairs failed, images missing, verdicts missing).
+Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input, 3 incomplete
+results (pairs failed, images missing, verdicts missing).
 """
 
 import json
@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from visdiff.cli.options import CacheOption, Json, assignments, configuration
+from visdiff.cli.options import (
+    CacheOption,
+    CaptionerName,
+    ConfigFile,
+    Json,
+    ProposerName,
+    RankerName,
+    Seed,
+    Settings,
+    assignments,
+    configuration,
+)
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +33,7 @@ if TYPE_CHECKING:
     from visdiff.config import Config
 
 app = typer.Typer(
-    help="Benchmarks of set comparison: run, judge, score.",
+    help="Run and score benchmarks of set comparison.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -30,19 +41,21 @@ app = typer.Typer(
 
 Root = Annotated[Path, typer.Argument(help="Folder of the benchmark.")]
 ResultsArgument = Annotated[Path, typer.Argument(help="Results file of `bench run`.")]
-Images = Annotated[Path | None, typer.Option(help="Where the images lie, when elsewhere.")]
+Images = Annotated[Path | None, typer.Option(help="Folder of the images, if elsewhere.")]
 JudgeName = Annotated[
-    str, typer.Option("--judge", help="world (the miniature's pairs), chat, human or module:Class.")
+    str, typer.Option("--judge", help="world (for MiniDiffBench), chat, human or module:Class.")
 ]
-Sheet = Annotated[Path | None, typer.Option(help="Filled-in sheet of the human judge.")]
+Sheet = Annotated[Path | None, typer.Option(help="Completed rating sheet of the human judge.")]
 Llm = Annotated[str | None, typer.Option(help="Backend of the chat judge's model.")]
 LlmSet = Annotated[
     list[str] | None,
-    typer.Option("--llm-set", metavar="NAME=VALUE", help="Of the chat judge, such as model=gpt-4."),
+    typer.Option("--llm-set", metavar="NAME=VALUE", help="Chat judge settings: model=gpt-4, …"),
 ]
-Samples = Annotated[int, typer.Option(help="Answers the chat judge asks for; a majority decides.")]
+Samples = Annotated[
+    int, typer.Option(help="Answers per claim that the chat judge requests; the majority decides.")
+]
 
-#: What can be had, pairs by split.
+#: Number of pairs per benchmark and split.
 _KNOWN: Mapping[str, Mapping[str, int]] = {
     "VisDiffBench": {
         "easy": 50, "medium": 50, "hard": 50, "imagenet-r": 14, "imagenet-star": 23,
@@ -57,7 +70,7 @@ def list_(
     images: Images = None,
     as_json: Json = False,
 ) -> None:
-    """Print what a benchmark's folder holds and lacks; without a folder, what there is to get."""
+    """List the pairs and missing images of a folder; without a folder, the known benchmarks."""
     from visdiff import registry
 
     if root is None:
@@ -101,14 +114,14 @@ def list_(
 
 @app.command()
 def render(
-    folder: Annotated[Path, typer.Argument(help="Gets the images and an index.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for the images and an index.")],
     art: Annotated[Path, typer.Option(help="Folder with node_modules of the art packages.")],
-    seed: int = 0,
-    pairs: Annotated[int, typer.Option(help="Pairs of each of easy, medium and hard.")] = 50,
-    null_pairs: Annotated[int, typer.Option(help="Pairs that do not differ.")] = 200,
-    size: Annotated[int, typer.Option(help="Images a side.")] = 100,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    pairs: Annotated[int, typer.Option(help="Pairs per split: easy, medium and hard.")] = 50,
+    null_pairs: Annotated[int, typer.Option(help="Pairs without a difference.")] = 200,
+    size: Annotated[int, typer.Option(help="Images per set.")] = 100,
 ) -> None:
-    """Draw MiniDiffBench from the art packages; a killed run goes on."""
+    """Render MiniDiffBench from the art packages; a killed run resumes."""
     from visdiff.bench import minidiffbench
 
     benchmark = minidiffbench.render(
@@ -120,23 +133,26 @@ def render(
 @app.command()
 def run(
     root: Root,
-    out: Annotated[Path, typer.Option(help="Results file, one a run; a killed run goes on.")],
+    out: Annotated[Path, typer.Option(help="Results file of this run; a killed run resumes.")],
     judge: JudgeName,
     images: Images = None,
     split: Annotated[list[str] | None, typer.Option(help="Only these splits.")] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many pairs of each.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Maximum number of pairs per split.")] = None,
     preset: Annotated[str | None, typer.Option(help="miniature, laptop or a .toml file.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")] = None,
-    captioner: str | None = None,
-    proposer: str | None = None,
-    ranker: str | None = None,
-    seed: int | None = None,
-    purity: Annotated[float, typer.Option(help="1 pure … 0.5 fully mixed.")] = 1.0,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    captioner: CaptionerName = None,
+    proposer: ProposerName = None,
+    ranker: RankerName = None,
+    seed: Seed = None,
+    purity: Annotated[
+        float, typer.Option(help="Purity of the sets, from 1 (pure) to 0.5 (fully mixed).")
+    ] = 1.0,
     directions: Annotated[
-        Literal["A", "both"], typer.Option(help="A: what is truer of A, as in the paper.")
+        Literal["A", "both"],
+        typer.Option(help="A: only hypotheses that are more true of A, as in the paper."),
     ] = "A",
-    top: Annotated[int, typer.Option(help="Judge so many hypotheses of a pair.")] = 10,
+    top: Annotated[int, typer.Option(help="Number of hypotheses to judge per pair.")] = 10,
     sheet: Sheet = None,
     llm: Llm = None,
     llm_set: LlmSet = None,
@@ -157,16 +173,16 @@ def run(
     if benchmark.missing:
         typer.echo(
             f"{len(benchmark.missing)} images are missing (first: {benchmark.missing[0]}); "
-            f"`visdiff bench list {root}` names them all.",
+            f"`visdiff bench list {root}` lists all of them.",
             err=True,
         )
     with Cache(mode=cache) as store:
-        judged_by = _judge(judge, sheet, samples, _asking(settings, llm, llm_set), store)
+        model = _judge(judge, sheet, samples, _with_llm(settings, llm, llm_set), store)
         results = run_benchmark(
             benchmark,
             out,
             config=settings,
-            judge=judged_by,
+            judge=model,
             cache=store,
             purity=purity,
             directions=directions,
@@ -181,9 +197,11 @@ def score(
     judge: Annotated[str | None, typer.Option(help="Judge again with this judge.")] = None,
     out: Annotated[Path | None, typer.Option(help="Results file of that judge.")] = None,
     write_sheet: Annotated[
-        Path | None, typer.Option(help="Write a blinded sheet for people, and stop.")
+        Path | None, typer.Option(help="Write a blinded rating sheet for people, and exit.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Order of the sheet's rows; the bootstrap.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the order of the sheet and of the bootstrap.")
+    ] = 0,
     sheet: Sheet = None,
     llm: Llm = None,
     llm_set: LlmSet = None,
@@ -191,7 +209,7 @@ def score(
     cache: CacheOption = "rw",
     as_json: Json = False,
 ) -> None:
-    """Print the accuracies of a run, after judging it again or not; or write a sheet for people."""
+    """Print the accuracies of a run, optionally with another judge, or write a rating sheet."""
     import numpy as np
 
     from visdiff.bench.run import claims, rejudge
@@ -207,29 +225,29 @@ def score(
         return
     if judge is not None:
         if out is None:
-            raise InputError("Expected --out with --judge, got none: each judge has its own file.")
+            raise InputError("Expected --out with --judge, got none; each judge has its own file.")
         with Cache(mode=cache) as store:
-            asked = _asking(Config(), llm, llm_set)
-            found = rejudge(found, out, _judge(judge, sheet, samples, asked, store))
+            settings = _with_llm(Config(), llm, llm_set)
+            found = rejudge(found, out, _judge(judge, sheet, samples, settings, store))
     _deliver([found], as_json, seed)
 
 
 @app.command()
 def table(
     results: Annotated[list[Path], typer.Argument(help="Results files of `bench run`.")],
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the bootstrap.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Print proposers × rankers like the paper's table, published numbers beside ours."""
+    """Print a table of proposers × rankers, with the published accuracies for comparison."""
     from visdiff.bench.store import Results
 
-    _deliver([Results.read(path) for path in results], as_json, seed, whole=True)
+    _deliver([Results.read(path) for path in results], as_json, seed, published=True)
 
 
 @app.command()
 def agree(
-    first: Annotated[Path, typer.Argument(help="A run's results.")],
-    second: Annotated[Path, typer.Argument(help="The same run by another judge.")],
+    first: Annotated[Path, typer.Argument(help="Results file of a run.")],
+    second: Annotated[Path, typer.Argument(help="Results file of the same run, other judge.")],
     as_json: Json = False,
 ) -> None:
     """Compare two judges of the same hypotheses: agreement, Cohen's kappa, confusion table."""
@@ -256,10 +274,10 @@ def agree(
 
 
 def _load(root: Path, images: Path | None) -> "Benchmark":
-    """Open a folder as the benchmark that it is."""
+    """Loads the benchmark of a folder."""
     from visdiff.bench import visdiffbench
 
-    # Not imported unless it is one: drawing needs more libraries than reading.
+    # Imported only if needed, because rendering needs more libraries than reading.
     if (root / "minidiffbench.jsonl").is_file():
         from visdiff.bench import minidiffbench
 
@@ -267,14 +285,14 @@ def _load(root: Path, images: Path | None) -> "Benchmark":
     return visdiffbench.load(root, images)
 
 
-def _asking(config: "Config", llm: str | None, llm_set: list[str] | None) -> "Config":
-    """Return a configuration with the judge's chat model, which need not be the proposer's."""
+def _with_llm(config: "Config", llm: str | None, llm_set: list[str] | None) -> "Config":
+    """Returns the configuration with the judge's chat model, which may differ from the run's."""
     settings = {f"llm.{name}": value for name, value in assignments(llm_set, "--llm-set").items()}
     return config.changed(llm=llm).with_set(settings)
 
 
 def _judge(name: str, sheet: Path | None, samples: int, config: "Config", cache: "Cache") -> Any:
-    """Make a judge; each takes of these settings what means something to it."""
+    """Creates a judge; each judge uses the settings that apply to it."""
     from visdiff import registry
     from visdiff.llm.budget import Ledger
     from visdiff.llm.make import chat_model
@@ -285,22 +303,22 @@ def _judge(name: str, sheet: Path | None, samples: int, config: "Config", cache:
     return registry.load("judge", name)(llm=llm, sheet=sheet, samples=samples)
 
 
-def _deliver(results: list[Any], as_json: bool, seed: int = 0, whole: bool = False) -> None:
-    """Print the scores; what is missing goes to stderr and makes the exit status 3."""
+def _deliver(results: list[Any], as_json: bool, seed: int = 0, published: bool = False) -> None:
+    """Prints the scores; reports missing results on stderr and exits with status 3."""
     from visdiff.bench.table import render, rows
 
     found = rows(results, seed)
     if as_json:
         typer.echo(json.dumps(found, indent=2, allow_nan=False))
     else:
-        typer.echo(render(found, published=whole))
-    partly = False
+        typer.echo(render(found, published=published))
+    incomplete = False
     for one in results:
         for name, reason in one.failed.items():
             typer.echo(f"failed: {name}: {reason}", err=True)
         if one.n_unscored:
             typer.echo(f"{one.n_unscored} hypotheses have no verdict ({one.path}).", err=True)
-        partly = partly or bool(one.failed or one.n_unscored or one.n_missing)
-    if partly:
+        incomplete = incomplete or bool(one.failed or one.n_unscored or one.n_missing)
+    if incomplete:
         sys.stdout.flush()
         raise typer.Exit(3)

@@ -1,4 +1,4 @@
-"""``visdiff cache``: what the cache holds, and what to drop from it."""
+"""``visdiff cache``: statistics, pruning, verification and export of the cache."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,12 +7,12 @@ import typer
 
 from visdiff.errors import InputError
 
-app = typer.Typer(help="Look after the cache of captions, embeddings and images.")
+app = typer.Typer(help="Inspect and prune the cache of captions, embeddings and replies.")
 
 
 @app.command("stats")
 def cache_stats() -> None:
-    """Print what the cache holds."""
+    """Print the number and the size of the cache entries."""
     from visdiff.cache import Cache
 
     with Cache(mode="ro") as store:
@@ -22,14 +22,18 @@ def cache_stats() -> None:
 
 @app.command("prune")
 def cache_prune(
-    max_mb: Annotated[float | None, typer.Option(help="Drop the oldest beyond this size.")] = None,
-    older_than_days: float | None = None,
+    max_mb: Annotated[
+        float | None, typer.Option(help="Delete the oldest entries beyond this size.")
+    ] = None,
+    older_than_days: Annotated[
+        float | None, typer.Option(help="Delete entries older than this.")
+    ] = None,
 ) -> None:
-    """Drop entries by size or age."""
+    """Delete entries by size or age."""
     from visdiff.cache import Cache
 
     if max_mb is None and older_than_days is None:
-        raise InputError("Expected --max-mb or --older-than-days, got neither; say what to drop.")
+        raise InputError("Expected --max-mb or --older-than-days, got neither; pass at least one.")
     with Cache() as store:
         limit = None if max_mb is None else int(max_mb * 1e6)
         typer.echo(f"{store.prune(limit, older_than_days)} entries dropped")
@@ -37,7 +41,7 @@ def cache_prune(
 
 @app.command("verify")
 def cache_verify() -> None:
-    """Check every entry; names the damaged ones and ends with status 3 when there are any."""
+    """Check every entry, list damaged entries, and exit with status 3 if there are any."""
     from visdiff.cache import Cache
 
     with Cache(mode="ro") as store:
@@ -50,7 +54,7 @@ def cache_verify() -> None:
 
 
 @app.command("export")
-def cache_export(path: Path) -> None:
+def cache_export(path: Annotated[Path, typer.Argument(help="JSON Lines file to write.")]) -> None:
     """Write the entries as JSON lines."""
     from visdiff.cache import Cache
 

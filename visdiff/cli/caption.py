@@ -1,7 +1,7 @@
-"""``visdiff caption``: the captions of one set, as a manifest.
+"""``visdiff caption``: captions one set and writes a manifest.
 
-Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mistake, 3 finished in
-part (images that could not be read or captioned).
+Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input, 3 incomplete
+results (images that could not be read or captioned).
 """
 
 import json
@@ -12,6 +12,7 @@ import typer
 
 from visdiff.cli.options import (
     CacheOption,
+    CaptionerName,
     ConfigFile,
     DryRun,
     Json,
@@ -31,7 +32,7 @@ def caption(
     out: Annotated[Path, typer.Option(help="Manifest to write: .csv, .jsonl or .parquet.")],
     where: Where = None,
     preset: Preset = None,
-    captioner: str | None = None,
+    captioner: CaptionerName = None,
     llm: Llm = None,
     max_calls: MaxCalls = None,
     max_cost: MaxCost = None,
@@ -41,11 +42,11 @@ def caption(
     cache: CacheOption = "rw",
     dry_run: DryRun = False,
 ) -> None:
-    """Caption every image of a set and write a manifest: path, caption, and what is known else.
+    """Caption every image of a set and write a manifest: path, caption and all existing columns.
 
-    `visdiff compare` reads it back with --captioner manifest. Captions are cached as they are made,
-    so that a killed run goes on where it stopped. An image without a caption has an empty cell, is
-    counted and named, and makes the exit status 3; running again tries it again.
+    `visdiff compare --captioner manifest` reads the result. Captions are cached one by one, so a
+    killed run resumes where it stopped. An image without a caption gets an empty cell and is
+    counted, and the exit status is 3; running the command again retries these images.
     """
     from visdiff.cache import Cache
     from visdiff.captioners import captioner_of
@@ -67,12 +68,12 @@ def caption(
     captioning.check_target(out)
     if dry_run:
         calls = len(opened) if captioner_of(settings)[0].asks else 0
-        told = {"images": len(opened), "paid_calls": calls}
+        estimate = {"images": len(opened), "paid_calls": calls}
         sentence = (
             f"{len(opened)} images to caption, less what the cache holds; {calls} calls of the "
             "chat model."
         )
-        typer.echo(json.dumps(told) if as_json else sentence)
+        typer.echo(json.dumps(estimate) if as_json else sentence)
         return
     with Cache(mode=cache) as store:
         runtime = Runtime.of(settings.engine, store, progress=True)
@@ -83,12 +84,12 @@ def caption(
     failed = {opened.ids[i]: reason for i, reason in sorted(found.failures.items())}
     n = len(opened) - len(failed)
     if as_json:
-        told = {"images": len(opened), "captioned": n, "failed": failed, "out": str(out)}
-        typer.echo(json.dumps(told, indent=2))
+        result = {"images": len(opened), "captioned": n, "failed": failed, "out": str(out)}
+        typer.echo(json.dumps(result, indent=2))
     else:
         typer.echo(f"{n} of {len(opened)} images captioned: {out}")
     if ledger.spent:
-        typer.echo("warning: the budget is spent: not every image was asked about", err=True)
+        typer.echo("warning: the budget is spent: not every image was captioned", err=True)
     if failed:
         name, reason = next(iter(failed.items()))
         typer.echo(f"warning: {len(failed)} without a caption (first: {name}: {reason})", err=True)

@@ -1,4 +1,4 @@
-"""``visdiff compare``: two sets, one report."""
+"""``visdiff compare``: compares two sets and writes one report."""
 
 from typing import Annotated
 
@@ -6,6 +6,7 @@ import typer
 
 from visdiff.cli.options import (
     CacheOption,
+    CaptionerName,
     ConfigFile,
     DryRun,
     Json,
@@ -16,6 +17,9 @@ from visdiff.cli.options import (
     Out,
     PairedBy,
     Preset,
+    ProposerName,
+    RankerName,
+    Seed,
     Settings,
     Verify,
     Where,
@@ -27,24 +31,26 @@ from visdiff.files import check_writable
 
 def compare(
     a: Annotated[str, typer.Argument(help="Set A: folder, glob or manifest.")],
-    b: Annotated[str, typer.Argument(help="Set B.")],
+    b: Annotated[str, typer.Argument(help="Set B: folder, glob or manifest.")],
     where_a: Where = None,
     where_b: Where = None,
     preset: Preset = None,
-    captioner: str | None = None,
-    proposer: str | None = None,
-    ranker: str | None = None,
+    captioner: CaptionerName = None,
+    proposer: ProposerName = None,
+    ranker: RankerName = None,
     verify: Verify = None,
     llm: Llm = None,
     max_calls: MaxCalls = None,
     max_cost: MaxCost = None,
     paired_by: PairedBy = None,
-    rounds: Annotated[str | None, typer.Option(help="A number, or auto.")] = None,
+    rounds: Annotated[
+        str | None, typer.Option(help="Number of rounds of proposals, or auto.")
+    ] = None,
     sampling: Annotated[
         str | None,
-        typer.Option(help="What the proposer is shown: random, representative or diverse images."),
+        typer.Option(help="Images for the proposer: random, representative or diverse."),
     ] = None,
-    seed: int | None = None,
+    seed: Seed = None,
     null: Null = None,
     out: Out = None,
     as_json: Json = False,
@@ -53,7 +59,7 @@ def compare(
     cache: CacheOption = "rw",
     dry_run: DryRun = False,
 ) -> None:
-    """Say how image set A differs from image set B."""
+    """Find and test the differences between image set A and image set B."""
     from visdiff.cache import Cache
     from visdiff.cli.terminal import deliver
     from visdiff.comparison.backends import Backends

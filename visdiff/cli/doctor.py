@@ -1,4 +1,4 @@
-"""What is installed here, and which presets can run."""
+"""``visdiff doctor``: reports installed versions and which presets can run."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from visdiff.imageset import ImageSet
 
 
 def doctor(as_json: Json = False) -> None:
-    """Print what is installed and which presets can run here."""
+    """Print installed versions and which presets can run on this machine."""
     diagnosis = diagnose()
     if as_json:
         typer.echo(json.dumps(asdict(diagnosis), indent=2))
@@ -32,12 +32,12 @@ def doctor(as_json: Json = False) -> None:
 
 @dataclass(frozen=True)
 class PresetCheck:
-    """Whether a preset can run on this machine as it is.
+    """The result of a check whether a preset can run on this machine.
 
     Attributes:
-        name: The preset.
-        usable: Whether all its weights load without a network.
-        reason: What is missing and how to get it; "" when usable.
+        name: Name of the preset.
+        usable: Whether all its weights load without a network connection.
+        reason: What is missing and how to get it; "" if usable.
     """
 
     name: str
@@ -47,14 +47,14 @@ class PresetCheck:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What ``visdiff doctor`` prints.
+    """The output of ``visdiff doctor``.
 
     Attributes:
         machine: Python, platform, device, cores.
         packages: Package → version.
-        torchvision: How torchvision is imported here.
+        torchvision: Whether torchvision's operators match torch.
         cache: Folder and size of the cache.
-        presets: One check a preset.
+        presets: One check per preset.
     """
 
     machine: dict[str, str]
@@ -65,7 +65,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Looks at the installation; loads the models of each preset from disk, fetches nothing."""
+    """Checks the installation: loads the models of each preset from disk, without downloads."""
     from visdiff.cache import Cache
     from visdiff.engine import resolve_device
     from visdiff.torchvision_compat import ensure_torchvision
@@ -82,9 +82,9 @@ def diagnose() -> Diagnosis:
         },
         packages=versions(),
         torchvision=(
-            "compiled operators do not fit this torch; schemas declared, all but detection works"
+            "compiled operators do not match torch: everything except detection works"
             if declared
-            else "imports as it is"
+            else "matches torch"
         ),
         cache=", ".join(f"{k} {v}" for k, v in stats.items()),
         presets=[check_preset(name) for name in preset_names()],
@@ -92,9 +92,9 @@ def diagnose() -> Diagnosis:
 
 
 def check_preset(name: str) -> PresetCheck:
-    """Puts one blank image through a preset's models, from this machine's disk alone.
+    """Runs the models of a preset on one blank image, with weights from the local disk.
 
-    A chat model is not called: what is looked for is its name, and a key where it needs one.
+    A chat model is not called; only its name and, if required, its API key are checked.
     """
     from PIL import Image
 

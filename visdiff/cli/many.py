@@ -1,7 +1,7 @@
-"""``visdiff compare-many``: n sets, every pair or each against the rest, one correction over all.
+"""``visdiff compare-many``: compares n sets, every pair or each against the rest.
 
-Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mistake, 3 finished in
-part (a pair that could not be compared, images that could not be read or scored).
+Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input, 3 incomplete
+results (a pair that could not be compared, images that could not be read or scored).
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,14 @@ import typer
 
 from visdiff.cli.options import (
     CacheOption,
+    CaptionerName,
     ConfigFile,
     DryRun,
     Json,
     Preset,
+    ProposerName,
+    RankerName,
+    Seed,
     Settings,
     Verify,
     configuration,
@@ -27,24 +31,26 @@ if TYPE_CHECKING:
     from visdiff.imageset import ImageSet
     from visdiff.results.many import ManyReport
 
-Out = Annotated[Path | None, typer.Option(help="Folder for the index and the pairs' reports.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the index and the reports.")]
 
 
 def compare_many(
     sets: Annotated[list[str], typer.Argument(help="Folders, globs or manifests.")],
     name: Annotated[
-        list[str] | None, typer.Option(help="What to call the sets, one each, in order.")
+        list[str] | None, typer.Option(help="Names of the sets, in order; repeat for each set.")
     ] = None,
     by: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Part one manifest by a column.")
+        str | None, typer.Option(metavar="COLUMN", help="Split one manifest by a column.")
     ] = None,
-    rest: Annotated[bool, typer.Option("--rest", help="Each set against all others.")] = False,
+    rest: Annotated[
+        bool, typer.Option("--rest", help="Compare each set with all others joined.")
+    ] = False,
     preset: Preset = None,
-    captioner: str | None = None,
-    proposer: str | None = None,
-    ranker: str | None = None,
+    captioner: CaptionerName = None,
+    proposer: ProposerName = None,
+    ranker: RankerName = None,
     verify: Verify = None,
-    seed: int | None = None,
+    seed: Seed = None,
     out: Out = None,
     as_json: Json = False,
     config: ConfigFile = None,
@@ -52,7 +58,7 @@ def compare_many(
     cache: CacheOption = "rw",
     dry_run: DryRun = False,
 ) -> None:
-    """Compare n sets of images, every pair or each with the rest; one correction over all."""
+    """Compare n sets of images, every pair or each with the rest, with one correction over all."""
     from visdiff.cache import Cache
     from visdiff.comparison import many
     from visdiff.comparison.plan import plan_many
@@ -67,7 +73,7 @@ def compare_many(
         verify=verify,
         seed=seed,
     )
-    opened = _opened(sets, name, by)
+    opened = _open(sets, name, by)
     if out is not None:
         check_writable(out, "the report")
     pairs = many.each_and_rest(opened) if rest else many.every_pair(opened)
@@ -82,7 +88,7 @@ def compare_many(
 
 
 def deliver(many: "ManyReport", out: Path | None, as_json: bool) -> None:
-    """Saves and prints a result; exits with status 3 when it is not whole."""
+    """Saves and prints a result; exits with status 3 if it is incomplete."""
     if out is not None:
         many.save(out)
     if as_json:
@@ -91,12 +97,12 @@ def deliver(many: "ManyReport", out: Path | None, as_json: bool) -> None:
         _echo(many)
     if out is not None:
         typer.echo(f"report: {out / 'index.html'}", err=as_json)
-    if not whole(many):
+    if not is_complete(many):
         raise typer.Exit(3)
 
 
-def whole(many: "ManyReport") -> bool:
-    """Whether every pair was compared and every image read and scored."""
+def is_complete(many: "ManyReport") -> bool:
+    """Returns whether every pair was compared and every image was read and scored."""
     return not many.failed and not any(
         r.set_a.n_unreadable
         or r.set_b.n_unreadable
@@ -118,19 +124,21 @@ def _echo(many: "ManyReport") -> None:
         typer.echo(f"not compared: {a} and {b}: {reason}", err=True)
 
 
-def _opened(sets: Sequence[str], names: Sequence[str] | None, by: str | None) -> "list[ImageSet]":
+def _open(sets: Sequence[str], names: Sequence[str] | None, by: str | None) -> "list[ImageSet]":
     from visdiff.comparison.many import open_sets
     from visdiff.imageset import ImageSet
 
     if by is not None:
         if len(sets) != 1 or names:
             raise InputError(
-                f"Expected one manifest and no --name with --by, got {len(sets)} sources; the "
-                "column's values name the sets."
+                f"Expected one manifest and no --name with --by, got {len(sets)} sources and "
+                f"{len(names or [])} names; the values of the column are the names."
             )
         return open_sets(sets[0], by)
     if names and len(names) != len(sets):
-        raise InputError(f"Expected a --name for each of {len(sets)} sets, got {len(names)}.")
+        raise InputError(
+            f"Expected a --name for each of {len(sets)} sets, got {len(names)}; pass all or none."
+        )
     return open_sets(
         [ImageSet.open(s, name=n) for s, n in zip(sets, names or [None] * len(sets), strict=True)]
     )

@@ -1,4 +1,4 @@
-"""What the commands of ``visdiff`` share: options, and what is done with them before a run."""
+"""The options that the commands of ``visdiff`` share, and their conversion to a configuration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,43 +13,67 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Preset = Annotated[str | None, typer.Option(help="miniature, laptop, paper, open or a .toml file.")]
-ConfigFile = Annotated[Path | None, typer.Option(help="A TOML file of settings.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C")]
-Where = Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE")]
+ConfigFile = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Change a setting, such as seed=1; repeatable."),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COLUMN=VALUE", help="Use only these rows of the manifest; repeatable."),
+]
+CaptionerName = Annotated[str | None, typer.Option(help="Captioner backend.")]
+ProposerName = Annotated[str | None, typer.Option(help="Proposer backend.")]
+RankerName = Annotated[str | None, typer.Option(help="Ranker backend.")]
 Verify = Annotated[
     str | None,
-    typer.Option(metavar="RANKER", help="A second ranker that checks what the first confirms."),
+    typer.Option(metavar="RANKER", help="Second ranker that checks the confirmed differences."),
 ]
 Llm = Annotated[
-    str | None, typer.Option(help="Chat model, for those that ask one; see --set llm.base_url.")
+    str | None, typer.Option(help="Name of the chat model; see also --set llm.base_url.")
 ]
-MaxCalls = Annotated[int | None, typer.Option(help="Most questions to the chat model.")]
-MaxCost = Annotated[float | None, typer.Option(help="Most US$; needs both prices.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+MaxCalls = Annotated[int | None, typer.Option(help="Maximum number of calls of the chat model.")]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(help="Maximum cost in US$; requires llm.prompt_price and llm.completion_price."),
+]
+Seed = Annotated[int | None, typer.Option(help="Random seed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and exit.")]
 CacheOption = Annotated[
     Literal["rw", "ro", "refresh", "off", "replay"],
     typer.Option(
-        "--cache", help="Read and write, read only, compute again, do without, fail on a miss."
+        "--cache",
+        help="rw: read and write; ro: read only; refresh: recompute; off: no cache; replay: fail "
+        "on a miss.",
     ),
 ]
 
 
-PairedBy = Annotated[str | None, typer.Option(metavar="COLUMNS", help="Such as prompt,seed.")]
-Null = Annotated[int | None, typer.Option(help="Shuffled runs beside the real one.")]
+PairedBy = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMNS", help="Columns that pair the images, such as prompt,seed."),
+]
+Null = Annotated[
+    int | None, typer.Option(help="Number of additional runs with shuffled sets (null runs).")
+]
 Out = Annotated[Path | None, typer.Option(help="Folder for the report.")]
 
 
 def assignments(texts: Sequence[str] | None, option: str) -> dict[str, str]:
     """Returns name → value of ``NAME=VALUE`` texts.
 
+    Args:
+        texts: The values of an option.
+        option: Name of the option, for the error message.
+
     Raises:
-        InputError: A text is none; ``option`` is what it was given to.
+        InputError: A text has another form.
     """
     values = {}
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise InputError(f"Expected {option} name=value, got {text!r}.")
+            raise InputError(f"Expected {option} name=value, got {text!r}; write it with '='.")
         values[name.strip()] = value
     return values
 
@@ -62,17 +86,17 @@ def configuration(
     paired_by: str | None = None,
     **changes: Any,
 ) -> "Config":
-    """Returns the configuration that the options of a command say.
+    """Returns the configuration from the options of a command.
 
     Args:
-        preset: ``--preset``; the laptop's when ``config`` is None as well.
+        preset: ``--preset``; "laptop" if ``config`` is None as well.
         config: ``--config``.
-        set_: ``--set``, which has the last word.
-        paired_by: Columns, separated by commas.
+        set_: ``--set``; it overrides all other options.
+        paired_by: Column names, separated by commas.
         **changes: Other options, as for `visdiff.config.Config.changed`.
 
     Raises:
-        InputError: Preset and file are both given, or something of them does not exist.
+        InputError: Preset and file are both given, or one of them does not exist or is invalid.
     """
     from visdiff.config import Config
 

@@ -1,7 +1,7 @@
-"""``visdiff rank``: your own sentences, tested on two sets.
+"""``visdiff rank``: tests the user's own sentences on two sets.
 
-Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mistake, 3 finished in
-part (images that could not be read or scored).
+Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input, 3 incomplete
+results (images that could not be read or scored).
 """
 
 import json
@@ -11,6 +11,7 @@ import typer
 
 from visdiff.cli.options import (
     CacheOption,
+    CaptionerName,
     ConfigFile,
     DryRun,
     Json,
@@ -21,6 +22,8 @@ from visdiff.cli.options import (
     Out,
     PairedBy,
     Preset,
+    RankerName,
+    Seed,
     Settings,
     Verify,
     Where,
@@ -32,26 +35,26 @@ from visdiff.files import check_writable
 
 def rank(
     a: Annotated[str, typer.Argument(help="Set A: folder, glob or manifest.")],
-    b: Annotated[str, typer.Argument(help="Set B.")],
+    b: Annotated[str, typer.Argument(help="Set B: folder, glob or manifest.")],
     hypotheses: Annotated[
         list[str],
         typer.Option(
             metavar="TEXT|FILE",
-            help='A sentence ("A: a dog" claims it of set A; without a letter both directions are '
-            "tested), or a text file of them, one a line. May be repeated.",
+            help='A sentence, or a text file of sentences, one per line. "A: a dog" claims it of '
+            "set A; without a letter both directions are tested. Repeatable.",
         ),
     ],
     where_a: Where = None,
     where_b: Where = None,
     preset: Preset = None,
-    captioner: str | None = None,
-    ranker: str | None = None,
+    captioner: CaptionerName = None,
+    ranker: RankerName = None,
     verify: Verify = None,
     llm: Llm = None,
     max_calls: MaxCalls = None,
     max_cost: MaxCost = None,
     paired_by: PairedBy = None,
-    seed: int | None = None,
+    seed: Seed = None,
     null: Null = None,
     out: Out = None,
     as_json: Json = False,
@@ -60,11 +63,11 @@ def rank(
     cache: CacheOption = "rw",
     dry_run: DryRun = False,
 ) -> None:
-    """Rank your own sentences by how well they tell set A from set B.
+    """Rank your own sentences by how well they separate set A from set B.
 
-    Every sentence is tested, in the direction claimed or in both, with one correction over all. As
-    in `visdiff compare`, the numbers come from the half of the images that is kept for them;
-    sentences that you did not take from these images may be tested on more of them, with --set
+    Every sentence is tested, in the claimed direction or in both, with one correction over all. As
+    in `visdiff compare`, the statistics are computed on the scoring half of the images. Sentences
+    that were not derived from these images can be tested on more of them, with --set
     statistics.discovery_fraction=0.05.
     """
     from visdiff.cache import Cache
@@ -129,7 +132,7 @@ def rank(
         print_table(report.verdict, columns, rows)
         warn(report)
     finish(report, out, as_json)
-    if any(s.n_unscored for s in ranking.sentences):  # the report tells of differences only
+    if any(s.n_unscored for s in ranking.sentences):  # `finish` checks reported differences only
         raise typer.Exit(3)
 
 

@@ -1,7 +1,7 @@
-"""``visdiff recipe``: the applications of the paper, one command each.
+"""``visdiff recipe``: the applications of the VisDiff paper, one command each.
 
-Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mistake, 3 finished in
-part (a slice that could not be compared, images that could not be read or scored).
+Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input, 3 incomplete
+results (a slice that could not be compared, images that could not be read or scored).
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from visdiff.cli.options import (
     DryRun,
     Json,
     Preset,
+    Seed,
     Settings,
     assignments,
     configuration,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from visdiff.recipes.run import RecipeSets
 
 app = typer.Typer(
-    help="The paper's applications: form the sets, compare, check on held-out images.",
+    help="Run an application of the paper: form sets, compare, check on held-out images.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -40,26 +41,33 @@ app = typer.Typer(
 
 Images = Annotated[str, typer.Argument(help="A folder of class directories, or a manifest.")]
 ClassColumn = Annotated[
-    str | None, typer.Option(help="Column of the class; else the image's directory.")
+    str | None, typer.Option(help="Column of the class; by default the image's directory.")
 ]
 ClassNames = Annotated[
     list[str] | None,
-    typer.Option("--class-name", metavar="CLASS=NAME", help="What else a class is called."),
+    typer.Option(
+        "--class-name", metavar="CLASS=NAME", help="Name of a class, if it differs from its label."
+    ),
 ]
-PerClass = Annotated[bool, typer.Option("--per-class", help="Class by class as well.")]
+PerClass = Annotated[bool, typer.Option("--per-class", help="Also compare class by class.")]
 MatchClasses = Annotated[
-    bool, typer.Option("--match-classes", help="The same shares of the classes on both sides.")
+    bool, typer.Option("--match-classes", help="Balance the classes: same fractions in both sets.")
 ]
-By = Annotated[str | None, typer.Option(metavar="COLUMN", help="Slice by slice as well.")]
-HeldOut = Annotated[float, typer.Option(help="Share put aside for the check; 0 for none.")]
-Template = Annotated[str, typer.Option(help="Of zero-shot classification.")]
-Seed = Annotated[int | None, typer.Option(help="Of everything random.")]
+By = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="Also compare slices: values of a column.")
+]
+HeldOut = Annotated[
+    float, typer.Option(help="Fraction of the images held out for the check; 0 for none.")
+]
+Template = Annotated[str, typer.Option(help="Prompt template of zero-shot classification.")]
 
 
 @app.command("imagenet-v2")
 def imagenet_v2(
-    variant: Images,
-    original: Images,
+    variant: Annotated[
+        str, typer.Argument(help="Re-collected set: a folder of class directories, or a manifest.")
+    ],
+    original: Annotated[str, typer.Argument(help="Original set, in the same form.")],
     class_column: ClassColumn = None,
     class_name: ClassNames = None,
     per_class: PerClass = False,
@@ -94,12 +102,14 @@ def imagenet_v2(
 def clip_vs_resnet(
     images: Images,
     first: Annotated[
-        str, typer.Option(help="Column of predictions, or library:model.")
+        str, typer.Option(help="First classifier: column of predictions, or library:model.")
     ] = "open_clip:ViT-B-32/openai",
-    second: Annotated[str, typer.Option(help="Likewise.")] = "torchvision:resnet50/IMAGENET1K_V1",
+    second: Annotated[
+        str, typer.Option(help="Second classifier: column of predictions, or library:model.")
+    ] = "torchvision:resnet50/IMAGENET1K_V1",
     against: Annotated[
         Literal["both-right", "reverse", "rest"],
-        typer.Option(help="What the images that only the first gets right are compared with."),
+        typer.Option(help="Set B, for the set A of images that only the first gets right."),
     ] = "both-right",
     class_column: ClassColumn = None,
     class_name: ClassNames = None,
@@ -116,7 +126,7 @@ def clip_vs_resnet(
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Compare what only one of two classifiers gets right with other images."""
+    """Compare the images that only one of two classifiers gets right with other images."""
     from visdiff.recipes.clip_vs_resnet import form
     from visdiff.recipes.outcomes import plan_outcomes
 
@@ -152,7 +162,7 @@ def classifier_failures(
     images: Images,
     classifier: Annotated[
         list[str] | None,
-        typer.Option(help="Column of predictions, or library:model; may be repeated."),
+        typer.Option(help="Classifier: column of predictions, or library:model; repeatable."),
     ] = None,
     class_column: ClassColumn = None,
     class_name: ClassNames = None,
@@ -170,7 +180,7 @@ def classifier_failures(
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Compare what classifiers get wrong with what they get right."""
+    """Compare misclassified images with correctly classified images."""
     from visdiff.recipes.classifier_failures import CLASSIFIERS, form
     from visdiff.recipes.outcomes import plan_outcomes
 
@@ -203,11 +213,19 @@ def classifier_failures(
 
 @app.command()
 def generators(
-    first: Annotated[str, typer.Argument(help="Manifest with prompts, or its folder.")],
-    second: Annotated[str, typer.Argument(help="Likewise.")],
-    prompt: Annotated[str, typer.Option(metavar="COLUMN")] = "prompt",
-    seed_column: Annotated[str | None, typer.Option(metavar="COLUMN")] = None,
-    name: Annotated[list[str] | None, typer.Option(help="What to call the two, in order.")] = None,
+    first: Annotated[
+        str, typer.Argument(help="First generator: manifest with prompts, or its folder.")
+    ],
+    second: Annotated[
+        str, typer.Argument(help="Second generator: manifest with prompts, or its folder.")
+    ],
+    prompt: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the prompt.")] = "prompt",
+    seed_column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of the seed.")
+    ] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(help="Names of the two generators, in order; repeatable.")
+    ] = None,
     by: By = None,
     held_out: HeldOut = 0.2,
     preset: Preset = None,
@@ -223,7 +241,9 @@ def generators(
     from visdiff.recipes.generators import form
 
     if name and len(name) != 2:
-        raise InputError(f"Expected --name twice, one for each generator, got {len(name)}.")
+        raise InputError(
+            f"Expected two --name options, one per generator, got {len(name)}; pass both or none."
+        )
     names = dict(zip(("name_first", "name_second"), name or [], strict=False))
     _run(
         lambda settings, _: form(
@@ -243,9 +263,9 @@ def generators(
 @app.command()
 def memorability(
     images: Annotated[str, typer.Argument(help="A manifest.")],
-    score: Annotated[str, typer.Argument(help="Its column of scores.")],
-    low: Annotated[float, typer.Option(help="Set B is at or below this quantile.")] = 0.25,
-    high: Annotated[float, typer.Option(help="Set A is at or above this one.")] = 0.75,
+    score: Annotated[str, typer.Argument(help="Column of the scores.")],
+    low: Annotated[float, typer.Option(help="Set B: scores at or below this quantile.")] = 0.25,
+    high: Annotated[float, typer.Option(help="Set A: scores at or above this quantile.")] = 0.75,
     by: By = None,
     held_out: HeldOut = 0.2,
     preset: Preset = None,
@@ -257,7 +277,7 @@ def memorability(
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Compare the images at the two ends of a score."""
+    """Compare the images with the highest scores with those with the lowest scores."""
     from visdiff.recipes.memorability import form
 
     _run(
@@ -270,25 +290,25 @@ def memorability(
 
 def _run(
     form: "Callable[[Config, Cache], RecipeSets]",
-    told: tuple[Any, ...],
-    unformed: "Callable[[Config], ManyPlan | None] | None" = None,
+    options: tuple[Any, ...],
+    plan_unformed: "Callable[[Config], ManyPlan | None] | None" = None,
 ) -> None:
-    """Forms a recipe's sets, says what comparing them takes, and compares them.
+    """Forms a recipe's sets, prints the plan, and compares the sets.
 
     Args:
         form: Forms the sets.
-        told: What all commands are told.
-        unformed: Bounds what it takes where the sets cannot be formed without running a model; None
-            when they can.
+        options: Values of the options that all commands share.
+        plan_unformed: Estimates the work if the sets cannot be formed without running a model; None
+            if they can.
     """
     from visdiff.cache import Cache
-    from visdiff.cli.many import whole
+    from visdiff.cli.many import is_complete
     from visdiff.recipes.run import plan_recipe, run
     from visdiff.report.many import summary
 
-    preset, file, set_, seed, mode, out, as_json, dry_run = told
+    preset, file, set_, seed, mode, out, as_json, dry_run = options
     config = configuration(preset, file, set_, seed=seed)
-    bound = unformed(config) if unformed is not None and dry_run else None
+    bound = plan_unformed(config) if plan_unformed is not None and dry_run else None
     if bound is not None:
         typer.echo(bound.to_json() if as_json else bound.sentence())
         return
@@ -318,5 +338,5 @@ def _run(
         typer.echo(f"not compared: {a} and {b}: {reason}", err=True)
     if out is not None:
         typer.echo(f"report: {Path(out) / 'index.html'}", err=as_json)
-    if not whole(report.many):
+    if not is_complete(report.many):
         raise typer.Exit(3)

@@ -1,4 +1,4 @@
-"""A report on a terminal: the table, the warnings, and the exit status that goes with it."""
+"""Terminal output of a report: the table, the warnings and the exit status."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from visdiff.results import DifferenceReport
 
 
 def deliver(report: DifferenceReport, out: Path | None, as_json: bool) -> None:
-    """Saves and prints a report; exits with status 3 when something is missing from it."""
+    """Saves and prints a report; exits with status 3 if it is incomplete."""
     if out is not None:
         report.save(out)
     if as_json:
@@ -25,22 +25,22 @@ def deliver(report: DifferenceReport, out: Path | None, as_json: bool) -> None:
 
 
 def finish(report: DifferenceReport, out: Path | None, as_json: bool) -> None:
-    """Says where the report is; exits with status 3 when something is missing from it."""
+    """Prints the path of the report; exits with status 3 if it is incomplete."""
     if out is not None:
         typer.echo(f"report: {out / 'report.html'}", err=as_json)
-    if not whole(report):
+    if not is_complete(report):
         raise typer.Exit(3)
 
 
-def whole(report: DifferenceReport) -> bool:
-    """Whether every image was read and scored, and every question answered."""
+def is_complete(report: DifferenceReport) -> bool:
+    """Returns whether every image was read and scored and every request succeeded."""
     unreadable = report.set_a.n_unreadable + report.set_b.n_unreadable
     unscored = any(d.n_unscored or d.verify_n_unscored for d in report.differences)
     return not (unreadable or unscored or report.unanswered)
 
 
 def warn(report: DifferenceReport) -> None:
-    """Prints what the reader must know, on stderr."""
+    """Prints the warnings of the report on stderr."""
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
 
@@ -68,7 +68,7 @@ def print_report(report: DifferenceReport) -> None:
     console = _console()
     if not report.differences and report.minimum_detectable_auroc is not None:
         console.print(
-            f"The smallest AUROC that this many images could have shown: "
+            f"The smallest AUROC that can be detected with this number of images: "
             f"{report.minimum_detectable_auroc:.2f}"
         )
     if report.null is not None:
@@ -79,12 +79,12 @@ def print_report(report: DifferenceReport) -> None:
 
 
 def print_table(title: str, columns: list[str], rows: list[tuple[bool, list[str]]]) -> None:
-    """Prints a table under a title, the rows that are confirmed ticked and the others dim.
+    """Prints a table; confirmed rows have a check mark, the others are dim.
 
     Args:
-        title: One line.
-        columns: Their headings.
-        rows: Whether it is confirmed, and the cells, of each row.
+        title: Title line.
+        columns: Column headings.
+        rows: For each row, whether it is confirmed, and its cells.
     """
     console = _console()
     console.print(Text(title, style="bold"))
@@ -92,7 +92,7 @@ def print_table(title: str, columns: list[str], rows: list[tuple[bool, list[str]
     for column in ("", *columns):
         table.add_column(column, justify="right" if column in ("AUROC", "p", "q") else "left")
     for confirmed, cells in rows:
-        # Text, not markup: a hypothesis may hold square brackets.
+        # Text, not markup: a hypothesis may contain square brackets.
         marked = ("✓" if confirmed else "", *cells)
         table.add_row(*(Text(cell, style="" if confirmed else "dim") for cell in marked))
     if rows:

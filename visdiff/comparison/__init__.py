@@ -1,1 +1,1 @@
-"""How image set A differs from image set B: the whole procedure, one module a step."""
+"""The comparison of image set A with image set B, one module per step."""

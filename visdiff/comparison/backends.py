@@ -1,4 +1,4 @@
-"""The models of a run, made from its configuration, and their use on both sets at once."""
+"""The models of a run, created from its configuration and applied to both sets."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -24,15 +24,15 @@ from visdiff.results import Hypothesis
 
 @dataclass(frozen=True)
 class Backends:
-    """One backend a role. Where both sets are meant, the images of A come first.
+    """One backend per role. Where values of both sets are concatenated, those of A come first.
 
     Attributes:
         captioner: Captions images.
         proposer: Proposes hypotheses.
         ranker: Scores hypotheses on images.
         ledger: Calls, tokens and cost of the chat model.
-        verifier: The second ranker, which checks what the first confirms; None without one.
-        chat: Returns the chat model; made on the first call.
+        verifier: The second ranker, which checks confirmed differences; None without one.
+        chat: Returns the chat model, which is created on the first call.
         runtime: The cache, the progress bars and the engine, shared by all backends.
     """
 
@@ -46,24 +46,24 @@ class Backends:
 
     @classmethod
     def of(cls, config: Config, cache: Cache | None = None, progress: bool = False) -> "Backends":
-        """Makes the backends that a configuration names; no weights are loaded yet.
+        """Creates the backends that a configuration names, without loading weights.
 
         Args:
-            config: Names them, and says what the chat model may cost.
-            cache: Where captions, vectors and replies are kept; None keeps none.
+            config: The configuration; it also limits the cost of the chat model.
+            cache: Cache of captions, vectors and replies; None disables caching.
             progress: Show progress bars on stderr.
 
         Raises:
-            InputError: A backend does not exist, or its settings do not fit together.
+            InputError: A backend does not exist, or its settings contradict each other.
         """
         if config.verify == config.ranker:
             raise InputError(
-                f"expected a second ranker that is not the first, got {config.ranker.backend!r} "
-                "with the same settings twice; name another one (--verify)"
+                f"Expected a second ranker that is not the first, got {config.ranker.backend!r} "
+                "with the same settings twice; choose another one (--verify)."
             )
         runtime = Runtime.of(config.engine, cache, progress)
         ledger = Ledger(config.llm.max_calls, config.llm.max_cost)
-        # Made only when somebody asks for it: a run without questions needs no endpoint.
+        # Created lazily: a run that sends no requests needs no endpoint.
         llm = functools.cache(functools.partial(chat_model, config, cache, ledger))
         offered: dict[str, Any] = {"device": config.device, "runtime": runtime, "llm": llm}
         captioner = registry.make("captioner", Captioner, config.captioner, **offered)
@@ -83,14 +83,15 @@ class Backends:
         )
         if proposer.needs_pairs and not config.paired_by:
             raise InputError(
-                f"expected paired sets for the proposer {config.proposer.backend!r}, got unpaired "
-                "ones; say what pairs them (--paired-by prompt,seed), or choose another proposer"
+                f"Expected paired sets for the proposer {config.proposer.backend!r}, got unpaired "
+                "ones; pass the columns that pair them (--paired-by prompt,seed) or choose another "
+                "proposer."
             )
         if config.proposer.sampling != "random" and not ranker.has_features:
             raise InputError(
-                f"expected a ranker with image features for proposer.sampling "
+                f"Expected a ranker with image features for proposer.sampling "
                 f"{config.proposer.sampling!r}, got {config.ranker.backend!r}, which has none; use "
-                "the ranker 'clip', or the sampling 'random'"
+                "the ranker 'clip' or the sampling 'random'."
             )
         return cls(captioner, proposer, ranker, ledger, verifier, llm, runtime)
 
@@ -99,32 +100,32 @@ class Backends:
     def using(
         cls, config: Config, cache: Cache | None = None, progress: bool = True
     ) -> Iterator["Backends"]:
-        """Makes the backends, with the user's cache unless another is given, and closes that."""
+        """Creates the backends and yields them; opens and closes the user's cache if none given."""
         with Cache() if cache is None else nullcontext(cache) as store:
             yield cls.of(config, store, progress)
 
     @property
     def rankers(self) -> list[Ranker]:
-        """The ranker, and the second one when there is one."""
+        """The ranker, and the second ranker if there is one."""
         return [self.ranker] if self.verifier is None else [self.ranker, self.verifier]
 
     @property
     def needs_captions(self) -> bool:
-        """Whether any backend reads captions."""
+        """Whether any backend uses captions."""
         return self.proposer.needs_captions or any(r.needs_captions for r in self.rankers)
 
     def reads_discovery_captions(self, config: Config) -> bool:
-        """Whether captions of the discovery half are read: proposing, or ranking between rounds."""
+        """Returns whether proposing, or ranking between rounds, uses discovery captions."""
         return self.proposer.needs_captions or (self.ranker.needs_captions and config.rounds != 1)
 
     @property
-    def asks(self) -> bool:
-        """Whether a backend that is used asks the chat model."""
+    def uses_chat(self) -> bool:
+        """Whether any backend in use sends requests to the chat model."""
         used: list[Backend] = [*self.rankers, *([self.captioner] if self.needs_captions else [])]
         return self.proposer.calls > 0 or any(b.asks for b in used)
 
     def captions(self, a: ImageSet, b: ImageSet) -> Applied:
-        """Captions both sets: values of length n_a + n_b, None where there is none."""
+        """Captions both sets: n_a + n_b values, None where captioning failed."""
         of_a, of_b = self.captioner.captions(a), self.captioner.captions(b)
         failures = of_a.failures | {len(a) + i: r for i, r in of_b.failures.items()}
         return Applied([*of_a.values, *of_b.values], failures)
@@ -146,21 +147,25 @@ class Backends:
         b: ImageSet,
         captions: Sequence[str | None] | None,
     ) -> np.ndarray:
-        """Scores by the second ranker, as `score` does by the first."""
+        """Scores with the second ranker, as `score` does with the first.
+
+        Raises:
+            InputError: There is no second ranker.
+        """
         if self.verifier is None:
-            raise InputError("expected a second ranker, got none; name one (verify, --verify)")
+            raise InputError("Expected a second ranker, got none; choose one (verify, --verify).")
         return _scores(self.verifier, hypotheses, a, b, captions)
 
     def features(self, a: ImageSet, b: ImageSet) -> np.ndarray | None:
-        """Image features (n_a + n_b, d), or None where the ranker has none."""
+        """Returns the image features (n_a + n_b, d), or None if the ranker has none."""
         found = [f for images in (a, b) if (f := self.ranker.features(images)) is not None]
         return np.concatenate(found, axis=0) if found else None
 
     def identities(self, *, captioned: bool) -> dict[str, dict[str, Any]]:
-        """Role → what is known of its model, for the provenance.
+        """Returns role → identity of its model, for the provenance.
 
         Args:
-            captioned: Whether the captioner was used; else its model is not even looked for.
+            captioned: Whether the captioner was used; if not, its model is not resolved.
         """
         roles: dict[str, Backend] = {"captioner": self.captioner} if captioned else {}
         roles |= {"proposer": self.proposer, "ranker": self.ranker}
@@ -169,25 +174,25 @@ class Backends:
         return {role: dict(b.identity) for role, b in roles.items()}
 
     def prompts(self, *, captioned: bool) -> dict[str, str]:
-        """Id of each prompt that is asked → its hash."""
-        asking: list[Backend] = [self.captioner] if captioned else []
-        asking += [self.proposer, *self.rankers]
-        return {name: digest for b in asking for name, digest in b.prompts.items()}
+        """Returns id → hash of each prompt in use."""
+        backends: list[Backend] = [self.captioner] if captioned else []
+        backends += [self.proposer, *self.rankers]
+        return {name: digest for b in backends for name, digest in b.prompts.items()}
 
     def cost(self) -> float | None:
-        """US dollars that the chat model took; None when nothing was asked or no price is known."""
+        """Returns the cost of the chat model in US dollars; None without calls or prices."""
         return self.ledger.to_dict()["cost"] if self.ledger.calls else None
 
     def tokens(self) -> dict[str, int]:
-        """What was asked of the chat model and what it took; {} when nothing was."""
-        spent = self.ledger
-        if not spent.calls and not spent.cached:
+        """Returns the numbers of calls and tokens of the chat model; {} if it was not used."""
+        ledger = self.ledger
+        if not ledger.calls and not ledger.cached:
             return {}
         return {
-            "calls": spent.calls,
-            "cached": spent.cached,
-            "prompt": spent.prompt_tokens,
-            "completion": spent.completion_tokens,
+            "calls": ledger.calls,
+            "cached": ledger.cached,
+            "prompt": ledger.prompt_tokens,
+            "completion": ledger.completion_tokens,
         }
 
 
@@ -205,4 +210,6 @@ def _scores(
 
 
 def _no_chat() -> BudgetedChat:
-    raise InputError("expected a chat model, got backends that were made without one")
+    raise InputError(
+        "Expected a chat model, got backends without one; create them with Backends.of."
+    )

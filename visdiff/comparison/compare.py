@@ -1,11 +1,12 @@
-"""The whole comparison: images A, images B → captions → hypotheses → scores → report.
+"""The comparison of two sets: images A, images B → captions → hypotheses → scores → report.
 
-Hypotheses come from one half of the images, every number from the other. VisDiff (Dunlap et al.,
-CVPR 2024) proposes and ranks; what is added here is the split, the tests, the correction, the
-redundancy, the explained separability and the abstaining (design, "statistically honest").
+Hypotheses are proposed from one half of the images and tested on the other half. Proposing and
+ranking follow VisDiff (Dunlap et al., CVPR 2024). This module adds the split, the tests, the
+correction for multiple testing, the grouping of synonyms, the explained separability and the
+verdict "no difference found".
 
-There are two parts. `score` asks the models and tests every candidate, `conclude` turns what it
-measured into a report. Many comparisons (`visdiff.comparison.many`) correct in between.
+There are two parts. `score` runs the models and tests every candidate; `conclude` turns the
+measurements into a report. `visdiff.comparison.many` corrects several comparisons in between.
 """
 
 from collections.abc import Mapping
@@ -45,30 +46,30 @@ def compare(
     progress: bool = True,
     **settings: Any,
 ) -> DifferenceReport:
-    """Says how image set A differs from image set B.
+    """Compares image set A with image set B and returns the differences, with statistics.
 
     Args:
         a: Set A: a folder, glob, manifest, list of paths or PIL images, or an ``ImageSet``.
         b: Set B.
         preset: Name of a preset or path of a ``.toml`` file; ignored when ``config`` is given.
-        config: A whole configuration.
+        config: A complete configuration.
         where_a: Filter on the manifest's columns for A, e.g. ``{"group_name": "real"}``.
         where_b: The same for B.
-        name_a: What to call A; by default its filter's value, folder or file.
+        name_a: Name of A in the report; by default its filter's value, folder or file.
         name_b: The same for B.
-        cache: Where captions and embeddings are kept; the user's cache by default.
-        backends: Models made from this very configuration, with their own cache and progress; what
-            they spend is counted, and limited, over all comparisons that share them.
+        cache: Cache of captions and embeddings; the user's cache by default.
+        backends: Models created from this configuration, with their own cache and progress bars.
+            Their cost is counted and limited over all comparisons that share them.
         progress: Show progress bars on stderr.
         **settings: Changes to the configuration, see :meth:`visdiff.config.Config.changed`:
             ``seed=1``, ``ranker="captions-lexical"``, ``paired_by=("prompt", "seed")``,
             ``null_repeats=20``, ``verify="vqa"``, ``statistics__alpha=0.01``.
 
     Returns:
-        The report; a run that was killed goes on where it stopped and gives the same one.
+        The report. A run that was killed resumes from the cache and returns the same report.
 
     Raises:
-        InputError: A source, column, setting or backend that does not exist, or an empty set.
+        InputError: A source, column, setting or backend does not exist, or a set is empty.
         MissingBackendError: A library or a model's weights are not available.
     """
     config = (config or Config.of(preset)).changed(**settings)
@@ -82,13 +83,14 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
     """Proposes from one half of the images, scores the other, and tests every candidate.
 
     Args:
-        pair: Both sets; images that turn out to be unreadable are left out.
+        pair: Both sets; unreadable images are left out.
         config: The configuration.
-        backends: Models made from it.
+        backends: Models created from it.
 
     Raises:
-        InputError: A setting does not fit, or a set has fewer than two images.
-        MissingBackendError: A model's weights are not available; said before any image is decoded.
+        InputError: A setting is invalid, or a set has fewer than two images.
+        MissingBackendError: A model's weights are not available. This is raised before any image
+            is decoded.
     """
     stopwatch, rng = Stopwatch(), np.random.default_rng(config.seed)
     set_a, set_b, runtime = pair.set_a, pair.set_b, backends.runtime
@@ -126,7 +128,7 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
             scoring_captions = found.values
         scores = backends.score(hypotheses, a, b, scoring_captions)
         if missing := int(np.isnan(scores).sum()):
-            warnings.append(f"{missing} of {scores.size} scores are missing; they count nowhere.")
+            warnings.append(f"{missing} of {scores.size} scores are missing and are ignored.")
         features = backends.features(a, b)
     with stopwatch("statistics"):
         tests = test_hypotheses(

@@ -1,4 +1,4 @@
-"""From what a comparison has measured to its report."""
+"""The report of a comparison, from its measurements."""
 
 from visdiff import stats
 from visdiff.comparison.backends import Backends
@@ -18,15 +18,15 @@ def conclude(
     backends: Backends,
     n_candidates: int | None = None,
 ) -> DifferenceReport:
-    """Turns what was measured into a report.
+    """Returns the report of a comparison.
 
     Args:
-        measured: What `visdiff.comparison.compare.score` returned.
-        tests: Its own tests, or the same corrected over more comparisons than this one.
+        measured: The result of `visdiff.comparison.compare.score`.
+        tests: Its own tests, or the same tests corrected over several comparisons.
         config: The configuration.
-        backends: Models made from it; the second ranker (``config.verify``) scores here, since only
-            what is confirmed is checked.
-        n_candidates: How many candidates the correction is over; those of this comparison when
+        backends: Models created from it. The second ranker (``config.verify``) scores here, because
+            only confirmed differences are checked.
+        n_candidates: Number of candidates that the correction covers; those of this comparison if
             None.
     """
     halves, hypotheses, scores = measured.halves, measured.hypotheses, measured.scores
@@ -50,7 +50,7 @@ def conclude(
             warnings += more
         captioned = captioned or backends.verifier.needs_captions
     if backends.ledger.spent:
-        warnings.append("The budget is spent: not every question was asked (llm.max_calls, …).")
+        warnings.append("The budget is spent: not every request was sent (llm.max_calls, …).")
     return DifferenceReport(
         verdict=verdict(
             differences, measured.set_a.name, measured.set_b.name, halves.double_dipped

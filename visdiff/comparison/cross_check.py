@@ -1,8 +1,8 @@
-"""The cross-check: a second ranker scores what the first one confirmed, on the same images.
+"""The cross-check: a second ranker scores the confirmed differences on the same images.
 
-Two rankers that look at images in different ways (CLIP's cosine, answers to a question, words of a
-caption) rarely err alike. A difference that the second one does not see is still confirmed, since
-the test of the first stands, but the reader is told.
+Rankers that score images in different ways (CLIP similarity, visual question answering, words of a
+caption) rarely make the same errors. A difference that the second ranker does not support stays
+confirmed, because the test of the first ranker is valid, but the report marks it as disputed.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from visdiff.comparison.split import Halves
 from visdiff.config import Config
 from visdiff.results import Difference, Hypothesis
 
-#: Makes the second ranker's permutations other than those of the first.
+#: Makes the second ranker's permutations differ from those of the first.
 _STREAM = 0x5EC0D
 
 
@@ -27,20 +27,21 @@ def cross_check(
     config: Config,
     backends: Backends,
 ) -> tuple[tuple[Difference, ...], list[str]]:
-    """Scores the confirmed differences by the second ranker, on the images that confirmed them.
+    """Scores the confirmed differences with the second ranker, on the images of the test.
 
     Args:
-        differences: Those of the report; unconfirmed ones stay as they are.
+        differences: All differences of the report; unconfirmed ones are returned unchanged.
         halves: The images.
-        scoring_captions: Captions of the scored images, A's first; None when not read yet.
+        scoring_captions: Captions of the scored images, A's first; None if they have not been
+            computed yet.
         config: ``verify`` is the second ranker; the interval's level is that of the first.
-        backends: The models, a second ranker among them.
+        backends: The models, including the second ranker.
 
     Returns:
-        The differences in the same order, the confirmed ones with the second ranker's AUROC and
-        interval, oriented by the claim. One is disputed when that interval does not lie above 0.5,
-        and neither disputed nor undisputed when the second ranker could score nothing. And
-        sentences the reader must see.
+        The differences in the same order, and warnings. Confirmed differences have the second
+        ranker's AUROC and interval, oriented by the claim. A difference is disputed when that
+        interval does not lie above 0.5; ``disputed`` is None when the second ranker scored no
+        image.
     """
     confirmed = [d for d in differences if d.confirmed]
     a, b, warnings = halves.scoring_a, halves.scoring_b, list[str]()
@@ -81,14 +82,14 @@ def cross_check(
 
 
 def _warnings(checked: Sequence[Difference], ranker: str) -> list[str]:
-    """What the reader must know of the check, in a sentence each."""
+    """Returns the warnings of the cross-check, one sentence each."""
     sentences = []
     disputed = [d for d in checked if d.disputed]
     if disputed:
         texts = ", ".join(f"“{d.text}”" for d in disputed[:3])
         more = f" and {len(disputed) - 3} more" if len(disputed) > 3 else ""
         sentences.append(
-            f"The second ranker ({ranker}) does not see {len(disputed)} of {len(checked)} "
+            f"The second ranker ({ranker}) does not support {len(disputed)} of {len(checked)} "
             f"confirmed differences: {texts}{more}."
         )
     missing = sum(d.verify_n_unscored for d in checked)

@@ -1,7 +1,8 @@
-"""From a matrix of scores to differences and rejected candidates: the statistics, in order.
+"""The statistics of a comparison: from a matrix of scores to differences and rejected candidates.
 
-Pure: arrays and records in, records out. The steps are the design's: a one-sided test and an
-interval for every candidate, one false discovery rate over all of them, thresholds, synonyms.
+All functions are pure. The steps are a one-sided test and a confidence interval for every
+candidate, control of the false discovery rate over all of them, thresholds, and the grouping of
+synonyms.
 """
 
 from collections.abc import Sequence
@@ -13,23 +14,23 @@ from visdiff import stats
 from visdiff.config import StatisticsConfig
 from visdiff.results import Difference, Hypothesis, Rejected, Separability
 
-#: The verdict when nothing is confirmed.
+#: The verdict if nothing is confirmed.
 NO_DIFFERENCE = "no difference found"
 
-#: Unconfirmed candidates below this uncorrected p-value are still shown, marked as unconfirmed.
-_WORTH_SHOWING = 0.05
+#: Unconfirmed candidates below this uncorrected p-value are reported, marked as unconfirmed.
+_MAX_REPORTED_P = 0.05
 _EVIDENCE = 6
 
 
 @dataclass(frozen=True)
 class Tests:
-    """One row a candidate, everything oriented toward the set it is claimed to be truer of.
+    """Test results, one row per candidate, oriented toward the set that it is claimed of.
 
     Attributes:
         auroc: (h,) P(claimed set scores higher), ties half.
-        interval: (h, 2) its confidence interval.
-        p_value: (h,) one-sided.
-        q_value: (h,) Benjamini–Hochberg over all rows.
+        interval: (h, 2) confidence interval of the AUROC.
+        p_value: (h,) one-sided p-values.
+        q_value: (h,) p-values after Benjamini–Hochberg over all rows.
         confirmed: (h,) bool.
     """
 
@@ -53,14 +54,15 @@ def test_hypotheses(
     """Tests every candidate in its claimed direction.
 
     Args:
-        hypotheses: h candidates, discarded ones included: the correction is over all.
+        hypotheses: h candidates, including those that are discarded later: the correction covers
+            all of them.
         scores: (h, n) scores, NaN where unscored.
-        is_a: (n,) bool.
+        is_a: (n,) bool, True for the images of set A.
         settings: Thresholds.
-        rng: For permutations and bootstrap.
-        groups: (n / 2,) the prompt of each pair when image i of A (in order) belongs to image i
-            of B; None when unpaired.
-        may_confirm: False when proposing and testing used the same images.
+        rng: Generator for permutations and bootstrap.
+        groups: (n / 2,) prompt of each pair if image i of A (in order) is paired with image i of
+            B; None if unpaired.
+        may_confirm: False if proposing and testing used the same images.
     """
     scores = np.asarray(scores, dtype=np.float64)
     sign = np.array([1.0 if h.direction == "A" else -1.0 for h in hypotheses])
@@ -80,8 +82,8 @@ def test_hypotheses(
     return Tests(auroc, interval, p_value, q_value, confirmed)
 
 
-def corrected(tests: Tests, q_value: np.ndarray, settings: StatisticsConfig) -> Tests:
-    """Returns tests with the q-values of a correction over more candidates than these."""
+def with_q_values(tests: Tests, q_value: np.ndarray, settings: StatisticsConfig) -> Tests:
+    """Returns the tests with the q-values of a correction over more candidates."""
     confirmed = _confirmed(q_value, tests.auroc, settings)
     return replace(tests, q_value=q_value, confirmed=confirmed)
 
@@ -94,24 +96,24 @@ def select(
     tests: Tests,
     settings: StatisticsConfig,
 ) -> tuple[tuple[Difference, ...], tuple[Rejected, ...]]:
-    """Folds synonyms together and parts what is reported from what is rejected.
+    """Groups synonyms and separates reported differences from rejected candidates.
 
     Args:
         hypotheses: h candidates.
-        scores: (h, n) scores, as given to :func:`test_hypotheses`.
-        is_a: (n,) bool.
+        scores: (h, n) scores, as for :func:`test_hypotheses`.
+        is_a: (n,) bool, True for the images of set A.
         ids: n image ids.
-        tests: What :func:`test_hypotheses` returned.
+        tests: The result of :func:`test_hypotheses`.
         settings: Thresholds.
 
     Returns:
-        Differences, confirmed ones first, then by AUROC; and the rejected, best first.
+        Differences, confirmed ones first, then by AUROC; and rejected candidates, best first.
     """
-    shown = tests.confirmed | ((tests.p_value < _WORTH_SHOWING) & (tests.auroc > 0.5))
+    reported = tests.confirmed | ((tests.p_value < _MAX_REPORTED_P) & (tests.auroc > 0.5))
     order = _best_first(tests)
     differences, rejected = [], []
     for direction in ("A", "B"):
-        same = [i for i in order if hypotheses[i].direction == direction and shown[i]]
+        same = [i for i in order if hypotheses[i].direction == direction and reported[i]]
         texts = [h.text for h in hypotheses]
         for members in stats.redundant(scores, texts, same, settings.redundant):
             differences.append(
@@ -119,7 +121,7 @@ def select(
             )
     differences.sort(key=lambda d: (not d.confirmed, -d.auroc, d.text))
     for i in order:
-        if not shown[i]:
+        if not reported[i]:
             h = hypotheses[i]
             reason = _reason(tests, i, settings)
             values = (tests.auroc[i], tests.p_value[i], tests.q_value[i])
@@ -135,15 +137,15 @@ def explained_separability(
     is_a: np.ndarray,
     seed: int,
 ) -> Separability:
-    """How different the scored images are, and how much of it the confirmed sentences explain.
+    """Returns the separability of the sets by image features and by the confirmed sentences.
 
     Args:
         hypotheses: h candidates.
         scores: (h, n) scores, NaN where unscored.
-        features: (n, d) image features, or None where the ranker has none.
-        differences: What :func:`select` returned.
-        is_a: (n,) bool.
-        seed: Draws the folds.
+        features: (n, d) image features, or None if the ranker has none.
+        differences: The differences of :func:`select`.
+        is_a: (n,) bool, True for the images of set A.
+        seed: Seed of the folds.
     """
     confirmed = {(d.text, d.direction) for d in differences if d.confirmed}
     rows = [i for i, h in enumerate(hypotheses) if (h.text, h.direction) in confirmed]
@@ -159,7 +161,7 @@ def explained_separability(
 def verdict(
     differences: Sequence[Difference], name_a: str, name_b: str, double_dipped: bool
 ) -> str:
-    """The result in one sentence."""
+    """Returns the result in one sentence."""
     confirmed = [d for d in differences if d.confirmed]
     if not confirmed:
         if double_dipped and differences:
@@ -197,13 +199,13 @@ def _difference(
     row = np.asarray(scores[best], dtype=np.float64)
     known = ~np.isnan(row)
     h = hypotheses[best]
-    # The most telling: of the set that it is claimed of the highest, of the other the lowest.
-    telling = {}
+    # The clearest images: the highest scores in the claimed set, the lowest in the other.
+    evidence = {}
     for side, members_of_side in (("A", is_a), ("B", ~is_a)):
         chosen = np.flatnonzero(members_of_side & known)
         ranked = chosen[np.argsort(row[chosen], kind="stable")]
         ranked = ranked[::-1] if side == h.direction else ranked
-        telling[side] = tuple(ids[ranked[:_EVIDENCE]].tolist())
+        evidence[side] = tuple(ids[ranked[:_EVIDENCE]].tolist())
     return Difference(
         text=h.text,
         direction=h.direction,
@@ -219,8 +221,8 @@ def _difference(
         n_b=int((~is_a & known).sum()),
         n_unscored=int((~known).sum()),
         synonyms=tuple(hypotheses[i].text for i in members[1:]),
-        evidence_a=telling["A"],
-        evidence_b=telling["B"],
+        evidence_a=evidence["A"],
+        evidence_b=evidence["B"],
         proposer=h.proposer,
         round=h.round,
     )
@@ -228,9 +230,9 @@ def _difference(
 
 def _reason(tests: Tests, i: int, settings: StatisticsConfig) -> str:
     if np.isnan(tests.auroc[i]):
-        return "no image could be scored on it"
+        return "no image could be scored"
     if tests.auroc[i] <= 0.5:
-        return "the scores go the other way"
+        return "the scores point in the other direction"
     if tests.auroc[i] < settings.min_auroc:
         return f"AUROC {tests.auroc[i]:.2f} is below {settings.min_auroc:g}"
     return f"not significant: q = {tests.q_value[i]:.2g} is above {settings.alpha:g}"

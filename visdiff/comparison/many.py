@@ -1,9 +1,9 @@
-"""Many comparisons with one correction: every pair of n sets, or each set against the rest.
+"""Several comparisons with one correction: every pair of n sets, or each set against the rest.
 
-Each pair goes through the two parts of `visdiff.compare`. What many comparisons need in between is
-one false discovery rate over all of their candidates: twenty comparisons at q ≤ 0.05 each are not
-one analysis at q ≤ 0.05. The p-values of all comparisons are pooled and corrected once (Benjamini
-and Hochberg 1995), and every report is concluded with the q-values that came of it.
+Each pair goes through the two parts of `visdiff.compare`. In between, the false discovery rate is
+controlled over all candidates of all comparisons: twenty comparisons at q ≤ 0.05 each are not one
+analysis at q ≤ 0.05. The p-values of all comparisons are pooled and corrected once (Benjamini and
+Hochberg 1995), and every report uses the resulting q-values.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,17 +34,17 @@ def compare_many(sets: Any, *, by: str | None = None, **how: Any) -> ManyReport:
     """Compares every pair of n sets, with one false discovery rate over all candidates.
 
     Args:
-        sets: n ≥ 2 sources as `ImageSet.open` takes them, as a list or as a mapping from names;
-            with ``by`` one source.
-        by: A column whose values part one source into the sets, such as "group_name".
-        **how: What `compare_pairs` takes: a preset or configuration, settings, models, cache.
+        sets: n ≥ 2 sources for `ImageSet.open`, as a list or as a mapping from names; with ``by``
+            one source.
+        by: A column whose values split one source into the sets, such as "group_name".
+        **how: Arguments of `compare_pairs`: a preset or configuration, settings, models, cache.
 
     Returns:
-        n (n - 1) / 2 reports. A pair that could not be compared is named in ``failed``.
+        n (n - 1) / 2 reports. A pair that could not be compared is listed in ``failed``.
 
     Raises:
-        InputError: Fewer than two sets, a source, column or setting that does not exist, or no pair
-            that could be compared.
+        InputError: There are fewer than two sets, a source, column or setting does not exist, or
+            no pair could be compared.
         MissingBackendError: A library or a model's weights are not available.
     """
     opened = open_sets(sets, by)
@@ -52,14 +52,14 @@ def compare_many(sets: Any, *, by: str | None = None, **how: Any) -> ManyReport:
 
 
 def compare_rest(sets: Any, *, by: str | None = None, **how: Any) -> ManyReport:
-    """Compares each of n sets against all the others joined; else as `compare_many`.
+    """Compares each of n sets with all the others joined; otherwise like `compare_many`.
 
     Returns:
-        n reports, one a set.
+        n reports, one per set.
 
     Raises:
-        InputError: As for `compare_many`, or fewer than three sets, or sets that are to be paired:
-            an image has a partner in each of the other sets.
+        InputError: As for `compare_many`; or there are fewer than three sets; or the sets are
+            paired, so that an image would have a partner in each of the other sets.
         MissingBackendError: A library or a model's weights are not available.
     """
     config = how.get("config") or Config.of(how.get("preset", "laptop"))
@@ -84,53 +84,55 @@ def compare_pairs(
     progress: bool = True,
     **settings: Any,
 ) -> ManyReport:
-    """Compares given pairs of sets, with one false discovery rate over all candidates.
+    """Compares pairs of sets, with one false discovery rate over all candidates.
 
     Args:
-        pairs: Sets whose names, as a pair, occur once.
-        title: What these comparisons are, in a few words.
+        pairs: Pairs of sets; each pair of names occurs once.
+        title: Short title of these comparisons.
         preset: Name of a preset or path of a ``.toml`` file; ignored when ``config`` is given.
-        config: A whole configuration, the same for every pair.
-        cache: Where captions and embeddings are kept; the user's cache by default.
-        backends: Models made from this very configuration, with their own cache and progress;
-            made once for all pairs by default.
+        config: A complete configuration, the same for every pair.
+        cache: Cache of captions and embeddings; the user's cache by default.
+        backends: Models created from this configuration, with their own cache and progress bars;
+            created once for all pairs by default.
         progress: Show progress bars on stderr.
         **settings: Changes to the configuration, see `visdiff.config.Config.changed`.
 
     Returns:
         The reports in the order of the pairs. A pair that could not be compared (too few images,
-        nothing to pair) is in ``failed`` with the reason.
+        no pairs of images) is listed in ``failed`` with the reason.
 
     Raises:
-        InputError: No pair, two pairs of the same names, or no pair that could be compared.
+        InputError: There is no pair, two pairs have the same names, or no pair could be compared.
         MissingBackendError: A library or a model's weights are not available.
     """
     settled = (config or Config.of(preset)).changed(**settings)
     names = [(a.name, b.name) for a, b in pairs]
     if not pairs:
-        raise InputError("Expected pairs of sets to compare, got none.")
+        raise InputError("Expected pairs of sets to compare, got none; pass at least one.")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"Expected pairs of different names, got {twice} twice; rename the sets.")
     scored: dict[Pair, Measurements] = {}
     reports: dict[Pair, DifferenceReport] = {}
     failed: dict[Pair, str] = {}
-    made = nullcontext(backends) if backends else Backends.using(settled, cache, progress)
-    with made as models:
+    opened = nullcontext(backends) if backends else Backends.using(settled, cache, progress)
+    with opened as models:
         for (a, b), key in zip(pairs, names, strict=True):
-            with _noted(failed, key):
+            with _record_failure(failed, key):
                 scored[key] = score(split_pair(a, b, settled), settled, models)
         pool = _pool(scored.values())
         n = sum(len(s.hypotheses) for s in pool)
-        together = corrected(list(scored.values()), settled)
-        for (key, one), tests in zip(scored.items(), together, strict=True):
+        all_tests = corrected(list(scored.values()), settled)
+        for (key, one), tests in zip(scored.items(), all_tests, strict=True):
             pooled = any(one is s for s in pool)
-            with _noted(failed, key):
+            with _record_failure(failed, key):
                 report = conclude(one, tests, settled, models, n if pooled else None)
                 reports[key] = _with_note(report, n, len(pool)) if pooled else report
     if not reports:
         (a, b), reason = next(iter(failed.items()))
-        raise InputError(f"No pair of sets could be compared. {a} and {b}: {reason}")
+        raise InputError(
+            f"Expected a pair of sets that can be compared, got none. {a} and {b}: {reason}"
+        )
     return ManyReport(
         title=title,
         names=tuple(dict.fromkeys(name for pair in names for name in pair)),
@@ -141,17 +143,18 @@ def compare_pairs(
 
 
 def corrected(scored: Sequence[Measurements], config: Config) -> list[Tests]:
-    """Corrects the tests of several comparisons together: one Benjamini–Hochberg over all.
+    """Corrects the tests of several comparisons together, with one Benjamini–Hochberg procedure.
 
-    Tests on images that also proposed stay as they are and outside the pool: their p-values are too
-    small, confirm nothing, and would lower the q-values of the others.
+    Double-dipped comparisons (proposing and testing used the same images) are excluded from the
+    pool and stay unchanged: their p-values are too small, confirm nothing, and would lower the
+    q-values of the others.
 
     Args:
-        scored: What was measured in each comparison.
+        scored: Measurements of each comparison.
         config: The configuration that all of them share.
 
     Returns:
-        The tests of each comparison, in order. With one comparison, its own.
+        The tests of each comparison, in order.
     """
     settings, pool = config.statistics, _pool(scored)
     q_values = stats.benjamini_hochberg(np.concatenate([s.tests.p_value for s in pool] or [[]]))
@@ -161,26 +164,26 @@ def corrected(scored: Sequence[Measurements], config: Config) -> list[Tests]:
     for one in scored:
         own = one.tests
         if not one.halves.double_dipped:
-            own = findings.corrected(own, next(parts), settings)
+            own = findings.with_q_values(own, next(parts), settings)
         tests.append(own)
     return tests
 
 
 def every_pair(sets: Sequence[ImageSet]) -> list[tuple[ImageSet, ImageSet]]:
-    """The n (n - 1) / 2 pairs of n sets, each pair once."""
+    """Returns the n (n - 1) / 2 pairs of n sets, each pair once."""
     return [(a, b) for i, a in enumerate(sets) for b in sets[i + 1 :]]
 
 
 def each_and_rest(sets: Sequence[ImageSet]) -> list[tuple[ImageSet, ImageSet]]:
-    """Each of n sets, and all the others joined.
+    """Returns each of n sets, paired with all the others joined.
 
     Raises:
         InputError: There are fewer than three sets.
     """
     if len(sets) < 3:
         raise InputError(
-            "Expected at least 3 sets for each against the rest, got "
-            f"{len(sets)}; compare the two (compare)."
+            f"Expected at least 3 sets for each against the rest, got {len(sets)}; compare two "
+            "sets with `compare`."
         )
     pairs = []
     for images in sets:
@@ -190,32 +193,32 @@ def each_and_rest(sets: Sequence[ImageSet]) -> list[tuple[ImageSet, ImageSet]]:
 
 
 def open_sets(sets: Any, by: str | None = None) -> list[ImageSet]:
-    """Opens n sets under different names.
+    """Opens n sets and gives them distinct names.
 
     Args:
         sets: A list or a mapping of sources; with ``by`` one source.
-        by: A column whose values part the source; rows without a value are in no set.
+        by: A column whose values split the source; rows without a value are in no set.
 
     Raises:
-        InputError: Fewer than two sets, or a source or column that does not exist.
+        InputError: There are fewer than two sets, or a source or column does not exist.
     """
     if by is not None:
-        whole = ImageSet.open(sets)
-        manifest.check_columns(whole.frame, [by], whole.source)
-        values = whole.frame[by].map(manifest.text).to_numpy(dtype=str)
+        images = ImageSet.open(sets)
+        manifest.check_columns(images.frame, [by], images.source)
+        values = images.frame[by].map(manifest.text).to_numpy(dtype=str)
         found = [v for v in dict.fromkeys(values.tolist()) if v]
-        opened = [whole.subset(values == v).renamed(v) for v in found]
+        opened = [images.subset(values == v).renamed(v) for v in found]
     elif isinstance(sets, Mapping):
         opened = [ImageSet.open(source, name=str(name)) for name, source in sets.items()]
     elif isinstance(sets, (str, bytes)) or not isinstance(sets, Iterable):
         raise InputError(
-            f"Expected a list or a mapping of sets, got {sets!r}; give by=COLUMN to part one "
+            f"Expected a list or a mapping of sets, got {sets!r}; pass by=COLUMN to split one "
             "source into sets."
         )
     else:
         opened = [ImageSet.open(source) for source in sets]
     if len(opened) < 2:
-        raise InputError(f"Expected at least 2 sets, got {len(opened)}; name more of them.")
+        raise InputError(f"Expected at least 2 sets, got {len(opened)}; pass more of them.")
     taken: set[str] = set()
     named = []
     for images in opened:
@@ -229,8 +232,8 @@ def open_sets(sets: Any, by: str | None = None) -> list[ImageSet]:
 
 
 @contextmanager
-def _noted(failed: dict[Pair, str], key: Pair) -> Iterator[None]:
-    """Notes why a pair could not be compared; what would fail for every pair is raised."""
+def _record_failure(failed: dict[Pair, str], key: Pair) -> Iterator[None]:
+    """Records why a pair could not be compared; raises errors that concern every pair."""
     try:
         yield
     except (MissingBackendError, CacheMissError):
@@ -240,12 +243,12 @@ def _noted(failed: dict[Pair, str], key: Pair) -> Iterator[None]:
 
 
 def _pool(scored: Iterable[Measurements]) -> list[Measurements]:
-    """The comparisons that are corrected together."""
+    """Returns the comparisons that are corrected together."""
     return [s for s in scored if not s.halves.double_dipped]
 
 
 def _with_note(report: DifferenceReport, n_candidates: int, n_comparisons: int) -> DifferenceReport:
-    """The report, saying what its q-values are corrected over."""
+    """Returns the report with a note on what its q-values are corrected over."""
     if n_comparisons < 2:
         return report
     sentence = (

@@ -1,7 +1,7 @@
-"""What a comparison has measured, as one plain record between its two parts.
+"""The measurements of a comparison, as one record.
 
-`visdiff.comparison.compare.score` makes it, `visdiff.comparison.conclude.conclude` turns it
-into a report, and `visdiff.comparison.many` corrects the tests of many of them in between.
+`visdiff.comparison.compare.score` creates it, `visdiff.comparison.conclude.conclude` turns it
+into a report, and `visdiff.comparison.many` corrects the tests of several of them in between.
 """
 
 from collections.abc import Sequence
@@ -20,24 +20,24 @@ from visdiff.results import Hypothesis, NullRun, SetCard
 
 @dataclass(frozen=True)
 class Measurements:
-    """Everything that was measured, before anything is concluded from it.
+    """All measurements of one comparison.
 
     Attributes:
-        set_a: Set A as it was opened.
+        set_a: Set A, including unreadable images.
         set_b: Set B.
-        preflight: What was found in their files.
-        halves: The images that proposed, and those that every number is computed on.
-        discovery_captions: Of the discovery images, A's first; None when nobody read them.
-        scoring_captions: Of the scored images, likewise.
-        proposals: The h hypotheses, and what was refused or not answered.
-        scores: (h, n_a + n_b) float32, one row a hypothesis, A's scored images first; NaN where
+        preflight: The result of the preflight.
+        halves: The discovery half and the scoring half of both sets.
+        discovery_captions: Captions of the discovery images, A's first; None if no backend used
+            them.
+        scoring_captions: The same for the scored images.
+        proposals: The h hypotheses, refused ones and failed requests.
+        scores: (h, n_a + n_b) float32, one row per hypothesis, A's scored images first; NaN where
             unscored.
-        features: (n_a + n_b, d) image features of the scored images; None where the ranker has
-            none.
-        tests: Of each hypothesis, corrected over those of this comparison.
-        null: The shuffled runs, when asked for.
-        warnings: Sentences the reader must see.
-        stopwatch: The stages' times; `visdiff.comparison.conclude.conclude` adds its own.
+        features: (n_a + n_b, d) image features of the scored images; None if the ranker has none.
+        tests: Tests of the hypotheses, corrected over this comparison.
+        null: The runs with shuffled sets; None if there are none.
+        warnings: Warnings for the report, one sentence each.
+        stopwatch: Times of the stages; `visdiff.comparison.conclude.conclude` adds its own.
     """
 
     set_a: ImageSet
@@ -61,19 +61,19 @@ class Measurements:
 
     @property
     def card_a(self) -> SetCard:
-        """What set A was."""
+        """The description of set A for the report."""
         halves, unreadable = self.halves, self.preflight.unreadable_a
         return _card(self.set_a, halves.discovery_a, halves.scoring_a, len(unreadable))
 
     @property
     def card_b(self) -> SetCard:
-        """What set B was."""
+        """The description of set B for the report."""
         halves, unreadable = self.halves, self.preflight.unreadable_b
         return _card(self.set_b, halves.discovery_b, halves.scoring_b, len(unreadable))
 
     @property
     def captions_by_key(self) -> dict[str, str]:
-        """The captions of the discovery images by "A/<id>" and "B/<id>"; {} when none were read."""
+        """The captions of the discovery images by "A/<id>" and "B/<id>"; {} if there are none."""
         if self.discovery_captions is None:
             return {}
         keys = [f"A/{i}" for i in self.halves.discovery_a.ids]
@@ -81,13 +81,13 @@ class Measurements:
         return {k: c for k, c in zip(keys, self.discovery_captions, strict=True) if c is not None}
 
 
-def _card(whole: ImageSet, discovery: ImageSet, scoring: ImageSet, unreadable: int) -> SetCard:
+def _card(images: ImageSet, discovery: ImageSet, scoring: ImageSet, unreadable: int) -> SetCard:
     return SetCard(
-        name=whole.name,
-        source=whole.source,
-        n=len(whole),
+        name=images.name,
+        source=images.source,
+        n=len(images),
         n_discovery=len(discovery),
         n_scored=len(scoring),
         n_unreadable=unreadable,
-        where=dict(whole.where),
+        where=dict(images.where),
     )

@@ -1,4 +1,4 @@
-"""The same comparison with shuffled membership: how often it "finds" what cannot be there."""
+"""The null distribution: the same comparison with shuffled sets, where every finding is false."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from visdiff.comparison.backends import Backends
 from visdiff.comparison.findings import test_hypotheses
-from visdiff.comparison.rounds import captions_at, propose
+from visdiff.comparison.rounds import propose, select_captions
 from visdiff.comparison.split import Halves
 from visdiff.config import Config
 from visdiff.imageset import ImageSet
@@ -20,31 +20,33 @@ def null_run(
     scoring_captions: Sequence[str | None] | None,
     config: Config,
 ) -> tuple[NullRun, list[str]]:
-    """Repeats proposing and testing with shuffled membership (within pairs when paired).
+    """Repeats proposing and testing with shuffled set membership (within pairs if paired).
 
-    Whatever such a run confirms is false: what it finds says how far to trust the real one.
+    Every confirmed difference of such a run is a false positive. Their number estimates how far
+    the findings of the real run can be trusted.
 
     Args:
         backends: The models.
         halves: The images.
-        discovery_captions: Of the discovery images, A's first; None when nobody reads them.
-        scoring_captions: Of the scored images, likewise.
-        config: ``null_repeats`` says how often.
+        discovery_captions: Captions of the discovery images, A's first; None if no backend uses
+            them.
+        scoring_captions: The same for the scored images.
+        config: The configuration; ``null_repeats`` is the number of runs.
 
     Returns:
-        What the runs confirmed, and warnings, each once.
+        The numbers of confirmed differences, and the distinct warnings.
     """
     counts, warnings = [], dict[str, None]()
     for k in range(config.null_repeats):
         rng = np.random.default_rng([config.seed, 1 + k])
-        mixed, discovery, scoring = mixed_up(halves, rng, paired=bool(config.paired_by))
+        mixed, discovery, scoring = shuffle_halves(halves, rng, paired=bool(config.paired_by))
         a, b = mixed.discovery_a, mixed.discovery_b
-        captions = captions_at(discovery_captions, discovery)
+        captions = select_captions(discovery_captions, discovery)
         with backends.runtime.quiet():
             proposed = propose(backends, a, b, captions, config, rng)
             warnings |= dict.fromkeys(proposed.warnings())
             a, b = mixed.scoring_a, mixed.scoring_b
-            captions = captions_at(scoring_captions, scoring)
+            captions = select_captions(scoring_captions, scoring)
             scores = backends.score(proposed.hypotheses, a, b, captions)
         tests = test_hypotheses(
             proposed.hypotheses,
@@ -59,14 +61,14 @@ def null_run(
     return NullRun(len(counts), sum(c > 0 for c in counts), tuple(counts)), list(warnings)
 
 
-def mixed_up(
+def shuffle_halves(
     halves: Halves, rng: np.random.Generator, *, paired: bool
 ) -> tuple[Halves, np.ndarray, np.ndarray]:
-    """Shuffles which set the images are of, in each half on its own.
+    """Shuffles set membership in each half separately.
 
     Returns:
-        The halves with as many images a side as before, partners still at the same place, and where
-        each image of the discovery half and of the scoring half was, A's first.
+        The halves with as many images per set as before and partners at equal positions; and for
+        the discovery half and the scoring half the previous position of each image, A's first.
     """
     sides: list[ImageSet] = []
     orders: list[np.ndarray] = []
@@ -74,10 +76,10 @@ def mixed_up(
         (halves.discovery_a, halves.discovery_b),
         (halves.scoring_a, halves.scoring_b),
     ):
-        if orders and halves.double_dipped:  # the same images: they stay the same
+        if orders and halves.double_dipped:  # both halves hold the same images
             sides, orders = sides * 2, orders * 2
             break
-        _, order = shuffled(np.arange(len(a) + len(b)) < len(a), rng, paired=paired)
+        _, order = shuffle_labels(np.arange(len(a) + len(b)) < len(a), rng, paired=paired)
         both = a.joined(b)
         sides += [both.subset(order[: len(a)]), both.subset(order[len(a) :])]
         orders.append(order)
@@ -88,14 +90,14 @@ def mixed_up(
     return mixed, orders[0], orders[1]
 
 
-def shuffled(
+def shuffle_labels(
     is_a: np.ndarray, rng: np.random.Generator, *, paired: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shuffles membership; a paired one by swapping the members of random pairs.
+    """Shuffles set membership; if paired, swaps the members of random pairs.
 
     Returns:
-        The new membership (n,) bool with as many True, and the positions (n,) that list its A
-        images first, then its B images, partners at the same place.
+        The new membership (n,) bool with the same number of True, and the positions (n,) of its A
+        images followed by its B images, partners at equal positions.
     """
     n = len(is_a)
     if not paired:

@@ -1,4 +1,4 @@
-"""What a comparison, or many, will do and cost, before it does it."""
+"""Estimates of the size and the cost of one or several comparisons, before they run."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -17,17 +17,18 @@ from visdiff.llm.budget import Price
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes and upper bounds of the work; what the cache holds already comes off.
+    """Upper bounds of the work of a comparison, without regard to cached results.
 
     Attributes:
-        n_a: Images of set A.
-        n_b: Images of set B.
-        captions: Images to caption at most (the discovery half).
-        scored: Images to score (the other half).
-        hypotheses: Most hypotheses, both directions, all rounds.
-        paid_calls: Questions to the chat model at most, those of the shuffled runs included.
-        double_dipped: Too few images for two halves: nothing can be confirmed.
-        cost: US dollars for those questions, roughly; None where no price is given.
+        n_a: Number of images of set A.
+        n_b: Number of images of set B.
+        captions: Largest number of images to caption.
+        scored: Number of images to score (the scoring half).
+        hypotheses: Largest number of hypotheses, over both directions and all rounds.
+        paid_calls: Largest number of calls of the chat model, including the shuffled runs.
+        double_dipped: Whether there are too few images for two halves, so that nothing can be
+            confirmed.
+        cost: Estimated cost of the calls in US dollars; None without prices.
     """
 
     n_a: int
@@ -40,11 +41,11 @@ class Plan:
     cost: float | None = None
 
     def to_json(self) -> str:
-        """The plan as JSON."""
+        """Returns the plan as JSON."""
         return json.dumps(asdict(self))
 
     def sentence(self) -> str:
-        """The plan in one or two sentences."""
+        """Returns the plan in one or two sentences."""
         text = (
             f"{self.n_a} images against {self.n_b}: {self.captions} to caption, {self.scored} to "
             f"score on at most {self.hypotheses} hypotheses, less what the cache holds; "
@@ -57,19 +58,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class ManyPlan:
-    """The same for several comparisons that share their models, their cache and their budget.
+    """Upper bounds of the work of several comparisons with common models, cache and budget.
 
     Attributes:
-        comparisons: How many.
-        images: Distinct images in them.
-        captions: Distinct images to caption at most.
-        scored: Images to score, over all comparisons: each has hypotheses of its own.
-        hypotheses: Most hypotheses of all comparisons together.
-        paid_calls: Questions to the chat model at most.
-        double_dipped: Comparisons with too few images for two halves.
-        classified: Images that a classifier has to be run on before the sets are known, times the
-            classifiers; the numbers above are then those of the largest sets that can come of it.
-        cost: US dollars for those questions, roughly; None where no price is given.
+        comparisons: Number of comparisons.
+        images: Number of distinct images.
+        captions: Largest number of distinct images to caption.
+        scored: Number of images to score, summed over the comparisons: each has its own hypotheses.
+        hypotheses: Largest number of hypotheses of all comparisons together.
+        paid_calls: Largest number of calls of the chat model.
+        double_dipped: Number of comparisons with too few images for two halves.
+        classified: Number of images to classify before the sets are known, times the number of
+            classifiers. The other numbers are then bounds for the largest possible sets.
+        cost: Estimated cost of the calls in US dollars; None without prices.
     """
 
     comparisons: int
@@ -83,11 +84,11 @@ class ManyPlan:
     cost: float | None = None
 
     def to_json(self) -> str:
-        """The plan as JSON."""
+        """Returns the plan as JSON."""
         return json.dumps(asdict(self))
 
     def sentence(self) -> str:
-        """The plan in a few sentences."""
+        """Returns the plan in a few sentences."""
         text = f"{self.comparisons} comparisons of {self.images} images: "
         if self.classified:
             text = (
@@ -108,10 +109,10 @@ class ManyPlan:
 
 
 def plan(pair: SplitPair, config: Config) -> Plan:
-    """Counts what a comparison takes; decodes no image and loads no model.
+    """Estimates the work of a comparison without decoding images or loading models.
 
     Raises:
-        InputError: A backend cannot be had as it is configured.
+        InputError: A backend cannot be created from its settings.
     """
     backends, halves = Backends.of(config), pair.halves
     n_discovery, n_scored = _sizes(halves)
@@ -133,19 +134,19 @@ def plan_many(
     config: Config,
     held_out: Sequence[tuple[ImageSet, ImageSet]] = (),
 ) -> ManyPlan:
-    """Counts what comparing several pairs of sets takes; decodes no image and loads no model.
+    """Estimates the work of several comparisons without decoding images or loading models.
 
-    An image that is in several comparisons is captioned once, if at all. A pair that cannot be
-    compared takes nothing: the run says why.
+    An image of several comparisons is captioned at most once. A pair that cannot be compared is
+    not counted; the run reports the reason.
 
     Args:
         pairs: Set A and set B of each comparison.
         config: The configuration.
-        held_out: For each pair, the images that its confirmed sentences are checked on in the end;
-            empty when there is no such check.
+        held_out: For each pair, the held-out images on which its confirmed sentences are checked;
+            empty without such a check.
 
     Raises:
-        InputError: A backend cannot be had as it is configured.
+        InputError: A backend cannot be created from its settings.
     """
     backends = Backends.of(config)
     works, scored, dipped = list[CallEstimate](), 0, 0
@@ -185,26 +186,27 @@ def plan_many(
 def plan_unformed(
     n: int, slices: int, classified: int, held_out: float, config: Config
 ) -> ManyPlan:
-    """Bounds what comparisons of sets take that are not formed yet, from their images alone.
+    """Bounds the work of comparisons whose sets are not known yet, from the number of images.
 
-    Every image is taken to end in one of the two sets, of the whole and of one slice.
+    The bound assumes that every image belongs to one of the two sets, in the comparison of all
+    images and in that of one slice.
 
     Args:
-        n: Images.
-        slices: Slices (classes, values of a column) that are compared as well; 0 for none.
-        classified: Images to classify, times the classifiers.
-        held_out: Share of the images that the confirmed sentences are checked on in the end.
+        n: Number of images.
+        slices: Number of slices (classes, values of a column) that are also compared; 0 for none.
+        classified: Number of images to classify, times the number of classifiers.
+        held_out: Fraction of the images that is held out to check the confirmed sentences.
         config: The configuration.
 
     Raises:
-        InputError: A backend cannot be had as it is configured.
+        InputError: A backend cannot be created from its settings.
     """
     backends = Backends.of(config)
     n_held_out = round(n * held_out)
     n_discovery = round((n - n_held_out) * config.statistics.discovery_fraction)
     n_scored = n - n_held_out - n_discovery
     whole = _estimate(backends, config, n_discovery, n_scored, False, n_held_out)
-    # All slices together have the images of the whole; what is asked once a round is asked of each.
+    # All slices together have as many images as the whole; calls per round are needed for each.
     works = [whole, whole] if slices else [whole]
     works += [_estimate(backends, config, 0, 0, False)] * max(0, slices - 1)
     captions = whole.captions + (n_held_out if backends.ranker.needs_captions else 0)
@@ -223,40 +225,40 @@ def plan_unformed(
 
 @dataclass(frozen=True)
 class CallEstimate:
-    """What a comparison asks of its models."""
+    """The work of a comparison: hypotheses, captions and calls of the chat model."""
 
     hypotheses: int
     captions: int
     captions_discovery: bool
     captions_scoring: bool
-    # By who asks: how often; and the captioner, which asks once an image.
-    asked: Sequence[tuple[Backend, int]]
+    # Backend and number of its calls; the captioner, if it uses the chat model, calls per image.
+    other_calls: Sequence[tuple[Backend, int]]
     captioner: Backend
 
     @property
-    def questions(self) -> list[tuple[Backend, int]]:
-        """By who asks the chat model: how often."""
+    def calls_by_backend(self) -> list[tuple[Backend, int]]:
+        """Each backend that uses the chat model, and the number of its calls."""
         if self.captioner.asks:
-            return [*self.asked, (self.captioner, self.captions)]
-        return list(self.asked)
+            return [*self.other_calls, (self.captioner, self.captions)]
+        return list(self.other_calls)
 
     @property
     def calls(self) -> int:
-        """Questions to the chat model, whatever may be spent."""
-        return sum(n for _, n in self.questions)
+        """The number of calls of the chat model, without regard to the budget."""
+        return sum(n for _, n in self.calls_by_backend)
 
     def paid(self, config: Config) -> int:
-        """Questions that the budget allows."""
+        """Returns the number of calls that the budget allows."""
         limit = config.llm.max_calls
         return self.calls if limit is None else min(self.calls, limit)
 
     def cost(self, config: Config) -> float | None:
-        """US dollars for them, no more than the budget; None without a price."""
+        """Returns the cost of the calls in US dollars, at most the budget; None without prices."""
         prices = config.llm.prompt_price, config.llm.completion_price
         if prices[0] is None or prices[1] is None:
             return None
         price, cost = Price(prices[0], prices[1]), 0.0
-        for backend, calls in self.questions:
+        for backend, calls in self.calls_by_backend:
             prompt, completion = backend.tokens_a_call
             cost += price.cost_of(prompt * calls, completion * calls)
         cost *= self.paid(config) / self.calls if self.calls else 1.0
@@ -273,7 +275,7 @@ def _estimate(
 ) -> CallEstimate:
     reads = backends.ranker.needs_captions
     discovery = backends.reads_discovery_captions(config)
-    # The second ranker checks only what is confirmed, which is nothing when double-dipped.
+    # The second ranker checks confirmed differences only; there are none if double-dipped.
     verifier = None if double_dipped else backends.verifier
     scoring = reads or (verifier is not None and verifier.needs_captions)
     captions = n_discovery if discovery else 0
@@ -283,24 +285,24 @@ def _estimate(
     hypotheses = 2 * backends.proposer.max_hypotheses * rounds
     repeats = 1 + config.null_repeats
     calls = backends.proposer.calls * rounds * repeats
-    asked: list[tuple[Backend, int]] = [(backends.proposer, calls)]
+    other_calls: list[tuple[Backend, int]] = [(backends.proposer, calls)]
     if backends.ranker.asks:
-        # Between rounds, what is new is also scored on the discovery half.
+        # Between rounds, new hypotheses are also scored on the discovery half.
         images = n_scored + (n_discovery if rounds > 1 else 0)
-        asked.append((backends.ranker, hypotheses * (images * repeats + n_held_out)))
+        other_calls.append((backends.ranker, hypotheses * (images * repeats + n_held_out)))
     if verifier is not None and verifier.asks:
-        asked.append((verifier, hypotheses * n_scored))
-    return CallEstimate(hypotheses, captions, discovery, scoring, asked, backends.captioner)
+        other_calls.append((verifier, hypotheses * n_scored))
+    return CallEstimate(hypotheses, captions, discovery, scoring, other_calls, backends.captioner)
 
 
 def sum_estimates(works: Sequence[CallEstimate], captions: int, backends: Backends) -> CallEstimate:
-    """Several comparisons as one, in which so many images are captioned."""
+    """Returns the sum of several estimates, with a total number of images to caption."""
     return CallEstimate(
         sum(work.hypotheses for work in works),
         captions,
         any(work.captions_discovery for work in works),
         any(work.captions_scoring for work in works),
-        [asked for work in works for asked in work.asked],
+        [calls for work in works for calls in work.other_calls],
         backends.captioner,
     )
 
@@ -313,7 +315,7 @@ def _sizes(halves: Halves) -> tuple[int, int]:
 
 
 def _names(images: ImageSet) -> set[str]:
-    """What tells an image from others of other sets: its file, or its id in this set."""
+    """Returns a unique name of each image across sets: its file, or its source and id."""
     paths: Iterable[Any] = (images.path(i) for i in range(len(images)))
     return {
         f"{images.source} {name}" if path is None else str(path)

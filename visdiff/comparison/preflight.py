@@ -1,8 +1,8 @@
-"""What could spoil a comparison, found before a model has seen anything.
+"""The preflight: detects duplicates, unreadable images and confounds before any model runs.
 
-Two sets may differ in a way that no caption should be needed for: one was saved as JPEG at quality
-60, is darker, or shares images with the other. One pass over the files measures what is trivial and
-reports what separates the sets.
+Two sets may differ in trivial ways: one was saved as JPEG at quality 60, is darker, or shares
+images with the other. One pass over the files measures trivial properties and reports those that
+separate the sets.
 """
 
 import itertools
@@ -28,15 +28,15 @@ MAX_Q = 0.05
 MIN_EFFECT = 0.15
 """… when its AUROC is at least this far from 0.5."""
 
-# Part of the cache key; raise it when a measurement changes.
+# Part of the cache key; increase it when a measurement changes.
 _VERSION = 1
 _CHUNK = 256
 _SIDE = 64
 _NAMED = 5
-# Red, green and blue this close together (of 255) are grey: JPEG does not keep them equal.
+# Channels that differ by at most this much (of 255) are grey: JPEG does not keep them equal.
 _GREY = 4
 
-# Name: what the set with larger values is, and how to write a mean.
+# Name: adjective for the set with larger values, and the format of a mean.
 _NUMERIC: dict[str, tuple[str, str]] = {
     "pixels": ("larger", "{:,.0f} pixels"),
     "aspect": ("wider for their height", "a width of {:.2f} times the height"),
@@ -46,25 +46,24 @@ _NUMERIC: dict[str, tuple[str, str]] = {
     "colourfulness": ("more colourful", "a colourfulness of {:.1f}"),
 }
 
-# Luminance quantisation at quality 50 in the JPEG standard (ITU-T T.81, table K.1), zigzag or not:
-# only its sum is used.
+# Sum of the luminance quantisation table at quality 50 (JPEG standard, ITU-T T.81, table K.1).
 _STANDARD_SUM = 3688
 
 
 @dataclass(frozen=True)
 class Confound:
-    """A trivial property, and how well it alone tells the sets apart.
+    """A trivial property, and how well it separates the sets by itself.
 
     Attributes:
         name: "pixels", "aspect", "file_size", "jpeg_quality", "brightness", "colourfulness",
             "greyscale" or "format: JPEG" and the like.
         auroc: P(A > B) + P(A = B) / 2 of the property, in [0, 1].
-        mean_a: Mean over the readable images of set A; of "greyscale" and formats the share.
+        mean_a: Mean over the readable images of set A; for "greyscale" and formats the fraction.
         mean_b: The same for set B.
-        p_value: Two-sided Mann–Whitney.
-        q_value: Benjamini–Hochberg over the properties.
+        p_value: Two-sided p-value of the Mann–Whitney test.
+        q_value: The p-value after Benjamini–Hochberg over the properties.
         flagged: Whether q_value <= 0.05 and the AUROC is at least 0.15 from 0.5.
-        sentence: The same for people.
+        sentence: The result as a sentence.
     """
 
     name: str
@@ -79,15 +78,15 @@ class Confound:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found in the files of two sets.
+    """The result of the preflight of two sets.
 
     Attributes:
         name_a: Name of set A.
         name_b: Name of set B.
-        duplicates_within_a: Images of A whose bytes equal an earlier one's.
+        duplicates_within_a: Number of images of A whose bytes equal those of an earlier image.
         duplicates_within_b: The same for B.
-        cross_duplicates: Ids of images of A and B with the same bytes; each such image of either
-            set is in at least one pair.
+        cross_duplicates: Pairs of ids of images of A and B with the same bytes; each such image of
+            either set is in at least one pair.
         unreadable_a: Id and reason of each image of A that cannot be decoded.
         unreadable_b: The same for B.
         confounds: The properties, the most separating first.
@@ -103,7 +102,7 @@ class Preflight:
     confounds: list[Confound]
 
     def warnings(self) -> list[str]:
-        """Return one sentence for each thing that should be looked at; empty when all is well."""
+        """Returns one sentence for each problem; empty if there is none."""
         found: list[str] = []
         if self.cross_duplicates:
             pairs = [f"{a} = {b}" for a, b in self.cross_duplicates]
@@ -120,7 +119,7 @@ class Preflight:
         return found + [confound.sentence for confound in self.confounds if confound.flagged]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything, and `warnings`, as JSON values."""
+        """Returns all fields, and `warnings`, as JSON values."""
         return {
             **asdict(self),
             "cross_duplicates": [list(pair) for pair in self.cross_duplicates],
@@ -138,18 +137,19 @@ def preflight(
     cache: Cache | None = None,
     workers: int | None = None,
 ) -> Preflight:
-    """Look at every file of two sets once.
+    """Checks every file of two sets for duplicates, damage and confounds.
 
     Args:
         a: Set A.
         b: Set B.
-        progress: Show a bar on stderr.
-        cache: Where measurements are kept by content; None measures again each time.
-        workers: Threads that decode; by default up to four.
+        progress: Show a progress bar on stderr.
+        cache: Cache of measurements by content; None disables caching.
+        workers: Number of decoding threads; by default up to four.
 
     Returns:
-        Duplicates, unreadable images and confounds. A missing or damaged image is counted, never
-        an error. What one of the sets does not have (JPEG quality of PNG files) is left out.
+        Duplicates, unreadable images and confounds. A missing or damaged image is counted and
+        raises no error. A property that one of the sets lacks (JPEG quality of PNG files) is left
+        out.
     """
     workers = workers or min(4, os.cpu_count() or 1)
     with (
@@ -162,9 +162,9 @@ def preflight(
             file=sys.stderr,
         ) as bar,
     ):
-        looked_a = list(_look(a, cache, pool, bar))
-        looked_b = list(_look(b, cache, pool, bar))
-    by_digest_a, by_digest_b = _by_digest(a, looked_a), _by_digest(b, looked_b)
+        checks_a = list(_check_images(a, cache, pool, bar))
+        checks_b = list(_check_images(b, cache, pool, bar))
+    by_digest_a, by_digest_b = _by_digest(a, checks_a), _by_digest(b, checks_b)
     return Preflight(
         name_a=a.name,
         name_b=b.name,
@@ -175,35 +175,35 @@ def preflight(
             for digest, ids in by_digest_a.items()
             for pair in _pairs(ids, by_digest_b.get(digest, []))
         ],
-        unreadable_a=[(a.ids[i], look.failure) for i, look in enumerate(looked_a) if look.failure],
-        unreadable_b=[(b.ids[i], look.failure) for i, look in enumerate(looked_b) if look.failure],
+        unreadable_a=[(a.ids[i], c.failure) for i, c in enumerate(checks_a) if c.failure],
+        unreadable_b=[(b.ids[i], c.failure) for i, c in enumerate(checks_b) if c.failure],
         confounds=_confounds(
-            [look.measured for look in looked_a if look.measured],
-            [look.measured for look in looked_b if look.measured],
+            [check.measured for check in checks_a if check.measured],
+            [check.measured for check in checks_b if check.measured],
         ),
     )
 
 
 def measure(data: bytes | None, image: Image.Image, label: str) -> dict[str, Any]:
-    """Measure the trivial properties of one image.
+    """Measures the trivial properties of one image.
 
     Args:
-        data: Its file's bytes; None when there is no file.
-        image: The loaded image as it is stored (`visdiff.imageset.ImageSet.raw`).
-        label: How to name it in an error.
+        data: Bytes of its file; None if there is no file.
+        image: The image as stored in the file (`visdiff.imageset.ImageSet.raw`).
+        label: Name of the image in error messages.
 
     Returns:
-        JSON: "pixels", "aspect" (upright width / height), "file_size" in bytes (or None), "format"
-        (or None), "jpeg_quality" in 1 to 100 (or None), "brightness" in [0, 1] (Rec. 601 luma),
-        "colourfulness" (Hasler and Süsstrunk 2003, "Measuring colourfulness in natural images"),
-        "greyscale".
+        JSON values: "pixels", "aspect" (upright width / height), "file_size" in bytes (or None),
+        "format" (or None), "jpeg_quality" in 1 to 100 (or None), "brightness" in [0, 1] (Rec. 601
+        luma), "colourfulness" (Hasler and Süsstrunk 2003, "Measuring colourfulness in natural
+        images"), "greyscale".
 
     Raises:
         UnreadableImageError: The pixels cannot be loaded.
     """
     rgb = decode.to_rgb(image, label)
     width, height = rgb.size
-    # Averages are all that counts: a small copy has the same, and not the colour noise of a JPEG.
+    # Only averages are used: a small copy has the same averages without the colour noise of JPEG.
     rgb.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
     pixels = np.asarray(rgb, dtype=np.float64)
     red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
@@ -215,7 +215,7 @@ def measure(data: bytes | None, image: Image.Image, label: str) -> dict[str, Any
         "pixels": width * height,
         "aspect": width / height,
         "file_size": None if data is None else len(data),
-        # A phone's MPO is a JPEG with a second picture behind it.
+        # MPO files of phones are JPEG files with a second image appended.
         "format": "JPEG" if image.format == "MPO" else image.format,
         "jpeg_quality": _jpeg_quality(image),
         "brightness": float(luma.mean()),
@@ -225,16 +225,16 @@ def measure(data: bytes | None, image: Image.Image, label: str) -> dict[str, Any
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Check:
     digest: str | None
     measured: Mapping[str, Any] | None
     failure: str = ""
 
 
-def _look(
+def _check_images(
     images: ImageSet, cache: Cache | None, pool: ThreadPoolExecutor, bar: "tqdm[Any]"
-) -> Iterator[_Look]:
-    """Digest and measure each image, a chunk at a time, so that memory does not grow."""
+) -> Iterator[_Check]:
+    """Yields digest and measurements of each image, computed in chunks to bound memory use."""
 
     def digest(index: int) -> str | None:
         try:
@@ -254,12 +254,12 @@ def _look(
         cached: dict[int, Any] = {}
         digests: dict[int, str | None] = {}
         if cache is not None:
-            # Content must be known before it can be looked up: the rest is read once more.
+            # The digest is the cache key, so images that are not cached are read twice.
             digests = dict(zip(chunk, pool.map(digest, chunk), strict=True))
             cached = _from_cache(cache, digests)
         rest = [index for index in chunk if index not in cached]
         new: dict[int, Any] = dict(zip(rest, pool.map(compute, rest), strict=True))
-        # `raw` has read the bytes, so this reads nothing again.
+        # `raw` has computed the digest already, so nothing is read again.
         digests.update({index: digest(index) for index in rest})
         if cache is not None:
             cache.put_many(
@@ -273,9 +273,9 @@ def _look(
         for index in chunk:
             value = cached[index] if index in cached else new[index]
             if isinstance(value, str):
-                yield _Look(digests[index], None, value)
+                yield _Check(digests[index], None, value)
             else:
-                yield _Look(digests[index], value)
+                yield _Check(digests[index], value)
         bar.update(len(chunk))
 
 
@@ -288,23 +288,23 @@ def _from_cache(cache: Cache, digests: Mapping[int, str | None]) -> dict[int, An
     try:
         values = cache.get_many("preflight", [_parts(digests[index]) for index in known])
     except CacheMissError:
-        # Measuring needs no model: a replay does it again rather than fail.
+        # Measuring needs no model, so a replay repeats it instead of failing.
         return {}
     pairs = zip(known, values, strict=True)
     return {index: value for index, value in pairs if value is not None}
 
 
-def _by_digest(images: ImageSet, looked: Sequence[_Look]) -> dict[str, list[str]]:
-    """Group ids by content, files that do not decode included: two copies of it are copies."""
+def _by_digest(images: ImageSet, checks: Sequence[_Check]) -> dict[str, list[str]]:
+    """Groups ids by content, including files that cannot be decoded."""
     groups: dict[str, list[str]] = {}
-    for name, look in zip(images.ids, looked, strict=True):
-        if look.digest:
-            groups.setdefault(look.digest, []).append(name)
+    for name, check in zip(images.ids, checks, strict=True):
+        if check.digest:
+            groups.setdefault(check.digest, []).append(name)
     return groups
 
 
 def _pairs(ids_a: Sequence[str], ids_b: Sequence[str]) -> list[tuple[str, str]]:
-    """Pair copies so that each is in a pair, without listing every combination."""
+    """Pairs copies so that each is in at least one pair, without listing every combination."""
     if not ids_b:
         return []
     pairs = itertools.zip_longest(ids_a, ids_b)
@@ -314,7 +314,7 @@ def _pairs(ids_a: Sequence[str], ids_b: Sequence[str]) -> list[tuple[str, str]]:
 def _confounds(
     measured_a: Sequence[Mapping[str, Any]], measured_b: Sequence[Mapping[str, Any]]
 ) -> list[Confound]:
-    """Test each property; the most separating first."""
+    """Tests each property and returns the most separating first."""
     if len(measured_a) < 2 or len(measured_b) < 2:
         return []
     measured = [*measured_a, *measured_b]
@@ -324,10 +324,10 @@ def _confounds(
         for name in (*_NUMERIC, "greyscale")
     }
     formats = sorted({row["format"] for row in measured if row["format"]})
-    # Of two formats, one share says both.
+    # With two formats, one fraction determines the other.
     for name in formats[: 1 if len(formats) == 2 else None]:
         columns[f"format: {name}"] = np.array([float(row["format"] == name) for row in measured])
-    # What is constant, or unknown in one of the sets, separates nothing and is not tested.
+    # Properties that are constant, or unknown in one of the sets, are not tested.
     columns = {
         name: values
         for name, values in columns.items()
@@ -378,7 +378,7 @@ def _sentence(name: str, area: float, mean_a: float, mean_b: float) -> str:
 
 
 def _jpeg_quality(image: Image.Image) -> float | None:
-    """Estimate the quality setting from the luminance quantisation, by the IJG library's rule."""
+    """Estimates the quality setting from the luminance quantisation, by the rule of libjpeg."""
     tables = getattr(image, "quantization", None)
     if not tables:
         return None

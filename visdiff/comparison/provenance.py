@@ -1,4 +1,4 @@
-"""Where a report comes from: versions, models, time, cache."""
+"""The provenance of a report: versions, models, times, cache."""
 
 import sys
 import time
@@ -27,14 +27,14 @@ _PACKAGES = (
 
 
 class Stopwatch:
-    """Measures the stages of a run: ``with stopwatch("rank"): …``; ``seconds`` has the sums."""
+    """A timer of the stages of a run: ``with stopwatch("rank"): …``; sums are in ``seconds``."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Adds the time of the block to the stage."""
+        """Adds the run time of the block to the stage."""
         start = time.perf_counter()
         try:
             yield
@@ -44,7 +44,7 @@ class Stopwatch:
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of the packages that can change a result."""
+    """Returns the installed versions of the packages that can affect a result."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -55,8 +55,8 @@ def versions() -> dict[str, str]:
 
 
 def _device(name: str) -> str:
-    """Where models ran; "none" when everything came from the cache or from elsewhere."""
-    # Torch takes two seconds to import, and what was not imported has not run.
+    """Returns the device of the models; "none" if no model ran on this machine."""
+    # Importing torch takes two seconds. If it was not imported, no local model has run.
     if "torch" not in sys.modules:
         return "none"
     from visdiff.engine import resolve_device
@@ -67,12 +67,12 @@ def _device(name: str) -> str:
 def provenance(
     config: Config, backends: Backends, seconds: Mapping[str, float], *, captioned: bool
 ) -> Provenance:
-    """Collects what is needed to make a report again.
+    """Collects the information needed to reproduce a report.
 
     Args:
         config: The configuration.
-        backends: The models made from it, after their use.
-        seconds: Stage → time.
+        backends: The models created from it, after their use.
+        seconds: Stage → run time in seconds.
         captioned: Whether the captioner was used.
     """
     prompt, cache = config.captioner.arguments().get("prompt"), backends.runtime.cache

@@ -1,8 +1,7 @@
-"""The user's own sentences, ranked by how well they tell two sets apart.
+"""Ranking of the user's own sentences by how well they separate two sets.
 
-The comparison is that of `visdiff.compare`, with the proposer `manual`: the same halves, tests and
-correction. What differs is what is shown: every sentence with its numbers, and not only those that
-hold up.
+This is the comparison of `visdiff.compare` with the proposer `manual`: the same halves, tests and
+correction. In contrast to a report, the result lists every sentence with its statistics.
 """
 
 import os
@@ -27,21 +26,21 @@ _FILE = re.compile(r"\S+\.(txt|csv|tsv|md|lst)|\S*/\S*\.\w+")
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """A sentence and its numbers, oriented toward the set that it is claimed to be truer of.
+class RankedSentence:
+    """A sentence and its statistics, oriented toward the set that it is claimed of.
 
     Attributes:
         text: The sentence.
-        direction: The set, "A" or "B".
-        auroc: Chance, in [0, 1], that an image of that set scores higher; None when unscored.
-        ci_low: Lower end of its interval, or None.
-        ci_high: Upper end, or None.
-        p_value: One-sided, or None.
-        q_value: After Benjamini–Hochberg over all sentences and directions, or None.
+        direction: The set that it is claimed to be more true of, "A" or "B".
+        auroc: Probability, in [0, 1], that an image of that set scores higher; None if unscored.
+        ci_low: Lower bound of the AUROC's confidence interval, or None.
+        ci_high: Upper bound, or None.
+        p_value: One-sided p-value, or None.
+        q_value: The p-value after Benjamini–Hochberg over all sentences and directions, or None.
         confirmed: Whether it passed the thresholds.
-        n_a: Images of A that were scored.
-        n_b: Images of B that were scored.
-        n_unscored: Images of both sets that have no score.
+        n_a: Number of scored images of A.
+        n_b: Number of scored images of B.
+        n_unscored: Number of images of both sets without a score.
     """
 
     text: str
@@ -59,18 +58,18 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The sentences, best first, and the whole report.
+    """The ranked sentences, best first, and the report.
 
     Attributes:
-        sentences: Confirmed ones first, then by AUROC.
-        report: As `visdiff.comparison.compare.compare` returns it.
+        sentences: The sentences, confirmed ones first, then by AUROC.
+        report: The report, as from `visdiff.comparison.compare.compare`.
     """
 
-    sentences: tuple[Ranked, ...]
+    sentences: tuple[RankedSentence, ...]
     report: DifferenceReport
 
     def to_dict(self) -> dict[str, Any]:
-        """The sentences and the report as JSON values."""
+        """Returns the sentences and the report as JSON values."""
         return {"sentences": [asdict(s) for s in self.sentences], "report": self.report.to_dict()}
 
 
@@ -79,8 +78,8 @@ def rank(pair: SplitPair, config: Config, backends: Backends) -> Ranking:
 
     Args:
         pair: Both sets.
-        config: Its proposer is "manual", see :func:`with_hypotheses`.
-        backends: Models made from it.
+        config: A configuration with the proposer "manual", see :func:`with_hypotheses`.
+        backends: Models created from it.
 
     Raises:
         InputError: A column or setting does not exist, or a set has fewer than two images.
@@ -88,46 +87,47 @@ def rank(pair: SplitPair, config: Config, backends: Backends) -> Ranking:
     """
     measured = score(pair, config, backends)
     report = conclude(measured, measured.tests, config, backends)
-    return Ranking(_ranked(measured), report)
+    return Ranking(_rank(measured), report)
 
 
-def with_hypotheses(config: Config, given: Sequence[str]) -> Config:
-    """The configuration with the manual proposer and the user's sentences.
+def with_hypotheses(config: Config, hypotheses: Sequence[str]) -> Config:
+    """Returns the configuration with the manual proposer and the user's sentences.
 
     Args:
-        config: What else the comparison is told.
-        given: Sentences, and text files of sentences (one a line, "#" begins a comment). "A: a dog"
-            claims that it is truer of set A, "B: a dog" of B; without a letter both are tested.
+        config: The other settings of the comparison.
+        hypotheses: Sentences, and text files of sentences (one per line, "#" starts a comment).
+            "A: a dog" claims that the sentence is more true of set A, "B: a dog" of set B; without
+            a letter both directions are tested.
 
     Raises:
-        InputError: There is no sentence, one is empty, or what looks like a file does not exist.
+        InputError: There is no sentence, one is empty, or a text that looks like a path is no file.
     """
     sentences: list[str] = []
-    for text in given:
+    for text in hypotheses:
         if os.path.isfile(text):
             read = ManualProposer(file=text)
             sentences += read.identity["hypotheses"]
         elif _FILE.fullmatch(text.strip()):
             raise InputError(
-                f"Expected a sentence or a text file of sentences, got {text!r}, where there is no "
-                "file; check the path."
+                f"Expected a sentence or a text file of sentences, got {text!r}, which does not "
+                "exist; check the path."
             )
         else:
             sentences.append(text)
     config = config.changed(
         proposer={"backend": "manual", "hypotheses": tuple(sentences)}, rounds=1
     )
-    ManualProposer(hypotheses=sentences)  # says what is wrong with them
+    ManualProposer(hypotheses=sentences)  # validates the sentences
     return config
 
 
-def _ranked(measured: Measurements) -> tuple[Ranked, ...]:
+def _rank(measured: Measurements) -> tuple[RankedSentence, ...]:
     tests, is_a = measured.tests, measured.halves.scoring_is_a
     rows = []
     for i, h in enumerate(measured.hypotheses):
         known = ~np.isnan(measured.scores[i])
         rows.append(
-            Ranked(
+            RankedSentence(
                 text=h.text,
                 direction=h.direction,
                 auroc=_number(tests.auroc[i]),

@@ -1,4 +1,4 @@
-"""Rounds of proposals: hypotheses from the discovery half, until the sentences explain it."""
+"""Rounds of proposals from the discovery half, until the hypotheses explain its images."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,9 +13,10 @@ from visdiff.errors import InputError, VisdiffError
 from visdiff.imageset import ImageSet
 from visdiff.proposers import Evidence, Proposals
 
-#: With ``rounds="auto"``: at most this many, and another only when the image features tell the
-#: discovery halves apart better than the sentences do by more than this AUROC.
+#: Largest number of rounds with ``rounds="auto"``.
 MAX_ROUNDS = 3
+#: With ``rounds="auto"``, another round starts only if image features separate the discovery images
+#: better than the sentences do, by more than this AUROC.
 _LARGE_GAP = 0.05
 
 
@@ -29,31 +30,31 @@ def propose(
 ) -> Proposals:
     """Proposes hypotheses from the discovery half, in one round or several.
 
-    Later rounds see only the images that the sentences so far leave unexplained, and of those a
-    sample where ``proposer.sampling`` says how to choose it. Both look at the discovery half alone,
-    so the scoring half stays untouched.
+    Later rounds use only the images that the hypotheses so far leave unexplained. A sample of them
+    is chosen according to ``proposer.sampling``. Both steps use the discovery half only.
 
     Args:
         backends: The models.
         a: Discovery images of A.
-        b: Discovery images of B; when paired, image i belongs to image i of A.
-        captions: Captions of the discovery images, A's first; None when nobody reads them.
-        config: ``rounds`` says how many.
-        rng: For proposers that draw.
+        b: Discovery images of B; if paired, image i is the partner of image i of A.
+        captions: Captions of the discovery images, A's first; None if no backend uses them.
+        config: The configuration; ``rounds`` is the number of rounds.
+        rng: Generator for proposers and samples.
 
     Returns:
-        All rounds' hypotheses, none twice, and what was refused.
+        The distinct hypotheses of all rounds, and what was refused.
 
     Raises:
-        VisdiffError: Questions failed, and there is no hypothesis: that is no finding of none.
+        VisdiffError: Requests failed and there is no hypothesis, which is not the same as no
+            difference.
     """
     is_a = np.arange(len(a) + len(b)) < len(a)
     rounds = MAX_ROUNDS if config.rounds == "auto" else config.rounds
     unexplained = np.ones(len(is_a), bool)
     found = Proposals()
     for number in range(1, rounds + 1):
-        shown = _shown(backends, a, b, unexplained, config, rng)
-        evidence = _evidence(a, b, captions, shown, bool(config.paired_by))
+        selected = _select_images(backends, a, b, unexplained, config, rng)
+        evidence = _evidence(a, b, captions, selected, bool(config.paired_by))
         if not len(evidence.images_a) or not len(evidence.images_b):
             break
         known = {(h.text.casefold(), h.direction) for h in found.hypotheses}
@@ -73,57 +74,60 @@ def propose(
         unexplained = stats.unexplained(scores.T, is_a, np.random.default_rng(config.seed))
     if found.failures and not found.hypotheses:
         raise VisdiffError(
-            f"expected hypotheses from the proposer, got no answer ({found.failures[0]}); what was "
-            "computed so far is in the cache: run again."
+            f"Expected hypotheses from the proposer, got no answer ({found.failures[0]}); run "
+            "again, the results so far are in the cache."
         )
     return found
 
 
-def _shown(
+def _select_images(
     backends: Backends,
     a: ImageSet,
     b: ImageSet,
-    left: np.ndarray,
+    candidates: np.ndarray,
     config: Config,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Which of the images left the proposer is shown, (n_a + n_b,) bool; all where it draws."""
+    """Returns the images to show to the proposer, (n_a + n_b,) bool.
+
+    With "random" sampling these are all candidates: the proposer draws a sample itself.
+    """
     strategy, paired = config.proposer.sampling, bool(config.paired_by)
     if strategy == "random":
-        return left
+        return candidates
     features = backends.features(a, b)
     if features is None:
         raise InputError(
-            f"expected image features for proposer.sampling {strategy!r}, got a ranker that has "
-            "none; use the ranker 'clip'"
+            f"Expected image features for proposer.sampling {strategy!r}, got a ranker that has "
+            "none; use the ranker 'clip'."
         )
     is_a = np.arange(len(a) + len(b)) < len(a)
     size = config.proposer.sample_size
-    return choose(strategy, features, is_a, size, rng, open_=left, paired=paired)
+    return choose(strategy, features, is_a, size, rng, candidates=candidates, paired=paired)
 
 
 def _evidence(
     a: ImageSet,
     b: ImageSet,
     captions: Sequence[str | None] | None,
-    left: np.ndarray,
+    selected: np.ndarray,
     paired: bool,
 ) -> Evidence:
-    """What is left of the discovery half; a pair stays whole while one of the two is left."""
+    """Returns the selected images and captions, with the partners of selected images."""
     if paired:
-        left = np.tile(left[: len(a)] | left[len(a) :], 2)
-    in_a, in_b = np.flatnonzero(left[: len(a)]), np.flatnonzero(left[len(a) :])
+        selected = np.tile(selected[: len(a)] | selected[len(a) :], 2)
+    in_a, in_b = np.flatnonzero(selected[: len(a)]), np.flatnonzero(selected[len(a) :])
     return Evidence(
         a.subset(in_a),
         b.subset(in_b),
-        captions_at(captions, in_a),
-        captions_at(captions, len(a) + in_b),
+        select_captions(captions, in_a),
+        select_captions(captions, len(a) + in_b),
         paired,
     )
 
 
-def captions_at(
-    captions: Sequence[str | None] | None, places: np.ndarray
+def select_captions(
+    captions: Sequence[str | None] | None, positions: np.ndarray
 ) -> list[str | None] | None:
-    """Returns the captions at some places, or None when there are none at all."""
-    return None if captions is None else [captions[i] for i in places.tolist()]
+    """Returns the captions at some positions, or None without captions."""
+    return None if captions is None else [captions[i] for i in positions.tolist()]

@@ -1,11 +1,11 @@
-"""Which images a proposer is shown: the most typical of their set, or a spread over all kinds.
+"""The choice of images for a proposer: the most representative of their set, or a diverse sample.
 
 VisDiff draws them at random. D5 (Zhong et al. 2023, "Goal driven discovery of distributional
-differences via language descriptions") shows a language model the most representative samples, by a
-cross-validated classifier of one set against the other, and samples that differ from one another.
-Here the classifier reads image features, and kinds are clusters of them.
+differences via language descriptions") shows a language model the most representative samples,
+according to a cross-validated classifier of one set against the other, and diverse samples. Here
+the classifier uses image features, and diversity comes from clusters of them.
 
-Pure: arrays in, places out. The caller passes the discovery half and nothing else.
+All functions are pure. The caller passes the images of the discovery half only.
 """
 
 from typing import Literal, assert_never
@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Strategy = Literal["representative", "diverse"]
 
-#: Scores are compared to so many decimals: the last bits of a feature depend on the batch it was
-#: computed in, and must not decide which image is shown.
+#: Scores are rounded to this many decimals: the last bits of a feature depend on the batch that it
+#: was computed in, and must not affect the choice.
 _DECIMALS = 6
 
 
@@ -27,43 +27,47 @@ def choose(
     n: int,
     rng: np.random.Generator,
     *,
-    open_: ArrayLike | None = None,
+    candidates: ArrayLike | None = None,
     paired: bool = False,
 ) -> NDArray[np.bool_]:
-    """Chooses the images of both sets that a proposer is shown.
+    """Chooses the images of both sets that are shown to a proposer.
 
     Args:
         strategy: "representative" or "diverse", see :func:`representative` and :func:`diverse`.
         features: (m, d) image features of the discovery half, those of A first; a row of NaN is an
-            image without, which is chosen last.
+            image without features, which is chosen last.
         is_a: (m,) bool, True for the images of set A, which come first.
-        n: Images a side; a side with fewer is shown whole.
+        n: Number of images per set; a smaller set is chosen completely.
         rng: The only source of randomness.
-        open_: (m,) bool, the images that there are to choose from; all when None. A pair is there
-            while one of the two is. The probe learns from all.
-        paired: Image i of A belongs to image i of B: pairs are chosen as a whole.
+        candidates: (m,) bool, the images to choose from; all if None. A pair is a candidate if one
+            of its images is. The probe is fitted on all images.
+        paired: Whether image i of A is the partner of image i of B; pairs are then chosen together.
 
     Returns:
-        (m,) bool with min(n, images to choose from) True a side.
+        (m,) bool with min(n, number of candidates) True per set.
 
     Raises:
-        ValueError: The shapes do not fit, A's images do not come first, or ``n`` is below 1.
+        ValueError: The shapes do not match, A's images do not come first, or ``n`` is below 1.
     """
     features, is_a = np.asarray(features, np.float64), np.asarray(is_a)
-    left = np.ones(len(is_a), bool) if open_ is None else np.asarray(open_, bool).copy()
-    if features.ndim != 2 or is_a.dtype != bool or not len(features) == len(is_a) == len(left):
+    usable = np.ones(len(is_a), bool) if candidates is None else np.array(candidates, bool)
+    if features.ndim != 2 or is_a.dtype != bool or not len(features) == len(is_a) == len(usable):
         raise ValueError(
-            f"expected features (m, d) and booleans (m,), got {features.shape}, {is_a.shape} of "
-            f"{is_a.dtype} and {left.shape}"
+            f"Expected features (m, d) and booleans (m,), got {features.shape}, {is_a.shape} of "
+            f"{is_a.dtype} and {usable.shape}; pass arrays of the same length."
         )
     if n < 1 or not is_a[: is_a.sum()].all():
-        raise ValueError(f"expected n of 1 or more and A's images first, got n={n}")
+        raise ValueError(
+            f"Expected n of 1 or more and A's images first, got n={n}; sort the images by set."
+        )
     half = int(is_a.sum())
     if paired:
         if 2 * half != len(is_a):
-            raise ValueError(f"expected as many images of A as of B, got {half} of {len(is_a)}")
-        left = np.tile(left[:half] | left[half:], 2)
-    # Drawn whatever follows, so that what a caller draws next does not depend on the data.
+            raise ValueError(
+                f"Expected as many images of A as of B, got {half} of {len(is_a)}; call `pair_up`."
+            )
+        usable = np.tile(usable[:half] | usable[half:], 2)
+    # Drawn before any branch, so that the generator's state afterwards is always the same.
     probe, clusters = (np.random.default_rng(seed) for seed in rng.integers(2**63, size=2))
     chosen = np.zeros(len(is_a), bool)
     if strategy == "representative":
@@ -71,18 +75,18 @@ def choose(
         if paired:
             typical = np.tile(typical[:half] + typical[half:], 2)
         for side in (is_a, ~is_a):
-            places = np.flatnonzero(side & left)
+            places = np.flatnonzero(side & usable)
             order = np.argsort(-typical[places], kind="stable")
             chosen[places[order[:n]]] = True
     elif strategy == "diverse":
         if paired:
-            places = np.flatnonzero(left[:half])
+            places = np.flatnonzero(usable[:half])
             pairs = np.concatenate([features[places], features[half + places]], axis=1)
             picked = places[diverse(pairs, n, clusters)]
             chosen[picked] = chosen[half + picked] = True
         else:
             for side in (is_a, ~is_a):
-                places = np.flatnonzero(side & left)
+                places = np.flatnonzero(side & usable)
                 chosen[places[diverse(features[places], n, clusters)]] = True
     else:
         assert_never(strategy)
@@ -92,21 +96,21 @@ def choose(
 def representative(
     features: ArrayLike, is_a: ArrayLike, rng: np.random.Generator, folds: int = 5
 ) -> NDArray[np.float64]:
-    """How typical each image is of its own set: held out, a probe's log-odds of that set.
+    """Returns how representative each image is of its set: held-out log-odds of a linear probe.
 
-    An L2 logistic regression on standardised features, as `visdiff.stats.separability` fits it; an
-    image's score comes from the probe of a fold that it was not in. The share of the sets is taken
-    out: the larger one is not the likelier.
+    The probe is an L2 logistic regression on standardised features, as in
+    `visdiff.stats.separability`. The score of an image comes from a probe that was fitted without
+    it. The prior odds are removed, so that unequal set sizes do not matter.
 
     Args:
         features: (m, d), a row of NaN for an image without features.
         is_a: (m,) bool, True for the images of set A.
-        rng: Draws the folds.
-        folds: Most folds; fewer where a set has fewer images.
+        rng: Generator for the folds.
+        folds: Largest number of folds; a set with fewer images reduces it.
 
     Returns:
-        (m,) log-odds, higher is more typical; 0 for every image where a set has fewer than two, and
-        -inf for images without features.
+        (m,) log-odds, higher is more representative; 0 for every image if a set has fewer than two,
+        and -inf for images without features.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold
@@ -133,19 +137,20 @@ def representative(
 
 
 def diverse(features: ArrayLike, n: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Places of n images that are spread over the features: one of each of n clusters.
+    """Returns the positions of n diverse images: one of each of n clusters of the features.
 
-    k-means with k-means++ seeds (Arthur and Vassilvitskii 2007); of each cluster the image nearest
-    to its centre. However many images a region has, it gets no more than its clusters.
+    The clusters come from k-means with k-means++ initialisation (Arthur and Vassilvitskii 2007). Of
+    each cluster the image nearest to its centre is chosen, so that a dense region does not dominate
+    the sample.
 
     Args:
         features: (m, d), a row of NaN for an image without features.
-        n: Images wanted.
-        rng: Draws the seeds of the clusters, and what is shown where there are fewer distinct
-            images than n.
+        n: Number of images.
+        rng: Generator for the initial centres, and for the fill-up if there are fewer than n
+            distinct images.
 
     Returns:
-        min(n, m) distinct places, ascending.
+        min(n, m) distinct positions, ascending.
     """
     from sklearn.cluster import KMeans
 
@@ -165,7 +170,7 @@ def diverse(features: ArrayLike, n: int, rng: np.random.Generator) -> NDArray[np
         order = np.lexsort((own, label))
         nearest = order[np.unique(label[order], return_index=True)[1]]
         picked = distinct[nearest].tolist()
-    # Copies, then images without features, fill up what the distinct ones leave.
+    # Copies, then images without features, fill up the sample.
     for others in (rows, np.arange(len(features))):
         spare = np.setdiff1d(others, picked)
         picked += rng.permutation(spare)[: n - len(picked)].tolist()

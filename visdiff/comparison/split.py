@@ -1,4 +1,4 @@
-"""The two halves of a comparison: one proposes, the other is counted (design, statistics 1)."""
+"""The split of both sets into a discovery half, for proposing, and a scoring half, for testing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +14,17 @@ from visdiff.imageset import ImageSet, manifest
 
 @dataclass(frozen=True)
 class Halves:
-    """Both sets, cut.
+    """The discovery half and the scoring half of both sets.
 
     Attributes:
         discovery_a: Images of A that hypotheses come from.
         discovery_b: Images of B that hypotheses come from.
-        scoring_a: Images of A that every number is computed on.
-        scoring_b: Images of B; when paired, image i of ``scoring_b`` belongs to image i of
+        scoring_a: Images of A that all statistics are computed on.
+        scoring_b: Images of B; if paired, image i of ``scoring_b`` is the partner of image i of
             ``scoring_a``, and likewise in discovery.
-        double_dipped: Too few images for two halves: all four hold all images.
-        groups: (n_scoring,) the prompt of each scored pair, for the bootstrap; None when unpaired.
+        double_dipped: Whether there are too few images for two halves, so that both halves hold
+            all images.
+        groups: (n_scoring,) prompt of each scored pair, for the bootstrap; None if unpaired.
     """
 
     discovery_a: ImageSet
@@ -41,13 +42,13 @@ class Halves:
 
 @dataclass(frozen=True)
 class SplitPair:
-    """Two sets, and their halves.
+    """Two sets and their halves.
 
     Attributes:
-        set_a: Set A as it was opened.
-        set_b: Set B.
-        halves: What is compared of them.
-        n_unpaired: Images left out for want of a partner.
+        set_a: Set A, before pairing.
+        set_b: Set B, before pairing.
+        halves: The halves of both sets.
+        n_unpaired: Number of images left out because they have no partner.
     """
 
     set_a: ImageSet
@@ -61,7 +62,7 @@ class SplitPair:
         unreadable_b: Sequence[tuple[str, str]],
         config: Config,
     ) -> "SplitPair":
-        """Returns the pair without some images (id and reason), paired and split anew."""
+        """Returns the pair without some images (id and reason), paired and split again."""
         if not unreadable_a and not unreadable_b:
             return self
         return split_pair(
@@ -70,10 +71,10 @@ class SplitPair:
 
 
 def split_pair(a: ImageSet, b: ImageSet, config: Config) -> SplitPair:
-    """Pairs both sets when the configuration says so, and splits them; decodes no image.
+    """Pairs both sets if ``config.paired_by`` is set, and splits them; decodes no image.
 
     Raises:
-        InputError: A column is missing, a key occurs twice in one set, or nothing pairs.
+        InputError: A column is missing, a key occurs twice in one set, or there is no pair.
     """
     paired_a, paired_b, n_unpaired = a, b, 0
     if config.paired_by:
@@ -89,7 +90,7 @@ def split_pair(a: ImageSet, b: ImageSet, config: Config) -> SplitPair:
 
 
 def check_sizes(a: ImageSet, b: ImageSet) -> None:
-    """Makes sure that there is something to compare.
+    """Checks that both sets have enough images for a comparison.
 
     Raises:
         InputError: A set has fewer than two images.
@@ -98,7 +99,7 @@ def check_sizes(a: ImageSet, b: ImageSet) -> None:
         if len(images) < 2:
             raise InputError(
                 f"Expected at least 2 readable images in set {which} ({images.source}), got "
-                f"{len(images)}; a difference between sets needs several images a side."
+                f"{len(images)}; provide more images."
             )
 
 
@@ -110,9 +111,10 @@ def open_pair(
     name_a: str | None = None,
     name_b: str | None = None,
 ) -> tuple[ImageSet, ImageSet]:
-    """Opens both sets and gives them names that tell them apart.
+    """Opens both sets and gives them distinct names.
 
-    Two files of the same name (``A/manifest.csv`` and ``B/manifest.csv``) go by their folders.
+    Two files of the same name (``A/manifest.csv`` and ``B/manifest.csv``) are named by their
+    folders.
 
     Raises:
         InputError: A source, column or group does not exist, or a set is empty.
@@ -130,14 +132,15 @@ def open_pair(
 def split(
     a: ImageSet, b: ImageSet, *, fraction: float, min_scored: int, paired_by: Sequence[str] = ()
 ) -> Halves:
-    """Cuts both sets by content (by pair key when paired), so that duplicates never straddle.
+    """Splits both sets by content hash (by pair key if paired), so that duplicates stay together.
 
     Args:
-        a: Set A; when paired, already aligned with ``b`` by :func:`pair_up`.
+        a: Set A; if paired, already aligned with ``b`` by :func:`pair_up`.
         b: Set B.
-        fraction: Share that goes to discovery.
-        min_scored: With fewer images a side left to score, all are used for both purposes.
-        paired_by: The pair key's columns.
+        fraction: Fraction of the images for discovery.
+        min_scored: Minimum number of scored images per set; with fewer, all images are used in both
+            halves.
+        paired_by: Columns of the pair key.
     """
     key = list(paired_by) or None
     discovery_a, scoring_a = a.split(fraction, key=key)
@@ -147,24 +150,24 @@ def split(
         discovery_a, discovery_b, scoring_a, scoring_b, too_few = a, b, a, b, True
     groups = None
     if paired_by:
-        # The bootstrap resamples whole prompts: images of one prompt resemble each other.
+        # The bootstrap resamples prompts, because images of one prompt are not independent.
         groups = scoring_a.frame[paired_by[0]].map(manifest.text).to_numpy(dtype=str)
     return Halves(discovery_a, discovery_b, scoring_a, scoring_b, too_few, groups)
 
 
 def pair_up(a: ImageSet, b: ImageSet, paired_by: Sequence[str]) -> tuple[ImageSet, ImageSet, int]:
-    """Keeps the images that have a partner and puts partners at the same position.
+    """Selects the images that have a partner and moves partners to equal positions.
 
     Args:
         a: Set A, with the key's columns in its frame.
         b: Set B.
-        paired_by: Columns whose values together name a pair, such as ``("prompt", "seed")``.
+        paired_by: Columns whose values together identify a pair, such as ``("prompt", "seed")``.
 
     Returns:
-        Both sets, aligned, and the number of images left out for want of a partner.
+        Both sets, aligned, and the number of images left out because they have no partner.
 
     Raises:
-        InputError: A column is missing, a key occurs twice in one set, or nothing pairs.
+        InputError: A column is missing, a key occurs twice in one set, or there is no pair.
     """
     places = []
     for images in (a, b):
@@ -175,7 +178,7 @@ def pair_up(a: ImageSet, b: ImageSet, paired_by: Sequence[str]) -> tuple[ImageSe
                 f"by, got {', '.join(map(str, images.frame.columns))}; add "
                 f"{', '.join(missing)} to the manifest."
             )
-        # As text, in the way that the cut reads them: 7 in one manifest and 7.0 in the other pair.
+        # As text, as in the split: 7 in one manifest matches 7.0 in the other.
         columns = [images.frame[c].map(manifest.text).tolist() for c in paired_by]
         keys = list(zip(*columns, strict=True))
         place = {key: i for i, key in enumerate(keys)}
@@ -183,7 +186,7 @@ def pair_up(a: ImageSet, b: ImageSet, paired_by: Sequence[str]) -> tuple[ImageSe
             twice = next(key for key in keys if keys.count(key) > 1)
             raise InputError(
                 f"Expected each ({', '.join(paired_by)}) once in {images.name}, got {twice} more "
-                "than once; pair by one more column, such as the seed."
+                "than once; add a column to the key, such as the seed."
             )
         places.append(place)
     in_a, in_b = places
@@ -191,7 +194,7 @@ def pair_up(a: ImageSet, b: ImageSet, paired_by: Sequence[str]) -> tuple[ImageSe
     if not shared:
         raise InputError(
             f"Expected {a.name} and {b.name} to share values of ({', '.join(paired_by)}), got "
-            "none in common; check that both manifests name prompts and seeds alike."
+            "none in common; check that both manifests spell prompts and seeds in the same way."
         )
     left_out = len(in_a) + len(in_b) - 2 * len(shared)
     return a.subset([in_a[k] for k in shared]), b.subset([in_b[k] for k in shared]), left_out

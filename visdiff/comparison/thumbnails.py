@@ -1,4 +1,4 @@
-"""What a report shows besides numbers: small pictures of the evidence and the table of scores."""
+"""Thumbnails of the evidence images, and the table of scores, for a report."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -13,34 +13,34 @@ from visdiff.results import Difference, Hypothesis
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Longest side of a thumbnail in pixels; smaller images are kept as they are.
+#: Longest side of a thumbnail in pixels; smaller images are not resized.
 _SIDE = 160
 
 
 def thumbnails(differences: Sequence[Difference], halves: Halves) -> dict[str, bytes]:
-    """Makes PNG thumbnails of the evidence images: ``"A/<id>"`` or ``"B/<id>"`` → bytes."""
-    made: dict[str, bytes] = {}
+    """Returns PNG thumbnails of the evidence images: ``"A/<id>"`` or ``"B/<id>"`` → bytes."""
+    found: dict[str, bytes] = {}
     for side, images in (("A", halves.scoring_a), ("B", halves.scoring_b)):
         place = {name: i for i, name in enumerate(images.ids)}
         for d in differences:
             for name in d.evidence_a if side == "A" else d.evidence_b:
-                if f"{side}/{name}" in made:
+                if f"{side}/{name}" in found:
                     continue
                 try:
                     image = images.image(place[name])
-                except UnreadableImageError:  # gone since it was scored: the text still stands
+                except UnreadableImageError:  # deleted after scoring; the report omits it
                     continue
                 image.thumbnail((_SIDE, _SIDE))
                 buffer = BytesIO()
                 image.save(buffer, "PNG", optimize=True)
-                made[f"{side}/{name}"] = buffer.getvalue()
-    return made
+                found[f"{side}/{name}"] = buffer.getvalue()
+    return found
 
 
 def score_table(
     hypotheses: Sequence[Hypothesis], scores: np.ndarray, halves: Halves
 ) -> "pd.DataFrame":
-    """The scores as a table: one row a scored image, one column a hypothesis text."""
+    """Returns the scores as a table: one row per scored image, one column per hypothesis text."""
     import pandas as pd
 
     n_a, n_b = len(halves.scoring_a), len(halves.scoring_b)
@@ -49,6 +49,6 @@ def score_table(
         "id": [*halves.scoring_a.ids, *halves.scoring_b.ids],
         "half": ["both" if halves.double_dipped else "scoring"] * (n_a + n_b),
     }
-    # A text proposed in both directions has one score.
+    # A text that was proposed in both directions has one column.
     columns |= {h.text: row for h, row in zip(hypotheses, scores, strict=True)}
     return pd.DataFrame(columns)

@@ -1,7 +1,7 @@
-"""Everything a comparison can be told, validated: presets, TOML in and out, single settings.
+"""The validated configuration of a comparison: presets, TOML files and single settings.
 
-A preset is a TOML file of this schema; ``Config.of("miniature").changed(seed=3)`` is a run. The
-configuration is written into every report, so that a report says how to make it again.
+A preset is a TOML file of this schema, for example ``Config.of("miniature").changed(seed=3)``. The
+configuration is written into every report, so that the report can be reproduced.
 """
 
 import difflib
@@ -23,29 +23,29 @@ from visdiff.config.backends import (
     NgramsConfig,
     ProposerConfig,
     RankerConfig,
-    having,
+    backends_with,
 )
 from visdiff.errors import InputError
 
 
 class LlmConfig(Frozen):
-    """The chat model that proposers and rankers ask, and what it may cost. Keys are never here."""
+    """Settings of the chat model of proposers and rankers, and its budget; never an API key."""
 
     backend: str = "openai"
     model: str | None = None
     revision: str | None = None
-    base_url: str | None = Field(default=None, description="Of any OpenAI-compatible endpoint.")
-    temperature: float | None = Field(default=None, ge=0, description="Of proposals.")
-    vision: bool = Field(default=True, description="Whether the model reads pictures.")
+    base_url: str | None = Field(default=None, description="An OpenAI-compatible endpoint.")
+    temperature: float | None = Field(default=None, ge=0, description="For proposals.")
+    vision: bool = Field(default=True, description="Whether the model accepts images.")
     detail: str | None = None
-    concurrency: int = Field(default=8, ge=1, description="Most calls at a time.")
+    concurrency: int = Field(default=8, ge=1, description="Concurrent calls.")
     timeout: float = Field(default=90.0, gt=0)
     max_retries: int = Field(default=4, ge=0)
-    batch_size: int = Field(default=8, ge=1, description="Of a local model.")
-    max_new_tokens: int = Field(default=512, ge=1, description="Of a local model's replies.")
-    max_calls: int | None = Field(default=None, ge=0, description="Most calls of a run.")
+    batch_size: int = Field(default=8, ge=1, description="For a local model.")
+    max_new_tokens: int = Field(default=512, ge=1, description="For a local model.")
+    max_calls: int | None = Field(default=None, ge=0, description="Limit of calls per run.")
     max_cost: float | None = Field(default=None, ge=0, description="US dollars; needs prices.")
-    prompt_price: float | None = Field(default=None, ge=0, description="US dollars for 1e6 tokens.")
+    prompt_price: float | None = Field(default=None, ge=0, description="US dollars per 1e6 tokens.")
     completion_price: float | None = Field(default=None, ge=0)
 
 
@@ -53,41 +53,43 @@ class StatisticsConfig(Frozen):
     """Thresholds of the statistics (`visdiff.stats`)."""
 
     discovery_fraction: float = Field(default=0.5, gt=0, lt=1)
-    min_scored: int = Field(default=20, ge=2, description="Fewer a side: nothing is confirmed.")
-    alpha: float = Field(default=0.05, gt=0, lt=1, description="Confirmed needs q ≤ alpha …")
-    min_auroc: float = Field(default=0.55, ge=0.5, lt=1, description="… and at least this AUROC.")
-    redundant: float = Field(default=0.9, gt=0, le=1, description="Spearman of synonyms.")
-    level: float = Field(default=0.95, gt=0, lt=1, description="Of the intervals.")
+    min_scored: int = Field(
+        default=20, ge=2, description="With fewer scored images per set, nothing is confirmed."
+    )
+    alpha: float = Field(default=0.05, gt=0, lt=1, description="Largest q-value to confirm.")
+    min_auroc: float = Field(default=0.55, ge=0.5, lt=1, description="Least AUROC to confirm.")
+    redundant: float = Field(default=0.9, gt=0, le=1, description="Least correlation of synonyms.")
+    level: float = Field(default=0.95, gt=0, lt=1, description="Confidence level of intervals.")
     permutations: int = Field(default=10_000, ge=100, description="Sign flips of paired tests.")
     resamples: int = Field(default=2_000, ge=100, description="Bootstrap of paired intervals.")
 
 
 class EngineConfig(Frozen):
-    """Where models are applied to many images."""
+    """Settings of the engine that applies models to images."""
 
-    backend: str = Field(default="local", description="This machine, or a cluster: `ray`.")
-    workers: int = Field(default=2, ge=1, description="Of `ray`: copies of the model.")
+    backend: str = Field(default="local", description="`local` or `ray` (a cluster).")
+    workers: int = Field(default=2, ge=1, description="For `ray`: copies of the model.")
 
 
 _ROLES = ("captioner", "proposer", "ranker", "verify", "llm", "engine")
 
 
 class Config(Frozen):
-    """A whole comparison.
+    """The configuration of a comparison.
 
     Attributes:
-        preset: Name of the preset it started from.
-        captioner: Says what each image of the discovery half shows.
-        proposer: Turns what the discovery half shows into hypotheses.
-        ranker: Scores every hypothesis on every image of the other half.
-        verify: A second ranker, which scores what the first confirmed as a cross-check; or None.
-        llm: Answers the questions of those that ask; made only when somebody does.
+        preset: Name of the preset that provides the defaults.
+        captioner: Settings of the captioner.
+        proposer: Settings of the proposer, which generates hypotheses from the discovery half.
+        ranker: Settings of the ranker, which scores the hypotheses on the scoring half.
+        verify: Settings of a second ranker, which cross-checks confirmed differences; or None.
+        llm: Settings of the chat model; it is created only if a backend uses it.
         statistics: Thresholds.
-        engine: Where models are applied to many images.
-        rounds: Rounds of proposals, or "auto": until the sentences explain the sets.
-        paired_by: Columns whose values pair an image of A with one of B; () when unpaired.
-        null_repeats: Runs with shuffled membership, to see how often one "finds" something.
-        seed: Seed of everything random.
+        engine: Settings of the engine that applies models to images.
+        rounds: Number of rounds of proposals, or "auto": until the hypotheses explain the sets.
+        paired_by: Columns whose values pair an image of A with one of B; () if unpaired.
+        null_repeats: Number of runs with shuffled sets, which estimate the false positives.
+        seed: Random seed.
         device: "auto", "cpu", "cuda" or "mps".
     """
 
@@ -110,7 +112,7 @@ class Config(Frozen):
         """Returns a preset by name, or the configuration in a ``.toml`` file.
 
         Raises:
-            InputError: No such preset (with a suggestion), or a file that does not fit.
+            InputError: The preset does not exist (with a suggestion), or the file is invalid.
         """
         if preset.endswith(".toml"):
             return cls.read(preset)
@@ -121,11 +123,17 @@ class Config(Frozen):
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Reads a TOML file; what it leaves out comes from the preset it names."""
+        """Reads a TOML file; missing settings come from the preset that it names.
+
+        Raises:
+            InputError: The file cannot be read or is invalid.
+        """
         try:
             text = Path(path).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"The configuration {path} cannot be read: {error}.") from error
+            raise InputError(
+                f"Expected a TOML file, got {path}, which cannot be read: {error}; check the path."
+            ) from error
         return cls.parse(text, source=str(path))
 
     @classmethod
@@ -133,12 +141,14 @@ class Config(Frozen):
         """Parses TOML of this schema.
 
         Raises:
-            InputError: It is not TOML, or a field is unknown or has a wrong value.
+            InputError: The text is not TOML, or a field is unknown or has a wrong value.
         """
         try:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise InputError(f"Expected TOML in {source}, got a syntax error: {error}.") from error
+            raise InputError(
+                f"Expected TOML in {source}, got a syntax error: {error}; correct the file."
+            ) from error
         preset = data.get("preset", cls.model_fields["preset"].default)
         if isinstance(preset, str) and source != f"preset {preset}":
             if preset not in preset_names():
@@ -147,11 +157,11 @@ class Config(Frozen):
         return cls._validated(data, source)
 
     def changed(self, **settings: Any) -> Self:
-        """Returns a copy with settings changed; ``None`` leaves one as it is.
+        """Returns a copy with changed settings; ``None`` keeps the current value.
 
         Args:
-            **settings: Fields by name. A role may be given as the name of a backend
-                (``ranker="captions-lexical"``), a nested field with two underscores
+            **settings: Fields by name. The value of a role may be the name of a backend
+                (``ranker="captions-lexical"``). Nested fields are written with two underscores
                 (``statistics__alpha=0.01``).
         """
         update: dict[str, Any] = {}
@@ -162,7 +172,7 @@ class Config(Frozen):
         return self.updated(update, "the given settings")
 
     def with_set(self, assignments: Mapping[str, str]) -> Self:
-        """Applies ``a.b=c`` assignments from a command line; values are read as TOML values."""
+        """Returns a copy with ``a.b=c`` assignments applied; values are parsed as TOML."""
         update: dict[str, Any] = {}
         for path, text in assignments.items():
             try:
@@ -173,16 +183,15 @@ class Config(Frozen):
         return self.updated(update, "--set")
 
     def updated(self, update: Mapping[str, Any], source: str) -> Self:
-        """Returns a copy with a nested mapping laid over it, validated.
+        """Returns a validated copy, updated with a nested mapping.
 
-        A role that gets another backend starts from that backend's own defaults: the model of one
-        is not the model of another.
+        If the backend of a role changes, its settings start from the new backend's defaults.
         """
         data = _merged(self.model_dump(), update)
         return self._validated(data, source)
 
     def to_toml(self) -> str:
-        """The configuration as TOML that :meth:`parse` reads back."""
+        """Returns the configuration as TOML for :meth:`parse`."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
     @classmethod
@@ -190,11 +199,11 @@ class Config(Frozen):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise InputError(_complaint(cls, error, source)) from None
+            raise InputError(_error_message(cls, error, source)) from None
 
 
 def preset_names() -> list[str]:
-    """The presets that come with visdiff."""
+    """Returns the names of the presets of the package."""
     folder = resources.files("visdiff") / "presets"
     return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith("toml"))
 
@@ -206,8 +215,8 @@ def _no_preset(preset: str, where: str) -> str:
     return f"Expected a preset ({', '.join(names)}) or a .toml file{where}, got {preset!r}.{hint}"
 
 
-#: What stays when a role gets another backend: the limits are the user's, not the backend's.
-_OF_THE_USER = frozenset({"max_calls", "max_cost"})
+#: Settings that are kept when the backend of a role changes: the budget is the user's.
+_KEPT_SETTINGS = frozenset({"max_calls", "max_cost"})
 
 
 def _merged(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,7 +226,7 @@ def _merged(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any
         if isinstance(value, Mapping) and isinstance(current, Mapping):
             backend = current.get("backend")
             if value.get("backend", backend) != backend:
-                current = {k: v for k, v in current.items() if k in _OF_THE_USER}
+                current = {k: v for k, v in current.items() if k in _KEPT_SETTINGS}
             merged[key] = _merged(current, value)
         else:
             merged[key] = value
@@ -225,43 +234,45 @@ def _merged(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any
 
 
 def _assign(update: dict[str, Any], keys: Sequence[str], value: Any) -> None:
-    """Puts a value at a nested place; the name of a backend stands for a role's whole table."""
+    """Assigns a nested value; a string assigned to a role is the name of its backend."""
     if len(keys) == 1 and keys[0] in _ROLES and isinstance(value, str):
         keys = (*keys, "backend")
     for key in keys[:-1]:
         update = update.setdefault(key, {})
         if not isinstance(update, dict):
-            raise InputError(f"Expected one value for {key!r}, got a value and settings inside it.")
+            raise InputError(
+                f"Expected one value for {key!r}, got a value and nested settings; pass only one."
+            )
     update[keys[-1]] = value
 
 
-def _complaint(model: type[BaseModel], error: ValidationError, source: str) -> str:
-    """What is wrong, in one sentence."""
+def _error_message(model: type[BaseModel], error: ValidationError, source: str) -> str:
+    """Returns the first validation error in one sentence."""
     errors = error.errors()
     first = errors[0]
-    field, table = _place(model, first["loc"])
+    field, table = _locate(model, first["loc"])
     if first["type"] != "extra_forbidden":
-        # A setting of several types has one complaint of each.
-        about = [e for e in errors if _place(model, e["loc"])[0] == field]
-        wants = " or ".join(dict.fromkeys(_wanted(e["msg"]) for e in about))
-        return f"Expected {field} in {source} to be {wants}, got {first['input']!r}."
+        # A setting with several allowed types has one error per type.
+        related = [e for e in errors if _locate(model, e["loc"])[0] == field]
+        expected = " or ".join(dict.fromkeys(_expected(e["msg"]) for e in related))
+        return f"Expected {field} in {source} to be {expected}, got {first['input']!r}."
     role, name = str(first["loc"][0]), str(first["loc"][-1])
-    text, names = f"Unknown setting {field!r} in {source}", list(table.model_fields)
-    if role in MODELS and (others := having(role, name)):
+    text, names = f"Expected known settings in {source}, got {field!r}", list(table.model_fields)
+    if role in MODELS and (others := backends_with(role, name)):
         backend = table.model_fields["backend"].default
         return (
-            f"{text}: {backend!r} has no such setting, others have ({', '.join(others)}); choose "
-            f"one of them, or leave it out. Known: {', '.join(names)}."
+            f"{text}, which {backend!r} does not have; choose a backend that has it "
+            f"({', '.join(others)}) or remove the setting. Known: {', '.join(names)}."
         )
     near = difflib.get_close_matches(name, names, n=1)
     return f"{text}. " + (f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}.")
 
 
-def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str, type[BaseModel]]:
-    """The name of a field that is wrong, and the table that it is in.
+def _locate(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str, type[BaseModel]]:
+    """Returns the dotted name of an invalid field, and the model that contains it.
 
-    pydantic also names which alternative of a union it tried: of a role the backend, of other
-    fields the type ("constrained-int").
+    A pydantic location also names the alternative of a union: the backend of a role, or the type
+    of other fields ("constrained-int").
     """
     known, keys = list[str](), list(location)
     while keys:
@@ -278,12 +289,12 @@ def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[str
     return ".".join(known), model
 
 
-def _wanted(message: str) -> str:
+def _expected(message: str) -> str:
     return message.removeprefix("Input should be ").partition(", unable to parse")[0]
 
 
 def _table(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """The model of a field that is a table of settings, or may be one; None for other fields."""
+    """Returns the model of a field that holds a table of settings; None for other fields."""
     annotation = model.model_fields[name].annotation
     for kind in (annotation, *get_args(annotation)):
         if isinstance(kind, type) and issubclass(kind, BaseModel):

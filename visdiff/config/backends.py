@@ -1,7 +1,7 @@
-"""The settings of each captioner, proposer and ranker: one model a backend, told apart by its name.
+"""The settings of each captioner, proposer and ranker: one pydantic model per backend.
 
-A backend that is not built in ("module:Class", or the name of an entry point) takes any setting;
-whether it has them shows when it is made, see `visdiff.registry.make`.
+A backend that is not built in ("module:Class", or the name of an entry point) accepts any setting.
+Its settings are checked when it is created, see `visdiff.registry.make`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class Frozen(BaseModel):
-    """Settings that do not change, and no others."""
+    """Immutable settings; unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,17 +25,17 @@ class BackendConfig(Frozen):
         backend: Its name in the registry, or "module:Class".
     """
 
-    #: Fields that are not the constructor's.
+    #: Fields that are not passed to the constructor.
     _not_passed: ClassVar[frozenset[str]] = frozenset({"backend"})
     backend: Any  # a literal in each of the built-in ones
 
     def arguments(self) -> dict[str, Any]:
-        """Returns the keywords of the backend's constructor."""
-        given = self.model_dump(exclude=set(self._not_passed))
-        if given.get("model") is None:
-            # Without a model, a backend takes its own, with the settings that belong to it.
-            given = {name: value for name, value in given.items() if value is not None}
-        return given
+        """Returns the keyword arguments of the backend's constructor."""
+        arguments = self.model_dump(exclude=set(self._not_passed))
+        if arguments.get("model") is None:
+            # Without a model, the backend uses its default model with matching defaults.
+            arguments = {name: value for name, value in arguments.items() if value is not None}
+        return arguments
 
 
 # Captioners.
@@ -66,14 +66,14 @@ class ChatCaptionerConfig(BackendConfig):
     backend: Literal["chat"] = "chat"
     prompt: str | None = None
     max_new_tokens: Positive = 40
-    side: int = Field(default=768, ge=16, description="Longest side of an image that is sent.")
+    side: int = Field(default=768, ge=16, description="Longest side of sent images, in pixels.")
 
 
 class ManifestCaptionerConfig(BackendConfig):
     """Settings of the captioner `manifest`."""
 
     backend: Literal["manifest"] = "manifest"
-    column: str = Field(default="caption", description="Where captions are.")
+    column: str = Field(default="caption", description="Column of the captions.")
 
 
 class ExternalCaptionerConfig(BackendConfig):
@@ -87,31 +87,31 @@ class ExternalCaptionerConfig(BackendConfig):
 
 
 class _ProposerConfig(BackendConfig):
-    """What holds for every proposer: which images it is shown."""
+    """Settings of every proposer: which images it is shown."""
 
-    # The sample's size is offered to those that draw a sample themselves.
+    # `Backends.of` passes sample_size to proposers that draw a sample themselves.
     _not_passed = frozenset({"backend", "sampling", "sample_size"})
     sampling: Literal["random", "representative", "diverse"] = Field(
-        default="random", description="Which `sample_size` images a side the proposer is shown."
+        default="random", description="How `sample_size` images per set are chosen."
     )
-    sample_size: Positive = Field(default=20, description="Images a side told of in a question.")
+    sample_size: Positive = Field(default=20, description="Images per set in one request.")
 
 
 class _AskingConfig(_ProposerConfig):
-    """What the proposers that ask the chat model share."""
+    """Settings of the proposers that use the chat model."""
 
-    ask: Positive = Field(default=10, description="Hypotheses asked for per direction and round.")
-    goal: str | None = Field(default=None, description="What the comparison is for.")
-    leave_out: tuple[str, ...] = Field(default=(), description="Topics to propose nothing about.")
-    structured: bool = Field(default=True, description="Ask for JSON; for lines otherwise.")
-    max_tokens: Positive = Field(default=1000, description="Longest reply.")
+    ask: Positive = Field(default=10, description="Requested hypotheses per direction and round.")
+    goal: str | None = Field(default=None, description="Purpose of the comparison.")
+    leave_out: tuple[str, ...] = Field(default=(), description="Topics to exclude.")
+    structured: bool = Field(default=True, description="Request JSON instead of lines.")
+    max_tokens: Positive = Field(default=1000, description="Longest reply, in tokens.")
 
 
 class NgramsConfig(_ProposerConfig):
     """Settings of the proposer `ngrams`."""
 
     backend: Literal["ngrams"] = "ngrams"
-    max_hypotheses: Positive = Field(default=20, description="Most hypotheses per direction.")
+    max_hypotheses: Positive = Field(default=20, description="Limit of hypotheses per direction.")
     min_z: float = Field(default=1.96, ge=0, description="Least log-odds z-score of a phrase.")
     max_words: Positive = 4
     min_count: Positive = 2
@@ -122,17 +122,19 @@ class ManualConfig(_ProposerConfig):
     """Settings of the proposer `manual`."""
 
     backend: Literal["manual"] = "manual"
-    hypotheses: tuple[str, ...] = Field(default=(), description='"A: …", "B: …", or both ways.')
-    file: str | None = Field(default=None, description="A text file of hypotheses, one a line.")
+    hypotheses: tuple[str, ...] = Field(
+        default=(), description='"A: …", "B: …", or no letter for both.'
+    )
+    file: str | None = Field(default=None, description="Text file of hypotheses, one per line.")
 
 
 class ConceptsConfig(_ProposerConfig):
     """Settings of the proposer `concepts`."""
 
     backend: Literal["concepts"] = "concepts"
-    bank: str | None = Field(default=None, description="A text file of phrases, one a line.")
-    max_hypotheses: Positive = Field(default=20, description="Most hypotheses per direction.")
-    model: str | None = Field(default=None, description="Image-text model; the ranker's if none.")
+    bank: str | None = Field(default=None, description="Text file of phrases, one per line.")
+    max_hypotheses: Positive = Field(default=20, description="Limit of hypotheses per direction.")
+    model: str | None = Field(default=None, description="Image-text model; default the ranker's.")
     pretrained: str | None = None
     batch_size: Positive = 32
     workers: Positive = 2
@@ -142,7 +144,7 @@ class Blip2FeaturesConfig(_ProposerConfig):
     """Settings of the proposer `blip2-features`."""
 
     backend: Literal["blip2-features"] = "blip2-features"
-    model: str | None = Field(default=None, description="A BLIP-2; the captioner's if none.")
+    model: str | None = Field(default=None, description="BLIP-2 model; default the captioner's.")
     ask: Positive = Field(default=10, description="Sentences drawn per direction and round.")
     batch_size: Positive = 32
     workers: Positive = 2
@@ -164,8 +166,8 @@ class ImagesVlmConfig(_AskingConfig):
     """Settings of the proposer `images-vlm`."""
 
     backend: Literal["images-vlm"] = "images-vlm"
-    layout: Literal["grid", "images"] = Field(default="grid", description="How images are shown.")
-    tile: int = Field(default=256, ge=16, description="Longest side of a shown image, pixels.")
+    layout: Literal["grid", "images"] = Field(default="grid", description="Layout of the images.")
+    tile: int = Field(default=256, ge=16, description="Longest side of sent images, in pixels.")
 
 
 class ExternalProposerConfig(_ProposerConfig):
@@ -190,13 +192,13 @@ class ClipConfig(BackendConfig):
 
 
 class CaptionsLexicalConfig(BackendConfig):
-    """Settings of the ranker `captions-lexical`: it has none."""
+    """Settings of the ranker `captions-lexical`, which has none."""
 
     backend: Literal["captions-lexical"] = "captions-lexical"
 
 
 class CaptionsLlmRankerConfig(BackendConfig):
-    """Settings of the ranker `captions-llm`: it has none."""
+    """Settings of the ranker `captions-llm`, which has none."""
 
     backend: Literal["captions-llm"] = "captions-llm"
 
@@ -205,10 +207,10 @@ class VqaConfig(BackendConfig):
     """Settings of the ranker `vqa`."""
 
     backend: Literal["vqa"] = "vqa"
-    model: str | None = Field(default=None, description='A BLIP-2, or "llm", the chat model.')
+    model: str | None = Field(default=None, description='BLIP-2 model, or "llm": the chat model.')
     revision: str | None = None
     batch_size: Positive = 32
-    tile: int = Field(default=512, ge=16, description="Longest side of an image that is sent.")
+    tile: int = Field(default=512, ge=16, description="Longest side of sent images, in pixels.")
 
 
 class ExternalRankerConfig(BackendConfig):
@@ -275,6 +277,6 @@ MODELS: Mapping[str, Mapping[str, type[BackendConfig]]] = {
 """Role → name of the backend → model of its settings."""
 
 
-def having(role: str, setting: str) -> Sequence[str]:
-    """Returns the names of a role's backends that have a setting."""
+def backends_with(role: str, setting: str) -> Sequence[str]:
+    """Returns the names of the backends of a role that have a setting."""
     return [n for n, m in MODELS[role].items() if n != _EXTERNAL and setting in m.model_fields]

@@ -1,8 +1,7 @@
-"""Prompt texts as data: files beside this one, each with an id, a version and places to fill.
+"""Prompt templates: TOML files in this folder, each with an id, a version and placeholders.
 
-A prompt is part of what determines a reply: its id and version are written into reports, and the
-text that was sent into cache keys. So a file that has been released is never edited in place: raise
-its ``version`` with every change of its text.
+A prompt determines the replies: its id and version are written into reports, and the sent text is
+part of cache keys. So the text of a released file must not change without a new ``version``.
 """
 
 import re
@@ -14,18 +13,18 @@ from importlib import resources
 from visdiff.errors import InputError
 from visdiff.hashing import digest_bytes
 
-_PLACE = re.compile(r"\{([a-z_]+)\}")
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text with places, such as ``{captions}``.
+    """A template with placeholders, such as ``{captions}``.
 
     Attributes:
-        name: What it is loaded by.
-        version: Raised with every change of the text.
-        text: What is asked.
-        system: What the model is told to be; "" when nothing.
+        name: Name of the file.
+        version: Version; it increases with every change of the text.
+        text: The user message.
+        system: The system message; "" for none.
     """
 
     name: str
@@ -35,30 +34,31 @@ class Prompt:
 
     @property
     def id(self) -> str:
-        """Name and version: "captions-llm@1"."""
+        """Name and version, such as "captions-llm@1"."""
         return f"{self.name}@{self.version}"
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the texts."""
+        """SHA-256 of both texts."""
         return digest_bytes(f"{self.system}\x1f{self.text}".encode())
 
     def fill(self, **values: object) -> str:
-        """Return the text with its places filled, in one pass: braces in a value stay as they are.
+        """Returns the text with its placeholders replaced in one pass; braces in values are kept.
 
         Raises:
-            ValueError: A place gets no value, or a value has no place.
+            ValueError: A placeholder has no value, or a value has no placeholder.
         """
-        places = set(_PLACE.findall(self.text))
-        if places != set(values):
+        placeholders = set(_PLACEHOLDER.findall(self.text))
+        if placeholders != set(values):
             raise ValueError(
-                f"expected values for {sorted(places)} of prompt {self.id}, got {sorted(values)}"
+                f"Expected values for {sorted(placeholders)} of prompt {self.id}, got "
+                f"{sorted(values)}; pass exactly these."
             )
-        return _PLACE.sub(lambda m: str(values[m[1]]), self.text).strip()
+        return _PLACEHOLDER.sub(lambda m: str(values[m[1]]), self.text).strip()
 
 
 def names() -> list[str]:
-    """List the prompts that come with visdiff."""
+    """Returns the names of the prompts of the package."""
     folder = resources.files(__name__)
     return sorted(
         f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
@@ -67,12 +67,12 @@ def names() -> list[str]:
 
 @cache
 def load(name: str) -> Prompt:
-    """Return a prompt by name.
+    """Loads a prompt by name.
 
     Raises:
         InputError: There is no such prompt.
     """
     if name not in names():
-        raise InputError(f"expected a prompt ({', '.join(names())}), got {name!r}.")
+        raise InputError(f"Expected a prompt ({', '.join(names())}), got {name!r}; correct it.")
     data = tomllib.loads((resources.files(__name__) / f"{name}.toml").read_text("utf-8"))
     return Prompt(data["id"], data["version"], data["text"].strip(), data.get("system", "").strip())
