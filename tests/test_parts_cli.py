@@ -18,6 +18,7 @@ from visdiff.comparison.backends import Backends
 from visdiff.comparison.ranking import rank, with_hypotheses
 from visdiff.comparison.split import split_pair
 from visdiff.config import Config
+from visdiff.config.backends import ManualConfig
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.imageset import ImageSet
 from visdiff.llm import Failure
@@ -216,6 +217,7 @@ def test_wrong_sentences_are_one_sentence(sets: tuple[Path, Path]) -> None:
         assert says in (str(ran.exception) + ran.output)
         assert ran.exit_code != 0
     config = with_hypotheses(Config.of("miniature").changed(rounds="auto"), ["a dog/cat"])
+    assert isinstance(config.proposer, ManualConfig)
     assert config.proposer.hypotheses == ("a dog/cat",)
     assert config.rounds == 1
 

@@ -10,6 +10,7 @@ from tiny import folder_of_pictures, pictures, save_blip2
 
 from visdiff.cache import Cache
 from visdiff.captioners.blip import Blip2Captioner
+from visdiff.captioners.manifest import ManifestCaptioner
 from visdiff.encoders.blip2 import Blip2Features, image_features
 from visdiff.engine import Runtime
 from visdiff.errors import InputError
@@ -130,7 +131,7 @@ def test_the_runs_captioner_or_one_of_its_own(blip2: Path) -> None:
     captioner = Blip2Captioner(str(blip2), device="cpu")
     assert Blip2FeaturesProposer(captioner=captioner).blip is captioner
     with pytest.raises(InputError, match=r"proposer\.model"):
-        Blip2FeaturesProposer(captioner=object())
+        Blip2FeaturesProposer(captioner=ManifestCaptioner())
     with pytest.raises(InputError, match="got 0"):
         Blip2FeaturesProposer(str(blip2), ask=0)
 

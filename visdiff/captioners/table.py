@@ -87,7 +87,8 @@ def write(frame: "pd.DataFrame", path: Path) -> None:
         if suffix == ".parquet":
             data = frame.to_parquet(index=False)
         elif suffix == ".jsonl":
-            data = frame.to_json(orient="records", lines=True, force_ascii=False).encode()
+            text = frame.to_json(orient="records", lines=True, force_ascii=False) or ""
+            data = text.encode()
         else:
             data = frame.to_csv(index=False, lineterminator="\n").encode()
     except UnicodeEncodeError as error:
