@@ -211,7 +211,7 @@ def test_wrong_sentences_are_one_sentence(sets: tuple[Path, Path]) -> None:
         ((), "Missing option"),
         (("--hypotheses", "mine.txt"), "where there is no file"),
         (("--hypotheses", "folder/mine.lst"), "where there is no file"),
-        (("--hypotheses", "A: "), "expected a hypothesis such as"),
+        (("--hypotheses", "A: "), "Expected a hypothesis such as"),
     ):
         ran = run("rank", *sets, *WORDS, *given)
         assert says in (str(ran.exception) + ran.output)
@@ -285,7 +285,7 @@ def undisturbed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ({"captioner": "manifest"}, "open_clip model ViT-B-32"),
         ({"captioner": "manifest", "ranker__model": "ViT-B-33"}, "a model that open_clip knows"),
         ({"captioner": "manifest", "ranker__pretrained": "nobody"}, "a weights tag"),
-        ({"captioner__model": "/nowhere/at/all"}, "which is no folder"),
+        ({"captioner__model": "/nowhere/at/all"}, "which is not a folder"),
         (
             {
                 "captioner": "manifest",
