@@ -557,7 +557,7 @@ def test_what_cannot_work_is_said_before_anything_is_computed(cache: Cache) -> N
         ({"proposer": "paired-captions-llm"}, "expected paired sets.*--paired-by"),
         ({"proposer": "images-vlm", "llm__vision": False}, "a chat model with vision.*images-vlm"),
         ({"ranker": "vqa", "llm__vision": False}, "a chat model with vision.*vqa"),
-        ({"proposer": "manual"}, "got none; give proposer.hypotheses"),
+        ({"proposer": "manual"}, "got none; set proposer.hypotheses"),
         ({"proposer": "concepts"}, "a ranker without one"),
         ({"llm": "openai"}, "name of a model"),
         ({"llm__max_cost": 1.0}, "a price for the model"),
