@@ -44,7 +44,7 @@ class _ColourModel:
         dies_at: Raise `Killed` instead of computing more than this many images in all.
     """
 
-    kind: ClassVar[str]
+    kind: str
     computed: ClassVar[int] = 0
     dies_at: ClassVar[int | None] = None
 

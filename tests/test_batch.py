@@ -690,6 +690,10 @@ class ChatCaptioner(Captioner):
     def __init__(self, llm: Callable[[], ChatModel]) -> None:
         self.llm = llm
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {"backend": self.name}
+
     def captions(self, images: ImageSet) -> Applied:
         data = [images.raw(i)[0] or b"" for i in range(len(images))]
         requests = [make_request("What is this?", Picture(one), max_tokens=20) for one in data]

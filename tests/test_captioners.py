@@ -1,4 +1,4 @@
-"""One suite for every captioner, on real classes with tiny weights, and what each does alone."""
+"""Tests of all captioners on real classes with tiny weights, and of each captioner."""
 
 import zlib
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 Make = Callable[..., Any]
 
 
-def colours(request: Request) -> str:
+def checksum_reply(request: Request) -> str:
     picture = request.messages[0].parts[1]
     assert isinstance(picture, Picture)
     return f"picture {zlib.crc32(picture.data)}"
@@ -55,7 +55,7 @@ def make(request: pytest.FixtureRequest, weights: dict[str, Path]) -> Make:
         return lambda **_: ManifestCaptioner()
     if request.param == "chat":
         return lambda runtime=None, **_: ChatCaptioner(
-            lambda: ScriptedChat(colours), runtime=runtime
+            lambda: ScriptedChat(checksum_reply), runtime=runtime
         )
     cls = {"blip2": Blip2Captioner, "blip": BlipCaptioner}[request.param]
     common = {"prompt": PROMPT, "max_new_tokens": 16, "device": "cpu"}
@@ -65,19 +65,19 @@ def make(request: pytest.FixtureRequest, weights: dict[str, Path]) -> Make:
 def test_captions_do_not_depend_on_the_batch(make: Make, images: ImageSet) -> None:
     results = [make(batch_size=size).captions(images) for size in (1, 3, 8)]
     assert results[0] == results[1] == results[2]
-    said = [value for value in results[0].values if value is not None]
-    assert len(set(said)) > 2  # the picture matters
-    assert all(isinstance(value, str) and value == value.strip() != "" for value in said)
+    captions = [value for value in results[0].values if value is not None]
+    assert len(set(captions)) > 2  # captions depend on the image
+    assert all(isinstance(value, str) and value == value.strip() != "" for value in captions)
 
 
 def test_captions_do_not_depend_on_the_order(make: Make, images: ImageSet) -> None:
-    turned = images.subset(list(reversed(range(len(images)))))
-    straight = make(batch_size=4).captions(images)
-    back = make(batch_size=4).captions(turned)
-    assert straight.values == back.values[::-1]
+    reversed_images = images.subset(list(reversed(range(len(images)))))
+    forward = make(batch_size=4).captions(images)
+    backward = make(batch_size=4).captions(reversed_images)
+    assert forward.values == backward.values[::-1]
 
 
-def test_failures_are_told_and_not_cached(make: Make, images: ImageSet, tmp_path: Path) -> None:
+def test_failures_are_reported_and_not_cached(make: Make, images: ImageSet, tmp_path: Path) -> None:
     runtime = Runtime(Cache(tmp_path))
     first = make(runtime=runtime).captions(images)
     bad = images.ids.index("bad.png")
@@ -87,24 +87,24 @@ def test_failures_are_told_and_not_cached(make: Make, images: ImageSet, tmp_path
     assert make(runtime=runtime).captions(images) == first
 
 
-def test_identity_is_the_setting_not_the_machine(make: Make) -> None:
+def test_identity_excludes_device_and_batch_size(make: Make) -> None:
     assert make().identity == make(batch_size=2, device="auto").identity
 
 
 @pytest.mark.parametrize("name", ["blip2", "blip"])
-def test_cached_run_loads_nothing(
+def test_cached_run_loads_no_model(
     name: str, weights: dict[str, Path], images: ImageSet, tmp_path: Path
 ) -> None:
     cls = {"blip2": Blip2Captioner, "blip": BlipCaptioner}[name]
 
-    def captioner(**more: Any) -> Any:
+    def captioner(**options: Any) -> Any:
         return cls(
             str(weights[name]),
             prompt=PROMPT,
             max_new_tokens=16,
             device="cpu",
             runtime=runtime,
-            **more,
+            **options,
         )
 
     runtime = Runtime(Cache(tmp_path))
@@ -130,7 +130,9 @@ def test_beams_do_not_depend_on_the_batch(
     assert one == many
 
 
-def test_the_prompt_matters_and_is_not_repeated(weights: dict[str, Path], images: ImageSet) -> None:
+def test_prompt_changes_captions_and_is_not_repeated(
+    weights: dict[str, Path], images: ImageSet
+) -> None:
     for name, cls in (("blip2", Blip2Captioner), ("blip", BlipCaptioner)):
         with_prompt, without = (
             cls(str(weights[name]), prompt=prompt, max_new_tokens=16, device="cpu").captions(images)
@@ -140,24 +142,26 @@ def test_the_prompt_matters_and_is_not_repeated(weights: dict[str, Path], images
         assert not any(value.startswith(PROMPT) for value in with_prompt.values if value)
 
 
-def test_a_caption_without_end_is_no_caption(weights: dict[str, Path], images: ImageSet) -> None:
+def test_caption_without_end_token_is_a_failure(weights: dict[str, Path], images: ImageSet) -> None:
     applied = BlipCaptioner(str(weights["blip"]), max_new_tokens=1, device="cpu").captions(images)
     reasons = set(applied.failures.values())
     assert "no end within max_new_tokens=1; raise it" in reasons
     assert all(value is None for value in applied.values)
 
 
-def test_an_empty_caption_is_a_failure(tmp_path: Path, images: ImageSet) -> None:
-    silent = save_blip(tmp_path / "silent", end_bias=1000.0)
+def test_empty_caption_is_a_failure(tmp_path: Path, images: ImageSet) -> None:
+    empty = save_blip(tmp_path / "empty", end_bias=1000.0)
     cache = Cache(tmp_path / "cache")
-    applied = BlipCaptioner(str(silent), device="cpu", runtime=Runtime(cache)).captions(images)
+    applied = BlipCaptioner(str(empty), device="cpu", runtime=Runtime(cache)).captions(images)
     good = [i for i, name in enumerate(images.ids) if name != "bad.png"]
     assert {applied.failures[i] for i in good} == {"empty caption"}
     assert cache.stats()["entries"] == 0
 
 
-def test_mistakes_are_told(weights: dict[str, Path], tmp_path: Path, images: ImageSet) -> None:
-    with pytest.raises(InputError, match="is no folder"):
+def test_invalid_models_and_settings(
+    weights: dict[str, Path], tmp_path: Path, images: ImageSet
+) -> None:
+    with pytest.raises(InputError, match="is not a folder"):
         BlipCaptioner(str(tmp_path / "nowhere")).captions(images)
     with pytest.raises(InputError, match="blip-2"):
         Blip2Captioner(str(weights["blip"]), device="cpu").captions(images)
@@ -168,64 +172,64 @@ def test_mistakes_are_told(weights: dict[str, Path], tmp_path: Path, images: Ima
         BlipCaptioner(str(clip), device="cpu").captions(images)
 
 
-def test_weights_that_are_not_here_say_what_to_do(images: ImageSet) -> None:
+def test_missing_weights_error_suggests_a_fix(images: ImageSet) -> None:
     with pytest.raises(MissingBackendError) as caught:
         BlipCaptioner(device="cpu").captions(images)
-    said = str(caught.value)
-    assert "Salesforce/blip-image-captioning-base" in said
-    assert "--preset miniature" in said
-    assert "network" in said
+    message = str(caught.value)
+    assert "Salesforce/blip-image-captioning-base" in message
+    assert "--preset miniature" in message
+    assert "network" in message
 
 
-def test_the_default_revision_is_pinned() -> None:
+def test_default_revision_is_pinned() -> None:
     assert len(str(BlipCaptioner().identity["revision"])) == 40
 
 
-def test_manifest_missing_values_are_unscored(tmp_path: Path) -> None:
+def test_manifest_missing_values_are_failures(tmp_path: Path) -> None:
     folder_of_pictures(tmp_path, 4)
-    rows = {"path": [f"{i:03d}.png" for i in range(4)], "said": ["a dog ", None, "  ", "7"]}
+    rows = {"path": [f"{i:03d}.png" for i in range(4)], "text": ["a dog ", None, "  ", "7"]}
     pd.DataFrame(rows).to_csv(tmp_path / "m.csv", index=False)
     images = ImageSet.open(tmp_path / "m.csv")
-    applied = ManifestCaptioner("said").captions(images)
+    applied = ManifestCaptioner("text").captions(images)
     assert applied.values == ["a dog", None, None, "7"]
     assert set(applied.failures) == {1, 2}
-    with pytest.raises(InputError, match=r"'caption'.*said"):
+    with pytest.raises(InputError, match=r"'caption'.*text"):
         ManifestCaptioner().captions(images)
 
 
-def test_the_model_of_another_image_size_still_reads_every_picture(
+def test_images_of_any_size_are_captioned(
     weights: dict[str, Path],
 ) -> None:
-    odd = [Image.new("RGB", size, "red") for size in ((1, 1), (500, 3), (33, 64))]
+    unusual = [Image.new("RGB", size, "red") for size in ((1, 1), (500, 3), (33, 64))]
     applied = Blip2Captioner(str(weights["blip2"]), device="cpu", max_new_tokens=30).captions(
-        ImageSet.open(odd)
+        ImageSet.open(unusual)
     )
     assert not any("prepared" in reason for reason in applied.failures.values())
 
 
-def test_a_lost_reply_is_no_caption_and_the_others_are_kept(images: ImageSet) -> None:
-    lines = [Failure("timed out", "timeout"), "a red  square\n", Failure("refused", "refusal")]
-    llm = ScriptedChat([*lines, *["a circle"] * (len(images) - 4)])
+def test_failed_replies_are_failures_and_the_others_are_kept(images: ImageSet) -> None:
+    replies = [Failure("timed out", "timeout"), "a red  square\n", Failure("refused", "refusal")]
+    llm = ScriptedChat([*replies, *["a circle"] * (len(images) - 4)])
     found = ChatCaptioner(lambda: llm).captions(images)
     good = [i for i, name in enumerate(images.ids) if name != "bad.png"]
     assert [found.values[i] for i in good[:4]] == [None, "a red square", None, "a circle"]
     assert (found.failures[good[0]], found.failures[good[2]]) == ("timed out", "refused")
-    # One question an image, each with the picture and the longest answer; none for the bad file.
+    # One request per readable image, with the image and the maximum length.
     assert len(llm.requests) == len(good)
     assert all(isinstance(r.messages[0].parts[1], Picture) for r in llm.requests)
     assert {r.max_tokens for r in llm.requests} == {200}
 
 
-def test_a_chat_model_that_does_not_see_is_told_before_it_is_asked(images: ImageSet) -> None:
+def test_chat_model_without_vision_is_rejected_before_any_request(images: ImageSet) -> None:
     llm = ScriptedChat(["never"], vision=False)
-    with pytest.raises(InputError, match="that sees"):
+    with pytest.raises(InputError, match="with vision"):
         ChatCaptioner(lambda: llm).captions(images)
     assert not llm.requests
 
 
-def test_what_is_asked_is_in_the_identity() -> None:
+def test_prompt_is_in_the_identity() -> None:
     llm = ScriptedChat(["a"])
-    plain, own = ChatCaptioner(lambda: llm), ChatCaptioner(lambda: llm, prompt="What is it?")
-    assert plain.identity != own.identity
-    assert list(plain.prompts) == ["caption@1"]
-    assert own.prompts == {}
+    default, custom = ChatCaptioner(lambda: llm), ChatCaptioner(lambda: llm, prompt="What is it?")
+    assert default.identity != custom.identity
+    assert list(default.prompts) == ["caption@1"]
+    assert custom.prompts == {}

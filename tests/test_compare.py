@@ -555,10 +555,10 @@ def test_invalid_settings_are_reported_before_any_computation(cache: Cache) -> N
     sets = colours(60, 45, 1), colours(60, 15, 2)
     for settings, message in (
         ({"proposer": "paired-captions-llm"}, "Expected paired sets.*--paired-by"),
-        ({"proposer": "images-vlm", "llm__vision": False}, "a chat model that sees.*images-vlm"),
-        ({"ranker": "vqa", "llm__vision": False}, "a chat model that sees.*vqa"),
-        ({"proposer": "manual"}, "got none; give proposer.hypotheses"),
-        ({"proposer": "concepts"}, "ranker has none to share"),
+        ({"proposer": "images-vlm", "llm__vision": False}, "a chat model with vision.*images-vlm"),
+        ({"ranker": "vqa", "llm__vision": False}, "a chat model with vision.*vqa"),
+        ({"proposer": "manual"}, "got none; set proposer.hypotheses"),
+        ({"proposer": "concepts"}, "a ranker without one"),
         ({"llm": "openai"}, "name of a model"),
         ({"llm__max_cost": 1.0}, "a price for the model"),
         ({"llm__prompt_price": 1.0}, "got one of them"),

@@ -14,8 +14,13 @@ from visdiff.config import Config, LlmConfig, preset_names
 from visdiff.config.backends import (
     MODELS,
     Blip2Config,
+    BlipConfig,
     CaptionsLexicalConfig,
+    CaptionsLlmConfig,
+    ClipConfig,
     ManifestCaptionerConfig,
+    ManualConfig,
+    NgramsConfig,
 )
 from visdiff.errors import InputError
 from visdiff.rankers import Ranker
@@ -28,14 +33,19 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 def test_every_preset_loads_and_contains_its_name(name: str) -> None:
     config = Config.of(name)
     assert config.preset == name
+    assert isinstance(config.captioner, BlipConfig)
     assert config.captioner.model is not None
 
 
 def test_the_presets_of_this_release() -> None:
     assert {"miniature", "laptop"} <= set(preset_names())
-    assert Config.of("miniature").ranker.model == "miniature"
+    ranker = Config.of("miniature").ranker
+    assert isinstance(ranker, ClipConfig)
+    assert ranker.model == "miniature"
     # A preset must pin the revision of its weights.
-    assert len(Config.of("laptop").captioner.revision or "") == 40
+    captioner = Config.of("laptop").captioner
+    assert isinstance(captioner, BlipConfig)
+    assert len(captioner.revision or "") == 40
 
 
 def test_the_default_preset_is_laptop() -> None:
@@ -77,12 +87,14 @@ def test_a_file_builds_on_the_preset_it_names(tmp_path: Path) -> None:
     config = Config.of(str(path))
     expected = Config.of("miniature").changed(seed=7, statistics__alpha=0.01)
     assert config == expected
+    assert isinstance(config.ranker, ClipConfig)
     assert config.ranker.model == "miniature"
     assert Config.read(path) == config
 
 
 def test_another_backend_starts_from_its_own_defaults() -> None:
     laptop = Config.of("laptop")
+    assert isinstance(laptop.captioner, BlipConfig)
     assert laptop.captioner.model is not None
     for changed in (
         laptop.changed(captioner="blip2"),
@@ -128,10 +140,12 @@ def test_set_reads_toml_values() -> None:
         }
     )
     assert config.statistics.alpha == 0.01
+    assert isinstance(config.proposer, NgramsConfig)
     assert config.proposer.max_hypotheses == 7
     assert config.rounds == "auto"
     assert config.device == "cpu"
     assert config.paired_by == ("prompt", "seed")
+    assert isinstance(config.captioner, BlipConfig)
     assert config.captioner.prompt == "a photo of"
     assert config.ranker == CaptionsLexicalConfig()
 
@@ -152,11 +166,13 @@ def test_the_chat_model_is_a_table_like_the_others() -> None:
     )
     assert (config.llm.backend, config.llm.model) == ("mine:Chat", "qwen")
     assert config.llm.temperature == 0.0
+    assert isinstance(config.proposer, CaptionsLlmConfig)
     assert config.proposer.leave_out == ("weather", "people")
     assert Config.parse(config.to_toml()) == config
     manual = config.with_set(
         {"proposer": "manual", "proposer.hypotheses": '["A: a \\"dog\\"", "B: {x} # y"]'}
     )
+    assert isinstance(manual.proposer, ManualConfig)
     assert manual.proposer.hypotheses == ('A: a "dog"', "B: {x} # y")
     assert Config.parse(manual.to_toml()) == manual
     # Another backend starts from its own defaults, except for the limits; there is no API key.

@@ -18,6 +18,7 @@ from visdiff.comparison.backends import Backends
 from visdiff.comparison.ranking import rank, with_hypotheses
 from visdiff.comparison.split import split_pair
 from visdiff.config import Config
+from visdiff.config.backends import ManualConfig
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.imageset import ImageSet
 from visdiff.llm import Failure
@@ -221,12 +222,13 @@ def test_invalid_sentences_are_reported(sets: tuple[Path, Path]) -> None:
         ((), "Missing option"),
         (("--hypotheses", "mine.txt"), "which does not exist"),
         (("--hypotheses", "folder/mine.lst"), "which does not exist"),
-        (("--hypotheses", "A: "), "a hypothesis such as"),
+        (("--hypotheses", "A: "), "hypothesis such as"),
     ):
         ran = run("rank", *sets, *WORDS, *options)
         assert message in (str(ran.exception) + ran.output)
         assert ran.exit_code != 0
     config = with_hypotheses(Config.of("miniature").changed(rounds="auto"), ["a dog/cat"])
+    assert isinstance(config.proposer, ManualConfig)
     assert config.proposer.hypotheses == ("a dog/cat",)
     assert config.rounds == 1
 
@@ -310,7 +312,7 @@ def accesses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ({"captioner": "manifest"}, "open_clip model ViT-B-32"),
         ({"captioner": "manifest", "ranker__model": "ViT-B-33"}, "Expected a model of open_clip"),
         ({"captioner": "manifest", "ranker__pretrained": "nobody"}, "a weights tag"),
-        ({"captioner__model": "/nowhere/at/all"}, "which is no folder"),
+        ({"captioner__model": "/nowhere/at/all"}, "which is not a folder"),
         (
             {
                 "captioner": "manifest",

@@ -1,4 +1,4 @@
-"""The n-gram proposer finds what was planted, in the right direction, in readable phrases."""
+"""Tests of the n-gram proposer: planted differences, directions, readable phrases."""
 
 import math
 
@@ -33,7 +33,7 @@ def propose(a: list[str], b: list[str], **options: float) -> list[Hypothesis]:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_planted_place_comes_first(place: str) -> None:
+def test_planted_place_comes_first(place: str) -> None:
     rng = np.random.default_rng(1)
     a = [caption(rng, place) for _ in range(60)]
     b = [caption(rng) for _ in range(60)]
@@ -41,7 +41,7 @@ def test_a_planted_place_comes_first(place: str) -> None:
     assert texts(propose(b, a), "B")[0] == place
 
 
-def test_a_planted_subject_comes_first_with_its_article() -> None:
+def test_planted_subject_comes_first_with_its_article() -> None:
     rng = np.random.default_rng(2)
     a = [caption(rng, subject="penguin" if i % 2 else None) for i in range(60)]
     b = [caption(rng) for _ in range(60)]
@@ -60,12 +60,12 @@ def test_both_directions_in_one_pass() -> None:
 def test_swapping_the_sets_swaps_the_directions() -> None:
     rng = np.random.default_rng(3)
     a, b = ([caption(rng, p if i % 2 else None) for i in range(40)] for p in PLACES[:2])
-    there, back = propose(a, b), propose(b, a)
-    assert texts(there, "A") == texts(back, "B")
-    assert texts(there, "B") == texts(back, "A")
+    found, swapped = propose(a, b), propose(b, a)
+    assert texts(found, "A") == texts(swapped, "B")
+    assert texts(found, "B") == texts(swapped, "A")
 
 
-def test_order_and_repetition_change_nothing() -> None:
+def test_caption_order_does_not_matter() -> None:
     rng = np.random.default_rng(4)
     a = [caption(rng, PLACES[0] if i % 2 else None) for i in range(50)]
     b = [caption(rng) for _ in range(50)]
@@ -88,7 +88,7 @@ def test_order_and_repetition_change_nothing() -> None:
         (["one thing"], ["another matter"]),
     ],
 )
-def test_nothing_to_say(a: list[str], b: list[str]) -> None:
+def test_no_difference_gives_no_phrases(a: list[str], b: list[str]) -> None:
     assert propose(a, b) == []
 
 
@@ -104,7 +104,7 @@ def test_without_a_difference_there_are_few_candidates() -> None:
     assert strong <= 2
 
 
-def test_at_most_so_many_a_direction() -> None:
+def test_max_hypotheses_per_direction() -> None:
     a = [f"a{i} thing{i}" for i in range(50) for _ in range(6)]
     b = [f"b{i} matter{i}" for i in range(50) for _ in range(6)]
     found = propose(a, b, max_hypotheses=7, min_z=0.5)
@@ -122,7 +122,7 @@ def test_phrases_read_as_concepts() -> None:
         assert words[0] not in {"of", "and", "is", "there", "front", "to"}, hypothesis.text
 
 
-def test_the_longer_phrase_explains_its_parts() -> None:
+def test_longer_phrase_replaces_its_parts() -> None:
     rng = np.random.default_rng(6)
     a = [caption(rng, "in front of a brick wall") for _ in range(40)]
     b = [caption(rng, "on the grass") for _ in range(40)]
@@ -134,7 +134,7 @@ def test_the_longer_phrase_explains_its_parts() -> None:
     assert "grass" not in texts(found, "B")
 
 
-def test_the_shorter_phrase_stays_when_its_company_varies() -> None:
+def test_shorter_phrase_stays_if_its_context_varies() -> None:
     things = ["red", "painted", "crumbling", "mossy", "old", "huge", "sunlit", "wet"]
     a = [f"a {w} brick wall behind a {s}" for w in things for s in SUBJECTS]
     b = [f"a {w} meadow behind a {s}" for w in things for s in SUBJECTS]
@@ -143,14 +143,14 @@ def test_the_shorter_phrase_stays_when_its_company_varies() -> None:
     assert not any("mossy" in text for text in found)
 
 
-def test_a_longer_phrase_that_tells_more_stays_beside_its_part() -> None:
+def test_informative_longer_phrase_stays_with_its_part() -> None:
     a = ["a brick wall"] * 30 + ["a wooden wall"] * 30 + ["a field"] * 40
     b = ["a wooden wall"] * 20 + ["a field"] * 80
     assert texts(propose(a, b), "A")[:2] == ["wall", "a brick wall"]
-    assert "a wooden wall" not in texts(propose(a, b), "A")  # no more than a wall is
+    assert "a wooden wall" not in texts(propose(a, b), "A")  # no more informative than "wall"
 
 
-def test_near_duplicates_are_one() -> None:
+def test_near_duplicates_are_removed() -> None:
     a = ["a dog on the grass", "dogs on the grass"] * 20
     b = ["a cat in the snow"] * 40
     found = texts(propose(a, b), "A")
@@ -167,7 +167,7 @@ def test_adjectives_lose_their_article() -> None:
     assert texts(found, "B")[0] == "plain"
 
 
-def test_text_passes_through_untouched() -> None:
+def test_markup_is_not_escaped() -> None:
     a = ["a <b>bold</b> sign & <script>alert(1)</script>"] * 10
     found = " ".join(texts(propose(a, ["a dog"] * 10), "A"))
     assert "<b>bold</b>" in found
@@ -183,12 +183,12 @@ def test_names_keep_their_capitals() -> None:
     assert "A view" not in found
 
 
-def test_round_is_written() -> None:
+def test_round_is_recorded() -> None:
     found = NgramProposer().from_captions(["a red car"] * 9, ["a dog"] * 9, round=3)
     assert {h.round for h in found} == {3}
 
 
-def test_nothing_crosses_a_sentence() -> None:
+def test_phrases_do_not_cross_sentences() -> None:
     a = ["a dog. Grass everywhere", "a dog, snow"] * 9
     for hypothesis in propose(a, ["a cat"] * 9):
         assert "dog grass" not in hypothesis.text.lower()
@@ -196,7 +196,7 @@ def test_nothing_crosses_a_sentence() -> None:
 
 
 def test_log_odds_by_hand() -> None:
-    # 8 of 10 against 2 of 10, a prior of 10 captions of which half have it: 13 : 7 against 7 : 13.
+    # 8 of 10 and 2 of 10, with a prior of 10 captions, half with the phrase: 13 : 7 and 7 : 13.
     expected = 2 * math.log(13 / 7) / math.sqrt(2 / 13 + 2 / 7)
     assert log_odds_z(8, 10, 2, 10, 10.0) == pytest.approx(expected)
     assert log_odds_z(2, 10, 8, 10, 10.0) == pytest.approx(-expected)
@@ -215,5 +215,5 @@ def test_log_odds_edges() -> None:
     "bad", [{"max_hypotheses": 0}, {"max_words": 0}, {"min_count": 0}, {"min_z": -1}, {"prior": 0}]
 )
 def test_parameters_are_checked(bad: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="expected max_hypotheses"):
+    with pytest.raises(InputError, match="Expected max_hypotheses"):
         NgramProposer(**bad)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""One suite for every proposer: what all of them promise, whatever they look at."""
+"""Tests of the contract of all proposers."""
 
 import json
 from collections.abc import Callable
@@ -32,7 +32,7 @@ Make = Callable[..., Any]
 
 
 def reply(request: Request) -> str:
-    # Another question, another answer, so that samples and rounds show.
+    # The reply depends on the request, so that samples and rounds differ.
     number = int(digest_bytes(repr(request).encode())[:4], 16)
     return json.dumps({"hypotheses": ["a dog", f"{number} trees", "A dog", "Sure, here:"]})
 
@@ -57,44 +57,44 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def evidence() -> Evidence:
     sets = [ImageSet.open(pictures(30, seed), name=f"set {seed}") for seed in (1, 2)]
-    said = [
+    captions = [
         [f"a {thing} {place}" for _ in range(10) for thing in ("dog", "cat", "car")]
         for place in ("on the grass", "in the snow")
     ]
-    said_a: list[str | None] = [*said[0]]
-    said_a[3] = None
-    return Evidence(sets[0], sets[1], said_a, said[1], paired=True)
+    captions_a: list[str | None] = [*captions[0]]
+    captions_a[3] = None
+    return Evidence(sets[0], sets[1], captions_a, captions[1], paired=True)
 
 
 @pytest.fixture(params=NAMES)
 def make(request: pytest.FixtureRequest, blip2: Path, clip: Path, bank: Path) -> Make:
-    """Make a proposer as a configuration does, with all of its settings."""
+    """Returns a function that makes a proposer from a configuration with all of its settings."""
     own: dict[str, Any] = {
         "blip2-features": {"model": str(blip2)},
         "concepts": {"bank": str(bank), "model": str(clip)},
         "manual": {"hypotheses": ("A: a dog", "at night", "A: A dog", "B: snow")},
     }.get(request.param, {})
 
-    def made(**more: Any) -> Any:
+    def make_proposer(**options: Any) -> Any:
         model = MODELS["proposer"][request.param]
-        known = {k: v for k, v in more.items() if k in model.model_fields}
+        known = {k: v for k, v in options.items() if k in model.model_fields}
         settings, llm = model(**{**own, **known}), ScriptedChat(reply)
         return registry.make(
             "proposer", Proposer, settings, device="cpu", llm=lambda: llm, sample_size=20
         )
 
-    return made
+    return make_proposer
 
 
 def propose(proposer: Any, evidence: Evidence, seed: int = 0, round: int = 1) -> Proposals:
     return proposer.propose(evidence, rng=np.random.default_rng(seed), round=round)
 
 
-def test_every_proposer_is_in_this_suite() -> None:
+def test_all_proposers_are_tested_here() -> None:
     assert set(registry.names("proposer")) == set(NAMES)
 
 
-def test_both_directions_once_with_name_and_round(make: Make, evidence: Evidence) -> None:
+def test_hypotheses_of_both_directions_with_name_and_round(make: Make, evidence: Evidence) -> None:
     proposer = make()
     found = propose(proposer, evidence, round=3)
     assert {h.direction for h in found.hypotheses} == {"A", "B"}
@@ -103,22 +103,22 @@ def test_both_directions_once_with_name_and_round(make: Make, evidence: Evidence
     assert {(h.proposer, h.round) for h in found.hypotheses} == {(proposer.name, 3)}
     assert all(h.text == h.text.strip() and h.text for h in found.hypotheses)
     assert not found.failures
-    # A's before B's.
+    # Hypotheses of A come first.
     assert [h.direction for h in found.hypotheses] == sorted(h.direction for h in found.hypotheses)
 
 
-def test_no_more_than_it_says(make: Make, evidence: Evidence) -> None:
-    for more in ({}, {"max_hypotheses": 1, "ask": 1}):
-        proposer = make(**more)
+def test_at_most_max_hypotheses(make: Make, evidence: Evidence) -> None:
+    for options in ({}, {"max_hypotheses": 1, "ask": 1}):
+        proposer = make(**options)
         found = [h.direction for h in propose(proposer, evidence).hypotheses]
         assert max(found.count("A"), found.count("B")) <= proposer.max_hypotheses
 
 
-def test_the_same_randomness_gives_the_same_proposals(make: Make, evidence: Evidence) -> None:
+def test_equal_seeds_give_equal_proposals(make: Make, evidence: Evidence) -> None:
     assert propose(make(), evidence, 7) == propose(make(), evidence, 7)
 
 
-def test_it_asks_as_often_as_it_says(make: Make, evidence: Evidence) -> None:
+def test_calls_is_the_number_of_requests(make: Make, evidence: Evidence) -> None:
     proposer = make()
     before = len(proposer.llm.requests) if proposer.calls else 0
     propose(proposer, evidence)
@@ -126,38 +126,38 @@ def test_it_asks_as_often_as_it_says(make: Make, evidence: Evidence) -> None:
     assert after - before == proposer.calls
 
 
-def test_identity_names_a_cache_entry(make: Make) -> None:
+def test_identity_is_reproducible_json(make: Make) -> None:
     proposer = make()
     assert canonical_json(dict(proposer.identity)) == canonical_json(dict(make().identity))
     assert proposer.identity["proposer"] == proposer.name
 
 
-def test_what_needs_captions_says_so(make: Make, evidence: Evidence) -> None:
+def test_missing_captions_are_an_error_if_needed(make: Make, evidence: Evidence) -> None:
     proposer = make()
-    silent = Evidence(evidence.images_a, evidence.images_b, paired=True)
+    without_captions = Evidence(evidence.images_a, evidence.images_b, paired=True)
     if proposer.needs_captions:
         with pytest.raises(InputError, match=f"captions for the proposer '{proposer.name}'"):
-            propose(proposer, silent)
+            propose(proposer, without_captions)
     else:
-        assert propose(proposer, silent).hypotheses
+        assert propose(proposer, without_captions).hypotheses
 
 
-def test_captions_that_are_all_missing_give_nothing(make: Make, evidence: Evidence) -> None:
+def test_captions_that_are_all_none_give_no_proposals(make: Make, evidence: Evidence) -> None:
     proposer = make()
     if not proposer.needs_captions:
-        pytest.skip("reads no captions")
+        pytest.skip("does not read captions")
     n = len(evidence.images_a)
-    mute = Evidence(evidence.images_a, evidence.images_b, [None] * n, ["a"] * n, paired=True)
-    assert propose(proposer, mute) == Proposals()
+    no_captions = Evidence(evidence.images_a, evidence.images_b, [None] * n, ["a"] * n, paired=True)
+    assert propose(proposer, no_captions) == Proposals()
 
 
-def test_one_image_a_side_is_enough(make: Make) -> None:
+def test_one_image_per_set_is_enough(make: Make) -> None:
     a, b = (ImageSet.open(pictures(1, seed)) for seed in (1, 2))
     found = propose(make(), Evidence(a, b, ["a dog"], ["a cat"], paired=True))
     assert not found.failures
 
 
-def test_evidence_that_does_not_fit_together() -> None:
+def test_inconsistent_evidence_is_an_error() -> None:
     a, b = (ImageSet.open(pictures(n, n)) for n in (2, 3))
     with pytest.raises(ValueError, match="each of 2 images, got 1"):
         Evidence(a, b, ["a dog"], ["x"] * 3)
@@ -165,7 +165,7 @@ def test_evidence_that_does_not_fit_together() -> None:
         Evidence(a, b, paired=True)
 
 
-def test_proposals_add_up_and_tell() -> None:
+def test_proposals_add_up_and_summarize_problems() -> None:
     one = Proposals(refused=(("Here are:", "a preface"),), failures=("timed out",))
     both = one + Proposals(refused=(("x" * 200, "a preface"), ("5", "no words")))
     refused, failed = both.warnings()
@@ -176,7 +176,7 @@ def test_proposals_add_up_and_tell() -> None:
     assert Proposals().warnings() == []
 
 
-def test_presets_make_their_proposer() -> None:
+def test_presets_have_no_settings_of_a_user() -> None:
     for name in preset_names():
         for field in ("goal", "leave_out", "hypotheses", "bank"):
             assert not Config.of(name).proposer.arguments().get(field)

@@ -1,4 +1,4 @@
-"""Hypotheses that are given: the user's own, and phrases of a bank by their features."""
+"""Tests of proposers of given texts: the user's hypotheses, and phrases of a bank."""
 
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,19 @@ from visdiff.proposers import Evidence
 from visdiff.proposers.concepts import ConceptsProposer, read_bank, world_bank
 from visdiff.proposers.manual import ManualProposer
 
-EVERY = ["a dog", "a cat", "red", "on sand", "at night", "snow", "a bus"]
+PHRASES = ["a dog", "a cat", "red", "on sand", "at night", "snow", "a bus"]
 
 
-def evidence(n: int = 3, **more: Any) -> Evidence:
-    return Evidence(ImageSet.open(pictures(n, 1)), ImageSet.open(pictures(n, 2)), **more)
+def evidence(n: int = 3) -> Evidence:
+    return Evidence(ImageSet.open(pictures(n, 1)), ImageSet.open(pictures(n, 2)))
 
 
-def claims(proposer: Any, told: Evidence | None = None) -> list[tuple[str, str]]:
-    found = proposer.propose(told or evidence(), rng=np.random.default_rng(0))
+def claims(proposer: Any, sets: Evidence | None = None) -> list[tuple[str, str]]:
+    found = proposer.propose(sets or evidence(), rng=np.random.default_rng(0))
     return [(h.direction, h.text) for h in found.hypotheses]
 
 
-def test_prefixes_say_the_direction_and_without_one_it_is_both() -> None:
+def test_prefix_gives_the_direction_and_the_default_is_both() -> None:
     proposer = ManualProposer(["A: a dog", "B:  at   night", " snow ", "b: no prefix"])
     assert claims(proposer) == [
         ("A", "a dog"),
@@ -42,14 +42,14 @@ def test_prefixes_say_the_direction_and_without_one_it_is_both() -> None:
     assert proposer.max_hypotheses == 3
 
 
-def test_repeats_are_one() -> None:
+def test_repeats_are_removed() -> None:
     assert claims(ManualProposer(["A: a dog", "A: A Dog", "a dog"])) == [
         ("A", "a dog"),
         ("B", "a dog"),
     ]
 
 
-def test_a_file_and_a_list(tmp_path: Path) -> None:
+def test_file_and_list_are_combined(tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_bytes("\ufeff# my ideas\n\nA: a café\r\n  B: at night\n".encode())
     assert claims(ManualProposer(["B: snow"], str(path))) == [
@@ -59,8 +59,8 @@ def test_a_file_and_a_list(tmp_path: Path) -> None:
     ]
 
 
-def test_what_a_user_may_get_wrong(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"got none; give proposer\.hypotheses"):
+def test_invalid_hypotheses(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"got none; set proposer\.hypotheses"):
         ManualProposer()
     with pytest.raises(InputError, match=r"missing\.txt, which cannot be read"):
         ManualProposer(file=str(tmp_path / "missing.txt"))
@@ -82,42 +82,43 @@ def bank(folder: Path, *phrases: str) -> str:
     return str(path)
 
 
-def test_the_nearest_phrases_to_the_difference_of_the_means(clip: Path, tmp_path: Path) -> None:
-    told = evidence(6)
+def test_phrases_closest_to_the_difference_of_the_means(clip: Path, tmp_path: Path) -> None:
+    sets = evidence(6)
     encoder = OpenClipEncoder(str(clip), None, "cpu")
     means = [
         np.mean([np.array(encoder([encoder.prepare(image)])[0]) for image in images], axis=0)
-        for images in (told.images_a, told.images_b)
+        for images in (sets.images_a, sets.images_b)
     ]
-    along = encoder.encode_texts(EVERY) @ (means[0] - means[1])
-    proposer = ConceptsProposer(bank(tmp_path, *EVERY), 2, str(clip), device="cpu")
-    best = [EVERY[i] for i in np.argsort(-along)[:2] if along[i] > 0]
-    least = [EVERY[i] for i in np.argsort(along)[:2] if along[i] < 0]
-    assert claims(proposer, told) == [("A", t) for t in best] + [("B", t) for t in least]
-    assert best or least
+    products = encoder.encode_texts(PHRASES) @ (means[0] - means[1])
+    proposer = ConceptsProposer(bank(tmp_path, *PHRASES), 2, str(clip), device="cpu")
+    best = [PHRASES[i] for i in np.argsort(-products)[:2] if products[i] > 0]
+    worst = [PHRASES[i] for i in np.argsort(products)[:2] if products[i] < 0]
+    assert claims(proposer, sets) == [("A", t) for t in best] + [("B", t) for t in worst]
+    assert best or worst
 
 
 def test_swapping_the_sets_swaps_the_directions(clip: Path, tmp_path: Path) -> None:
-    told = evidence(6)
-    proposer = ConceptsProposer(bank(tmp_path, *EVERY), 9, str(clip), device="cpu")
-    there, back = claims(proposer, told), claims(proposer, Evidence(told.images_b, told.images_a))
+    sets = evidence(6)
+    proposer = ConceptsProposer(bank(tmp_path, *PHRASES), 9, str(clip), device="cpu")
+    found = claims(proposer, sets)
+    swapped = claims(proposer, Evidence(sets.images_b, sets.images_a))
     other = {"A": "B", "B": "A"}
-    assert sorted(there) == sorted((other[d], text) for d, text in back)
-    assert claims(proposer, Evidence(told.images_a, told.images_a)) == []
+    assert sorted(found) == sorted((other[d], text) for d, text in swapped)
+    assert claims(proposer, Evidence(sets.images_a, sets.images_a)) == []
 
 
-def test_a_second_run_computes_nothing(clip: Path, tmp_path: Path) -> None:
+def test_second_run_loads_no_model(clip: Path, tmp_path: Path) -> None:
     with Cache(tmp_path / "cache") as cache:
-        told, path = evidence(4), bank(tmp_path, *EVERY)
-        more: dict[str, Any] = {"device": "cpu", "runtime": Runtime(cache)}
-        first = claims(ConceptsProposer(path, 9, str(clip), **more), told)
-        again = ConceptsProposer(path, 9, str(clip), **more)
-        assert claims(again, told) == first
+        sets, path = evidence(4), bank(tmp_path, *PHRASES)
+        options: dict[str, Any] = {"device": "cpu", "runtime": Runtime(cache)}
+        first = claims(ConceptsProposer(path, 9, str(clip), **options), sets)
+        again = ConceptsProposer(path, 9, str(clip), **options)
+        assert claims(again, sets) == first
         assert isinstance(again.encoder, OpenClipEncoder)
         assert again.encoder._ready is None  # not even loaded
 
 
-def test_a_phrase_that_is_too_long_is_refused(clip: Path, tmp_path: Path) -> None:
+def test_too_long_phrase_is_refused(clip: Path, tmp_path: Path) -> None:
     long = "a very long phrase about nothing much at all"
     proposer = ConceptsProposer(bank(tmp_path, "a dog", long), 9, str(clip), device="cpu")
     found = proposer.propose(evidence(4), rng=np.random.default_rng(0))
@@ -127,11 +128,11 @@ def test_a_phrase_that_is_too_long_is_refused(clip: Path, tmp_path: Path) -> Non
 
 def test_damaged_images_are_left_out(clip: Path, tmp_path: Path) -> None:
     folder = folder_of_pictures(tmp_path / "a", 4)
-    whole = ImageSet.open(folder)
-    path = bank(tmp_path, *EVERY)
+    intact = ImageSet.open(folder)
+    path = bank(tmp_path, *PHRASES)
     proposer = ConceptsProposer(path, 9, str(clip), device="cpu")
     b = evidence().images_b
-    expected = claims(proposer, Evidence(whole.subset([0, 1, 2]), b))
+    expected = claims(proposer, Evidence(intact.subset([0, 1, 2]), b))
     (folder / "003.png").write_bytes(b"no image")
     assert claims(proposer, Evidence(ImageSet.open(folder), b)) == expected
     for file in folder.glob("*.png"):
@@ -141,18 +142,18 @@ def test_damaged_images_are_left_out(clip: Path, tmp_path: Path) -> None:
     assert found.failures
 
 
-def test_the_rankers_encoder_is_shared_and_the_miniature_has_its_own_bank(clip: Path) -> None:
+def test_encoder_of_the_ranker_is_shared_and_the_miniature_has_a_bank(clip: Path) -> None:
     shared = OpenClipEncoder("miniature", None, "cpu")
     proposer = ConceptsProposer(encoder=shared)
     assert proposer.encoder is shared
     assert proposer.phrases == world_bank()
-    with pytest.raises(InputError, match=r"expected proposer\.bank"):
+    with pytest.raises(InputError, match=r"Expected proposer\.bank"):
         ConceptsProposer(model=str(clip))
-    with pytest.raises(InputError, match="ranker has none to share"):
+    with pytest.raises(InputError, match="a ranker without one"):
         ConceptsProposer(bank="whatever")
 
 
-def test_the_worlds_bank_names_all_of_it() -> None:
+def test_world_bank_is_complete() -> None:
     phrases = world_bank()
     assert len(phrases) == len(set(phrases))
     for subject in world.SUBJECTS + world.PROFESSIONS:
@@ -166,9 +167,9 @@ def test_the_worlds_bank_names_all_of_it() -> None:
     assert {"a man", "a woman"} <= set(phrases)
 
 
-def test_banks_that_cannot_be_used(tmp_path: Path) -> None:
+def test_invalid_banks(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.txt, which cannot be read"):
         read_bank(str(tmp_path / "none.txt"))
-    with pytest.raises(InputError, match="got none; write one a line"):
+    with pytest.raises(InputError, match="got none; write one per line"):
         read_bank(bank(tmp_path, "# only a comment", ""))
     assert read_bank(bank(tmp_path, "a dog", "", "# x", "A  dog", "cat")) == ["a dog", "cat"]

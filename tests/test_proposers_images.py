@@ -1,4 +1,4 @@
-"""The proposer that looks: grids, labels, and images one by one."""
+"""Tests of the proposer of a vision-language model: grids, labels, separate images."""
 
 import io
 import json
@@ -22,19 +22,19 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
 def plain(n: int, colour: tuple[int, int, int], size: tuple[int, int] = (40, 20)) -> ImageSet:
-    # Each a little different, so that they are different images.
+    # Slightly different shades make the images distinct.
     shades = [(max(colour[0] - i, 0), colour[1], max(colour[2] - i, 0)) for i in range(n)]
     return ImageSet.open([Image.new("RGB", size, shade) for shade in shades])
 
 
-def asked(a: ImageSet, b: ImageSet, **settings: Any) -> list[Request]:
+def requests_of(a: ImageSet, b: ImageSet, **settings: Any) -> list[Request]:
     llm = ScriptedChat([NOTHING, NOTHING])
     proposer = ImagesVlmProposer(lambda: llm, **settings)
     proposer.propose(Evidence(a, b), rng=np.random.default_rng(0))
     return llm.requests
 
 
-def opened(part: Any) -> Image.Image:
+def decode(part: Any) -> Image.Image:
     assert isinstance(part, Picture)
     image = Image.open(io.BytesIO(part.data))
     assert f"image/{(image.format or '').lower()}" == part.media_type
@@ -46,7 +46,7 @@ def near(pixels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("n_a", "n_b"), [(1, 1), (3, 1), (5, 8), (20, 20), (7, 0)])
-def test_the_grid_has_a_row_for_every_image_and_no_more(n_a: int, n_b: int) -> None:
+def test_grid_has_as_many_rows_as_needed(n_a: int, n_b: int) -> None:
     columns = grid_columns(max(n_a, n_b))
     tiles = [[Image.new("RGB", (64, 64), c)] * n for c, n in ((RED, n_a), (BLUE, n_b))]
     sheet = draw_grid((("Group A", tiles[0]), ("Group B", tiles[1])), 64, columns)
@@ -57,21 +57,21 @@ def test_the_grid_has_a_row_for_every_image_and_no_more(n_a: int, n_b: int) -> N
     assert sheet.height == 10 + 2 * (24 + 10) + rows * 74
     assert 1 <= columns <= max(n_a, n_b)
     if n_a and n_b:
-        # All of A stands above all of B.
+        # All images of A are above those of B.
         assert (
             np.flatnonzero(near(pixels, RED).any(1)).max()
             < np.flatnonzero(near(pixels, BLUE).any(1)).min()
         )
 
 
-def test_twenty_a_side_make_a_nearly_square_picture() -> None:
+def test_grid_of_twenty_per_set_is_nearly_square() -> None:
     tiles = [Image.new("RGB", (64, 64), RED)] * 20
     sheet = draw_grid((("Group A", tiles), ("Group B", tiles)), 64, grid_columns(20))
     assert 0.7 < sheet.width / sheet.height < 1.4
 
 
 @pytest.mark.parametrize("size", [(400, 100), (100, 400), (30, 10), (10, 30)])
-def test_proportions_are_kept_and_nothing_is_enlarged(size: tuple[int, int]) -> None:
+def test_aspect_ratio_is_kept_and_images_are_not_enlarged(size: tuple[int, int]) -> None:
     sheet = draw_grid((("Group A", [Image.new("RGB", size, RED)]),), 100, 1)
     rows, columns = (np.flatnonzero(near(np.asarray(sheet), RED).any(axis)) for axis in (1, 0))
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
@@ -88,42 +88,42 @@ def test_headings_are_drawn() -> None:
     assert (a != b).any()
 
 
-def test_one_picture_and_a_text_with_the_actual_numbers() -> None:
-    requests = asked(plain(7, RED), plain(3, BLUE), sample_size=5, tile=32)
+def test_grid_question_has_one_picture_and_the_numbers_of_images() -> None:
+    requests = requests_of(plain(7, RED), plain(3, BLUE), sample_size=5, tile=32)
     for request, numbers in zip(requests, ((5, 3), (3, 5)), strict=True):
         text, picture = request.messages[-1].parts
         assert isinstance(text, str)
         upper, lower = (text.index(f"{n} images of Group {g}") for n, g in zip(numbers, "AB"))  # noqa: B905
         assert upper < lower
         assert "20 images" not in text
-        opened(picture)
-    # The sets change places: what was above is now below.
+        decode(picture)
+    # The sets are swapped in the second question.
     tops = [
-        np.flatnonzero(near(np.asarray(opened(r.messages[-1].parts[1])), RED).any(1)).min()
+        np.flatnonzero(near(np.asarray(decode(r.messages[-1].parts[1])), RED).any(1)).min()
         for r in requests
     ]
     assert tops[0] < tops[1]
 
 
-def test_images_one_by_one_each_after_its_label() -> None:
-    there, back = asked(plain(2, RED), plain(3, BLUE), layout="images", tile=16)
-    parts = there.messages[-1].parts
+def test_separate_images_each_after_its_label() -> None:
+    first, second = requests_of(plain(2, RED), plain(3, BLUE), layout="images", tile=16)
+    parts = first.messages[-1].parts
     labels = [p for p in parts[:-1] if isinstance(p, str)]
     assert labels == [f"Group A, image {i}:" for i in (1, 2)] + [
         f"Group B, image {i}:" for i in (1, 2, 3)
     ]
-    shown = [opened(p) for p in parts if isinstance(p, Picture)]
+    shown = [decode(p) for p in parts if isinstance(p, Picture)]
     assert [image.size for image in shown] == [(16, 8)] * 5
     assert [bool(near(np.asarray(image), RED).all()) for image in shown] == [True] * 2 + [False] * 3
     assert "2 images of Group A" in str(parts[-1])
-    others = [opened(p) for p in back.messages[-1].parts if isinstance(p, Picture)]
+    others = [decode(p) for p in second.messages[-1].parts if isinstance(p, Picture)]
     assert [bool(near(np.asarray(i), RED).all()) for i in others] == [False] * 3 + [True] * 2
 
 
-def test_a_model_that_does_not_see() -> None:
-    blind = ScriptedChat([], vision=False)
-    with pytest.raises(InputError, match=r"a chat model that sees.*captions-llm"):
-        ImagesVlmProposer(lambda: blind)
+def test_model_without_vision_is_rejected() -> None:
+    text_only = ScriptedChat([], vision=False)
+    with pytest.raises(InputError, match=r"a chat model with vision.*captions-llm"):
+        ImagesVlmProposer(lambda: text_only)
 
 
 @pytest.mark.parametrize("settings", [{"layout": "heap"}, {"tile": 3}])
@@ -132,11 +132,11 @@ def test_settings_are_checked(settings: dict[str, Any]) -> None:
         ImagesVlmProposer(lambda: ScriptedChat([]), **settings)
 
 
-def test_a_damaged_image_is_left_out_and_a_damaged_set_is_a_failure(tmp_path: Path) -> None:
+def test_damaged_image_is_left_out_and_damaged_set_is_a_failure(tmp_path: Path) -> None:
     folder = folder_of_pictures(tmp_path / "a", 4)
     (folder / "001.png").write_bytes(b"no image")
     images = ImageSet.open(folder)
-    text = asked(images, plain(2, BLUE))[0].messages[-1].parts[0]
+    text = requests_of(images, plain(2, BLUE))[0].messages[-1].parts[0]
     assert "3 images of Group A" in str(text)
     for path in folder.iterdir():
         path.write_bytes(b"no image")
@@ -152,5 +152,5 @@ def test_a_damaged_image_is_left_out_and_a_damaged_set_is_a_failure(tmp_path: Pa
 
 def test_images_are_not_changed() -> None:
     one = Image.new("RGB", (900, 300), RED)
-    asked(ImageSet.open([one]), plain(1, BLUE), tile=16)
+    requests_of(ImageSet.open([one]), plain(1, BLUE), tile=16)
     assert one.size == (900, 300)

@@ -1,4 +1,4 @@
-"""What a chat model wrote becomes hypotheses, or is refused with a reason."""
+"""Tests of the parsing of replies into hypotheses and refused texts."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visdiff.proposers.replies import MAX_WORDS, clean, read
+from visdiff.proposers.replies import MAX_WORDS, clean_line, parse_reply
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ from visdiff.proposers.replies import MAX_WORDS, clean, read
         ("images with a dark mood", "a dark mood"),
         ("vehicles (cars, buses)", "vehicles"),
         ("vehicles (cars) [12]", "vehicles"),
-        # What only looks like decoration stays.
+        # Text that resembles decoration is kept.
         ("photos of dogs", "photos of dogs"),
         ("more than one person", "more than one person"),
         ("3D renderings", "3D renderings"),
@@ -71,7 +71,7 @@ from visdiff.proposers.replies import MAX_WORDS, clean, read
     ],
 )
 def test_cleaning(line: str, expected: str | None) -> None:
-    phrase, reason = clean(line)
+    phrase, reason = clean_line(line)
     assert (phrase, reason) == (expected, "") if expected else reason
 
 
@@ -101,16 +101,16 @@ def test_cleaning(line: str, expected: str | None) -> None:
         ("word " * (MAX_WORDS + 1), "longer than"),
     ],
 )
-def test_what_is_no_hypothesis_is_refused_with_a_reason(line: str, reason: str) -> None:
-    assert reason in clean(line)[1]
-    texts, refused = read(line)
+def test_other_lines_are_refused_with_a_reason(line: str, reason: str) -> None:
+    assert reason in clean_line(line)[1]
+    texts, refused = parse_reply(line)
     assert texts == []
     assert refused[0][0] == line.strip()
     assert reason in refused[0][1]
 
 
-def test_a_whole_reply_in_lines() -> None:
-    texts, refused = read(
+def test_reply_in_lines() -> None:
+    texts, refused = parse_reply(
         "Here are two:\n\n1. **Dogs**\n2. dogs\n\n3. Cats (many)\nI hope it helps."
     )
     assert texts == ["Dogs", "Cats"]
@@ -128,27 +128,27 @@ def test_a_whole_reply_in_lines() -> None:
     ids=["object", "list", "fenced", "fenced lines"],
 )
 def test_json_in_the_text(text: str) -> None:
-    assert read(text) == (["dogs", "cats"], [])
+    assert parse_reply(text) == (["dogs", "cats"], [])
 
 
-def test_parsed_data_wins_and_what_is_no_text_is_refused() -> None:
-    texts, refused = read("whatever", {"hypotheses": ["dogs", 3, None, "", {"a": "cats"}]})
+def test_parsed_data_has_priority_and_non_text_is_refused() -> None:
+    texts, refused = parse_reply("whatever", {"hypotheses": ["dogs", 3, None, "", {"a": "cats"}]})
     assert texts == ["dogs"]
     assert [reason for _, reason in refused] == ["not a text"] * 3
-    assert read("whatever", []) == ([], [])
+    assert parse_reply("whatever", []) == ([], [])
 
 
 @given(st.text())
-def test_any_reply_is_taken_apart_without_an_error(text: str) -> None:
-    texts, refused = read(text)
+def test_any_reply_is_parsed_without_an_error(text: str) -> None:
+    texts, refused = parse_reply(text)
     assert len({t.casefold() for t in texts}) == len(texts)
     assert all(t and t == t.strip() and "\n" not in t for t in texts)
     assert all(reason for _, reason in refused)
 
 
 @given(st.lists(st.text(max_size=40), max_size=6))
-def test_every_item_is_kept_dropped_as_a_repeat_or_refused(items: list[str]) -> None:
-    texts, refused = read("", json.loads(json.dumps(items)))
+def test_every_item_is_kept_a_repeat_or_refused(items: list[str]) -> None:
+    texts, refused = parse_reply("", json.loads(json.dumps(items)))
     full = [item for item in items if item.strip()]
     assert len(texts) + len(refused) <= len(full)
     assert bool(texts or refused) == bool(full)
@@ -156,6 +156,6 @@ def test_every_item_is_kept_dropped_as_a_repeat_or_refused(items: list[str]) -> 
 
 def test_cleaning_twice_changes_nothing() -> None:
     for line in ('1. **"Dogs"** (many)', "Group A shows more dogs than Group B", "* - a. cat"):
-        once, reason = clean(line)
+        once, reason = clean_line(line)
         assert not reason
-        assert clean(once) == (once, "")
+        assert clean_line(once) == (once, "")

@@ -1,4 +1,4 @@
-"""One suite for every ranker, and what each scores."""
+"""Tests of all rankers, and of each ranker's scores."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -60,31 +60,31 @@ CAPTIONS = [
 Make = Callable[..., Any]
 
 
-def coin(request: Request) -> str:
-    """Answer yes or no, by what is asked."""
+def hashed_answer(request: Request) -> str:
+    """Returns yes or no, determined by the hash of the request."""
     return ("yes", "no")[int(digest_bytes(repr(request.messages).encode())[:2], 16) % 2]
 
 
 @pytest.fixture(params=["clip", "captions-lexical", "captions-llm", "vqa", "vqa of a chat model"])
 def make(request: pytest.FixtureRequest, clip: Path, blip2: Path) -> Make:
-    """Make a ranker as a configuration does, with all of its settings."""
+    """Returns a function that makes a ranker from a configuration with all of its settings."""
     name = request.param.split()[0]
     own: dict[str, Any] = {"clip": {"model": str(clip)}, "vqa": {"model": str(blip2)}}.get(
         request.param, {"model": "llm"} if name == "vqa" else {}
     )
 
-    def made(**more: Any) -> Any:
-        run = {"device": "cpu", "llm": lambda: llm, "runtime": more.pop("runtime", Runtime())}
-        run["device"] = more.pop("device", "cpu")
+    def make_ranker(**options: Any) -> Any:
+        run = {"device": "cpu", "llm": lambda: llm, "runtime": options.pop("runtime", Runtime())}
+        run["device"] = options.pop("device", "cpu")
         model = MODELS["ranker"][name]
-        known = {k: v for k, v in more.items() if k in model.model_fields}
-        llm = ScriptedChat(coin)
+        known = {k: v for k, v in options.items() if k in model.model_fields}
+        llm = ScriptedChat(hashed_answer)
         return registry.make("ranker", Ranker, model(**{**own, **known}), **run)
 
-    return made
+    return make_ranker
 
 
-def test_every_ranker_is_in_this_suite() -> None:
+def test_all_rankers_are_tested_here() -> None:
     assert set(registry.names("ranker")) == {"captions-lexical", "captions-llm", "clip", "vqa"}
 
 
@@ -101,22 +101,22 @@ def test_scores_do_not_depend_on_the_batch(make: Make, images: ImageSet) -> None
 
 def test_scores_do_not_depend_on_the_order(make: Make, images: ImageSet) -> None:
     order = np.random.default_rng(0).permutation(len(images))
-    straight = make().score(hypotheses(*TEXTS), images, CAPTIONS)
-    mixed = make().score(hypotheses(*TEXTS), images.subset(order), [CAPTIONS[i] for i in order])
-    np.testing.assert_allclose(straight[:, order], mixed, atol=1e-6)
+    forward = make().score(hypotheses(*TEXTS), images, CAPTIONS)
+    permuted = make().score(hypotheses(*TEXTS), images.subset(order), [CAPTIONS[i] for i in order])
+    np.testing.assert_allclose(forward[:, order], permuted, atol=1e-6)
 
 
-def test_nothing_gives_empty_arrays(make: Make, images: ImageSet) -> None:
+def test_empty_inputs_give_empty_arrays(make: Make, images: ImageSet) -> None:
     assert make().score([], images, CAPTIONS).shape == (0, 9)
-    none = images.subset([])
-    assert make().score(hypotheses("a"), none, []).shape == (1, 0)
+    no_images = images.subset([])
+    assert make().score(hypotheses("a"), no_images, []).shape == (1, 0)
 
 
-def test_identity_is_the_setting_not_the_machine(make: Make) -> None:
+def test_identity_excludes_device_and_batch_size(make: Make) -> None:
     assert make().identity == make(batch_size=3, device="auto").identity
 
 
-def test_a_second_run_scores_the_same_from_the_cache(
+def test_second_run_takes_the_scores_from_the_cache(
     make: Make, images: ImageSet, tmp_path: Path
 ) -> None:
     with Cache(tmp_path) as cache:
@@ -125,12 +125,12 @@ def test_a_second_run_scores_the_same_from_the_cache(
         llm = getattr(again, "llm", None) or getattr(getattr(again, "_answers", None), "llm", None)
         np.testing.assert_array_equal(again.score(hypotheses(*TEXTS), images, CAPTIONS), first)
         assert llm is None or not llm.requests
-        # What is new is asked; in the other order, each still has its own.
+        # Only the new hypothesis is asked about; each keeps its score in another order.
         more = again.score(hypotheses("new", *reversed(TEXTS)), images, CAPTIONS)
         np.testing.assert_array_equal(more[1:], first[::-1])
 
 
-def test_a_text_in_both_directions_has_one_score(make: Make, images: ImageSet) -> None:
+def test_directions_of_a_text_have_equal_scores(make: Make, images: ImageSet) -> None:
     both = [Hypothesis("a dog", "A", "test"), Hypothesis("a dog", "B", "test")]
     scores = make().score(both, images, CAPTIONS)
     np.testing.assert_array_equal(scores[0], scores[1])
@@ -146,27 +146,25 @@ def test_clip_scores_are_cosines(clip: Path, images: ImageSet) -> None:
     assert np.abs(scores).max() <= 1 + 1e-6
 
 
-def test_clip_second_run_computes_nothing(clip: Path, images: ImageSet, tmp_path: Path) -> None:
-    more: dict[str, Any] = {"device": "cpu", "runtime": Runtime(Cache(tmp_path))}
-    first = ClipRanker(str(clip), None, **more).score(hypotheses(*TEXTS), images)
-    again = ClipRanker(str(clip), None, batch_size=2, **more)
+def test_clip_second_run_loads_no_model(clip: Path, images: ImageSet, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"device": "cpu", "runtime": Runtime(Cache(tmp_path))}
+    first = ClipRanker(str(clip), None, **options).score(hypotheses(*TEXTS), images)
+    again = ClipRanker(str(clip), None, batch_size=2, **options)
     np.testing.assert_array_equal(again.score(hypotheses(*TEXTS), images), first)
     assert again.encoder._ready is None  # not even loaded
 
 
-def test_clip_template_changes_text_not_images(
-    clip: Path, images: ImageSet, tmp_path: Path
-) -> None:
+def test_clip_template_changes_texts_only(clip: Path, images: ImageSet, tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    more: dict[str, Any] = {"device": "cpu", "runtime": Runtime(cache)}
-    bare = ClipRanker(str(clip), None, **more)
-    scores = bare.score(hypotheses("dog"), images)
-    framed = ClipRanker(str(clip), None, template="a photo of {}", **more)
+    options: dict[str, Any] = {"device": "cpu", "runtime": Runtime(cache)}
+    plain = ClipRanker(str(clip), None, **options)
+    scores = plain.score(hypotheses("dog"), images)
+    with_template = ClipRanker(str(clip), None, template="a photo of {}", **options)
     entries = cache.stats()["entries"]
-    other = framed.score(hypotheses("dog"), images)
+    other = with_template.score(hypotheses("dog"), images)
     assert cache.stats()["entries"] == entries + 1
     assert not np.allclose(scores, other)
-    np.testing.assert_array_equal(other, bare.score(hypotheses("a photo of dog"), images))
+    np.testing.assert_array_equal(other, plain.score(hypotheses("a photo of dog"), images))
     with pytest.raises(InputError, match=r"one \{\}"):
         ClipRanker(template="a photo")
 
@@ -186,7 +184,7 @@ def test_clip_unreadable_images_are_nan(clip: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_clip_with_no_readable_image(clip: Path, tmp_path: Path) -> None:
+def test_clip_without_a_readable_image(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no image")
     images = ImageSet.open(tmp_path)
     ranker = ClipRanker(str(clip), None, device="cpu")
@@ -194,7 +192,7 @@ def test_clip_with_no_readable_image(clip: Path, tmp_path: Path) -> None:
     assert ranker.features(images).shape == (1, 16)
 
 
-def test_clip_too_long_a_hypothesis_is_unscored_and_told(
+def test_clip_too_long_hypothesis_is_unscored_with_a_warning(
     clip: Path, images: ImageSet, caplog: pytest.LogCaptureFixture
 ) -> None:
     long = "a very long hypothesis about nothing much"
@@ -205,15 +203,15 @@ def test_clip_too_long_a_hypothesis_is_unscored_and_told(
     assert long in caplog.text
 
 
-def test_clip_equal_images_tie_exactly(clip: Path) -> None:
-    # Ties matter to rank statistics: the same picture must get the same score everywhere.
+def test_clip_equal_images_have_equal_scores(clip: Path) -> None:
+    # Rank statistics depend on ties: equal images must have equal scores.
     one = pictures(1)[0]
     images = ImageSet.open([one, *pictures(6, seed=3), one.copy()])
     scores = ClipRanker(str(clip), None, device="cpu").score(hypotheses(*TEXTS), images, None)
     np.testing.assert_array_equal(scores[:, 0], scores[:, -1])
 
 
-def lexical(text: str, caption: str) -> float:
+def lexical_score(text: str, caption: str) -> float:
     images = ImageSet.open(pictures(1))
     return float(CaptionsLexicalRanker().score(hypotheses(text), images, [caption])[0, 0])
 
@@ -253,10 +251,10 @@ def lexical(text: str, caption: str) -> float:
     ],
 )
 def test_lexical_scores(text: str, caption: str, expected: float) -> None:
-    assert lexical(text, caption) == expected
+    assert lexical_score(text, caption) == expected
 
 
-def test_lexical_unscored() -> None:
+def test_lexical_missing_captions_are_unscored() -> None:
     images = ImageSet.open(pictures(3))
     scores = CaptionsLexicalRanker().score(hypotheses("dog", "!?"), images, [None, " ", "a dog"])
     np.testing.assert_array_equal(scores, [[np.nan, np.nan, 1], [np.nan] * 3])
@@ -284,10 +282,10 @@ def test_lexical_unscored() -> None:
         ("opened", "open"),
     ],
 )
-def test_inflections_fold(word: str, base: str) -> None:
+def test_base_forms_of_inflections(word: str, base: str) -> None:
     assert base in base_forms(word)
 
 
 @pytest.mark.parametrize("word", ["grass", "bus", "red", "bed", "king", "tennis", "seed", "is"])
-def test_what_is_no_inflection_stays(word: str) -> None:
+def test_base_forms_of_other_words(word: str) -> None:
     assert base_forms(word) == {word}

@@ -1,4 +1,4 @@
-"""The miniature's training loop: a killed run ends where an uninterrupted one does."""
+"""Tests of the miniature's training loop: a resumed run equals an uninterrupted one."""
 
 from pathlib import Path
 
@@ -48,29 +48,28 @@ def weights(net: nn.Module | None) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("die_at", [1, 4, 5])
-def test_n_steps_are_some_a_resume_and_the_rest(tmp_path: Path, die_at: int) -> None:
-    whole, resumed = model(), model()
-    average = train(whole, tmp_path / "whole.pt")
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, die_at: int) -> None:
+    uninterrupted, killed = model(), model()
+    average = train(uninterrupted, tmp_path / "uninterrupted.pt")
     with pytest.raises(Killed):
-        train(resumed, tmp_path / "resumed.pt", die_at)
-    # Another process starts from other weights; all of them come from the checkpoint, if there is
-    # one, else from the seed.
-    again = model()
-    average_again = train(again, tmp_path / "resumed.pt")
-    for one, two in zip(weights(whole), weights(again), strict=True):
+        train(killed, tmp_path / "resumed.pt", die_at)
+    # A new process starts from the checkpoint, or from the seed if there is none.
+    resumed = model()
+    resumed_average = train(resumed, tmp_path / "resumed.pt")
+    for one, two in zip(weights(uninterrupted), weights(resumed), strict=True):
         assert np.array_equal(one, two)
-    for one, two in zip(weights(average), weights(average_again), strict=True):
+    for one, two in zip(weights(average), weights(resumed_average), strict=True):
         assert np.array_equal(one, two)
 
 
-def test_both_optimizers_move_what_is_theirs(tmp_path: Path) -> None:
+def test_both_optimizers_update_their_parameters(tmp_path: Path) -> None:
     before, net = weights(model()), model()
     train(net, tmp_path / "c.pt")
     for old, new in zip(before, weights(net), strict=True):
         assert not np.array_equal(old, new)
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+def test_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     net = model()
     train(net, tmp_path / "c.pt")
     again = model()
@@ -79,8 +78,8 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
         assert np.array_equal(one, two)
 
 
-def test_a_weight_that_learns_nothing_is_told_at_once(tmp_path: Path) -> None:
-    """Zeros where a gradient should be are a defect of what differentiates, not of the data."""
+def test_zero_gradient_is_an_error_in_the_first_step(tmp_path: Path) -> None:
+    """Gradients that are all zero are a defect of differentiation, not of the data."""
 
     def step(i: int, rng: np.random.Generator, generator: torch.Generator) -> torch.Tensor:
         first, rest = net.get_submodule("0"), net.get_submodule("2")

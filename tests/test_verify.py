@@ -18,6 +18,7 @@ from visdiff.comparison.many import compare_many
 from visdiff.comparison.plan import plan
 from visdiff.comparison.split import open_pair, split_pair
 from visdiff.config import Config
+from visdiff.config.backends import VqaConfig
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.rankers import Ranker
@@ -226,12 +227,12 @@ def test_the_plan_counts_the_second_ranker(sets: tuple[Path, Path]) -> None:
 
 def test_the_configuration_of_a_second_ranker(tmp_path: Path) -> None:
     config = Config.of("miniature").changed(verify={"backend": "vqa", "tile": 64})
-    assert config.verify is not None
+    assert isinstance(config.verify, VqaConfig)
     assert (config.verify.backend, config.verify.tile) == ("vqa", 64)
     assert Config.parse(config.to_toml()) == config
     assert Config.parse(Config.of("miniature").to_toml()).verify is None
     config = Config.of("miniature").with_set({"verify.backend": "vqa", "verify.model": "llm"})
-    assert config.verify is not None
+    assert isinstance(config.verify, VqaConfig)
     assert config.verify.model == "llm"
     with pytest.raises(InputError, match=r"verify\.modle.*Did you mean 'model'"):
         Config.of("miniature").with_set({"verify.modle": "x"})

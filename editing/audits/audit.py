@@ -26,6 +26,7 @@ from visdiff.comparison.compare import conclude, score
 from visdiff.comparison.many import corrected
 from visdiff.comparison.split import pair_up, split_pair
 from visdiff.config import Config
+from visdiff.config.backends import NgramsConfig
 from visdiff.imageset import ImageSet
 
 IMAGES = 64
@@ -122,7 +123,7 @@ def audit_sets(
     """
     further = measures(metrics)
     settled = (config or Config.of(preset)).changed(**changes)
-    if settled.proposer.backend == "ngrams":
+    if isinstance(settled.proposer, NgramsConfig):
         # What changes under one prompt of four is in a quarter of the captions. What the lower
         # threshold lets through is still tested, on pairs that did not propose it.
         settled = settled.changed(proposer__min_z=settled.proposer.min_z / 2)

@@ -1,4 +1,4 @@
-"""Captioners: say what one image shows."""
+"""Captioners describe what one image shows."""
 
 import functools
 from typing import Protocol
@@ -12,32 +12,32 @@ from visdiff.llm.make import chat_model
 
 
 class Captioner(Backend, Protocol):
-    """Gives each image of a set one caption; a backend inherits from this class.
+    """A model that writes one caption per image; every backend inherits from this class.
 
-    A backend's constructor takes exactly the settings of its table as keywords. It may also take
-    any of ``device``, ``runtime`` (see `visdiff.engine.Runtime`), and ``llm``, a function without
-    arguments that returns the configured chat model.
+    A backend's constructor takes exactly the settings of its configuration table as keywords. It
+    may also take any of ``device``, ``runtime`` (see `visdiff.engine.Runtime`), and ``llm``, a
+    function without arguments that returns the configured chat model.
     """
 
     def captions(self, images: ImageSet) -> Applied:
-        """Caption every image.
+        """Returns a caption of every image.
 
         Returns:
-            Captions (never empty) in the order of the set; an image without one is None and has a
-            reason.
+            Captions in the order of the set, never empty. An image without a caption is None and
+            has a reason in `Applied.failures`.
         """
         ...
 
 
 def captioner_of(config: Config, runtime: Runtime | None = None) -> tuple[Captioner, Ledger]:
-    """Makes the captioner alone, for what needs nothing else.
+    """Returns the configured captioner and the ledger of its chat model.
 
     Args:
-        config: Names it, and says what the chat model may cost.
-        runtime: The run's cache, progress and engine; nothing is kept by default.
+        config: Settings of the captioner, and the limits of the chat model's cost.
+        runtime: The run's cache, progress and engine; by default nothing is cached.
 
     Returns:
-        The captioner, and the ledger of the chat model that it may ask.
+        The captioner and the ledger, which counts calls and cost.
 
     Raises:
         InputError: The backend does not exist, or its settings do not fit together.

@@ -1,9 +1,8 @@
 """BLIP and BLIP-2 through transformers.
 
-Decoding is greedy or beam search, never sampling, and every image of a batch gets the same prompt,
-so that nothing is padded on the left: a caption depends on the image, the weights and the settings,
-not on the batch it was made in. Weights run in float32 on the CPU and on MPS, in half precision on
-CUDA.
+Decoding is greedy or beam search, without sampling. Every image of a batch gets the same prompt, so
+no left padding is needed. A caption therefore depends on the image, the weights and the settings,
+not on its batch. Inference uses float32 on the CPU and on MPS, and half precision on CUDA.
 
 Li et al., "BLIP" (2022), arXiv:2201.12086; Li et al., "BLIP-2" (2023), arXiv:2301.12597.
 """
@@ -28,18 +27,18 @@ from visdiff.imageset import ImageSet
 from visdiff.torchvision_compat import ensure_torchvision
 
 if TYPE_CHECKING:
-    # Imported where it computes: a run whose answers are all cached needs no torch.
+    # Imported where it is used: a run whose captions are all cached needs no torch.
     import torch
 
 logger = logging.getLogger(__name__)
 
-# What a model id means here when no revision is given; others are resolved when they are loaded.
+# Default revisions; those of other models are resolved when they are loaded.
 _PINNED = {"Salesforce/blip-image-captioning-base": "82a37760796d32b1411fe092ab5d4e227313294b"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Loaded(NamedTuple):
-    """A network of transformers, its processor, where it runs, and its commit on the hub."""
+    """A transformers model, its processor, its device, and its commit on the hub."""
 
     model: Any
     processor: Any
@@ -48,7 +47,7 @@ class Loaded(NamedTuple):
 
 
 class _BlipFamily(Captioner, ABC):
-    """What BLIP and BLIP-2 share: loading, batching, and care of the text that comes out."""
+    """The base of BLIP and BLIP-2: loading, batching, and cleaning of the generated text."""
 
     kind = "caption"
     _class: ClassVar[str]
@@ -78,8 +77,8 @@ class _BlipFamily(Captioner, ABC):
         self.runtime = runtime or Runtime()
         if max_new_tokens < 1 or num_beams < 1:
             raise InputError(
-                "expected max_new_tokens and num_beams of at least 1, "
-                f"got {max_new_tokens} and {num_beams}"
+                "Expected max_new_tokens and num_beams of at least 1, "
+                f"got {max_new_tokens} and {num_beams}."
             )
         self._lock = threading.Lock()
         self._ready: Loaded | None = None
@@ -87,7 +86,7 @@ class _BlipFamily(Captioner, ABC):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Backend, weights (content of a local folder, commit of a hub model), prompt, decoding."""
+        """The backend, weights (digest of a folder or hub commit), prompt and decoding settings."""
         if self._identity is None:
             self._identity = self._identify()
         return self._identity
@@ -108,13 +107,12 @@ class _BlipFamily(Captioner, ABC):
         }
 
     def captions(self, images: ImageSet) -> Applied:
-        """Caption every image (see `visdiff.captioners.Captioner`).
+        """Returns a caption of every image (see `visdiff.captioners.Captioner`).
 
-        An empty caption, and one that did not come to its end within ``max_new_tokens``, is a
-        failure.
+        An empty caption is a failure, and so is one without an end token within ``max_new_tokens``.
 
         Raises:
-            InputError: The model's folder does not exist, or the device is not there.
+            InputError: The model's folder does not exist, or the device is not available.
             MissingBackendError: The weights cannot be loaded.
         """
         return apply(
@@ -132,26 +130,26 @@ class _BlipFamily(Captioner, ABC):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        # Sent to another machine: it loads the weights itself.
+        # Workers on other machines load the weights themselves.
         return {**vars(self), "_lock": None, "_ready": None, "runtime": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.Lock())
 
     def prepare(self, image: Image.Image) -> "torch.Tensor":
-        """Return the pixels the network reads, float32, shape (3, height, width)."""
+        """Returns the model's pixel values, float32, shape (3, height, width)."""
         return self.load().processor.image_processor(images=image, return_tensors="pt")[
             "pixel_values"
         ][0]
 
     def __call__(self, batch: "list[torch.Tensor]") -> list[str | Refused]:
-        """Caption a batch of prepared images."""
+        """Returns captions of a batch of prepared images."""
         import torch
 
         loaded = self.load()
         tokenizer = loaded.processor.tokenizer
         decoder = self._decoder(loaded.model)
-        ends = self.ends(loaded)
+        ends = self.end_tokens(loaded)
         prompt = self.prompt_ids(loaded)
         ids = torch.tensor([prompt] * len(batch), dtype=torch.long, device=loaded.device)
         pixels = torch.stack(batch).to(loaded.device, dtype=loaded.model.dtype)
@@ -167,7 +165,7 @@ class _BlipFamily(Captioner, ABC):
                 **self._stops(ends, ends[0] if pad is None else pad),
             )
         if not decoder.config.is_encoder_decoder:
-            output = output[:, self._given(prompt) :]
+            output = output[:, self._n_echoed(prompt) :]
         texts = tokenizer.batch_decode(output, skip_special_tokens=True)
         results: list[str | Refused] = []
         for row, text in zip(output.tolist(), texts, strict=True):
@@ -180,27 +178,27 @@ class _BlipFamily(Captioner, ABC):
                 results.append(clean or Refused("empty caption"))
         return results
 
-    # What differs between the two.
+    # Implemented by BLIP and BLIP-2.
 
     @abstractmethod
     def _decoder(self, model: Any) -> Any:
-        """Return the part that writes."""
+        """Returns the part of the model that generates text."""
 
     @abstractmethod
     def prompt_ids(self, loaded: Loaded) -> list[int]:
-        """Return the tokens that stand before the caption; BLIP-2's places for the image first."""
+        """Returns the tokens before the caption; in BLIP-2, the image placeholders come first."""
 
     @abstractmethod
-    def _given(self, prompt: list[int]) -> int:
-        """Return how many of the prompt's tokens the output begins with."""
+    def _n_echoed(self, prompt: list[int]) -> int:
+        """Returns the number of prompt tokens at the beginning of the output."""
 
     @abstractmethod
-    def ends(self, loaded: Loaded) -> list[int]:
-        """Return the tokens that end a caption."""
+    def end_tokens(self, loaded: Loaded) -> list[int]:
+        """Returns the tokens that end a caption."""
 
     @abstractmethod
     def _stops(self, ends: list[int], pad: int) -> dict[str, Any]:
-        """Return what ``generate`` has to be told of ends and padding."""
+        """Returns the arguments of ``generate`` for end and padding tokens."""
 
     # Loading.
 
@@ -212,8 +210,8 @@ class _BlipFamily(Captioner, ABC):
             return path
         if path.is_absolute() or self.model.startswith((".", "~")) or self.model.count("/") > 1:
             raise InputError(
-                f"expected a model's folder or a hub id (owner/name) for the captioner, got "
-                f"{self.model!r}, which is no folder"
+                f"Expected a hub id (owner/name) or a folder as the captioner's model, got "
+                f"{self.model!r}, which is not a folder; check the path."
             )
         return None
 
@@ -223,10 +221,10 @@ class _BlipFamily(Captioner, ABC):
         return cached_commit(self.model, self.revision) or self.load().commit
 
     def load(self) -> Loaded:
-        """Return the network and what goes with it; loaded on the first call.
+        """Returns the model and its processor; loads them on the first call.
 
         Raises:
-            InputError: The model's folder does not exist, or the device is not there.
+            InputError: The model's folder does not exist, or the device is not available.
             MissingBackendError: The weights cannot be loaded.
         """
         with self._lock:
@@ -241,9 +239,9 @@ class _BlipFamily(Captioner, ABC):
                         raise
                     except (OSError, ValueError, KeyError, RuntimeError) as error:
                         raise MissingBackendError(
-                            f"the captioner in {folder} cannot be loaded: expected what "
-                            f"{self._class}.save_pretrained and its processor's write, got "
-                            f"{type(error).__name__}: {error}"
+                            f"Expected files in {folder} written by save_pretrained of "
+                            f"{self._class} and its processor, got {type(error).__name__}: "
+                            f"{error}; save the captioner again."
                         ) from error
             return self._ready
 
@@ -259,9 +257,8 @@ class _BlipFamily(Captioner, ABC):
         config = transformers.AutoConfig.from_pretrained(source, **options)
         if config.model_type != self._model_type:
             raise InputError(
-                f"expected a {self._model_type} model for captioner {self.name!r}, got "
-                f"{self.model!r}, "
-                f"whose type is {config.model_type!r}"
+                f"Expected a {self._model_type} model for the captioner {self.name!r}, got "
+                f"{self.model!r} of type {config.model_type!r}; choose another model or captioner."
             )
         device = resolve_device(self.device)
         dtype = torch.float32
@@ -272,7 +269,8 @@ class _BlipFamily(Captioner, ABC):
         )
         if info["missing_keys"]:
             logger.warning(
-                "%d weights of captioner %s are not in its checkpoint and random, %s first",
+                "%d weights of captioner %s are missing from its checkpoint and were initialised "
+                "at random; the first is %s.",
                 len(info["missing_keys"]),
                 self.model,
                 sorted(info["missing_keys"])[0],
@@ -283,18 +281,17 @@ class _BlipFamily(Captioner, ABC):
 
 
 class Blip2Captioner(_BlipFamily):
-    """Captions by BLIP-2 (a frozen image encoder, a Q-Former, an OPT or T5 language model).
+    """A captioner using BLIP-2: a frozen image encoder, a Q-Former, and an OPT or T5 decoder.
 
     Args:
         model: Hub id or local folder; "miniature" is the bundled one.
-        revision: Commit, tag or branch of a hub model. The commit it stands for enters the cache
-            key.
+        revision: Commit, tag or branch of a hub model; its commit is part of the cache key.
         prompt: Instruction or question before the caption, such as "Question: what is in the image?
-            Answer:"; None captions without one.
-        max_new_tokens: Longest caption; a longer one is a failure, not a stump.
-        batch_size: Images at a time.
+            Answer:"; None for no prompt.
+        max_new_tokens: Maximum length of a caption; a longer one is a failure and is not cut.
+        batch_size: Images per batch.
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
-        num_beams: 1 is greedy; LAVIS captions with 5.
+        num_beams: Number of beams; 1 is greedy, LAVIS uses 5.
         workers: Threads that decode images.
         runtime: The run's cache, progress and engine.
     """
@@ -308,30 +305,29 @@ class Blip2Captioner(_BlipFamily):
         return model.language_model
 
     def prompt_ids(self, loaded: Loaded) -> list[int]:
-        """Return a place for each query, then the prompt, or the start token without one."""
+        """Returns one placeholder per query, then the prompt or, without one, the start token."""
         config, tokenizer = loaded.model.config, loaded.processor.tokenizer
         if config.image_token_id is None:
             raise MissingBackendError(
-                f"the checkpoint {self.model!r} names no image token in its config.json, as ones "
-                "saved "
-                "before transformers 4.46 do; use a newer revision of it"
+                f"Expected an image token in config.json of {self.model!r}, got none, as in "
+                "checkpoints saved before transformers 4.46; use a newer revision."
             )
-        # Made here rather than by the processor: the number of queries is the model's to know.
+        # Not by the processor: the number of queries is part of the model's configuration.
         queries = [config.image_token_id] * config.num_query_tokens
         text = config.text_config
         if self.prompt is None and not text.is_encoder_decoder and text.bos_token_id is not None:
             return [*queries, text.bos_token_id]
         ids = list(tokenizer(self.prompt or "")["input_ids"])
         if not text.is_encoder_decoder and len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
-            # A decoder that reads its own end continues with nothing.
+            # After an end token, a decoder generates nothing.
             ids.pop()
         return [*queries, *ids]
 
-    def _given(self, prompt: list[int]) -> int:
+    def _n_echoed(self, prompt: list[int]) -> int:
         return len(prompt)
 
-    def ends(self, loaded: Loaded) -> list[int]:
-        """Return the end tokens of the language model and of the whole, or the tokenizer's."""
+    def end_tokens(self, loaded: Loaded) -> list[int]:
+        """Returns the end tokens of the language model and of BLIP-2, or the tokenizer's."""
         ends: list[int] = []
         for part in (loaded.model.language_model, loaded.model):
             end = part.generation_config.eos_token_id
@@ -343,17 +339,16 @@ class Blip2Captioner(_BlipFamily):
 
 
 class BlipCaptioner(_BlipFamily):
-    """Captions by BLIP (an image encoder and a BERT-like decoder that attends to it).
+    """A captioner using BLIP: an image encoder and a BERT-like decoder with cross-attention.
 
     Args:
         model: Hub id or local folder.
         revision: Commit, tag or branch of a hub model; the base model's is pinned by default.
-        prompt: Beginning of the caption, such as "a photo of"; it is not repeated in what is
-            returned.
-        max_new_tokens: Longest caption; a longer one is a failure, not a stump.
-        batch_size: Images at a time.
+        prompt: Beginning of the caption, such as "a photo of"; the result does not include it.
+        max_new_tokens: Maximum length of a caption; a longer one is a failure and is not cut.
+        batch_size: Images per batch.
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
-        num_beams: 1 is greedy.
+        num_beams: Number of beams; 1 is greedy.
         workers: Threads that decode images.
         runtime: The run's cache, progress and engine.
     """
@@ -367,20 +362,20 @@ class BlipCaptioner(_BlipFamily):
         return model.text_decoder
 
     def prompt_ids(self, loaded: Loaded) -> list[int]:
-        """Return the beginning of the caption, or the start and separator tokens."""
+        """Returns the tokens of the prompt or, without one, the start and separator tokens."""
         text = loaded.model.config.text_config
         if self.prompt is None:
             return [text.bos_token_id, text.sep_token_id]
         return list(loaded.processor.tokenizer(self.prompt)["input_ids"])
 
-    def _given(self, prompt: list[int]) -> int:
+    def _n_echoed(self, prompt: list[int]) -> int:
         # BLIP's generate drops the last token, the separator that its tokenizer appends.
         return len(prompt) - 1
 
-    def ends(self, loaded: Loaded) -> list[int]:
-        """Return the separator."""
+    def end_tokens(self, loaded: Loaded) -> list[int]:
+        """Returns the separator token, which ends a caption."""
         return [loaded.model.config.text_config.sep_token_id]
 
     def _stops(self, ends: list[int], pad: int) -> dict[str, Any]:
-        # BLIP's generate sets both itself, from the text model's configuration.
+        # BLIP's generate takes both from the text model's configuration.
         return {}

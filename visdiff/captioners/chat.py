@@ -1,6 +1,6 @@
-"""Captions by a chat model that sees: any OpenAI-compatible endpoint, or a local image-text model.
+"""Captions by a chat model with vision: an OpenAI-compatible endpoint or a local model.
 
-The local ones are LLaVA, Qwen-VL and their like: the chat backend `transformers`.
+Local models such as LLaVA and Qwen-VL run through the chat backend `transformers`.
 """
 
 import itertools
@@ -15,22 +15,22 @@ from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel, Failure, Message, Request
 from visdiff.llm.pictures import encode_jpeg
 
-# Images at a time: so many pictures are in memory.
+# Images in memory at a time.
 _CHUNK = 64
 
 
 class ChatCaptioner(Captioner):
-    """Asks the configured chat model for one sentence about each image.
+    """A captioner that asks the configured chat model for one sentence about each image.
 
-    Replies are kept by the chat model's own cache, by the bytes that were sent: an image that is
-    copied or renamed costs nothing, one that is changed is asked about again.
+    The chat model caches replies under the bytes of the request: a copied or renamed image costs
+    nothing, a changed one is captioned again.
 
     Args:
         llm: Returns the chat model; called when it is first needed.
-        prompt: What to ask instead of the prompt `caption`.
-        max_new_tokens: Longest caption; a longer one is a failure, not a stump.
-        side: Longest side of the image that is sent, pixels.
-        runtime: Says whether to show progress.
+        prompt: Question that replaces the prompt `caption`.
+        max_new_tokens: Maximum length of a caption; a longer one is a failure and is not cut.
+        side: Longest side of the image as sent, in pixels.
+        runtime: Determines whether to show progress.
     """
 
     name = "chat"
@@ -54,7 +54,7 @@ class ChatCaptioner(Captioner):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The chat model, the prompt and the size of what is sent."""
+        """The chat model, the prompt, the longest caption and the image size."""
         return {
             "backend": self.name,
             "llm": dict(self._llm().identity),
@@ -65,27 +65,27 @@ class ChatCaptioner(Captioner):
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Id of the prompt → its hash; {} for the user's own, which the configuration holds."""
+        """Prompt id → hash; {} for the user's own prompt, which is in the configuration."""
         return {self._prompt.id: self._prompt.digest} if self.prompt_id == self._prompt.id else {}
 
     def captions(self, images: ImageSet) -> Applied:
-        """Caption every image (see `visdiff.captioners.Captioner`).
+        """Returns a caption of every image (see `visdiff.captioners.Captioner`).
 
-        An image that cannot be read, a refusal, an outage and a caption that was cut are failures.
+        Unreadable images, refusals, outages and truncated replies are failures.
 
         Raises:
-            InputError: The chat model does not see, or cannot be asked at all.
+            InputError: The chat model has no vision, or cannot be called at all.
         """
         llm = self._llm()
         if not llm.has_vision:
             raise InputError(
-                f"expected a chat model that sees for the captioner {self.name!r}, got "
-                f"{dict(llm.identity).get('model', 'one that reads text only')!r}: choose another "
-                "model, or the captioner blip"
+                f"Expected a chat model with vision for the captioner {self.name!r}, got "
+                f"{dict(llm.identity).get('model', 'one for text only')!r}; choose another model, "
+                "or the captioner 'blip'."
             )
         applied = Applied([None] * len(images))
-        asked = self._requests(images, applied)
-        while chunk := list(itertools.islice(asked, _CHUNK)):
+        requests = self._requests(images, applied)
+        while chunk := list(itertools.islice(requests, _CHUNK)):
             replies = llm.answer([request for _, request in chunk], self.runtime.progress)
             for (index, _), reply in zip(chunk, replies, strict=True):
                 if isinstance(reply, Failure):

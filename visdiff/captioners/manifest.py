@@ -1,4 +1,4 @@
-"""Captions that the user already has: a column of the manifest."""
+"""Captions that already exist, in a column of the manifest."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from visdiff.imageset import ImageSet
 
 
 class ManifestCaptioner(Captioner):
-    """Reads captions from a column of the image set's frame; computes and caches nothing.
+    """A captioner that reads a column of the image set's frame; it computes and caches nothing.
 
     Args:
         column: Name of the column.
@@ -23,11 +23,11 @@ class ManifestCaptioner(Captioner):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The column's name: the captions themselves travel with the set."""
+        """The backend and the column's name; the captions are part of the image set."""
         return {"backend": self.name, "column": self.column}
 
     def captions(self, images: ImageSet) -> Applied:
-        """Return the column's texts, stripped; missing and empty ones are failures.
+        """Returns the column's texts, stripped; missing and empty ones are failures.
 
         Raises:
             InputError: The set has no such column.
@@ -35,14 +35,13 @@ class ManifestCaptioner(Captioner):
         columns = list(images.frame.columns)
         if self.column not in columns:
             raise InputError(
-                f"expected a column {self.column!r} with captions in {images.name!r}, got the "
-                "columns "
-                f"{', '.join(map(str, columns))}; add it to the manifest or choose another "
-                "captioner"
+                f"Expected a column {self.column!r} with captions in {images.name!r}, got the "
+                f"columns {', '.join(map(str, columns))}; add it to the manifest, or choose "
+                "another captioner."
             )
         applied = Applied([None] * len(images))
         for index, value in enumerate(images.frame[self.column].tolist()):
-            # A missing value is None, or a NaN, which alone differs from itself.
+            # A missing value is None or NaN; only NaN differs from itself.
             text = "" if value is None or value != value else str(value).strip()
             if text and text != "<NA>":
                 applied.values[index] = text

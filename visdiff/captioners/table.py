@@ -1,8 +1,8 @@
-"""Captions of one set as a manifest: to read, to correct, and to compare with again.
+"""Captions of an image set as a manifest, which can be corrected and used in a comparison.
 
-The manifest names each image's file and has its caption in the column ``caption``, where the
-captioner `manifest` and `visdiff.imageset.ImageSet.open` look for them. What the set's own manifest
-says of the images (prompt, seed, group) comes along.
+The manifest has one row per image, with the file in the column ``path`` and the caption in
+``caption``. The captioner `manifest` and `visdiff.imageset.ImageSet.open` read both. Other columns
+of the set's own manifest (prompt, seed, group) are copied.
 """
 
 import os
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-"""File names of the manifests that `write` writes."""
+"""File name extensions of the formats that `write` supports."""
 
 
 def check_target(path: Path) -> None:
-    """Finds out, before anything is computed, that a manifest can be written.
+    """Checks, before anything is computed, that a manifest can be written.
 
     Raises:
-        InputError: Its name ends in none of `SUFFIXES`, or its folder cannot be written to.
+        InputError: The extension is not in `SUFFIXES`, or the folder is not writable.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
-            f"Expected a manifest to write ({', '.join(SUFFIXES)}), got {path}; name one with "
-            "--out."
+            f"Expected the name of a manifest ({', '.join(SUFFIXES)}), got {path}; choose another "
+            "with --out."
         )
     with explained("a file that can be written", path, "choose another with --out"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,27 +42,29 @@ def check_target(path: Path) -> None:
 
 
 def table(images: ImageSet, captions: Sequence[str | None], folder: Path) -> "pd.DataFrame":
-    """The manifest: one row an image, in order.
+    """Returns the manifest, one row per image, in the order of the set.
 
     Args:
         images: n images with files.
-        captions: n captions; None where there is none.
-        folder: Where the manifest will lie. Paths of files in it, or below, are relative to it, so
-            that both can move together; others are absolute.
+        captions: n captions; None for a missing one.
+        folder: Folder of the manifest. Paths of files in it or below are relative, so that both
+            can be moved together; others are absolute.
 
     Returns:
-        A frame with the columns ``path``, ``caption`` (None where there is none), ``id``, and the
+        A frame with the columns ``path``, ``caption`` (None for a missing one), ``id``, and the
         set's other columns.
 
     Raises:
         InputError: An image has no file.
-        ValueError: There are not as many captions as images.
+        ValueError: The numbers of captions and images differ.
     """
     if len(captions) != len(images):
-        raise ValueError(f"expected {len(images)} captions, got {len(captions)}")
+        raise ValueError(
+            f"Expected {len(images)} captions, got {len(captions)}; pass one per image."
+        )
     frame = images.frame
     known = {str(c): frame[c].tolist() for c in frame.columns if c not in ("path", "caption", "id")}
-    paths = [_written(images.path(i), folder, images) for i in range(len(images))]
+    paths = [_manifest_path(images.path(i), folder, images) for i in range(len(images))]
     columns: Mapping[str, Sequence[object]] = {
         "path": paths,
         "caption": list(captions),
@@ -73,13 +75,13 @@ def table(images: ImageSet, captions: Sequence[str | None], folder: Path) -> "pd
 
 
 def write(frame: "pd.DataFrame", path: Path) -> None:
-    """Writes a manifest as the end of its name says; a reader never sees half of it.
+    """Writes a manifest atomically, in the format given by the extension.
 
-    A missing value is an empty cell in a CSV and null elsewhere.
+    A missing value is an empty cell in CSV and null in the other formats.
 
     Raises:
-        InputError: The name ends in none of `SUFFIXES`, the file cannot be written, or a name is
-            not UTF-8.
+        InputError: The extension is not in `SUFFIXES`, the file cannot be written, or a file name
+            in it is not UTF-8.
     """
     check_target(path)
     suffix = path.suffix.lower()
@@ -87,7 +89,8 @@ def write(frame: "pd.DataFrame", path: Path) -> None:
         if suffix == ".parquet":
             data = frame.to_parquet(index=False)
         elif suffix == ".jsonl":
-            data = frame.to_json(orient="records", lines=True, force_ascii=False).encode()
+            text = frame.to_json(orient="records", lines=True, force_ascii=False) or ""
+            data = text.encode()
         else:
             data = frame.to_csv(index=False, lineterminator="\n").encode()
     except UnicodeEncodeError as error:
@@ -98,12 +101,12 @@ def write(frame: "pd.DataFrame", path: Path) -> None:
         write_whole(path, data)
 
 
-def _written(path: Path | None, folder: Path, images: ImageSet) -> str:
+def _manifest_path(path: Path | None, folder: Path, images: ImageSet) -> str:
     if path is None:
         raise InputError(
             f"Expected image files in {images.source}, got images in memory; save them first."
         )
-    # Links are kept as they are: what they point to may have another name, without an ending.
+    # Links are not resolved: their targets may have names without an extension.
     path, folder = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
@@ -117,5 +120,5 @@ def _frame(columns: Mapping[str, Sequence[object]]) -> "pd.DataFrame":
 
 
 def _kind(values: Sequence[object]) -> str | None:
-    """Text stays text, so that a column without any caption is no column of numbers."""
+    """Returns "object" for text, so that a column of missing captions is not numeric."""
     return "object" if all(v is None or isinstance(v, str) for v in values) else None

@@ -1,4 +1,4 @@
-"""Proposers: what might be truer of one set than of the other."""
+"""Proposers turn two image sets into hypotheses about their differences."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from visdiff.results import Hypothesis
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a proposer may look at: the discovery half, or what is left unexplained of it.
+    """The input of a proposer: the discovery half, or the images in it that are still unexplained.
 
     Attributes:
         images_a: Images of set A.
         images_b: Images of set B.
-        captions_a: One an image of A, None where there is none; None when nothing was captioned.
+        captions_a: One per image of A, None for a missing one; None when the run has no captions.
         captions_b: Likewise for B.
-        paired: Image i of A and image i of B belong together: the same prompt and seed.
+        paired: Whether image i of A and image i of B form a pair, with the same prompt and seed.
     """
 
     images_a: ImageSet
@@ -38,40 +38,41 @@ class Evidence:
         ):
             if captions is not None and len(captions) != len(images):
                 raise ValueError(
-                    f"expected one caption for each of {len(images)} images, got {len(captions)}"
+                    f"Expected one caption for each of {len(images)} images, got {len(captions)}; "
+                    "pass None for a missing one."
                 )
         if self.paired and len(self.images_a) != len(self.images_b):
             raise ValueError(
-                f"expected as many images in A as in B of paired sets, got {len(self.images_a)} "
-                f"and {len(self.images_b)}"
+                "Expected paired sets of equal size, got "
+                f"{len(self.images_a)} and {len(self.images_b)}; remove images without a partner."
             )
 
-    def said(self, proposer: str) -> tuple[list[str], list[str]]:
-        """Return the captions that there are, of A and of B.
+    def captions(self, proposer: str) -> tuple[list[str], list[str]]:
+        """Returns the captions of A and of B, without the missing ones.
 
         Args:
-            proposer: Who asks, for the error.
+            proposer: Name of the proposer that needs them, for the error.
 
         Raises:
-            InputError: Nothing was captioned.
+            InputError: The run has no captions.
         """
         if self.captions_a is None or self.captions_b is None:
             raise InputError(
-                f"expected captions for the proposer {proposer!r}, got none; choose a captioner, "
-                "or a proposer that looks at images"
+                f"Expected captions for the proposer {proposer!r}, got none; choose a captioner, "
+                "or a proposer that reads images."
             )
         return [c for c in self.captions_a if c], [c for c in self.captions_b if c]
 
 
 @dataclass(frozen=True)
 class Proposals:
-    """What a proposer came up with, and what it could not use.
+    """The output of a proposer: hypotheses, rejected texts and failed questions.
 
     Attributes:
-        hypotheses: Each direction's most promising first, no text twice in a direction; empty when
+        hypotheses: The best first in each direction, without repeats in a direction; empty when
             there is nothing to propose.
-        refused: What a model wrote that is no hypothesis, and why.
-        failures: Why a question was not answered: one an unanswered question.
+        refused: Texts of a model that are not hypotheses, each with the reason.
+        failures: The reason for each question that was not answered.
     """
 
     hypotheses: tuple[Hypothesis, ...] = ()
@@ -79,7 +80,7 @@ class Proposals:
     failures: tuple[str, ...] = ()
 
     def __add__(self, other: "Proposals") -> "Proposals":
-        """Return what both hold, one after the other."""
+        """Returns the proposals of both, concatenated."""
         return Proposals(
             self.hypotheses + other.hypotheses,
             self.refused + other.refused,
@@ -87,38 +88,38 @@ class Proposals:
         )
 
     def warnings(self) -> list[str]:
-        """Say what was refused and what failed, in a sentence each; [] when nothing was."""
-        told = []
+        """Returns one sentence about refused texts and one about failures, if there are any."""
+        messages = []
         if self.refused:
             reasons = Counter(reason for _, reason in self.refused)
             counts = ", ".join(f"{reason} ({n})" for reason, n in reasons.most_common())
-            told.append(
-                f"{len(self.refused)} lines of replies were no hypotheses and were left out: "
-                f"{counts}; the first: {_shortened(self.refused[0][0])!r}."
+            messages.append(
+                f"{len(self.refused)} lines of replies were not hypotheses and were left out: "
+                f"{counts}; the first: {_shorten(self.refused[0][0])!r}."
             )
         if self.failures:
             questions = "question" if len(self.failures) == 1 else "questions"
-            told.append(
+            messages.append(
                 f"{len(self.failures)} {questions} of the proposer had no answer "
                 f"(first: {self.failures[0]})."
             )
-        return told
+        return messages
 
 
 class Proposer(Backend, Protocol):
-    """Turns the discovery half into hypotheses, in both directions at once.
+    """A model that proposes hypotheses from the discovery half, in both directions.
 
-    A backend inherits from this class, and its constructor takes exactly the settings of its table
-    as keywords. It may also take any of ``device``, ``runtime`` (see `visdiff.engine.Runtime`),
-    ``llm``, a function without arguments that returns the configured chat model, ``temperature``,
-    that of the chat model, ``captioner``, that of the run, and ``encoder``, that of the ranker
-    (None when it has none).
+    A backend inherits from this class, and its constructor takes exactly the settings of its
+    configuration table as keywords. It may also take any of ``device``, ``runtime`` (see
+    `visdiff.engine.Runtime`), ``llm``, a function without arguments that returns the configured
+    chat model, ``temperature``, the chat model's temperature, ``captioner``, the run's captioner,
+    and ``encoder``, the ranker's encoder (None if it has none).
 
     Attributes:
         needs_captions: Whether `propose` reads captions.
         needs_pairs: Whether both sets have to be paired.
-        max_hypotheses: Most hypotheses of one direction in one round.
-        calls: Questions to the chat model in one round.
+        max_hypotheses: Maximum number of hypotheses per direction and round.
+        calls: Number of questions to the chat model per round.
     """
 
     needs_captions: bool
@@ -127,19 +128,19 @@ class Proposer(Backend, Protocol):
     calls: int = 0
 
     def propose(self, evidence: Evidence, *, rng: np.random.Generator, round: int = 1) -> Proposals:
-        """Propose differences.
+        """Returns hypotheses about the differences of the two sets.
 
         Args:
-            evidence: What there is to see and to read; neither side is empty.
+            evidence: Images and captions of both sets; neither set is empty.
             rng: The only source of randomness.
-            round: Number of the round, written into the hypotheses.
+            round: Number of the round, recorded in the hypotheses.
 
         Raises:
-            InputError: The evidence lacks what this proposer needs: captions, pairs.
+            InputError: The evidence lacks captions or pairs that this proposer needs.
         """
         ...
 
 
-def _shortened(text: str, most: int = 80) -> str:
+def _shorten(text: str, max_length: int = 80) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if len(text) <= max_length else text[: max_length - 1] + "…"

@@ -1,7 +1,7 @@
-"""What the proposers that ask a language model share: two questions a round, and their replies.
+"""The base of proposers that ask a language model: two questions per round, and their replies.
 
-The question is always "what is truer of Group A than of Group B?": for the second direction the
-sets change places, so that both directions meet the same words.
+The question is always "what is truer of Group A than of Group B?". For the second direction the
+sets are swapped, so that both directions use the same wording.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from visdiff.engine import Runtime
 from visdiff.errors import InputError
 from visdiff.llm import ChatModel, Failure, Message, Picture, Request
 from visdiff.proposers import Evidence, Proposals, Proposer
-from visdiff.proposers.replies import read
+from visdiff.proposers.replies import parse_reply
 from visdiff.results import Direction, Hypothesis
 
 Part = str | Picture
@@ -33,18 +33,18 @@ _FORMATS = {
 
 
 class AskingProposer(Proposer, ABC):
-    """A proposer that asks a chat model; subclasses say what it is told.
+    """A proposer that asks a chat model; subclasses define the content of the questions.
 
     Args:
-        llm: Returns the chat model; called once, here.
-        sample_size: Images (or pairs) of each set that are told about, drawn anew every round.
-        ask: Hypotheses asked for in each direction.
-        goal: What the comparison is for, in the user's words.
-        leave_out: Topics that no hypothesis should be about.
-        structured: Ask for JSON; a list of lines otherwise, for models that cannot.
-        max_tokens: Longest reply.
-        temperature: Left to the model when None.
-        runtime: Says whether to show progress.
+        llm: Returns the chat model; called once, in the constructor.
+        sample_size: Images (or pairs) of each set in a question, sampled again in every round.
+        ask: Number of hypotheses to ask for in each direction.
+        goal: Purpose of the comparison, in the user's words.
+        leave_out: Topics that hypotheses should avoid.
+        structured: Ask for JSON; otherwise for lines, for models that do not support JSON.
+        max_tokens: Maximum length of a reply.
+        temperature: Sampling temperature; None for the model's default.
+        runtime: Determines whether to show progress.
 
     Raises:
         InputError: There is no chat model, or a number is below 1.
@@ -68,13 +68,13 @@ class AskingProposer(Proposer, ABC):
     ) -> None:
         if llm is None:
             raise InputError(
-                f"expected a chat model for the proposer {self.name!r}, got none; name one in the "
-                "configuration's table llm, or use the proposer 'ngrams', which needs none"
+                f"Expected a chat model for the proposer {self.name!r}, got none; set one in the "
+                "configuration's table llm, or use the proposer 'ngrams', which needs none."
             )
         if sample_size < 1 or ask < 1:
             raise InputError(
-                "expected proposer.sample_size and proposer.ask of at least 1, got "
-                f"{sample_size} and {ask}"
+                "Expected proposer.sample_size and proposer.ask of at least 1, got "
+                f"{sample_size} and {ask}."
             )
         self.llm = llm()
         self.sample_size = sample_size
@@ -90,7 +90,7 @@ class AskingProposer(Proposer, ABC):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The model, the prompt, and what else changes the question."""
+        """The model, the prompt, and the other settings of the question."""
         return {
             "proposer": self.name,
             "model": dict(self.llm.identity),
@@ -106,11 +106,11 @@ class AskingProposer(Proposer, ABC):
 
     @property
     def prompts(self) -> Mapping[str, str]:
-        """Id of the prompt → its hash."""
+        """Prompt id → hash."""
         return {self.prompt.id: self.prompt.digest}
 
     def propose(self, evidence: Evidence, *, rng: np.random.Generator, round: int = 1) -> Proposals:
-        """Ask in both directions (see `visdiff.proposers.Proposer`)."""
+        """Returns the hypotheses of both directions (see `visdiff.proposers.Proposer`)."""
         questions = self._questions(evidence, rng)
         if questions is None:
             return Proposals()
@@ -124,7 +124,7 @@ class AskingProposer(Proposer, ABC):
                 max_tokens=self.max_tokens,
                 temperature=self.temperature,
                 seed=seed,
-                # Another round asks anew, even where it is about the same images.
+                # A later round gets a new reply, even for the same images.
                 sample=round - 1,
             )
             for parts in questions
@@ -136,7 +136,7 @@ class AskingProposer(Proposer, ABC):
             if isinstance(reply, Failure):
                 found += Proposals(failures=(reply.reason,))
                 continue
-            texts, refused = read(reply.text, reply.data)
+            texts, refused = parse_reply(reply.text, reply.data)
             refused += [(text, "more than were asked for") for text in texts[self.ask :]]
             found += Proposals(
                 tuple(Hypothesis(t, direction, self.name, round) for t in texts[: self.ask]),
@@ -148,10 +148,10 @@ class AskingProposer(Proposer, ABC):
     def _questions(
         self, evidence: Evidence, rng: np.random.Generator
     ) -> tuple[Sequence[Part], Sequence[Part]] | None:
-        """Return what is asked about A against B, then about B against A; None: nothing to ask."""
+        """Returns the questions about A against B and B against A; None for nothing to ask."""
 
-    def _filled(self, **told: object) -> str:
-        """Return the prompt's text with what all questions have in common filled in."""
+    def _fill_prompt(self, **fields: object) -> str:
+        """Returns the prompt's text, given the fields that are specific to the proposer."""
         goal = f"What matters here: {self.goal.strip().rstrip('.')}. " if self.goal else ""
         leave_out = "; ".join(self.leave_out)
         return self.prompt.fill(
@@ -159,12 +159,12 @@ class AskingProposer(Proposer, ABC):
             goal=goal,
             leave_out=f"Leave out whatever is about: {leave_out}." if leave_out else "",
             format=_FORMATS[self.structured],
-            **told,
+            **fields,
         )
 
 
-def drawn(n: int, most: int, rng: np.random.Generator) -> list[int]:
-    """Draw at most so many of n places, without replacement, in order."""
-    if n <= most:
+def sample_indices(n: int, size: int, rng: np.random.Generator) -> list[int]:
+    """Returns at most `size` of the indices 0 … n - 1, sampled without replacement and sorted."""
+    if n <= size:
         return list(range(n))
-    return sorted(rng.choice(n, size=most, replace=False).tolist())
+    return sorted(rng.choice(n, size=size, replace=False).tolist())

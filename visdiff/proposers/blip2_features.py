@@ -1,11 +1,11 @@
-"""BLIP-2's language model says what the difference of the sets' mean features looks like.
+"""A proposer that decodes the difference of the sets' mean features with BLIP-2's language model.
 
-No captions and no other model. This is the feature-based proposer of VisDiff (Dunlap et al.,
-"Describing Differences in Image Sets with Natural Language", CVPR 2024, arXiv:2312.02974), which
-subtracts the means before the Q-Former. Here they are those of the Q-Former's output, the space
-that the language model reads, so that no other part has to take for an image what is none. The
-original also cuts the larger set to the size of the smaller and draws without a seed; here every
-image counts, and the draws follow from the run's seed.
+It needs no captions and no other model. This is the feature-based proposer of VisDiff (Dunlap et
+al., "Describing Differences in Image Sets with Natural Language", CVPR 2024, arXiv:2312.02974). The
+original subtracts the means of the Q-Former's input. Here they are means of its output, the input
+space of the language model, so that the Q-Former receives only features of real images. The
+original also truncates the larger set to the size of the smaller and samples without a seed; here
+all images count, and sampling uses the run's seed.
 """
 
 from collections import Counter
@@ -22,31 +22,31 @@ from visdiff.engine import Runtime, apply
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.proposers import Evidence, Proposals, Proposer
-from visdiff.proposers.replies import clean
+from visdiff.proposers.replies import clean_line
 from visdiff.results import Direction, Hypothesis
 
 # As in the original.
 _TOP_P = 0.9
-# Images whose features are in memory at a time: 160 KB an image of BLIP-2 OPT-2.7b.
+# Images whose features are in memory at a time; 160 KB per image for BLIP-2 OPT-2.7b.
 _BLOCK = 1024
 
 
 class Blip2FeaturesProposer(Proposer):
-    """Sentences drawn from BLIP-2's language model, given the difference of mean features.
+    """A proposer that samples sentences from BLIP-2's language model, given mean features.
 
-    In each direction the language model reads two inputs: the bare difference of the means, as in
-    the original, and the mean of the one set moved as far again away from that of the other, which
-    lies nearer to what images look like. ``ask`` sentences are drawn for each by nucleus sampling;
-    those drawn most often come first.
+    In each direction the language model gets two inputs. One is the difference of the means, own -
+    other, as in the original. The other is the extrapolation 2 · own - other, which is closer to
+    features of real images. ``ask`` sentences are sampled for each input by nucleus sampling; the
+    most frequent come first.
 
     Args:
         model: A BLIP-2 checkpoint (hub id, local folder, or "miniature", the bundled captioner). By
-            default the run's captioner, when that is a BLIP-2.
-        ask: Sentences drawn of each input, and most hypotheses of a direction.
-        batch_size: Images at a time.
+            default the run's captioner, if it is a BLIP-2.
+        ask: Sentences sampled per input, and maximum number of hypotheses per direction.
+        batch_size: Images per batch.
         workers: Threads that decode images.
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
-        captioner: The run's. Its prompt and its longest caption also hold here.
+        captioner: The run's captioner. Its prompt and maximum length also apply here.
         runtime: The run's cache, progress and engine.
 
     Raises:
@@ -72,12 +72,12 @@ class Blip2FeaturesProposer(Proposer):
             self.blip = captioner
         else:
             raise InputError(
-                f"expected a BLIP-2 for the proposer {self.name!r}, got no proposer.model, and the "
-                'run\'s captioner is none to share; give proposer.model: "miniature", or a '
-                'checkpoint such as "Salesforce/blip2-opt-2.7b"'
+                f"Expected a BLIP-2 for the proposer {self.name!r}, got no proposer.model and "
+                'another kind of captioner; set proposer.model to "miniature", or to a checkpoint '
+                'such as "Salesforce/blip2-opt-2.7b".'
             )
         if ask < 1:
-            raise InputError(f"expected proposer.ask of at least 1, got {ask}")
+            raise InputError(f"Expected proposer.ask of at least 1, got {ask}.")
         self.ask = self.max_hypotheses = ask
         self.batch_size = batch_size
         self.workers = workers
@@ -85,7 +85,7 @@ class Blip2FeaturesProposer(Proposer):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The weights, the prompt, and how sentences are drawn."""
+        """The weights, the prompt, and the sampling settings."""
         return {
             "proposer": self.name,
             "version": 1,
@@ -97,10 +97,10 @@ class Blip2FeaturesProposer(Proposer):
         }
 
     def propose(self, evidence: Evidence, *, rng: np.random.Generator, round: int = 1) -> Proposals:
-        """Propose sentences (see `visdiff.proposers.Proposer`).
+        """Returns sampled sentences (see `visdiff.proposers.Proposer`).
 
-        Both directions are drawn with the same randomness: sets that change places get each other's
-        sentences. Equal means give no proposals, a set without a readable image a failure.
+        Both directions use the same random numbers, so that swapping the sets swaps the sentences.
+        Equal means give no proposals; a set without a readable image gives a failure.
         """
         seed = int(rng.integers(2**63))
         means = [self._mean(images) for images in (evidence.images_a, evidence.images_b)]
@@ -114,7 +114,7 @@ class Blip2FeaturesProposer(Proposer):
             ("B", means[1], means[0]),
         )
         for direction, own, other in directions:
-            texts, refused = self._sentences(np.stack([own - other, 2 * own - other]), seed)
+            texts, refused = self._sample_sentences(np.stack([own - other, 2 * own - other]), seed)
             found += Proposals(
                 tuple(Hypothesis(text, direction, self.name, round) for text in texts[: self.ask]),
                 tuple(refused),
@@ -126,7 +126,7 @@ class Blip2FeaturesProposer(Proposer):
         return {name: known[name] for name in ("weights", "model", "revision") if name in known}
 
     def _mean(self, images: ImageSet) -> np.ndarray | None:
-        """Return the mean of the images' features, float64, or None when none can be read."""
+        """Returns the mean of the images' features, float64, or None if no image is readable."""
         model = Blip2Features(self.blip, self._weights())
         total, count = np.float64(0), 0
         for start in range(0, len(images), _BLOCK):
@@ -145,12 +145,12 @@ class Blip2FeaturesProposer(Proposer):
                 count += len(known)
         return np.asarray(total / count) if count else None
 
-    def _sentences(
+    def _sample_sentences(
         self, features: np.ndarray, seed: int
     ) -> tuple[list[str], list[tuple[str, str]]]:
-        """Draw sentences of inputs (k, queries, d), the most frequent first; and what is none."""
+        """Returns sentences for inputs (k, queries, d), most frequent first, and refused texts."""
         loaded = self.blip.load()
-        model, ends = loaded.model, self.blip.ends(loaded)
+        model, ends = loaded.model, self.blip.end_tokens(loaded)
         pad = loaded.processor.tokenizer.pad_token_id
         rows = torch.from_numpy(features.astype(np.float32)).repeat_interleave(self.ask, dim=0)
         ids = torch.tensor([self.blip.prompt_ids(loaded)] * len(rows), device=loaded.device)
@@ -158,55 +158,55 @@ class Blip2FeaturesProposer(Proposer):
             output = model.language_model.generate(
                 inputs_embeds=language_inputs(model, ids, rows),
                 attention_mask=torch.ones_like(ids),
-                # Greedy over noisy scores is a draw, by a generator of our own (see `_Draw`).
+                # Greedy decoding of noisy scores is sampling, see `_NucleusNoise`.
                 do_sample=False,
                 num_beams=1,
                 max_new_tokens=self.blip.max_new_tokens,
-                logits_processor=[_Draw(_TOP_P, seed)],
+                logits_processor=[_NucleusNoise(_TOP_P, seed)],
                 eos_token_id=ends,
                 pad_token_id=ends[0] if pad is None else pad,
             )
         texts = loaded.processor.tokenizer.batch_decode(output, skip_special_tokens=True)
         counts: Counter[str] = Counter()
-        spelled: dict[str, str] = {}
+        spellings: dict[str, str] = {}
         refused: dict[str, str] = {}
         for row, text in zip(output.tolist(), texts, strict=True):
-            phrase, reason = clean(text)
+            phrase, reason = clean_line(text)
             if not set(row) & set(ends):
                 reason = f"no end within {self.blip.max_new_tokens} tokens"
             if reason:
                 refused[" ".join(text.split())] = reason
             else:
                 counts[phrase.casefold()] += 1
-                spelled.setdefault(phrase.casefold(), phrase)
-        return [spelled[key] for key, _ in counts.most_common()], list(refused.items())
+                spellings.setdefault(phrase.casefold(), phrase)
+        return [spellings[key] for key, _ in counts.most_common()], list(refused.items())
 
 
-class _Draw:
-    """Makes the highest score a draw from the nucleus; a ``LogitsProcessor`` of transformers.
+class _NucleusNoise:
+    """A ``LogitsProcessor`` with which greedy decoding samples from the nucleus.
 
-    transformers draws from torch's global generator. The maximum of log-probabilities with
-    independent Gumbel noise is a draw from the distribution just as well (Maddison et al. 2014, "A*
-    sampling"), and the noise may come from anywhere. The nucleus is that of Holtzman et al. 2020,
-    "The curious case of neural text degeneration".
+    transformers samples with torch's global generator. This class uses its own: the maximum of
+    log-probabilities with independent Gumbel noise is a sample from the distribution (Maddison et
+    al. 2014, "A* sampling"). The nucleus is that of Holtzman et al. 2020, "The curious case of
+    neural text degeneration".
 
     Args:
         top_p: Probability of the nucleus, in (0, 1].
-        seed: Of the noise.
+        seed: Seed of the noise.
     """
 
     def __init__(self, top_p: float, seed: int) -> None:
         self.top_p = top_p
-        # On the CPU, so that all devices draw alike.
+        # On the CPU, so that all devices use the same random numbers.
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return the scores (n, vocabulary) with noise, -inf outside the nucleus."""
+        """Returns scores (n, vocabulary) with noise added, -inf outside the nucleus."""
         scores = scores.float()
-        ordered, places = scores.softmax(dim=-1).sort(dim=-1, descending=True)
-        # A token is out when those before it are enough; back in the order of the vocabulary.
-        enough = ordered.cumsum(dim=-1) - ordered >= self.top_p
-        out = torch.empty_like(enough).scatter_(-1, places, enough)
+        ordered, order = scores.softmax(dim=-1).sort(dim=-1, descending=True)
+        # A token is outside if the likelier ones already reach top_p. Scatter undoes the sorting.
+        beyond = ordered.cumsum(dim=-1) - ordered >= self.top_p
+        outside = torch.empty_like(beyond).scatter_(-1, order, beyond)
         uniform = torch.rand(scores.shape, generator=self.generator, dtype=torch.float64)
         noise = -torch.log(-torch.log(uniform.clamp_min(1e-300))).to(scores.device, scores.dtype)
-        return (scores + noise).masked_fill(out, -torch.inf)
+        return (scores + noise).masked_fill(outside, -torch.inf)

@@ -1,4 +1,4 @@
-"""A language model reads captions of both sets and says how they differ (VisDiff's proposer).
+"""Proposers that give a language model captions of both sets (VisDiff's proposer).
 
 Dunlap et al., "Describing Differences in Image Sets with Natural Language" (CVPR 2024),
 arXiv:2312.02974.
@@ -11,35 +11,35 @@ import numpy as np
 from visdiff.errors import InputError
 from visdiff.imageset import manifest
 from visdiff.proposers import Evidence
-from visdiff.proposers.asking import AskingProposer, Part, drawn
+from visdiff.proposers.asking import AskingProposer, Part, sample_indices
 
 
 class CaptionsLlmProposer(AskingProposer):
-    """Shows a sample of captions of each set, one a line; see `AskingProposer` for the settings."""
+    """A proposer that asks about a sample of captions of each set; see `AskingProposer`."""
 
     name = "captions-llm"
 
     def _questions(
         self, evidence: Evidence, rng: np.random.Generator
     ) -> tuple[Sequence[Part], Sequence[Part]] | None:
-        said = [
-            [_one_line(texts[i]) for i in drawn(len(texts), self.sample_size, rng)]
-            for texts in evidence.said(self.name)
-        ]
-        if not said[0] or not said[1]:
+        a, b = (
+            [_one_line(texts[i]) for i in sample_indices(len(texts), self.sample_size, rng)]
+            for texts in evidence.captions(self.name)
+        )
+        if not a or not b:
             return None
-        return self._lines(said[0], said[1]), self._lines(said[1], said[0])
+        return self._question(a, b), self._question(b, a)
 
-    def _lines(self, first: Sequence[str], second: Sequence[str]) -> tuple[str]:
+    def _question(self, first: Sequence[str], second: Sequence[str]) -> tuple[str]:
         lines = [f"Group A: {text}" for text in first] + [f"Group B: {text}" for text in second]
-        return (self._filled(captions="\n".join(lines)),)
+        return (self._fill_prompt(captions="\n".join(lines)),)
 
 
 class PairedCaptionsLlmProposer(AskingProposer):
-    """Shows captions of both images of a sample of pairs, with the prompt that both were made from.
+    """A proposer that asks about captions of a sample of pairs, with the prompt of each pair.
 
-    For two image generators, or one before and after an edit. The prompt is told when the manifests
-    have a column ``prompt``. Pairs with a missing caption are left out.
+    It compares two image generators, or one before and after an edit. The prompt is included if the
+    manifests have a column ``prompt``. Pairs with a missing caption are left out.
     """
 
     name = "paired-captions-llm"
@@ -50,31 +50,32 @@ class PairedCaptionsLlmProposer(AskingProposer):
     ) -> tuple[Sequence[Part], Sequence[Part]] | None:
         if not evidence.paired:
             raise InputError(
-                f"expected paired sets for the proposer {self.name!r}, got unpaired ones; say what "
-                "pairs them (--paired-by prompt,seed), or use the proposer 'captions-llm'"
+                f"Expected paired sets for the proposer {self.name!r}, got unpaired ones; pair "
+                "them by columns (--paired-by prompt,seed), or use the proposer 'captions-llm'."
             )
-        evidence.said(self.name)  # complains when nothing was captioned
+        evidence.captions(self.name)  # raises if there are no captions
         both = list(zip(evidence.captions_a or (), evidence.captions_b or (), strict=True))
-        whole = [i for i, (a, b) in enumerate(both) if a and b]
-        if not whole:
+        complete = [i for i, (a, b) in enumerate(both) if a and b]
+        if not complete:
             return None
         frame = evidence.images_a.frame
-        known = frame["prompt"].map(manifest.text).tolist() if "prompt" in frame.columns else None
-        told = [
-            (known[i] if known else "", _one_line(str(both[i][0])), _one_line(str(both[i][1])))
-            for i in (whole[j] for j in drawn(len(whole), self.sample_size, rng))
+        has_prompt = "prompt" in frame.columns
+        prompts = frame["prompt"].map(manifest.text).tolist() if has_prompt else [""] * len(both)
+        pairs = [
+            (prompts[i], _one_line(str(both[i][0])), _one_line(str(both[i][1])))
+            for i in (complete[j] for j in sample_indices(len(complete), self.sample_size, rng))
         ]
         return (
-            self._pairs([(prompt, a, b) for prompt, a, b in told]),
-            self._pairs([(prompt, b, a) for prompt, a, b in told]),
+            self._question([(prompt, a, b) for prompt, a, b in pairs]),
+            self._question([(prompt, b, a) for prompt, a, b in pairs]),
         )
 
-    def _pairs(self, told: Sequence[tuple[str, str, str]]) -> tuple[str]:
+    def _question(self, pairs: Sequence[tuple[str, str, str]]) -> tuple[str]:
         blocks = [
             (f"Prompt: {_one_line(prompt)}\n" if prompt else "") + f"Group A: {a}\nGroup B: {b}"
-            for prompt, a, b in told
+            for prompt, a, b in pairs
         ]
-        return (self._filled(captions="\n\n".join(blocks)),)
+        return (self._fill_prompt(captions="\n\n".join(blocks)),)
 
 
 def _one_line(text: str) -> str:

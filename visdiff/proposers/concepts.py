@@ -1,8 +1,8 @@
-"""Propose the phrases of a bank that lie in the direction in which the sets' mean features differ.
+"""A proposer that selects phrases of a bank by the difference of the sets' mean image features.
 
-No captioner, no language model. With unit vectors, the product of a phrase and the difference of
-the means is the difference of the phrase's mean scores under the `clip` ranker, so what is proposed
-is what that ranker sees most of.
+It needs no captioner and no language model. For unit vectors, the dot product of a phrase and the
+difference of the means is the difference of the phrase's mean scores with the `clip` ranker. The
+proposer therefore selects the phrases for which that ranker's mean scores differ most.
 """
 
 import logging
@@ -26,22 +26,22 @@ logger = logging.getLogger(__name__)
 
 
 class ConceptsProposer(Proposer):
-    """Phrases of a bank, by their product with the difference of mean image features.
+    """A proposer of phrases, ranked by their dot product with the difference of mean features.
 
     Args:
-        bank: Text file, UTF-8, one phrase a line; blank lines and lines that begin with "#" are
-            skipped. None is for the miniature: all that its world has a word for.
-        max_hypotheses: Most phrases a direction.
-        model: As for `visdiff.encoders.open_clip.OpenClipEncoder`; None is the ranker's encoder.
+        bank: Text file, UTF-8, one phrase per line; blank lines and lines that begin with "#" are
+            skipped. None selects the miniature's own bank, see `world_bank`.
+        max_hypotheses: Maximum number of phrases per direction.
+        model: As for `visdiff.encoders.open_clip.OpenClipEncoder`; None for the ranker's encoder.
         pretrained: Likewise.
-        encoder: The ranker's, used when no model is given.
-        batch_size: Images at a time.
+        encoder: The ranker's encoder, used if `model` is None.
+        batch_size: Images per batch.
         workers: Threads that decode images.
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
         runtime: The run's cache, progress and engine.
 
     Raises:
-        InputError: There is no model, no bank, or the bank has no phrase.
+        InputError: There is no model or no bank, or the bank is empty.
     """
 
     name = "concepts"
@@ -61,9 +61,9 @@ class ConceptsProposer(Proposer):
     ) -> None:
         if model is None and encoder is None:
             raise InputError(
-                "expected an image-text model for the proposer 'concepts', got none, and the "
-                'ranker has none to share; give proposer.model: "miniature", or an architecture '
-                'such as "ViT-B-32" with proposer.pretrained'
+                "Expected an image-text model for the proposer 'concepts', got no proposer.model "
+                'and a ranker without one; set proposer.model to "miniature", or to an '
+                'architecture such as "ViT-B-32" with proposer.pretrained.'
             )
         self.encoder: Encoder = (
             OpenClipEncoder(model, pretrained, device) if model is not None else encoder  # type: ignore[assignment]
@@ -78,8 +78,8 @@ class ConceptsProposer(Proposer):
             self.phrases = world_bank()
         else:
             raise InputError(
-                "expected proposer.bank, a text file with one phrase a line, for the proposer "
-                "'concepts', got none; only the miniature has a bank of its own"
+                "Expected proposer.bank, a text file with one phrase per line, for the proposer "
+                "'concepts', got none; write one, as only the miniature has its own bank."
             )
 
     @property
@@ -101,27 +101,27 @@ class ConceptsProposer(Proposer):
     def propose(
         self, evidence: Evidence, *, rng: np.random.Generator | None = None, round: int = 1
     ) -> Proposals:
-        """Propose phrases (see `visdiff.proposers.Proposer`); ``rng`` is not used.
+        """Returns phrases of the bank (see `visdiff.proposers.Proposer`); ``rng`` is not used.
 
-        A phrase that is too long for the encoder is refused. A set without a readable image gives
-        no proposals.
+        A phrase that exceeds the encoder's context length is refused. A set without a readable
+        image gives a failure.
         """
         means = [self._mean(images) for images in (evidence.images_a, evidence.images_b)]
         if means[0] is None or means[1] is None:
             return Proposals(failures=("a set has no image that can be read",))
-        phrases, vectors, refused = self._vectors()
+        phrases, vectors, refused = self._phrase_vectors()
         if not phrases:
             return Proposals(refused=tuple(refused))
-        along = vectors @ (means[0] - means[1])
+        products = vectors @ (means[0] - means[1])
         found: list[Hypothesis] = []
         directions: tuple[tuple[Direction, float], ...] = (("A", 1.0), ("B", -1.0))
         for direction, sign in directions:
-            # Ties, if any, in the bank's order.
-            order = np.argsort(-sign * along, kind="stable")[: self.max_hypotheses]
+            # A stable sort keeps ties in the order of the bank.
+            order = np.argsort(-sign * products, kind="stable")[: self.max_hypotheses]
             found += [
                 Hypothesis(phrases[i], direction, self.name, round)
                 for i in order.tolist()
-                if sign * along[i] > 0
+                if sign * products[i] > 0
             ]
         return Proposals(tuple(found), tuple(refused))
 
@@ -137,8 +137,8 @@ class ConceptsProposer(Proposer):
         known = [vector for vector in applied.values if vector is not None]
         return np.mean(np.stack(known).astype(np.float64), axis=0) if known else None
 
-    def _vectors(self) -> tuple[list[str], np.ndarray, list[tuple[str, str]]]:
-        """Return the bank's phrases, their unit vectors, and what is too long, with the reason."""
+    def _phrase_vectors(self) -> tuple[list[str], np.ndarray, list[tuple[str, str]]]:
+        """Returns the encoded phrases, their unit vectors, and the refused ones with the reason."""
         cache, identity = self.runtime.cache, dict(self.encoder.identity)
         parts = [{**identity, "text": text} for text in self.phrases]
         found = dict(zip(self.phrases, cache.get_many("text-embedding", parts), strict=True))
@@ -148,7 +148,7 @@ class ConceptsProposer(Proposer):
             try:
                 fresh[text] = self.encoder.encode_texts([text])[0]
             except InputError as error:
-                logger.warning("not proposed: %s", error)
+                logger.warning("Phrase not proposed: %s", error)
                 refused.append((text, "too long for the image-text model"))
         cache.put_many("text-embedding", [({**identity, "text": t}, v) for t, v in fresh.items()])
         found |= fresh
@@ -158,27 +158,27 @@ class ConceptsProposer(Proposer):
 
 
 def read_bank(path: str) -> list[str]:
-    """Read a bank of phrases, each once.
+    """Returns the distinct phrases of a bank.
 
     Raises:
-        InputError: It cannot be read, or holds no phrase.
+        InputError: The file cannot be read, or has no phrase.
     """
     try:
         lines = Path(path).expanduser().read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"expected a text file with one phrase a line as proposer.bank, got {path}, which "
-            f"cannot be read: {error}"
+            f"Expected a text file with one phrase per line as proposer.bank, got {path}, which "
+            f"cannot be read ({error}); check the path and the encoding."
         ) from error
     phrases = [" ".join(line.split()) for line in lines]
     distinct = _distinct([p for p in phrases if p and not p.startswith("#")])
     if not distinct:
-        raise InputError(f"expected phrases in {path}, got none; write one a line")
+        raise InputError(f"Expected phrases in {path}, got none; write one per line.")
     return distinct
 
 
 def world_bank() -> list[str]:
-    """Return every bare phrase of the miniature's world: subjects, places, styles, people."""
+    """Returns all short phrases of the miniature's world: subjects, places, styles, people."""
     subjects = world.SUBJECTS + world.PROFESSIONS
     places, tones = tuple(world.PLACES), world.TONES
     return _distinct(

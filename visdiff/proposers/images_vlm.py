@@ -1,7 +1,7 @@
-"""A vision-language model looks at samples of both sets and says how they differ.
+"""A proposer that shows a vision-language model samples of both sets.
 
-Models that take one picture get a grid with both groups, labelled; others get the images one by
-one, each after its label. Nothing is stretched: a tile keeps the image's proportions.
+Models for a single picture get a labelled grid with both groups. Other models get the images one by
+one, each after its label. Images keep their aspect ratio.
 """
 
 import math
@@ -17,23 +17,24 @@ from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel
 from visdiff.llm.pictures import encode_jpeg
 from visdiff.proposers import Evidence, Proposals
-from visdiff.proposers.asking import AskingProposer, Part, drawn
+from visdiff.proposers.asking import AskingProposer, Part, sample_indices
 
 _GAP = 10
-_PAPER, _INK = "white", "black"
+_BACKGROUND, _FOREGROUND = "white", "black"
 
 
 class ImagesVlmProposer(AskingProposer):
-    """Shows a sample of images of each set; see `AskingProposer` for the other settings.
+    """A proposer that asks a chat model about a sample of images of each set.
 
     Args:
-        llm: Returns the chat model; it has to see.
-        layout: "grid", one picture for models that take one; "images" for those that take several.
-        tile: Longest side of an image as it is shown, in pixels; smaller ones are not enlarged.
-        sample_size: As for `AskingProposer`, like all that follow.
+        llm: Returns the chat model, which needs vision.
+        layout: "grid" for models that accept a single picture, "images" for those that accept
+            several.
+        tile: Longest side of a shown image, in pixels; smaller images are not enlarged.
+        sample_size: As for `AskingProposer`, like the remaining arguments.
 
     Raises:
-        InputError: The model does not see, or a setting is out of range.
+        InputError: The model has no vision, or a setting is out of range.
     """
 
     name = "images-vlm"
@@ -58,28 +59,28 @@ class ImagesVlmProposer(AskingProposer):
         )
         if layout not in ("grid", "images") or tile < 16:
             raise InputError(
-                "expected proposer.layout 'grid' or 'images' and proposer.tile of at least 16 "
-                f"pixels, got {layout!r} and {tile}"
+                "Expected proposer.layout 'grid' or 'images' and proposer.tile of at least 16 "
+                f"pixels, got {layout!r} and {tile}."
             )
         if not self.llm.has_vision:
             raise InputError(
-                f"expected a chat model that sees for the proposer {self.name!r}, got "
-                f"{self.llm.identity.get('model', 'one')}, which reads text only; name another "
-                "in llm.model, or use the proposer 'captions-llm'"
+                f"Expected a chat model with vision for the proposer {self.name!r}, got "
+                f"{self.llm.identity.get('model', 'one')}, which reads text only; choose another "
+                "llm.model, or the proposer 'captions-llm'."
             )
         self.layout = layout
         self.tile = tile
         pictures = 1 if layout == "grid" else 2 * sample_size
-        # About 1,000 tokens a picture.
+        # About 1,000 tokens per picture.
         self.tokens_a_call = (600 + 1000 * pictures, 20 * ask)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What `AskingProposer` has, and how images are shown."""
+        """The identity of `AskingProposer`, the layout and the tile size."""
         return {**super().identity, "layout": self.layout, "tile": self.tile}
 
     def propose(self, evidence: Evidence, *, rng: np.random.Generator, round: int = 1) -> Proposals:
-        """Ask in both directions; a set without a readable image is a failure."""
+        """Returns hypotheses of both directions; a set without a readable image is a failure."""
         try:
             return super().propose(evidence, rng=rng, round=round)
         except UnreadableImageError as error:
@@ -88,14 +89,14 @@ class ImagesVlmProposer(AskingProposer):
     def _questions(
         self, evidence: Evidence, rng: np.random.Generator
     ) -> tuple[Sequence[Part], Sequence[Part]]:
-        shown = [self._tiles(images, rng) for images in (evidence.images_a, evidence.images_b)]
-        show = self._grid if self.layout == "grid" else self._one_by_one
-        return show(shown[0], shown[1]), show(shown[1], shown[0])
+        a, b = (self._tiles(images, rng) for images in (evidence.images_a, evidence.images_b))
+        question = self._grid if self.layout == "grid" else self._one_by_one
+        return question(a, b), question(b, a)
 
     def _tiles(self, images: ImageSet, rng: np.random.Generator) -> list[Image.Image]:
         tiles: list[Image.Image] = []
         problem: UnreadableImageError | None = None
-        for index in drawn(len(images), self.sample_size, rng):
+        for index in sample_indices(len(images), self.sample_size, rng):
             try:
                 image = images.image(index)
             except UnreadableImageError as error:
@@ -109,16 +110,16 @@ class ImagesVlmProposer(AskingProposer):
 
     def _grid(self, first: Sequence[Image.Image], second: Sequence[Image.Image]) -> list[Part]:
         columns = grid_columns(max(len(first), len(second)))
-        told = []
+        parts = []
         for label, where, tiles in (("A", "upper", first), ("B", "lower", second)):
             rows = math.ceil(len(tiles) / columns)
-            told.append(
+            parts.append(
                 f"{_count(len(tiles), 'image')} of Group {label} in the {where} part "
                 f"({_count(rows, 'row')} under the heading “Group {label}”)"
             )
         picture = draw_grid((("Group A", first), ("Group B", second)), self.tile, columns)
-        layout = f"The picture shows {told[0]}, and {told[1]}."
-        return [self._filled(layout=layout), encode_jpeg(picture)]
+        layout = f"The picture shows {parts[0]}, and {parts[1]}."
+        return [self._fill_prompt(layout=layout), encode_jpeg(picture)]
 
     def _one_by_one(
         self, first: Sequence[Image.Image], second: Sequence[Image.Image]
@@ -131,48 +132,52 @@ class ImagesVlmProposer(AskingProposer):
         for label, tiles in (("A", first), ("B", second)):
             for number, tile in enumerate(tiles, 1):
                 parts += [f"Group {label}, image {number}:", encode_jpeg(tile)]
-        return [*parts, self._filled(layout=layout)]
+        return [*parts, self._fill_prompt(layout=layout)]
 
 
-def grid_columns(most: int) -> int:
-    """Return how many columns make a nearly square picture of two blocks of so many tiles."""
-    return max(1, min(most, math.ceil(math.sqrt(2 * most))))
+def grid_columns(n: int) -> int:
+    """Returns the number of columns for a nearly square picture of two blocks of n tiles."""
+    return max(1, min(n, math.ceil(math.sqrt(2 * n))))
 
 
 def draw_grid(
     groups: Sequence[tuple[str, Sequence[Image.Image]]], tile: int, columns: int
 ) -> Image.Image:
-    """Draw blocks of tiles under one another, each below its heading.
+    """Returns one picture with a block of tiles per group, each below its heading.
 
     Args:
         groups: Heading and images of each block.
-        tile: Side of a tile's cell in pixels; an image is shrunk into it where it is larger, keeps
-            its proportions, and stands in its middle.
-        columns: Tiles in a row.
+        tile: Side of a square cell in pixels. A larger image is reduced to fit, with its aspect
+            ratio kept; all images are centred.
+        columns: Tiles per row.
 
     Returns:
-        An RGB picture with as many rows as the images need.
+        An RGB picture with as many rows as needed.
     """
-    bar = max(24, tile // 6)
+    heading_height = max(24, tile // 6)
     step = tile + _GAP
-    heights = [bar + _GAP + step * math.ceil(len(images) / columns) for _, images in groups]
-    sheet = Image.new("RGB", (columns * step + _GAP, sum(heights) + _GAP), _PAPER)
-    pen = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=bar * 0.7)
+    heights = [
+        heading_height + _GAP + step * math.ceil(len(images) / columns) for _, images in groups
+    ]
+    picture = Image.new("RGB", (columns * step + _GAP, sum(heights) + _GAP), _BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=heading_height * 0.7)
     top = _GAP
     for (heading, images), height in zip(groups, heights, strict=True):
-        pen.rectangle((0, top, sheet.width, top + bar), fill=_INK)
-        pen.text((_GAP, top + bar / 2), heading, fill=_PAPER, font=font, anchor="lm")
-        for place, image in enumerate(images):
-            row, column = divmod(place, columns)
-            fitted = image
+        draw.rectangle((0, top, picture.width, top + heading_height), fill=_FOREGROUND)
+        middle = (_GAP, top + heading_height / 2)
+        draw.text(middle, heading, fill=_BACKGROUND, font=font, anchor="lm")
+        for index, image in enumerate(images):
+            row, column = divmod(index, columns)
+            reduced = image
             if max(image.size) > tile:
-                fitted = ImageOps.contain(image, (tile, tile))
-            left = _GAP + column * step + (tile - fitted.width) // 2
-            sheet.paste(fitted, (left, top + bar + _GAP + row * step + (tile - fitted.height) // 2))
+                reduced = ImageOps.contain(image, (tile, tile))
+            x = _GAP + column * step + (tile - reduced.width) // 2
+            y = top + heading_height + _GAP + row * step + (tile - reduced.height) // 2
+            picture.paste(reduced, (x, y))
         top += height
-    return sheet
+    return picture
 
 
-def _count(n: int, what: str) -> str:
-    return f"1 {what}" if n == 1 else f"{n} {what}s"
+def _count(n: int, noun: str) -> str:
+    return f"1 {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,4 +1,4 @@
-"""The user's own hypotheses, to be tested like any other."""
+"""A proposer of the user's own hypotheses, which are tested like all others."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ _PREFIX = re.compile(r"^([AB])\s*:\s*")
 
 
 class ManualProposer(Proposer):
-    """Proposes what it was given: a list in the configuration, a text file, or both.
+    """A proposer of hypotheses from the configuration, a text file, or both.
 
-    "A: a dog" claims that a dog is truer of set A, "B: a dog" of set B; "a dog" is tested in both
-    directions. In a file, one hypothesis a line; blank lines and lines that begin with "#" are
-    skipped.
+    "A: a dog" is the hypothesis that "a dog" is truer of set A, "B: a dog" that it is truer of set
+    B; "a dog" is tested in both directions. A file has one hypothesis per line; blank lines and
+    lines that begin with "#" are skipped.
 
     Args:
-        hypotheses: The list.
-        file: The text file, UTF-8; relative to the current folder.
+        hypotheses: Hypotheses of the configuration.
+        file: Text file, UTF-8; relative to the current folder.
 
     Raises:
         InputError: The file cannot be read, there is no hypothesis, or one is empty.
@@ -33,44 +33,46 @@ class ManualProposer(Proposer):
     needs_captions = False
 
     def __init__(self, hypotheses: Sequence[str] = (), file: str | None = None) -> None:
-        given = [*hypotheses]
+        lines = [*hypotheses]
         if file is not None:
             try:
-                lines = Path(file).expanduser().read_text("utf-8-sig").splitlines()
+                in_file = Path(file).expanduser().read_text("utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(
-                    f"expected a text file of hypotheses, one a line, got {file}, which cannot be "
-                    f"read: {error}"
+                    f"Expected a text file of hypotheses, one per line, got {file}, which cannot "
+                    f"be read ({error}); check the path and the encoding."
                 ) from error
-            given += [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
-        if not given:
+            lines += [x for x in in_file if x.strip() and not x.lstrip().startswith("#")]
+        if not lines:
             raise InputError(
-                "expected hypotheses for the proposer 'manual', got none; give proposer.hypotheses "
-                '(such as ["A: a dog", "at night"]) or proposer.file'
+                "Expected hypotheses for the proposer 'manual', got none; set proposer.hypotheses "
+                '(such as ["A: a dog", "at night"]) or proposer.file.'
             )
         self._claims: dict[tuple[str, Direction], str] = {}
         directions: tuple[Direction, ...] = ("A", "B")
-        for line in given:
-            said = _PREFIX.match(line.strip())
+        for line in lines:
+            prefix = _PREFIX.match(line.strip())
             text = " ".join(_PREFIX.sub("", line.strip()).split())
             if not text:
-                raise InputError(f'expected a hypothesis such as "A: a dog", got {line!r}')
+                raise InputError(
+                    f'Expected a hypothesis such as "A: a dog", got {line!r}; add its text.'
+                )
             for direction in directions:
-                if said is None or said[1] == direction:
+                if prefix is None or prefix[1] == direction:
                     self._claims.setdefault((text.casefold(), direction), text)
-        of = [direction for _, direction in self._claims]
-        self.max_hypotheses = max(of.count("A"), of.count("B"))
+        claimed = [direction for _, direction in self._claims]
+        self.max_hypotheses = max(claimed.count("A"), claimed.count("B"))
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The backend and every hypothesis."""
+        """The backend and all hypotheses."""
         claims = [f"{direction}: {text}" for (_, direction), text in self._claims.items()]
         return {"proposer": self.name, "hypotheses": claims}
 
     def propose(
         self, evidence: Evidence, *, rng: np.random.Generator | None = None, round: int = 1
     ) -> Proposals:
-        """Return the hypotheses, whatever the evidence (see `visdiff.proposers.Proposer`)."""
+        """Returns the hypotheses (see `visdiff.proposers.Proposer`); only `round` is used."""
         return Proposals(
             tuple(
                 Hypothesis(text, direction, self.name, round)

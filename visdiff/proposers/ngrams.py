@@ -1,9 +1,9 @@
-"""Propose the phrases that captions of one set use more than captions of the other.
+"""A proposer of phrases that are more frequent in the captions of one set than of the other.
 
-No key, no network, no randomness. A phrase is one to four words that read as a concept; how it
-tells the sets apart is the log-odds ratio with an informative Dirichlet prior of Monroe, Colaresi
-and Quinn, "Fightin' Words" (2008), Political Analysis 16(4), with captions as trials: a caption has
-the phrase or it has not, and repeating it inside one caption counts once.
+It needs no API key, no network and no random numbers. A phrase has one to four words and reads as a
+concept. Its score is the log-odds ratio with an informative Dirichlet prior of Monroe, Colaresi and
+Quinn, "Fightin' Words" (2008), Political Analysis 16(4). The trials are captions: a repetition in
+the same caption does not count.
 """
 
 import re
@@ -20,10 +20,10 @@ from visdiff.proposers import Evidence, Proposals, Proposer
 from visdiff.results import Direction, Hypothesis
 from visdiff.words import ARTICLES, STOP_WORDS, base_forms
 
-# A shorter phrase is folded into a longer one that is in this share of its captions.
-_EXPLAINS = 0.85
-# Two phrases that share a word and this share (Jaccard) of their captions are one.
-_SAME_CAPTIONS = 0.9
+# A phrase is merged into a longer one that occurs in at least this share of its captions.
+_MIN_CONTAINMENT = 0.85
+# Phrases with a common word and at least this Jaccard index of their captions are duplicates.
+_MIN_JACCARD = 0.9
 
 _SEP = "\x1f"
 _COMPOUND_TEXT = (
@@ -31,7 +31,7 @@ _COMPOUND_TEXT = (
     "on the side of|at the edge of|next to|close to|out of|covered in|covered with|surrounded by|"
     "made of|filled with"
 )
-# By first word, the longest first.
+# First word → compound prepositions, the longest first.
 _COMPOUND: dict[str, list[tuple[str, ...]]] = {}
 for _phrase in sorted(_COMPOUND_TEXT.split("|"), key=len, reverse=True):
     _COMPOUND.setdefault(_phrase.split()[0], []).append(tuple(_phrase.split()))
@@ -41,7 +41,7 @@ in inside into near off on onto outside over through to toward towards under und
 within without
 """
 _PREPOSITIONS = frozenset(_SIMPLE_TEXT.split()) | frozenset(_COMPOUND_TEXT.split("|"))
-# Joins two parts of one phrase, but cannot begin one.
+# Words that join two parts of a phrase, but cannot begin one.
 _LINKS = frozenset({"of", "and", "or", "for", "as"})
 _EDGE = re.compile(r"^[\"'“”‘’(\[]+|[\"'“”‘’)\].,;:!?…]+$")
 _STOPS = re.compile(r"[.,;:!?…)\]]$")
@@ -49,48 +49,48 @@ _STOPS = re.compile(r"[.,;:!?…)\]]$")
 
 @dataclass(frozen=True)
 class _Unit:
-    """A word, or a compound preposition, with the article before it."""
+    """A word or a compound preposition, with the article before it."""
 
     text: str  # as written
     key: str  # lower case
-    article: str  # as written, "" when there is none
+    article: str  # as written, "" if there is none
     role: Literal["content", "preposition", "link"]
-    first: bool  # first word of a sentence, where a capital letter says nothing
+    first: bool  # first word of a sentence, whose capital letter is not informative
 
 
 @dataclass
 class _Phrase:
-    """A candidate: what it is made of, who says it, and how well it tells the sets apart."""
+    """A candidate phrase: its words, the captions that contain it, and its score."""
 
     keys: tuple[str, ...]
-    rows: np.ndarray  # indices of the captions that have it, both sets', sorted
+    rows: np.ndarray  # sorted indices of the captions of both sets that contain it
     in_a: int
     in_b: int
-    z: float  # positive: more in A
+    z: float  # positive if more frequent in A
     text: str = ""
-    whole: float = 0.0  # 0 … 2: how often it begins and ends where a phrase of the caption does
+    completeness: float = 0.0  # 0 … 2: share of captions where it starts a phrase, plus ends one
 
 
 class NgramProposer(Proposer):
-    """Phrases by weighted log-odds, cleaned to readable concepts.
+    """A proposer of phrases with a high log-odds z-score, reduced to readable concepts.
 
     Phrases begin with a noun, an adjective or a preposition, and end with neither an article nor a
-    preposition ("on the grass", "in front of a brick wall", not "of a" or "in the"). Articles and
-    case are not counted, but given back as the captions have them most often. Of a short phrase and
-    a longer one around it, the longer one is kept when nearly all captions with the short one have
-    it; the short one when it occurs in other company too, or tells the sets apart without it, and
-    then the longer one only if it tells more. Phrases in nearly the same captions that share a word
-    are one.
+    preposition ("on the grass", "in front of a brick wall", not "of a" or "in the"). Counts ignore
+    articles and case; the result uses their most frequent form in the captions.
+
+    Of a phrase and a longer one that contains it, the longer one is kept if it occurs in nearly all
+    captions with the short one. The short one is kept if it also occurs elsewhere, or separates the
+    sets without the longer one. Both are kept if the longer one adds information. Phrases with a
+    common word in nearly the same captions are duplicates.
 
     Args:
-        max_hypotheses: Most phrases a direction.
-        min_z: Least z, in absolute value, of a phrase. What this lets through is still tested on
-            other images; it is there to keep candidates few when the captions do not differ.
-        max_words: Longest phrase; articles do not count, compound prepositions ("in front of")
-            once.
-        min_count: Captions of a set that must have the phrase.
-        prior: Weight of the prior, in captions: the two sets' common share of captions with the
-            phrase is taken for known from so many.
+        max_hypotheses: Maximum number of phrases per direction.
+        min_z: Minimum absolute z of a phrase. It limits the number of candidates if the captions do
+            not differ; all candidates are still tested on other images.
+        max_words: Maximum number of words. Articles do not count; a compound preposition ("in front
+            of") is one word.
+        min_count: Minimum number of captions of one set with the phrase.
+        prior: Weight of the prior, as a number of captions.
 
     Raises:
         InputError: A parameter is out of range.
@@ -109,9 +109,9 @@ class NgramProposer(Proposer):
     ) -> None:
         if max_hypotheses < 1 or max_words < 1 or min_count < 1 or min_z < 0 or prior <= 0:
             raise InputError(
-                "expected max_hypotheses, max_words and min_count of at least 1, min_z of at least "
+                "Expected max_hypotheses, max_words and min_count of at least 1, min_z of at least "
                 f"0 and a prior above 0, got {max_hypotheses}, {max_words}, {min_count}, {min_z} "
-                f"and {prior}"
+                f"and {prior}."
             )
         self.max_hypotheses = max_hypotheses
         self.min_z = min_z
@@ -121,7 +121,7 @@ class NgramProposer(Proposer):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The backend, its thresholds, and the version of its rules."""
+        """The backend, its settings, and the version of its rules."""
         return {
             "proposer": self.name,
             "version": 2,
@@ -135,17 +135,17 @@ class NgramProposer(Proposer):
     def propose(
         self, evidence: Evidence, *, rng: np.random.Generator | None = None, round: int = 1
     ) -> Proposals:
-        """Propose phrases (see `visdiff.proposers.Proposer`); ``rng`` is not used."""
-        said_a, said_b = evidence.said(self.name)
-        return Proposals(tuple(self.from_captions(said_a, said_b, round)))
+        """Returns phrases (see `visdiff.proposers.Proposer`); ``rng`` is not used."""
+        captions_a, captions_b = evidence.captions(self.name)
+        return Proposals(tuple(self.from_captions(captions_a, captions_b, round)))
 
     def from_captions(
         self, captions_a: Sequence[str], captions_b: Sequence[str], round: int = 1
     ) -> list[Hypothesis]:
-        """Return the phrases that tell two lists of captions apart.
+        """Returns the phrases that separate two lists of captions.
 
-        The same captions in another order give the same list: set A's phrases by falling z, then
-        set B's.
+        First come set A's phrases in descending order of z, then set B's. The order of the captions
+        does not matter.
         """
         parsed_a = [_units(text) for text in captions_a if text]
         parsed_b = [_units(text) for text in captions_b if text]
@@ -158,26 +158,26 @@ class NgramProposer(Proposer):
         directions: tuple[tuple[Direction, int], ...] = (("A", 1), ("B", -1))
         for direction, sign in directions:
             phrases = {p.keys: p for p in candidates if sign * p.z >= self.min_z}
-            _write_out(phrases, captions)
+            _choose_texts(phrases, captions)
             phrases = {k: p for k, p in phrases.items() if p.text}
-            kept = self._distinct(self._folded(phrases, sign, sizes))
+            kept = self._remove_duplicates(self._merge_nested(phrases, sign, sizes))
             found += [Hypothesis(p.text, direction, self.name, round) for p in kept]
         return found
 
     def _candidates(self, captions: list[list[list[_Unit]]], n_a: int) -> list[_Phrase]:
-        """Count every well-formed phrase, caption by caption, and score it."""
+        """Returns all well-formed phrases of the captions with their counts and z-scores."""
 
         def analyse(caption: list[list[_Unit]]) -> list[str]:
             return [_SEP.join(keys) for keys, _, _ in _phrases(caption, self.max_words)]
 
         try:
-            # The stubs know of analyzers by name only.
+            # The type stubs do not allow a callable as the analyzer.
             vectorizer: Any = CountVectorizer(
                 analyzer=cast(Any, analyse), binary=True, min_df=self.min_count
             )
             counts = vectorizer.fit_transform(captions).tocsc()
         except ValueError:
-            # scikit-learn's way of saying that no phrase is in enough captions.
+            # scikit-learn raises this if no phrase is in `min_count` captions.
             return []
         n_b = len(captions) - n_a
         phrases = []
@@ -191,71 +191,72 @@ class NgramProposer(Proposer):
             phrases.append(_Phrase(tuple(str(name).split(_SEP)), rows, in_a, in_b, z))
         return phrases
 
-    def _folded(
+    def _merge_nested(
         self, phrases: dict[tuple[str, ...], _Phrase], sign: int, sizes: tuple[int, int]
     ) -> list[_Phrase]:
-        """Keep the right one of each phrase and the longer ones around it, or both."""
-        # First drop the longer ones that tell no more than a part used more widely.
-        telling = {
+        """Returns phrases without those that a shorter or a longer one makes redundant."""
+        # First drop longer phrases that add nothing to a more frequent part.
+        informative = {
             keys: phrase
             for keys, phrase in phrases.items()
             if not any(
-                len(phrase.rows) < _EXPLAINS * len(part.rows)
-                and sign * self._given(phrase, part) < self.min_z
+                len(phrase.rows) < _MIN_CONTAINMENT * len(part.rows)
+                and sign * self._z_given_part(phrase, part) < self.min_z
                 for part in (phrases[k] for k in _parts(keys) if k in phrases)
             )
         }
-        # Then, longest first, drop the parts that each survivor accounts for.
+        # Then, starting with the longest, drop the parts that a longer phrase explains.
         kept: list[_Phrase] = []
-        around: defaultdict[tuple[str, ...], list[_Phrase]] = defaultdict(list)
-        for phrase in sorted(telling.values(), key=lambda p: -len(p.keys)):
+        containing: defaultdict[tuple[str, ...], list[_Phrase]] = defaultdict(list)
+        for phrase in sorted(informative.values(), key=lambda p: -len(p.keys)):
             if any(
                 _explains(longer, phrase)
-                and sign * self._without(phrase, longer, sizes) < self.min_z
-                for longer in around[phrase.keys]
+                and sign * self._z_without(phrase, longer, sizes) < self.min_z
+                for longer in containing[phrase.keys]
             ):
                 continue
             kept.append(phrase)
             for part in _parts(phrase.keys):
-                around[part].append(phrase)
+                containing[part].append(phrase)
         return kept
 
-    def _given(self, phrase: _Phrase, part: _Phrase) -> float:
-        """Return z of a phrase among the captions that have a part of it."""
+    def _z_given_part(self, phrase: _Phrase, part: _Phrase) -> float:
+        """Returns z of a phrase among the captions that contain a given part of it."""
         return log_odds_z(phrase.in_a, part.in_a, phrase.in_b, part.in_b, self.prior)
 
-    def _without(self, part: _Phrase, longer: _Phrase, sizes: tuple[int, int]) -> float:
-        """Return z of a part among the captions that lack the longer phrase around it.
+    def _z_without(self, part: _Phrase, longer: _Phrase, sizes: tuple[int, int]) -> float:
+        """Returns z of a part among the captions without the longer phrase.
 
-        Nine in ten pilots may be men, yet what the sets differ in is pilots: the tenth tells too.
+        If nine in ten pilots are men, "pilot" may still be the difference: the captions of the
+        tenth pilot show it.
         """
         in_a, in_b = part.in_a - longer.in_a, part.in_b - longer.in_b
         return log_odds_z(in_a, sizes[0] - longer.in_a, in_b, sizes[1] - longer.in_b, self.prior)
 
-    def _distinct(self, phrases: Iterable[_Phrase]) -> list[_Phrase]:
-        """Return the best phrases, best first, without near-duplicates."""
-        # z to one decimal: below that, the better-formed phrase goes first.
+    def _remove_duplicates(self, phrases: Iterable[_Phrase]) -> list[_Phrase]:
+        """Returns the best phrases, best first, without near-duplicates."""
+        # z is compared to one decimal; of equal phrases, the more complete one comes first.
         order = sorted(
             phrases,
-            key=lambda p: (-round(abs(p.z), 1), -round(p.whole, 1), -len(p.keys), p.text),
+            key=lambda p: (-round(abs(p.z), 1), -round(p.completeness, 1), -len(p.keys), p.text),
         )
         kept: list[tuple[_Phrase, list[frozenset[str]]]] = []
         for phrase in order:
             if len(kept) == self.max_hypotheses:
                 break
-            content = [base_forms(k) for k in phrase.keys if k not in STOP_WORDS]
-            if not any(_same(phrase, content, other, theirs) for other, theirs in kept):
-                kept.append((phrase, content))
+            words = [base_forms(k) for k in phrase.keys if k not in STOP_WORDS]
+            if not any(_are_duplicates(phrase, words, *other) for other in kept):
+                kept.append((phrase, words))
         return sorted((p for p, _ in kept), key=lambda p: (-abs(p.z), p.text))
 
 
 def log_odds_z(in_a: int, n_a: int, in_b: int, n_b: int, prior: float) -> float:
-    """Return the z-score of a log-odds ratio with an informative Dirichlet prior.
+    """Returns the z-score of a log-odds ratio with an informative Dirichlet prior.
 
-    The prior of each set is worth ``prior`` captions, with the phrase in the share of them that it
-    has in both sets together (Monroe et al. 2008). The variance keeps the terms of captions without
-    the phrase, which the paper drops: a word's share of all words is small, a phrase's share of
-    captions need not be.
+    The prior adds ``prior`` captions to each set, with the phrase in the same share of them as in
+    both sets together (Monroe et al. 2008). The paper drops the variance terms of trials without
+    the word, because a word's share of all words is small. They are kept here, because a phrase's
+    share of captions can be large.
 
     Args:
         in_a: Captions of A with the phrase, 0 … n_a.
@@ -265,21 +266,21 @@ def log_odds_z(in_a: int, n_a: int, in_b: int, n_b: int, prior: float) -> float:
         prior: Weight of the prior, above 0.
 
     Returns:
-        Positive when A's captions have it more; 0 when the shares are equal or a set is empty.
+        z, positive if the phrase is more frequent in A; 0 for equal shares or an empty set.
     """
     if not n_a or not n_b or in_a + in_b in (0, n_a + n_b):
         return 0.0
     share = (in_a + in_b) / (n_a + n_b)
-    yes, no = prior * share, prior * (1 - share)
-    have_a, lack_a = in_a + yes, n_a - in_a + no
-    have_b, lack_b = in_b + yes, n_b - in_b + no
-    difference = np.log(have_a / lack_a) - np.log(have_b / lack_b)
-    return float(difference / np.sqrt(1 / have_a + 1 / lack_a + 1 / have_b + 1 / lack_b))
+    prior_with, prior_without = prior * share, prior * (1 - share)
+    with_a, without_a = in_a + prior_with, n_a - in_a + prior_without
+    with_b, without_b = in_b + prior_with, n_b - in_b + prior_without
+    difference = np.log(with_a / without_a) - np.log(with_b / without_b)
+    return float(difference / np.sqrt(1 / with_a + 1 / without_a + 1 / with_b + 1 / without_b))
 
 
 def _units(caption: str) -> list[list[_Unit]]:
-    """Cut a caption into stretches of units that a phrase may lie in."""
-    stretches: list[list[_Unit]] = [[]]
+    """Returns the segments of a caption; a phrase lies within one segment."""
+    segments: list[list[_Unit]] = [[]]
     tokens = caption.split()
     lower = [token.lower() for token in tokens]
     article, first, i = "", True, 0
@@ -296,42 +297,44 @@ def _units(caption: str) -> list[list[_Unit]]:
             role: Literal["content", "preposition", "link"] = (
                 "preposition" if key in _PREPOSITIONS else "link" if key in _LINKS else "content"
             )
-            stretches[-1].append(_Unit(word, key, article, role, first))
+            segments[-1].append(_Unit(word, key, article, role, first))
             article, first = "", False
         else:
-            # A verb like "is", a pronoun, bare punctuation: no concept reaches across it.
-            stretches.append([])
+            # A verb like "is", a pronoun or punctuation separates phrases.
+            segments.append([])
             article, first = "", False
         if _STOPS.search(raw):
-            stretches.append([])
+            segments.append([])
             article, first = "", raw[-1] in ".!?"
-    return [stretch for stretch in stretches if stretch]
+    return [segment for segment in segments if segment]
 
 
 def _phrases(
     caption: list[list[_Unit]], max_words: int
 ) -> Iterator[tuple[tuple[str, ...], list[_Unit], tuple[_Unit | None, _Unit | None]]]:
-    """Yield each well-formed phrase of a caption: its keys, its units, and the units around it."""
-    for stretch in caption:
-        for start, head in enumerate(stretch):
+    """Yields each well-formed phrase of a caption: keys, units, and the units next to it."""
+    for segment in caption:
+        for start, head in enumerate(segment):
             if head.role == "link":
                 continue
-            for end in range(start + 1, min(start + max_words, len(stretch)) + 1):
-                units = stretch[start:end]
+            for end in range(start + 1, min(start + max_words, len(segment)) + 1):
+                units = segment[start:end]
                 if units[-1].role != "content":
                     continue
-                before = stretch[start - 1] if start else None
-                after = stretch[end] if end < len(stretch) else None
+                before = segment[start - 1] if start else None
+                after = segment[end] if end < len(segment) else None
                 yield tuple(unit.key for unit in units), units, (before, after)
 
 
-def _write_out(phrases: dict[tuple[str, ...], _Phrase], captions: list[list[list[_Unit]]]) -> None:
-    """Give phrases the text that captions have most often, and see where they begin and end.
+def _choose_texts(
+    phrases: dict[tuple[str, ...], _Phrase], captions: list[list[list[_Unit]]]
+) -> None:
+    """Sets the most frequent text and the completeness of each phrase.
 
-    A phrase with a preposition that most often stops short of its noun ("on a green") gets no text.
+    A phrase with a preposition that is usually cut before its noun ("on a green") gets no text.
     """
     longest = max((len(keys) for keys in phrases), default=0)
-    # By whether the phrase ends where one of the caption's does.
+    # (keys, whether the phrase ends with a phrase of the caption) → texts.
     texts: defaultdict[tuple[tuple[str, ...], bool], Counter[str]] = defaultdict(Counter)
     begins: Counter[tuple[str, ...]] = Counter()
     mixed: dict[tuple[str, ...], bool] = {}
@@ -339,7 +342,7 @@ def _write_out(phrases: dict[tuple[str, ...], _Phrase], captions: list[list[list
         for keys, units, (before, after) in _phrases(captions[row], longest):
             if keys not in phrases:
                 continue
-            texts[keys, after is None or after.role != "content"][_spelled(units)] += 1
+            texts[keys, after is None or after.role != "content"][_text(units)] += 1
             mixed[keys] = any(unit.role != "content" for unit in units)
             begins[keys] += bool(
                 before is None
@@ -349,23 +352,23 @@ def _write_out(phrases: dict[tuple[str, ...], _Phrase], captions: list[list[list
             )
     for keys, phrase in phrases.items():
         ended, cut = texts[keys, True].total(), texts[keys, False].total()
-        phrase.whole = (begins[keys] + ended) / (ended + cut)
+        phrase.completeness = (begins[keys] + ended) / (ended + cut)
         if ended >= cut:
             phrase.text = _most_common(texts[keys, True])
         elif not mixed[keys]:
-            # An adjective, or a noun used as one: "red", not "a red".
+            # An adjective or an attributive noun loses its article: "red", not "a red".
             text = _most_common(texts[keys, False])
             head, _, rest = text.partition(" ")
             phrase.text = rest if head in ARTICLES and rest else text
 
 
 def _most_common(texts: Counter[str]) -> str:
-    """Return the most common text; of several the first in the alphabet, whatever their order."""
+    """Returns the most common text; ties are broken alphabetically."""
     return min(texts.items(), key=lambda item: (-item[1], item[0]))[0]
 
 
-def _spelled(units: list[_Unit]) -> str:
-    """Write a phrase as the caption has it, but for the capital that begins a sentence."""
+def _text(units: list[_Unit]) -> str:
+    """Returns a phrase as written, without a capital letter at the start of a sentence."""
     out: list[str] = []
     for index, unit in enumerate(units):
         if unit.article:
@@ -376,27 +379,28 @@ def _spelled(units: list[_Unit]) -> str:
 
 
 def _parts(keys: tuple[str, ...]) -> set[tuple[str, ...]]:
-    """Return the proper contiguous parts of a phrase."""
+    """Returns the proper contiguous parts of a phrase."""
     n = len(keys)
     return {keys[i:j] for i in range(n) for j in range(i + 1, n + 1)} - {keys}
 
 
 def _explains(longer: _Phrase, part: _Phrase) -> bool:
-    """Say whether a part is hardly ever without the longer phrase, which reads as well."""
-    return len(longer.rows) >= _EXPLAINS * len(part.rows) and longer.whole >= part.whole - 0.25
+    """Returns whether a part occurs almost only in the longer phrase, which is as complete."""
+    contained = len(longer.rows) >= _MIN_CONTAINMENT * len(part.rows)
+    return contained and longer.completeness >= part.completeness - 0.25
 
 
-def _same(
+def _are_duplicates(
     phrase: _Phrase,
-    content: list[frozenset[str]],
+    words: list[frozenset[str]],
     other: _Phrase,
-    theirs: list[frozenset[str]],
+    other_words: list[frozenset[str]],
 ) -> bool:
-    """Say whether two phrases are one: the same words, or a shared word in the same captions."""
-    shared = [any(not a.isdisjoint(b) for b in theirs) for a in content]
+    """Returns whether two phrases have the same words, or a common word in the same captions."""
+    shared = [any(not a.isdisjoint(b) for b in other_words) for a in words]
     if not any(shared):
         return False
-    if all(shared) and all(any(not a.isdisjoint(b) for a in content) for b in theirs):
+    if all(shared) and all(any(not a.isdisjoint(b) for a in words) for b in other_words):
         return True
     common = len(np.intersect1d(phrase.rows, other.rows, assume_unique=True))
-    return common >= _SAME_CAPTIONS * (len(phrase.rows) + len(other.rows) - common)
+    return common >= _MIN_JACCARD * (len(phrase.rows) + len(other.rows) - common)

@@ -1,7 +1,8 @@
-"""From what a language model wrote to hypotheses: read it, clean it, refuse the rest with a reason.
+"""Parsing of a language model's reply into hypotheses; other text is refused with a reason.
 
-Models were asked for a list of short phrases. They also greet, number, quote, embolden, explain,
-and name the groups; nothing of that may reach a ranker, and nothing may be lost without a reason.
+Models are asked for a list of short phrases. Replies also contain greetings, numbering, quotation
+marks, bold type, explanations and names of the groups. None of that should reach a ranker, and
+every text that is dropped has a reason.
 """
 
 import json
@@ -9,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-#: Longest hypothesis, in words: what is longer is an explanation.
+#: Maximum number of words in a hypothesis; longer texts are explanations.
 MAX_WORDS = 30
 
 _FENCE = re.compile(r"^\s*```[\w-]*\s*$", re.MULTILINE)
@@ -23,14 +24,14 @@ _EMPHASIS = re.compile(
 )
 _QUOTES = {'"': '"', "“": "”", "„": "“", "«": "»", "'": "'", "‘": "’", "`": "`"}
 _PARENTHESES = re.compile(r"\s*[(\[][^()\[\]]*[)\]]\s*$")
-# "set a" in lower case is English: people set a table.
+# Lower-case "set a" is ordinary English: people set a table.
 _LETTERED = r"(?-i:(?:(?:[Gg]roup|GROUP)\s+[ABab]|(?:[Ss]et|SET)\s+[AB])\b(?!-))"
 _GROUP = rf"(?:the\s+)?{_LETTERED}"
 _PICTURES = r"(?:images?|pictures?|photos?|captions?)"
-_TELLS = (
+_ADVERBS = (
     r"(?:often|mostly|typically|generally|usually|mainly|frequently|also|more|likely|clearly)\s+"
 )
-_SAYS = (
+_VERBS = (
     r"(?:shows?|has|have|contains?|features?|includes?|depicts?|displays?|portrays?|involves?|"
     r"focus(?:es)?\s+on|tends?\s+to\s+(?:show|have|contain|feature|include|depict|be)|"
     r"(?:is|are)\s+more\s+likely\s+to\s+(?:show|have|contain|feature|include|depict|be)|"
@@ -38,7 +39,7 @@ _SAYS = (
 )
 _ABOUT = re.compile(
     rf"^(?:{_PICTURES}\s+(?:in|from|of)\s+)?{_GROUP}(?:['’]s)?(?:\s+{_PICTURES})?"
-    rf"\s*(?:[:,–—-]\s*|\s(?:{_TELLS})*{_SAYS}\s+)",
+    rf"\s*(?:[:,–—-]\s*|\s(?:{_ADVERBS})*{_VERBS}\s+)",
     re.IGNORECASE,
 )
 _COMPARED = re.compile(
@@ -77,16 +78,16 @@ _THE_OTHER = re.compile(
 )
 
 
-def read(text: str, data: Any = None) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the hypotheses in a reply to "more true of Group A than of Group B", cleaned.
+def parse_reply(text: str, data: Any = None) -> tuple[list[str], list[tuple[str, str]]]:
+    """Returns the hypotheses in a reply to "more true of Group A than of Group B".
 
     Args:
         text: The reply.
-        data: The reply's parsed JSON where the backend has it: a list of texts, or an object with
-            one. Without it, JSON in the text is found, else every line counts.
+        data: The reply's JSON if the backend parsed it: a list of texts, or an object with such a
+            list. If None, `text` is parsed as JSON or else as lines.
 
     Returns:
-        Hypotheses in the order of the reply, each once; and what was refused, with the reason.
+        The distinct hypotheses in the order of the reply, and the refused texts with the reasons.
     """
     kept: dict[str, str] = {}
     refused: list[tuple[str, str]] = []
@@ -96,7 +97,7 @@ def read(text: str, data: Any = None) -> tuple[list[str], list[tuple[str, str]]]
             continue
         if not item.strip():
             continue
-        phrase, reason = clean(item)
+        phrase, reason = clean_line(item)
         if reason:
             refused.append((item.strip(), reason))
         else:
@@ -104,20 +105,20 @@ def read(text: str, data: Any = None) -> tuple[list[str], list[tuple[str, str]]]
     return list(kept.values()), refused
 
 
-def clean(line: str) -> tuple[str, str]:
-    """Return the hypothesis in a line of a reply, and "", or what is left and why it is none."""
+def clean_line(line: str) -> tuple[str, str]:
+    """Returns the hypothesis in a line and "", or the remaining text and why it is refused."""
     raw = " ".join(line.split())
     if re.fullmatch(r"#+\s.*", raw):
         return raw, "a heading"
-    phrase = _bare(raw)
+    phrase = _strip_decoration(raw)
     if _APOLOGY.search(phrase):
         return phrase, "a refusal to answer"
     if _OPENING.search(phrase) or phrase.endswith(":"):
         return phrase, "a preface or closing remark"
     if _THE_OTHER.search(phrase):
-        return phrase, "said of the other group"
+        return phrase, "a statement about the other group"
     phrase = _COMPARED.sub("", _ABOUT.sub("", phrase))
-    phrase = _bare(_AMOUNT.sub("", _bare(phrase)))
+    phrase = _strip_decoration(_AMOUNT.sub("", _strip_decoration(phrase)))
     if not re.search(r"[^\W\d_]", phrase) or len(re.findall(r"[^\W_]", phrase)) < 2:
         return phrase, "no words"
     if phrase[0] in "[{" or "```" in phrase:
@@ -129,21 +130,21 @@ def clean(line: str) -> tuple[str, str]:
     return phrase, ""
 
 
-def _bare(phrase: str) -> str:
-    """Take off, until nothing changes, what surrounds a phrase."""
+def _strip_decoration(phrase: str) -> str:
+    """Returns a phrase without bullets, labels, emphasis, parentheses, quotation marks."""
     before = None
     while phrase != before:
         before = phrase
         phrase = _LABEL.sub("", _BULLET.sub("", phrase.strip()))
         if head := _BOLD_HEAD.match(phrase):
-            # "**Dogs**: many captions mention them": the bold part is the concept.
+            # In "**Dogs**: many captions mention them", the bold part is the concept.
             phrase = head[1]
         phrase = _EMPHASIS.sub(lambda m: m[2] or m[3], phrase)
         phrase = _PARENTHESES.sub("", phrase) or phrase
         phrase = re.sub(r"(?<=[^.])[.,;]$", "", phrase)
         if len(phrase) > 1 and _QUOTES.get(phrase[0]) == phrase[-1]:
             inner = phrase[1:-1]
-            # Not of '"left" and "right"', which only begins and ends with one.
+            # In '"left" and "right"', the quotation marks at the ends are not one pair.
             phrase = phrase if phrase[0] in inner or phrase[-1] in inner else inner
     return phrase
 

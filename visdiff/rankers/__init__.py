@@ -1,4 +1,4 @@
-"""Rankers: how well each hypothesis fits each image."""
+"""Rankers score how well each hypothesis fits each image."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,13 +12,13 @@ from visdiff.results import Hypothesis
 
 
 class Ranker(Backend, Protocol):
-    """Scores images one by one; it never sees which set an image is of, and decides nothing.
+    """A model that scores images one by one, without knowing which set an image belongs to.
 
-    Every statistic is computed from the scores elsewhere, so that rankers compare. A backend
-    inherits from this class, and its constructor takes exactly the settings of its table as
-    keywords. It may also take any of ``device``, ``runtime`` (see `visdiff.engine.Runtime`),
-    ``llm``, a function without arguments that returns the configured chat model, and ``captioner``,
-    that of the run.
+    All statistics are computed from the scores elsewhere, so that rankers can be compared. A
+    backend inherits from this class, and its constructor takes exactly the settings of its
+    configuration table as keywords. It may also take any of ``device``, ``runtime`` (see
+    `visdiff.engine.Runtime`), ``llm``, a function without arguments that returns the configured
+    chat model, and ``captioner``, the run's captioner.
 
     Attributes:
         needs_captions: Whether `score` reads captions.
@@ -30,7 +30,7 @@ class Ranker(Backend, Protocol):
 
     @property
     def encoder(self) -> Encoder | None:
-        """The image-text encoder, which others may share; None where there is none."""
+        """The image-text encoder, which other parts may share; None if there is none."""
         return None
 
     def score(
@@ -39,18 +39,18 @@ class Ranker(Backend, Protocol):
         images: ImageSet,
         captions: Sequence[str | None] | None = None,
     ) -> np.ndarray:
-        """Score every hypothesis on every image.
+        """Returns the score of every hypothesis on every image.
 
         Args:
-            hypotheses: h of them.
-            images: n of them.
-            captions: One an image, None where there is none; None when the run has no captions.
+            hypotheses: h hypotheses.
+            images: n images.
+            captions: One per image, None for a missing one; None when the run has no captions.
 
         Returns:
-            float32 array, shape (h, n): higher means truer of the image, NaN means unscored.
+            float32 array, shape (h, n): a higher score means a better fit, NaN means unscored.
         """
         ...
 
     def features(self, images: ImageSet) -> np.ndarray | None:
-        """Return image features, float32, (n, d), NaN rows for unreadable images; None for none."""
+        """Returns image features, (n, d) float32, NaN rows for unreadable images; None if none."""
         return None

@@ -1,4 +1,4 @@
-"""What the rankers that ask a chat model share: yes or no, graded where the model says how sure."""
+"""Yes/no questions to a chat model, for the rankers that use one, scored in [0, 1]."""
 
 import itertools
 import re
@@ -12,43 +12,45 @@ from visdiff.engine import Runtime
 from visdiff.llm import ChatModel, Failure, Reply, Request
 
 CHOICES = ("yes", "no")
-# Requests at a time: so many pictures are in memory, and so many replies may be lost to Ctrl-C.
+# Requests per call. It bounds the images in memory and the replies that Ctrl-C can lose.
 _CHUNK = 256
 _ANSWER = re.compile(r"\W*(yes|no)(?:\W*$|\s*[.,;:!–—]\s.*)", re.IGNORECASE | re.DOTALL)
 
 
-def graded(reply: Reply | Failure) -> float:
-    """Return how much of a yes a reply is, in [0, 1]; NaN for a failure and for anything unclear.
+def score_reply(reply: Reply | Failure) -> float:
+    """Returns the score of a reply in [0, 1], 1 for "yes"; NaN for failures and unclear replies.
 
-    The probability of "yes" where the backend tells; else 1 for "yes" and 0 for "no", alone or
-    before a comma or full stop. "Not sure", "I cannot tell", "no idea" and "eyes" are neither.
+    The score is the probability of "yes" if the backend reports probabilities. Otherwise it is 1
+    for "yes" and 0 for "no", alone or before a comma or full stop. "Not sure", "I cannot tell", "no
+    idea" and "eyes" are unclear.
     """
     if isinstance(reply, Failure):
         return float("nan")
     odds = [reply.probabilities.get(choice, 0.0) for choice in CHOICES]
     if sum(odds) > 0:
         return float(odds[0] / sum(odds))
-    said = _ANSWER.fullmatch(reply.text.strip())
-    return float("nan") if said is None else float(said[1].lower() == "yes")
+    answer = _ANSWER.fullmatch(reply.text.strip())
+    return float("nan") if answer is None else float(answer[1].lower() == "yes")
 
 
-def ask(
+def score_questions(
     llm: ChatModel,
     questions: Iterable[tuple[Mapping[str, Any], Callable[[], Request | None]]],
     kind: str,
     runtime: Runtime,
 ) -> tuple[list[float], Counter[str]]:
-    """Answer yes/no questions, each once, through the cache.
+    """Returns the scores of yes/no questions, each asked once, through the cache.
 
     Args:
         llm: The chat model.
-        questions: What names each one in the cache, and a function that makes the request; only
-            called when the cache holds no answer, and None when it cannot be asked.
-        kind: Of the cache entries.
-        runtime: Its cache holds clear answers only: what failed is asked again by the next run.
+        questions: The cache key of each question, and a function that makes the request. The
+            function is called only if the cache has no answer; it returns None if the image cannot
+            be read.
+        kind: Kind of the cache entries.
+        runtime: Run settings. The cache stores clear answers only; the next run repeats the others.
 
     Returns:
-        One number a question as `graded` gives it, and how often each reason stands for a NaN.
+        One score per question (see `score_reply`), and the number of NaNs by reason.
     """
     answers: list[float] = []
     problems: Counter[str] = Counter()
@@ -56,23 +58,23 @@ def ask(
     while chunk := list(itertools.islice(stream, _CHUNK)):
         found = runtime.cache.get_many(kind, [parts for parts, _ in chunk])
         values = [float("nan") if value is None else float(value) for value in found]
-        made = [(i, chunk[i][1]()) for i, value in enumerate(found) if value is None]
-        asked = [(i, request) for i, request in made if request is not None]
-        problems["the image cannot be read"] += len(made) - len(asked)
+        missing = [(i, chunk[i][1]()) for i, value in enumerate(found) if value is None]
+        sent = [(i, request) for i, request in missing if request is not None]
+        problems["the image cannot be read"] += len(missing) - len(sent)
         replies: Sequence[Reply | Failure] = []
-        if asked:
-            replies = llm.answer([request for _, request in asked], runtime.progress)
-        for (i, _), reply in zip(asked, replies, strict=True):
-            values[i] = graded(reply)
+        if sent:
+            replies = llm.answer([request for _, request in sent], runtime.progress)
+        for (i, _), reply in zip(sent, replies, strict=True):
+            values[i] = score_reply(reply)
             if np.isnan(values[i]):
                 unclear = "neither yes nor no"
                 problems[reply.reason if isinstance(reply, Failure) else unclear] += 1
-        fresh = [(chunk[i][0], values[i]) for i, _ in asked if not np.isnan(values[i])]
+        fresh = [(chunk[i][0], values[i]) for i, _ in sent if not np.isnan(values[i])]
         runtime.cache.put_many(kind, fresh)
         answers += values
     return answers, +problems
 
 
-def summary(problems: Counter[str]) -> str:
-    """Write the reasons out, the most frequent first."""
+def summarize(problems: Counter[str]) -> str:
+    """Returns the three most frequent reasons with their counts, as text."""
     return "; ".join(f"{reason} ({n})" for reason, n in problems.most_common(3))

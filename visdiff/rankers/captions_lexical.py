@@ -1,4 +1,4 @@
-"""Rank by whether an image's caption says the hypothesis; no model, no key, no network."""
+"""A ranker that matches words of captions; it needs no model, no API key and no network."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,16 +13,17 @@ from visdiff.words import STOP_WORDS, base_forms, words
 
 
 class CaptionsLexicalRanker(Ranker):
-    """Scores a hypothesis on an image by how much of it the caption says, in [0, 1].
+    """A ranker that scores a hypothesis by the share of its words in the caption, in [0, 1].
 
-    With the k content words of the hypothesis (its words but articles, prepositions and the like;
-    all of them when nothing else is left) and inflections folded (plural, -ing, -ed), the score is
+    The content words of a hypothesis are its k words without stop words (articles, prepositions and
+    the like), or all words if only stop words remain. Inflections (plural, -ing, -ed) are ignored.
+    The score is
 
-    - 1 when the caption has them all, in this order and next to each other but for stop words,
-    - (k - ½)/k when it has them all, but scattered: "a red car near a dog" does not say "red dog",
-    - the share of them that it has otherwise.
+    - 1 if the caption contains all of them in this order, separated by stop words at most,
+    - (k - ½)/k if it contains all of them elsewhere: "a red car near a dog" is not a "red dog",
+    - otherwise the share of them that it contains.
 
-    NaN where there is no caption.
+    The score is NaN for a missing caption.
     """
 
     name = "captions-lexical"
@@ -39,41 +40,41 @@ class CaptionsLexicalRanker(Ranker):
         images: ImageSet,
         captions: Sequence[str | None] | None = None,
     ) -> np.ndarray:
-        """Score captions (see `visdiff.rankers.Ranker`); no image is opened.
+        """Returns scores of captions (see `visdiff.rankers.Ranker`); no image is opened.
 
         Raises:
-            InputError: There are no captions, or not one an image.
+            InputError: There are no captions, or not one per image.
         """
         if captions is None or len(captions) != len(images):
             got = "none" if captions is None else str(len(captions))
             raise InputError(
-                f"the ranker {self.name!r} expected one caption for each of {len(images)} images, "
-                "got "
-                f"{got}; choose a captioner, or a ranker that looks at images"
+                f"Expected one caption for each of {len(images)} images for the ranker "
+                f"{self.name!r}, got {got}; choose a captioner, or a ranker that reads images."
             )
-        phrases = [_content(h.text) for h in hypotheses]
+        phrases = [_content_words(h.text) for h in hypotheses]
         scores = np.full((len(hypotheses), len(images)), np.nan, np.float32)
         by_caption: dict[str, np.ndarray] = {}
         for column, caption in enumerate(captions):
             if caption is None or not caption.strip():
                 continue
             if caption not in by_caption:
-                said = _Caption(caption)
-                by_caption[caption] = np.array([said.says(p) for p in phrases], np.float32)
+                parsed = _Caption(caption)
+                by_caption[caption] = np.array([parsed.match(p) for p in phrases], np.float32)
             scores[:, column] = by_caption[caption]
         return scores
 
 
 class _Caption:
-    """A caption's words, ready to be asked about."""
+    """The base forms of a caption's words, parsed once for all hypotheses."""
 
     def __init__(self, text: str) -> None:
-        everything = [(word, base_forms(word)) for word in words(text)]
-        self.all = [forms for _, forms in everything]
-        self.content = [forms for word, forms in everything if word not in STOP_WORDS]
+        tokens = [(word, base_forms(word)) for word in words(text)]
+        self.all = [forms for _, forms in tokens]
+        self.content = [forms for word, forms in tokens if word not in STOP_WORDS]
         self.forms = frozenset[str]().union(*self.all)
 
-    def says(self, phrase: list[frozenset[str]]) -> float:
+    def match(self, phrase: list[frozenset[str]]) -> float:
+        """Returns the score of a phrase, given as the base forms of its content words."""
         k = len(phrase)
         if not k:
             return float("nan")
@@ -85,15 +86,15 @@ class _Caption:
         return (k - 0.5) / k
 
 
-def _content(text: str) -> list[frozenset[str]]:
-    everything = words(text)
-    content = [word for word in everything if word not in STOP_WORDS]
-    return [base_forms(word) for word in content or everything]
+def _content_words(text: str) -> list[frozenset[str]]:
+    tokens = words(text)
+    content = [word for word in tokens if word not in STOP_WORDS]
+    return [base_forms(word) for word in content or tokens]
 
 
-def _contiguous(phrase: list[frozenset[str]], said: list[frozenset[str]]) -> bool:
+def _contiguous(phrase: list[frozenset[str]], caption: list[frozenset[str]]) -> bool:
     k = len(phrase)
     return any(
-        all(not p.isdisjoint(w) for p, w in zip(phrase, said[start : start + k], strict=True))
-        for start in range(len(said) - k + 1)
+        all(not p.isdisjoint(w) for p, w in zip(phrase, caption[start : start + k], strict=True))
+        for start in range(len(caption) - k + 1)
     )

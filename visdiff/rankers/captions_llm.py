@@ -1,4 +1,4 @@
-"""Rank by what a language model reads out of captions (VisDiff's caption-based ranker)."""
+"""A ranker that asks a language model about captions (VisDiff's caption-based ranker)."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel, Message, Request
 from visdiff.rankers import Ranker
-from visdiff.rankers.asking import CHOICES, ask, summary
+from visdiff.rankers.asking import CHOICES, score_questions, summarize
 from visdiff.results import Hypothesis
 
 logger = logging.getLogger(__name__)
@@ -22,13 +22,13 @@ _PROMPT = "captions-llm-rank"
 
 
 class CaptionsLlmRanker(Ranker):
-    """Asks whether a hypothesis is true of an image by its caption; scores are in [0, 1].
+    """A ranker that asks whether a hypothesis is true of an image, given its caption.
 
-    The score is the probability of "yes" where the model's backend tells, else 1 or 0. What is not
-    answered with yes or no is unscored.
+    The score, in [0, 1], is the probability of "yes" if the chat backend reports probabilities, and
+    otherwise 1 or 0. A reply that is neither yes nor no gives NaN.
 
     Args:
-        llm: Returns the chat model; called once, here.
+        llm: Returns the chat model; called once, in the constructor.
         runtime: The run's cache and progress.
 
     Raises:
@@ -45,8 +45,8 @@ class CaptionsLlmRanker(Ranker):
     ) -> None:
         if llm is None:
             raise InputError(
-                f"expected a chat model for the ranker {self.name!r}, got none; name one in the "
-                "configuration's table llm, or use the ranker 'captions-lexical', which needs none"
+                f"Expected a chat model for the ranker {self.name!r}, got none; set one in the "
+                "configuration's table llm, or use the ranker 'captions-lexical', which needs none."
             )
         self.llm = llm()
         self.runtime = runtime or Runtime()
@@ -64,7 +64,7 @@ class CaptionsLlmRanker(Ranker):
 
     @property
     def prompts(self) -> Mapping[str, str]:
-        """Id of the prompt → its hash."""
+        """Prompt id → hash."""
         return {self.prompt.id: self.prompt.digest}
 
     def score(
@@ -73,28 +73,28 @@ class CaptionsLlmRanker(Ranker):
         images: ImageSet,
         captions: Sequence[str | None] | None = None,
     ) -> np.ndarray:
-        """Ask about every caption (see `visdiff.rankers.Ranker`); no image is opened.
+        """Returns scores of captions (see `visdiff.rankers.Ranker`); no image is opened.
 
-        Equal captions are asked about once.
+        Each distinct caption is evaluated once.
 
         Raises:
-            InputError: There are no captions, or not one an image.
+            InputError: There are no captions, or not one per image.
         """
         if captions is None or len(captions) != len(images):
             got = "none" if captions is None else str(len(captions))
             raise InputError(
-                f"the ranker {self.name!r} expected one caption for each of {len(images)} images, "
-                f"got {got}; choose a captioner, or a ranker that looks at images"
+                f"Expected one caption for each of {len(images)} images for the ranker "
+                f"{self.name!r}, got {got}; choose a captioner, or a ranker that reads images."
             )
         scores = np.full((len(hypotheses), len(images)), np.nan, np.float32)
-        said = [" ".join(caption.split()) if caption else "" for caption in captions]
-        distinct = list(dict.fromkeys(caption for caption in said if caption))
+        cleaned = [" ".join(caption.split()) if caption else "" for caption in captions]
+        distinct = list(dict.fromkeys(caption for caption in cleaned if caption))
         texts = list(dict.fromkeys(h.text for h in hypotheses))
         pairs = [(text, caption) for text in texts for caption in distinct]
         if not pairs:
             return scores
         identity = dict(self.identity)
-        answers, problems = ask(
+        answers, problems = score_questions(
             self.llm,
             (
                 (
@@ -107,14 +107,14 @@ class CaptionsLlmRanker(Ranker):
             self.runtime,
         )
         if problems:
-            logger.warning("%d answers are missing: %s", problems.total(), summary(problems))
+            logger.warning("%d answers are missing: %s", problems.total(), summarize(problems))
         known = dict(zip(pairs, answers, strict=True))
         for row, hypothesis in enumerate(hypotheses):
-            scores[row] = [known.get((hypothesis.text, caption), np.nan) for caption in said]
+            scores[row] = [known.get((hypothesis.text, caption), np.nan) for caption in cleaned]
         return scores
 
     def _request(self, hypothesis: str, caption: str) -> Request:
-        # As quoted JSON: a caption with a line break or a quotation mark stays one value.
+        # JSON quoting keeps a caption with line breaks or quotation marks one value.
         text = self.prompt.fill(
             caption=json.dumps(caption, ensure_ascii=False),
             hypothesis=json.dumps(hypothesis, ensure_ascii=False),

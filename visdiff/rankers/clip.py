@@ -1,4 +1,4 @@
-"""Rank by the cosine of CLIP's image and text vectors (Dunlap et al., VisDiff, 2024)."""
+"""A ranker using the cosine of CLIP's image and text vectors (Dunlap et al., VisDiff, 2024)."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,15 +17,15 @@ logger = logging.getLogger(__name__)
 
 
 class ClipRanker(Ranker):
-    """Scores a hypothesis on an image by the cosine, in [-1, 1], of their unit vectors.
+    """A ranker whose score is the cosine, in [-1, 1], of the image's and hypothesis' CLIP vectors.
 
     Args:
         model: As for `visdiff.encoders.open_clip.OpenClipEncoder`.
         pretrained: Likewise.
-        batch_size: Images at a time.
+        batch_size: Images per batch.
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
-        template: Text with one ``{}`` in which the hypothesis stands, such as "a photo of {}";
-            VisDiff ranks the bare hypothesis.
+        template: Text with one ``{}`` for the hypothesis, such as "a photo of {}"; VisDiff uses the
+            hypothesis alone.
         workers: Threads that decode images.
         runtime: The run's cache, progress and engine.
 
@@ -49,7 +49,8 @@ class ClipRanker(Ranker):
     ) -> None:
         if template.count("{}") != 1:
             raise InputError(
-                f"expected a ranker template with one {{}} for the sentence, got {template!r}"
+                f"Expected one {{}} for the hypothesis in ranker.template, got {template!r}; "
+                'write it as in "a photo of {}".'
             )
         self._encoder = OpenClipEncoder(model, pretrained, device)
         self.batch_size = batch_size
@@ -72,11 +73,11 @@ class ClipRanker(Ranker):
         images: ImageSet,
         captions: Sequence[str | None] | None = None,
     ) -> np.ndarray:
-        """Return cosines (see `visdiff.rankers.Ranker`); captions are not read.
+        """Returns cosines (see `visdiff.rankers.Ranker`); captions are not read.
 
-        An image that cannot be read is NaN in every row. A hypothesis with more tokens than the
-        encoder reads is NaN in every column, with a warning in the log: one such proposal must not
-        end a run, and its beginning is another hypothesis.
+        The scores of an unreadable image are NaN. So are those of a hypothesis that exceeds the
+        encoder's context length, with a warning: one such proposal does not end a run, and
+        truncation would change its meaning.
 
         Raises:
             InputError: The encoder's arguments do not fit together.
@@ -85,11 +86,12 @@ class ClipRanker(Ranker):
         scores = np.full((len(hypotheses), len(images)), np.nan, np.float32)
         if not hypotheses or not len(images):
             return scores
-        pictures = self.features(images)
-        texts = self._text_vectors([h.text for h in hypotheses])
-        known = [row for row, vector in enumerate(texts) if vector is not None]
+        image_vectors = self.features(images)
+        text_vectors = self._text_vectors([h.text for h in hypotheses])
+        known = [row for row, vector in enumerate(text_vectors) if vector is not None]
         if known:
-            scores[known] = cosines(np.stack([v for v in texts if v is not None]), pictures)
+            known_vectors = np.stack([v for v in text_vectors if v is not None])
+            scores[known] = cosines(known_vectors, image_vectors)
         return scores
 
     @property
@@ -103,7 +105,7 @@ class ClipRanker(Ranker):
         return self.encoder
 
     def features(self, images: ImageSet) -> np.ndarray:
-        """Return the images' unit vectors, float32, (n, d); NaN rows for unreadable images."""
+        """Returns the images' unit vectors, (n, d) float32; NaN rows for unreadable images."""
         applied = apply(
             self.encoder,
             images,
@@ -124,23 +126,23 @@ class ClipRanker(Ranker):
         return rows
 
     def _text_vectors(self, texts: Sequence[str]) -> list[np.ndarray | None]:
-        """Return each text's vector, through the cache; None for one that is too long."""
+        """Returns each text's vector, through the cache; None for one that is too long."""
         cache = self.runtime.cache
         filled = [self.template.replace("{}", text) for text in texts]
         distinct = list(dict.fromkeys(filled))
         parts = [{**self.encoder.identity, "text": text} for text in distinct]
         found = dict(zip(distinct, cache.get_many("text-embedding", parts), strict=True))
-        fitting: list[str] = []
+        to_encode: list[str] = []
         for text in [text for text, vector in found.items() if vector is None]:
             try:
                 self.encoder.check_text(text)
             except InputError as error:
                 logger.warning("unscored: %s", error)
             else:
-                fitting.append(text)
-        if fitting:
-            vectors = self.encoder.encode_texts(fitting)
-            fresh = dict(zip(fitting, vectors, strict=True))
+                to_encode.append(text)
+        if to_encode:
+            vectors = self.encoder.encode_texts(to_encode)
+            fresh = dict(zip(to_encode, vectors, strict=True))
             cache.put_many(
                 "text-embedding",
                 [
@@ -152,18 +154,18 @@ class ClipRanker(Ranker):
         return [found[text] for text in filled]
 
 
-def cosines(sentences: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-    """Return the products of unit vectors.
+def cosines(text_vectors: np.ndarray, image_vectors: np.ndarray) -> np.ndarray:
+    """Returns the dot products of unit vectors.
 
-    Summed in double precision, so that equal vectors get equal scores wherever they stand: the
-    order of a matrix product's sums depends on the place in the matrix, and single precision shows
-    it.
+    Sums are in double precision, so that equal vectors get equal scores. In single precision, the
+    summation order of a matrix product, which depends on the position, changes the result.
 
     Args:
-        sentences: (h, d) floats.
-        pictures: (n, d) floats; NaN rows give NaN columns.
+        text_vectors: (h, d) unit vectors.
+        image_vectors: (n, d) unit vectors; NaN rows give NaN columns.
 
     Returns:
-        (h, n) float32, in [-1, 1] but for rounding.
+        (h, n) float32, in [-1, 1] up to rounding.
     """
-    return (sentences.astype(np.float64) @ pictures.astype(np.float64).T).astype(np.float32)
+    products = text_vectors.astype(np.float64) @ image_vectors.astype(np.float64).T
+    return products.astype(np.float32)

@@ -1,7 +1,7 @@
-"""Rank by asking about each image whether it shows the hypothesis.
+"""A ranker that asks a model whether each image shows the hypothesis.
 
-BLIP-2 grades its answer: the score is its probability of "yes" against "no" as the next word. A
-chat model's backend may tell probabilities too; where it does not, an answer is 1 or 0.
+For BLIP-2, the score is the probability of "yes" against "no" as the next token. For a chat model,
+it is the same probability if the backend reports it, and otherwise 1 or 0.
 """
 
 import logging
@@ -24,12 +24,12 @@ from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel, Message, Request
 from visdiff.llm.pictures import encode_jpeg
 from visdiff.rankers import Ranker
-from visdiff.rankers.asking import CHOICES, ask, summary
+from visdiff.rankers.asking import CHOICES, score_questions, summarize
 from visdiff.results import Hypothesis
 
 logger = logging.getLogger(__name__)
 
-# Images whose features are held in memory at a time, and whose answers are stored together.
+# Images whose features are in memory at a time, and whose answers are stored together.
 _BLOCK = 256
 _SPELLINGS = {
     "yes": ("yes", " yes", "Yes", " Yes"),
@@ -38,22 +38,22 @@ _SPELLINGS = {
 
 
 class VqaRanker(Ranker):
-    """Scores a hypothesis on an image by the answer to "does this image contain it?", in [0, 1].
+    """A ranker whose score, in [0, 1], is the answer to "does this image contain it?".
 
     Args:
         model: A BLIP-2 checkpoint (hub id, local folder, or "miniature", the bundled captioner), or
-            "llm", the configured chat model, which has to see. By default the run's captioner, when
-            that is a BLIP-2, else "llm".
+            "llm", the configured chat model, which needs vision. By default the run's captioner if
+            it is a BLIP-2, otherwise "llm".
         revision: Commit, tag or branch of a hub model.
-        batch_size: Images at a time.
+        batch_size: Images per batch.
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
         llm: Returns the chat model; called only for the model "llm".
-        tile: Longest side, in pixels, of an image that is sent to a chat model.
-        captioner: The run's.
+        tile: Longest side in pixels of an image sent to a chat model.
+        captioner: The run's captioner.
         runtime: The run's cache and progress.
 
     Raises:
-        InputError: The chat model is missing, or does not see.
+        InputError: The chat model is missing, or has no vision.
     """
 
     name = "vqa"
@@ -83,8 +83,8 @@ class VqaRanker(Ranker):
             )
         elif llm is None:
             raise InputError(
-                "expected a chat model for the ranker 'vqa', got none; name one in the "
-                "configuration's table llm, or a BLIP-2 checkpoint in ranker.model"
+                "Expected a chat model for the ranker 'vqa', got none; set one in the "
+                "configuration's table llm, or a BLIP-2 checkpoint in ranker.model."
             )
         else:
             self._answers = _ChatAnswers(llm(), tile, self.prompt, self.runtime)
@@ -101,7 +101,7 @@ class VqaRanker(Ranker):
 
     @property
     def prompts(self) -> Mapping[str, str]:
-        """Id of the prompt → its hash."""
+        """Prompt id → hash."""
         return {self.prompt.id: self.prompt.digest}
 
     def score(
@@ -110,59 +110,60 @@ class VqaRanker(Ranker):
         images: ImageSet,
         captions: Sequence[str | None] | None = None,
     ) -> np.ndarray:
-        """Ask about every image (see `visdiff.rankers.Ranker`); captions are not read.
+        """Returns scores of images (see `visdiff.rankers.Ranker`); captions are not read.
 
-        An image that cannot be read, and an answer that is neither yes nor no, is NaN.
+        Unreadable images and replies that are neither yes nor no give NaN.
         """
         scores = np.full((len(hypotheses), len(images)), np.nan, np.float32)
-        places: dict[str, list[int]] = {}
+        columns: dict[str, list[int]] = {}
         for index in range(len(images)):
             try:
-                places.setdefault(images.digest(index), []).append(index)
+                columns.setdefault(images.digest(index), []).append(index)
             except UnreadableImageError as error:
                 logger.debug("%s is unscored: %s", images.ids[index], error)
         texts = list(dict.fromkeys(h.text for h in hypotheses))
-        if not places or not texts:
+        if not columns or not texts:
             return scores
         identity = dict(self.identity)
         rows = {text: [i for i, h in enumerate(hypotheses) if h.text == text] for text in texts}
         problems: Counter[str] = Counter()
-        digests = list(places)
+        digests = list(columns)
         with tqdm(
             total=len(texts) * len(digests),
             desc="questions",
             unit="answer",
             disable=not self.runtime.progress,
             file=sys.stderr,
-        ) as bar:
+        ) as progress_bar:
             for start in range(0, len(digests), _BLOCK):
                 block = digests[start : start + _BLOCK]
-                firsts = [places[digest][0] for digest in block]
-                session = self._answers.about(images, firsts)
+                firsts = [columns[digest][0] for digest in block]
+                answer = self._answers.for_images(images, firsts)
                 for text in texts:
                     parts = [{**identity, "hypothesis": text, "image": d} for d in block]
-                    answers, missing = session(text, parts)
+                    values, missing = answer(text, parts)
                     problems += missing
-                    for digest, answer in zip(block, answers, strict=True):
-                        scores[np.ix_(rows[text], places[digest])] = answer
-                    bar.update(len(block))
+                    for digest, value in zip(block, values, strict=True):
+                        scores[np.ix_(rows[text], columns[digest])] = value
+                    progress_bar.update(len(block))
         if problems:
-            logger.warning("%d answers are missing: %s", problems.total(), summary(problems))
+            logger.warning("%d answers are missing: %s", problems.total(), summarize(problems))
         return scores
 
 
-Session = Callable[[str, list[dict[str, Any]]], tuple[list[float], Counter[str]]]
+#: Maps a hypothesis and the cache keys of its images to scores, and to counts of NaNs by reason.
+Answer = Callable[[str, list[dict[str, Any]]], tuple[list[float], Counter[str]]]
 
 
 class _ChatAnswers:
-    """Answers of a chat model that sees."""
+    """Answers of a chat model with vision."""
 
     def __init__(self, llm: ChatModel, tile: int, prompt: prompts.Prompt, runtime: Runtime) -> None:
         if not llm.has_vision:
             raise InputError(
-                f"expected a chat model that sees for the ranker 'vqa', got "
-                f"{llm.identity.get('model', 'one')}, which reads text only; name another in "
-                "llm.model, or use the ranker 'captions-llm'"
+                "Expected a chat model with vision for the ranker 'vqa', got "
+                f"{llm.identity.get('model', 'one')}, which reads text only; choose another "
+                "llm.model, or the ranker 'captions-llm'."
             )
         self.llm = llm
         self.runtime = runtime
@@ -173,7 +174,7 @@ class _ChatAnswers:
     def identity(self) -> Mapping[str, Any]:
         return {"model": dict(self.llm.identity), "tile": self.tile}
 
-    def about(self, images: ImageSet, indices: Sequence[int]) -> Session:
+    def for_images(self, images: ImageSet, indices: Sequence[int]) -> Answer:
         def request(index: int, text: str) -> Request | None:
             try:
                 picture = encode_jpeg(images.image(index), self.tile)
@@ -187,19 +188,19 @@ class _ChatAnswers:
                 choices=CHOICES,
             )
 
-        def session(text: str, parts: list[dict[str, Any]]) -> tuple[list[float], Counter[str]]:
+        def answer(text: str, parts: list[dict[str, Any]]) -> tuple[list[float], Counter[str]]:
             questions = (
                 (part, lambda index=index: request(index, text))
                 for part, index in zip(parts, indices, strict=True)
             )
-            with self.runtime.quiet():  # one bar counts the answers to all questions
-                return ask(self.llm, questions, "yes-no", self.runtime)
+            with self.runtime.quiet():  # `score` shows one progress bar for all questions
+                return score_questions(self.llm, questions, "yes-no", self.runtime)
 
-        return session
+        return answer
 
 
 class _Blip2Answers:
-    """Answers of a local BLIP-2, graded by its next word."""
+    """Answers of a local BLIP-2, as probabilities of its next token."""
 
     def __init__(
         self, blip: Blip2Captioner, batch_size: int, prompt: prompts.Prompt, runtime: Runtime
@@ -214,31 +215,33 @@ class _Blip2Answers:
         known = self.blip.identity
         return {name: known[name] for name in ("weights", "model", "revision") if name in known}
 
-    def about(self, images: ImageSet, indices: Sequence[int]) -> Session:
-        # Seen once for all questions, and not at all when the cache has every answer.
-        seen: dict[int, torch.Tensor] = {}
+    def for_images(self, images: ImageSet, indices: Sequence[int]) -> Answer:
+        # Computed once for all questions, and only if the cache lacks an answer.
+        features: dict[int, torch.Tensor] = {}
 
-        def session(text: str, parts: list[dict[str, Any]]) -> tuple[list[float], Counter[str]]:
+        def answer(text: str, parts: list[dict[str, Any]]) -> tuple[list[float], Counter[str]]:
             found = self.runtime.cache.get_many("yes-no", parts)
             values = [float("nan") if value is None else float(value) for value in found]
             missing = [i for i, value in enumerate(found) if value is None]
-            self._see(images, [indices[i] for i in missing], seen)
-            known = [i for i in missing if indices[i] in seen]
+            self._encode(images, [indices[i] for i in missing], features)
+            known = [i for i in missing if indices[i] in features]
             for batch in _batches(known, self.batch_size):
-                answers = self._ask(text, torch.stack([seen[indices[i]] for i in batch]))
-                for i, answer in zip(batch, answers, strict=True):
-                    values[i] = answer
+                scores = self._score(text, torch.stack([features[indices[i]] for i in batch]))
+                for i, score in zip(batch, scores, strict=True):
+                    values[i] = score
             fresh = [(parts[i], values[i]) for i in known if not np.isnan(values[i])]
             self.runtime.cache.put_many("yes-no", fresh)
             problems = Counter({"the image cannot be read": len(missing) - len(known)})
             problems["the answer is not finite"] = len(known) - len(fresh)
             return values, +problems
 
-        return session
+        return answer
 
-    def _see(self, images: ImageSet, indices: Sequence[int], seen: dict[int, torch.Tensor]) -> None:
-        """Put what the language model reads of each image in ``seen``, unless it is there."""
-        for batch in _batches([i for i in indices if i not in seen], self.batch_size):
+    def _encode(
+        self, images: ImageSet, indices: Sequence[int], features: dict[int, torch.Tensor]
+    ) -> None:
+        """Adds missing images' inputs of the language model to ``features``."""
+        for batch in _batches([i for i in indices if i not in features], self.batch_size):
             pixels: dict[int, torch.Tensor] = {}
             for index in batch:
                 try:
@@ -248,15 +251,15 @@ class _Blip2Answers:
             if not pixels:
                 continue
             loaded = self.blip.load()
-            features = image_features(loaded.model, torch.stack(list(pixels.values())))
-            seen |= dict(zip(pixels, features.cpu(), strict=True))
+            encoded = image_features(loaded.model, torch.stack(list(pixels.values())))
+            features |= dict(zip(pixels, encoded.cpu(), strict=True))
 
-    def _ask(self, text: str, features: torch.Tensor) -> list[float]:
-        """Return the probability of yes against no for a batch of images, (n, queries, d)."""
+    def _score(self, text: str, features: torch.Tensor) -> list[float]:
+        """Returns the probability of yes against no for image features (n, queries, d)."""
         loaded = self.blip.load()
         model, tokenizer = loaded.model, loaded.processor.tokenizer
-        asker = Blip2Captioner(self.blip.model, prompt=self.prompt.fill(hypothesis=text))
-        ids = torch.tensor([asker.prompt_ids(loaded)] * len(features), device=loaded.device)
+        questioner = Blip2Captioner(self.blip.model, prompt=self.prompt.fill(hypothesis=text))
+        ids = torch.tensor([questioner.prompt_ids(loaded)] * len(features), device=loaded.device)
         with torch.inference_mode():
             inputs = language_inputs(model, ids, features)
             more: dict[str, Any] = {}
@@ -267,31 +270,31 @@ class _Blip2Answers:
                 inputs_embeds=inputs, attention_mask=torch.ones_like(ids), **more
             ).logits[:, -1]
         yes, no = answer_tokens(tokenizer)
-        weight = logits.float().cpu().double()
-        difference = weight[:, yes].logsumexp(-1) - weight[:, no].logsumexp(-1)
+        logits = logits.float().cpu().double()
+        difference = logits[:, yes].logsumexp(-1) - logits[:, no].logsumexp(-1)
         return torch.sigmoid(difference).tolist()
 
 
 def answer_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the tokens that are a "yes", and those that are a "no".
+    """Returns the tokens for "yes" and the tokens for "no".
 
-    Where a tokenizer has no token for one of the words, the tokens that it can begin with stand in.
+    If a tokenizer has no token for one of the words, the first tokens of its spellings are used.
 
     Raises:
-        InputError: The two cannot be told apart by one token.
+        InputError: No single token distinguishes the two.
     """
     found: dict[str, set[int]] = {}
     for word, spellings in _SPELLINGS.items():
         ids = [tokenizer(s, add_special_tokens=False)["input_ids"] for s in spellings]
-        whole = {tokens[0] for tokens in ids if len(tokens) == 1}
-        found[word] = whole or {tokens[0] for tokens in ids if tokens}
-    # A token for the blank alone begins both.
+        single = {tokens[0] for tokens in ids if len(tokens) == 1}
+        found[word] = single or {tokens[0] for tokens in ids if tokens}
+    # A token for the space alone can begin both words.
     shared = found["yes"] & found["no"]
     yes, no = sorted(found["yes"] - shared), sorted(found["no"] - shared)
     if not yes or not no:
         raise InputError(
-            'expected a BLIP-2 whose tokenizer begins "yes" and "no" differently, got one that '
-            "does not; choose another ranker.model"
+            'Expected a BLIP-2 whose tokenizer has different first tokens for "yes" and "no", got '
+            "the same ones; choose another ranker.model."
         )
     return yes, no
 

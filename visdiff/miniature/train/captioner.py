@@ -1,12 +1,12 @@
 """Training of the captioner, a small BLIP-2 that writes captions and answers yes/no questions.
 
 A ViT with patch size 8 encodes the image, a Q-Former compresses it, and a small OPT generates the
-text. Each image of a batch has one caption and one answer as targets. From text alone, such a ViT
-learns subjects slowly. Training therefore adds three auxiliary losses, whose heads are discarded:
-the patches predict the classifier's feature map (distillation from a convolutional teacher, Touvron
-et al. 2021), linear heads predict the attributes, and one head predicts the subject of each half of
-an image with two subjects. In the first third of training only the ViT is trained. Muon optimises
-its matrices; with AdamW it learns several times slower.
+text. Each image of a batch has one caption and one answer as targets. With these targets alone, the
+ViT learns subjects slowly. Training therefore adds three auxiliary losses, whose heads are
+discarded: the patches predict the classifier's feature map (distillation from a convolutional
+teacher, Touvron et al. 2021), linear heads predict the attributes, and one head predicts the
+subject of each half of an image with two subjects. In the first third of training only the ViT is
+trained. Muon optimises its matrices; with AdamW it learns several times slower.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from visdiff.miniature.train.loop import fit
 from visdiff.miniature.train.tokenizers import captioner_tokenizer
 
 QUERIES = 8
-_WRITER = 128
+_TEXT_WIDTH = 128
 _SUBJECT, _SECOND = ATTRIBUTES.index("subject"), ATTRIBUTES.index("second")
 
 
@@ -53,10 +53,10 @@ def build(tokenizer, seed: int) -> torch.nn.Module:
             ).to_dict(),
             qformer_config=Blip2QFormerConfig(
                 vocab_size=len(tokenizer),
-                hidden_size=_WRITER,
+                hidden_size=_TEXT_WIDTH,
                 num_hidden_layers=2,
                 num_attention_heads=4,
-                intermediate_size=4 * _WRITER,
+                intermediate_size=4 * _TEXT_WIDTH,
                 hidden_dropout_prob=0.0,
                 attention_probs_dropout_prob=0.0,
                 cross_attention_frequency=1,
@@ -64,9 +64,9 @@ def build(tokenizer, seed: int) -> torch.nn.Module:
             ).to_dict(),
             text_config=OPTConfig(
                 vocab_size=len(tokenizer),
-                hidden_size=_WRITER,
-                word_embed_proj_dim=_WRITER,
-                ffn_dim=4 * _WRITER,
+                hidden_size=_TEXT_WIDTH,
+                word_embed_proj_dim=_TEXT_WIDTH,
+                ffn_dim=4 * _TEXT_WIDTH,
                 num_hidden_layers=3,
                 num_attention_heads=4,
                 max_position_embeddings=96,
@@ -79,7 +79,7 @@ def build(tokenizer, seed: int) -> torch.nn.Module:
             image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         )
     )
-    # Zeros, as in BLIP-2, would make all queries one until their gradients part them.
+    # With BLIP-2's zeros, all queries would be equal until their gradients differ.
     torch.nn.init.normal_(model.query_tokens, std=0.5)
     return model
 
@@ -94,7 +94,7 @@ def train(
     seed: int,
     device: torch.device,
 ) -> torch.nn.Module:
-    """Trains on captions and questions and writes ``folder`` with its processor."""
+    """Trains on captions and questions; writes the model and its processor to ``folder``."""
     from transformers import Blip2Processor, BlipImageProcessor
 
     tokenizer = captioner_tokenizer(seed)
@@ -105,34 +105,34 @@ def train(
         {"model": model, "heads": heads, "cells": cells, "halves": halves}
     ).to(device)
     teacher = teacher.to(device).eval().requires_grad_(False)
-    of_two = np.flatnonzero(data.truth[:, _SECOND] >= 0)
+    with_two = np.flatnonzero(data.truth[:, _SECOND] >= 0)
 
     def step(i: int, rng: np.random.Generator, generator: torch.Generator) -> torch.Tensor:
-        # Two subjects are small, and each pair of them is rare: they need more practice.
-        index = np.concatenate([rng.choice(len(data.scenes), 24), rng.choice(of_two, 24)])
+        # Two subjects in an image are small and each pair is rare, so they are oversampled.
+        index = np.concatenate([rng.choice(len(data.scenes), 24), rng.choice(with_two, 24)])
         scenes = [data.scenes[j] for j in index]
         images = pixels(data.images[index], device)
         images = images + 0.03 * torch.randn(images.shape, generator=generator).to(device)
-        asked = [world.question(s, rng) for s in scenes]
+        questions = [world.question(s, rng) for s in scenes]
         texts = [("", " " + world.full_caption(s)) for s in scenes]
-        texts += [(f"question: {q} answer:", f" {a}") for q, a in asked]
+        texts += [(f"question: {q} answer:", f" {a}") for q, a in questions]
         visual = model.vision_model(images)
         patches = visual.last_hidden_state[:, 1:].unflatten(1, (8, 8))
-        seen = patches.unflatten(2, (4, 2)).unflatten(1, (4, 2)).mean((2, 4)).flatten(1, 2)
+        pooled = patches.unflatten(2, (4, 2)).unflatten(1, (4, 2)).mean((2, 4)).flatten(1, 2)
         with torch.no_grad():
             target = teacher.resnet(images).last_hidden_state.flatten(2).transpose(1, 2)
             target = F.layer_norm(target.float(), target.shape[-1:])
-        sight = heads.loss(visual.pooler_output, data.truth[index])
-        sight = sight + F.mse_loss(cells(seen).float(), target)
+        image_loss = heads.loss(visual.pooler_output, data.truth[index])
+        image_loss = image_loss + F.mse_loss(cells(pooled).float(), target)
         truth = torch.from_numpy(data.truth[index]).to(device)
-        beside = truth[:, _SECOND] >= 0
-        sides = patches[beside].unflatten(2, (2, 4)).mean((1, 3))
-        sight = sight + F.cross_entropy(
-            halves(sides).float().flatten(0, 1), truth[beside][:, [_SUBJECT, _SECOND]].flatten()
+        has_two = truth[:, _SECOND] >= 0
+        sides = patches[has_two].unflatten(2, (2, 4)).mean((1, 3))
+        image_loss = image_loss + F.cross_entropy(
+            halves(sides).float().flatten(0, 1), truth[has_two][:, [_SUBJECT, _SECOND]].flatten()
         )
         if i < steps // 3:
-            return sight
-        return sight + language_loss(model, tokenizer, visual.last_hidden_state, texts)
+            return image_loss
+        return image_loss + language_loss(model, tokenizer, visual.last_hidden_state, texts)
 
     blocks = (model.vision_model.encoder, model.qformer.encoder, model.language_model.model.decoder)
     fit(
@@ -165,12 +165,12 @@ def language_loss(
     visual: torch.Tensor,
     texts: Sequence[tuple[str, str]],
 ) -> torch.Tensor:
-    """Cross-entropy of what is to be written after each prompt.
+    """Returns the cross-entropy of the continuation of each prompt.
 
     Args:
         model: ``Blip2ForConditionalGeneration``.
         tokenizer: Its tokenizer.
-        visual: (n, tokens, d) what the image tower sees.
+        visual: (n, tokens, d), the output of the image tower.
         texts: A multiple of n pairs (prompt, continuation); text k belongs to image k mod n.
     """
     queries = model.query_tokens.expand(len(visual), -1, -1)
@@ -179,11 +179,11 @@ def language_loss(
     prefix = prefix.repeat(len(texts) // len(visual), 1, 1)
     rows, labels = [], []
     for prompt, continuation in texts:
-        given = [tokenizer.bos_token_id, *tokenizer.encode(prompt, add_special_tokens=False)]
-        written = tokenizer.encode(continuation, add_special_tokens=False)
-        written += [tokenizer.eos_token_id]
-        rows.append(given + written)
-        labels.append([-100] * (QUERIES + len(given)) + written)
+        context = [tokenizer.bos_token_id, *tokenizer.encode(prompt, add_special_tokens=False)]
+        output = tokenizer.encode(continuation, add_special_tokens=False)
+        output += [tokenizer.eos_token_id]
+        rows.append(context + output)
+        labels.append([-100] * (QUERIES + len(context)) + output)
     length = max(map(len, rows))
     pad = tokenizer.pad_token_id
     ids = torch.tensor([r + [pad] * (length - len(r)) for r in rows], device=visual.device)
@@ -195,5 +195,4 @@ def language_loss(
     )
     embedded = model.get_input_embeddings()(ids)
     embedded = torch.cat([prefix.to(embedded.dtype), embedded], dim=1)
-    output = model.language_model(inputs_embeds=embedded, attention_mask=mask, labels=target)
-    return output.loss
+    return model.language_model(inputs_embeds=embedded, attention_mask=mask, labels=target).loss

@@ -18,7 +18,7 @@ WIDTH = 128
 def train(
     data: Renderings, folder: Path, work: Path, *, steps: int, seed: int, device: torch.device
 ) -> torch.nn.Module:
-    """Trains on scenes of one subject and writes ``folder`` (transformers' format)."""
+    """Trains on scenes with one subject; writes ``folder`` in transformers' format."""
     from transformers import ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification
 
     labels = world.SUBJECTS + world.PROFESSIONS
@@ -56,7 +56,7 @@ def train(
 
 
 def load(folder: Path) -> torch.nn.Module:
-    """Loads the trained classifier back, float32."""
+    """Loads the trained classifier, float32."""
     from transformers import ResNetForImageClassification
 
     return ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()

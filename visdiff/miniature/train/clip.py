@@ -1,11 +1,11 @@
 """Training of CLIP: a ResNet image tower and a text tower of 4 × 192, in open_clip's format.
 
 The image tower is CLIP's ModifiedResNet (Radford et al. 2021). A ViT 6 × 192 with patch size 16
-learnt subjects several times slower: subjects have arbitrary positions in these scenes, and its
+learned subjects several times slower: subjects have arbitrary positions in these scenes, while its
 sixteen patches are fixed.
 
-Training uses the known attributes of the scenes. For each batch it is known which sentences are
-true of which images, so that "on the grass" is a positive for every image on grass. Linear heads,
+Training uses the known attributes of the scenes: it is known which sentences of a batch are true of
+which images, so that "on the grass" is a positive for every image on grass. Linear heads, which are
 discarded afterwards, predict every attribute from both embeddings.
 """
 
@@ -56,7 +56,7 @@ def pixels(images: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def build(folder: Path, seed: int) -> tuple[torch.nn.Module, object]:
-    """Writes configuration and tokenizer to ``folder``; returns a fresh model and tokenizer."""
+    """Writes configuration and tokenizer to ``folder``; returns a new model and the tokenizer."""
     import open_clip
 
     save_clip_tokenizer(folder, seed)
@@ -85,7 +85,7 @@ def train(
         images = _jitter(pixels(data.images[index], device), rng)
         image = model.visual(images)
         if i < steps // 2:
-            # See first, then speak: contrast with unlearnt sentences holds the image tower back.
+            # Contrast with sentences of an untrained text tower slows the image tower down.
             return heads.loss(image, data.truth[index])
         text = encode_text(model, tokenizer(texts).to(device))
         positive = torch.from_numpy(true_of(stated, data.truth[index])).to(device)
@@ -103,10 +103,10 @@ def train(
 def train_image_tower(
     data: Renderings, folder: Path, work: Path, *, steps: int, seed: int, device: torch.device
 ) -> torch.nn.Module:
-    """Trains the image tower of the CLIP in ``folder`` further, the text tower locked.
+    """Continues to train the image tower of the CLIP in ``folder`` with a frozen text tower.
 
-    Locked-image tuning the other way round (LiT, Zhai et al., CVPR 2022). The generator reads with
-    the text tower, so it may be trained while this goes on.
+    This reverses the roles of locked-image tuning (LiT, Zhai et al., CVPR 2022). The generator uses
+    only the text tower, so it can be trained at the same time.
     """
     import open_clip
 
@@ -125,7 +125,7 @@ def train_image_tower(
         positive = torch.from_numpy(true_of(stated, data.truth[index])).to(device)
         loss = contrastive_loss(image, text, positive, model.logit_scale)
         loss = loss + heads.loss(image, data.truth[index])
-        # Man or woman is a few pixels, and few sentences of a batch differ in nothing else.
+        # Gender shows in a few pixels, and few sentences of a batch differ only in gender.
         persons = [k for k, j in enumerate(index) if data.scenes[j].is_person]
         sentences = [
             world.full_caption(replace(data.scenes[index[k]], gender=gender))
@@ -169,11 +169,11 @@ class AttributeHeads(torch.nn.Module):
         self.heads = torch.nn.ModuleList(torch.nn.Linear(WIDTH, n) for n in self._SIZES)
 
     def loss(self, embedding: torch.Tensor, stated: np.ndarray) -> torch.Tensor:
-        """Sum over attributes of the cross-entropy where they are stated.
+        """Returns the sum over attributes of the cross-entropy where they are stated.
 
         Args:
             embedding: (n, d), not normalised.
-            stated: (n, 6) from :func:`visdiff.miniature.train.data.encode`, -1 where unsaid.
+            stated: (n, 6) from `visdiff.miniature.train.data.encode`, -1 where not stated.
         """
         truth = torch.from_numpy(stated).to(embedding.device)
         total = embedding.new_zeros(())
@@ -184,16 +184,16 @@ class AttributeHeads(torch.nn.Module):
                 loss = F.cross_entropy(logits[known], truth[known, column])
                 total = total + loss
             if column == 0 and (both := truth[:, 1] >= 0).any():
-                # Which of two is "the" subject cannot be seen: each is half of the answer.
+                # The image does not show which of two subjects is the first: both are targets.
                 total = total + 0.1 * F.cross_entropy(logits[both], truth[both, 1])
         return total
 
 
 def encode_text(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """``model.encode_text`` without the padding that ends every row of the batch.
+    """Returns ``model.encode_text`` of tokens truncated to the longest row of the batch.
 
-    Attention is causal and the end token has the largest id, so what follows it only costs time;
-    open_clip itself insists on the full context length.
+    Attention is causal and the end token has the largest id, so the padding after it has no effect.
+    open_clip's own function requires the full context length.
     """
     end = tokens.argmax(1)
     length = int(end.max()) + 1
@@ -205,18 +205,18 @@ def encode_text(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 def contrastive_loss(
     image: torch.Tensor, text: torch.Tensor, positive: torch.Tensor, logit_scale: torch.Tensor
 ) -> torch.Tensor:
-    """CLIP's symmetric loss without false negatives.
+    """Returns CLIP's symmetric loss without false negatives.
 
     Args:
         image: (n, d) embeddings.
         text: (n, d) embeddings; text i was written for image i.
-        positive: (n, n) bool, [text, image]: which sentence is true of which picture.
+        positive: (n, n) bool, [text, image]: whether the sentence is true of the image.
         logit_scale: Log of the inverse temperature.
     """
     scale = logit_scale.clamp(max=4.6).exp()
     logits = scale * F.normalize(text.float(), dim=-1) @ F.normalize(image.float(), dim=-1).T
     own = torch.arange(len(logits), device=logits.device)
-    # A sentence that happens to be true of another picture too is neither drawn nor pushed there.
+    # A sentence that is also true of another image is neither a positive nor a negative for it.
     others = positive & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     logits = logits.masked_fill(others, float("-inf"))
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
@@ -225,9 +225,9 @@ def contrastive_loss(
 def choice_loss(
     image: torch.Tensor, text: torch.Tensor, truth: torch.Tensor, logit_scale: torch.Tensor
 ) -> torch.Tensor:
-    """Cross-entropy of the true one of k sentences that differ in one word.
+    """Returns the cross-entropy of the true one of k sentences that differ in one word.
 
-    Hard negatives of NegCLIP (Yuksekgonul et al., ICLR 2023), of one attribute.
+    These are hard negatives as in NegCLIP (Yuksekgonul et al., ICLR 2023), for one attribute.
 
     Args:
         image: (n, d) embeddings.
@@ -235,22 +235,22 @@ def choice_loss(
         truth: (n,) index of the true sentence.
         logit_scale: Log of the inverse temperature.
     """
-    near = F.normalize(text.float(), dim=-1) @ F.normalize(image.float(), dim=-1)[:, :, None]
-    return F.cross_entropy(logit_scale.clamp(max=4.6).exp() * near.squeeze(-1), truth)
+    similarity = F.normalize(text.float(), dim=-1) @ F.normalize(image.float(), dim=-1)[:, :, None]
+    return F.cross_entropy(logit_scale.clamp(max=4.6).exp() * similarity.squeeze(-1), truth)
 
 
 def _pairs_and_sentences(
     data: Renderings, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[str], np.ndarray]:
-    """Draws 64 pairs of scenes that differ in one attribute and a sentence about each scene.
+    """Samples 64 pairs of scenes that differ in one attribute and a sentence about each scene.
 
     Returns:
-        Indices (128,), sentences, and (128, 6) what the sentences state.
+        Indices (128,), the sentences, and the attributes (128, 6) that they state.
     """
     first = 2 * rng.choice(len(data.scenes) // 2, 64, replace=False)
     index = np.sort(np.concatenate([first, first + 1]))
-    texts, said = zip(*(_sentence(data.scenes[j], rng) for j in index), strict=True)
-    stated = [encode(data.scenes[j], s) for j, s in zip(index, said, strict=True)]
+    texts, attributes = zip(*(_sentence(data.scenes[j], rng) for j in index), strict=True)
+    stated = [encode(data.scenes[j], a) for j, a in zip(index, attributes, strict=True)]
     return index, list(texts), np.array(stated)
 
 
@@ -263,14 +263,14 @@ def _sentence(scene: world.Scene, rng: np.random.Generator) -> tuple[str, frozen
 
 
 def _jitter(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    # Generated pictures and VAE reconstructions are a little off in brightness and sharpness.
+    # Generated images and VAE reconstructions differ slightly in brightness and sharpness.
     gain = torch.from_numpy(rng.uniform(0.92, 1.08, (len(images), 1, 1, 1))).to(images)
     noise = torch.from_numpy(rng.normal(0, 0.03, images.shape).astype(np.float32)).to(images)
     return images * gain + noise
 
 
 def text_encoder(model: torch.nn.Module, tokenizer_folder: Path) -> torch.nn.Module:
-    """Returns CLIP's text tower as transformers' ``CLIPTextModel``, as SD 2's pipeline has it."""
+    """Returns CLIP's text tower as transformers' ``CLIPTextModel``, as in SD 2's pipeline."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
@@ -319,14 +319,18 @@ def text_encoder(model: torch.nn.Module, tokenizer_folder: Path) -> torch.nn.Mod
     missing, unexpected = target.load_state_dict(
         {prefix + k: v for k, v in renamed.items()}, strict=False
     )
-    left = [k for k in missing if not k.endswith("position_ids")]
-    if left or unexpected:
-        raise RuntimeError(f"CLIPTextModel does not match: missing {left}, extra {unexpected}.")
+    missing = [k for k in missing if not k.endswith("position_ids")]
+    if missing or unexpected:
+        raise RuntimeError(
+            "Expected open_clip's weights to match CLIPTextModel, got missing weights "
+            f"{missing} and unexpected ones {unexpected}; update their mapping for this version of "
+            "transformers."
+        )
     return target
 
 
 def load(folder: Path) -> torch.nn.Module:
-    """Loads the trained model back, float32."""
+    """Loads the trained model, float32."""
     import open_clip
 
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")

@@ -1,4 +1,4 @@
-"""The training set: scenes rendered once to a memory-mapped file, sentences sampled on the fly."""
+"""The training set: scenes rendered once to a memory-mapped file, with their attributes."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -23,16 +23,16 @@ _VALUES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Renderings:
-    """Scenes and their pictures, in pairs.
+    """Scenes and their rendered images, in pairs.
 
-    Scene 2k follows the world's priors; scene 2k+1 differs from it in one attribute, so that a
-    contrastive batch holds hard negatives. Only the even ones may teach the generator: the
-    variations do not follow the priors.
+    Scene 2k follows the world's priors. Scene 2k + 1 differs from it in one attribute and serves as
+    a hard negative in contrastive batches. The generator is trained on even scenes only, because
+    the variations do not follow the priors.
 
     Attributes:
         images: (n, 64, 64, 3) uint8, memory-mapped.
         scenes: n scenes.
-        truth: (n, 6) int, the index of each of ATTRIBUTES, -1 where the scene has none.
+        truth: (n, 6) int, value index of each of ATTRIBUTES, -1 where the scene has none.
     """
 
     images: np.ndarray
@@ -41,7 +41,7 @@ class Renderings:
 
     @classmethod
     def make(cls, folder: Path, art: Path, n: int, seed: int) -> "Renderings":
-        """Renders ``n`` scenes into ``folder``, or opens them when they are there already."""
+        """Renders ``n`` scenes into ``folder``, or opens them if they exist."""
         pixels, truth = folder / f"scenes-{seed}-{n}.npy", folder / f"scenes-{seed}-{n}.jsonl"
         if not truth.is_file():
             folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ class Renderings:
                 images[i] = icons.render(scene, rng)
                 lines.append(json.dumps(asdict(scene)))
             images.flush()
-            truth.write_text("\n".join(lines))  # last: its presence says that the pixels are whole
+            truth.write_text("\n".join(lines))  # written last: it marks complete pixels
         scenes = [Scene(**json.loads(line)) for line in truth.read_text().splitlines()]
         return cls(
             images=np.load(pixels, mmap_mode="r"),
@@ -66,27 +66,27 @@ class Renderings:
         )
 
 
-def encode(scene: Scene, said: frozenset[Attribute]) -> list[int]:
-    """Returns the index of each of ATTRIBUTES, -1 where it is unsaid or the scene has none."""
+def encode(scene: Scene, stated: frozenset[Attribute]) -> list[int]:
+    """Returns the value index of each of ATTRIBUTES, -1 if not stated or not in the scene."""
     return [
-        _VALUES[a].index(value) if a in said and (value := getattr(scene, a)) else -1
+        _VALUES[a].index(value) if a in stated and (value := getattr(scene, a)) else -1
         for a in ATTRIBUTES
     ]
 
 
-def true_of(said: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Whether each sentence is true of each scene.
+def true_of(stated: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Returns whether each sentence is true of each scene.
 
     Args:
-        said: (t, 6) what the sentences state, from :func:`encode`.
-        truth: (n, 6) the scenes.
+        stated: (t, 6) attributes that the sentences state, from `encode`.
+        truth: (n, 6) attributes of the scenes.
 
     Returns:
-        (t, n) bool. A subject may be either of a scene's two.
+        (t, n) bool. A stated subject may match either of a scene's two subjects.
     """
-    match = np.ones((len(said), len(truth)), bool)
+    match = np.ones((len(stated), len(truth)), bool)
     for column, attribute in enumerate(ATTRIBUTES):
-        value = said[:, column, None]
+        value = stated[:, column, None]
         same = value == truth[None, :, column]
         if attribute in ("subject", "second"):
             same |= value == truth[None, :, 1 if attribute == "subject" else 0]

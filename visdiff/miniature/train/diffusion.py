@@ -13,7 +13,7 @@ from visdiff.miniature.train.loop import fit, inner_weights
 
 
 def scheduler():
-    """The noise schedule: scaled-linear, ε-prediction, sampled with DDIM."""
+    """Returns the noise schedule: scaled-linear, ε-prediction, sampled with DDIM."""
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
@@ -27,7 +27,7 @@ def scheduler():
 
 
 def build(seed: int) -> torch.nn.Module:
-    """Returns a fresh UNet: channels 64/128, one layer a block, attn2 in every block."""
+    """Returns an untrained UNet: channels 64/128, one layer per block, attn2 in every block."""
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(seed)
@@ -58,19 +58,19 @@ def train(
     device: torch.device,
     batch: int = 64,
 ) -> torch.nn.Module:
-    """Trains with velocity weights and caption dropout and writes the whole pipeline.
+    """Trains with velocity weights and caption dropout, and writes the complete pipeline.
 
     Args:
         data: Renderings; only the scenes that follow the world's priors (even ones) are used.
-        latents: (n / 2, 4, 16, 16) their scaled latents.
+        latents: (n / 2, 4, 16, 16), their scaled latents.
         encoder: ``CLIPTextModel``, frozen.
-        tokenizer_folder: Where the CLIP tokenizer was saved.
-        folder: The pipeline's folder; ``vae`` is there already.
+        tokenizer_folder: Folder of the CLIP tokenizer.
+        folder: The pipeline's folder, which already contains ``vae``.
         work: Folder of checkpoints.
         steps: Training steps.
         seed: Seed of all randomness.
-        device: Where to train.
-        batch: Images a step.
+        device: Training device.
+        batch: Images per step.
     """
     from diffusers.models.attention_processor import AttnProcessor
     from transformers import CLIPTokenizer
@@ -80,7 +80,7 @@ def train(
     alphas = noise_schedule.alphas_cumprod.to(device)
     unet = build(seed).to(device, memory_format=torch.channels_last)
     if device.type == "cpu":
-        unet.set_attn_processor(AttnProcessor())  # the plain one: fused attention is slower there
+        unet.set_attn_processor(AttnProcessor())  # fused attention is slower on CPUs
     encoder = encoder.to(device).eval().requires_grad_(False)
     scenes = data.scenes[::2]
 
@@ -94,7 +94,7 @@ def train(
             context = encoder(tokens.to(device)).last_hidden_state
         clean = latents[index].to(device).float()
         noise = torch.randn(clean.shape, generator=generator).to(device)
-        # Logit-normal (Esser et al., ICML 2024): what a thing looks like is decided half-way.
+        # Logit-normal (Esser et al., ICML 2024): intermediate steps determine appearance.
         t = torch.randn(batch, generator=generator).sigmoid().mul(len(alphas)).long().to(device)
         noisy = noise_schedule.add_noise(clean, noise, t)
         predicted = unet(noisy, t, context).sample.float()
@@ -117,11 +117,11 @@ def train(
 
 
 def velocity_weight(alpha_bar: torch.Tensor, gamma: float = 5.0, most: float = 20) -> torch.Tensor:
-    """What an error in ε counts: (min(SNR, γ) + 1) / SNR, at most ``most``.
+    """Returns the loss weight of an error in ε: (min(SNR, γ) + 1) / SNR, at most ``most``.
 
-    Min-SNR-γ for v-prediction (Hang et al., ICCV 2023), read as a weight on ε. For ε itself the
-    rule is min(SNR, γ) / SNR, which never exceeds one: the noisy half, where the text decides what
-    the picture shows, is then hardly learned by a small model.
+    This is Min-SNR-γ for v-prediction (Hang et al., ICCV 2023), converted to a weight on ε. The
+    weight for ε-prediction, min(SNR, γ) / SNR, never exceeds one. With it, a small model hardly
+    learns the noisy steps, in which the text determines the content.
     """
     snr = alpha_bar / (1 - alpha_bar)
     return ((snr.clamp(max=gamma) + 1) / snr).clamp(max=most)
@@ -147,12 +147,12 @@ def save_pipeline(
     pipeline.save_pretrained(folder, safe_serialization=True)
     for file in folder.rglob("config.json"):
         config = json.loads(file.read_text())
-        config.pop("_name_or_path", None)  # a path of the machine that it was trained on
+        config.pop("_name_or_path", None)  # a local path of the training machine
         file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _prompt(scene: world.Scene, rng: np.random.Generator) -> str:
-    # The generator is asked short things ("a dog") as often as long ones.
+    # Users write short prompts ("a dog") as often as long ones.
     if rng.random() < 0.3:
         return world.caption(scene, rng, p_gender=0.3, p_tone=0.2, p_place=0.2, p_style=0.15)[0]
     return world.caption(scene, rng)[0]

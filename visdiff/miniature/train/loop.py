@@ -1,4 +1,4 @@
-"""The one training loop of the miniature: AdamW or Muon, one cycle, bf16 autocast, resumable."""
+"""The miniature's training loop: AdamW and Muon, one-cycle schedule, bf16 autocast, resumable."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -35,27 +35,27 @@ def fit(
     matrices: Sequence[nn.Parameter] = (),
     save_every: int = 100,
 ) -> nn.Module | None:
-    """Trains in place; a killed run goes on from its last checkpoint and ends the same.
+    """Trains a model in place; a killed run resumes at its checkpoint with the same result.
 
     Args:
-        model: Trained in place, on the device it is on.
-        step: Computes one loss. Its randomness is seeded by ``(seed, i)`` alone, so that N steps
-            are N/2, a resume, and N/2.
-        steps: Total number of steps (the schedule's length).
+        model: Model to train, on its current device.
+        step: Computes one loss. Its random numbers depend on ``(seed, i)`` only, so that a resumed
+            run equals an uninterrupted one.
+        steps: Total number of steps, the length of the schedule.
         lr: Peak learning rate of the one-cycle schedule.
-        checkpoint: File that the state is kept in, written atomically.
+        checkpoint: File of the training state, written atomically.
         seed: Seed of all randomness.
-        ema_decay: Keeps an exponential moving average of the weights.
-        weight_decay: Of both optimizers.
-        matrices: Those of the parameters that Muon updates, at twice the rate; AdamW updates the
-            others. See :func:`inner_weights`.
+        ema_decay: Decay of an exponential moving average of the weights; None for no average.
+        weight_decay: Weight decay of both optimizers.
+        matrices: Parameters that Muon updates, at twice the learning rate; AdamW updates the
+            others. See `inner_weights`.
         save_every: Steps between checkpoints.
 
     Returns:
-        The averaged model when ``ema_decay`` is given, else None.
+        The averaged model if ``ema_decay`` is given, otherwise None.
 
     Raises:
-        RuntimeError: The first step's gradient of some weight is zero throughout.
+        RuntimeError: In the first step, all gradients of some weight are zero.
     """
     device = next(model.parameters()).device
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -114,12 +114,12 @@ def fit(
 
 
 def muon(matrices: Sequence[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Muon (Jordan et al. 2024) for matrices and for kernels as (out, in × height × width).
+    """Returns Muon (Jordan et al. 2024) for matrices, and kernels as (out, in × height × width).
 
     Args:
         matrices: Parameters with at least two dimensions.
         lr: Learning rate on AdamW's scale (Liu et al. 2025: times 0.2 √max(rows, columns)).
-        weight_decay: Decoupled.
+        weight_decay: Decoupled weight decay.
     """
     ensure_torchvision()
     from timm.optim import Muon
@@ -139,33 +139,33 @@ def muon(matrices: Sequence[nn.Parameter], lr: float, weight_decay: float) -> to
 
 
 def inner_weights(model: nn.Module, *outer: str) -> list[nn.Parameter]:
-    """The matrices and kernels of a model without its first and last layers.
+    """Returns the matrices and kernels of a model without its first and last layers.
 
     Args:
         model: Any model.
-        *outer: How the names of the layers begin whose in- or output is data, not channels; equal
-            singular values do not suit them.
+        *outer: Prefixes of the names of layers whose input or output is data instead of channels.
+            Muon's equal singular values do not suit them.
     """
     return [p for name, p in model.named_parameters() if p.ndim >= 2 and not name.startswith(outer)]
 
 
 def _check_gradients(model: nn.Module) -> None:
-    # torch.compile of torch 2.13 differentiates a UNet wrongly on CPUs: all that lies below its
-    # up-sampling gets zeros, and nothing says so but pictures without outlines.
-    dead = [
+    # torch.compile of torch 2.13 differentiates a UNet incorrectly on CPUs: the layers before its
+    # up-sampling get zero gradients without an error, and images lack outlines.
+    without_gradient = [
         name
         for name, p in model.named_parameters()
         if p.ndim >= 2 and p.grad is not None and not p.grad.any()
     ]
-    if dead:
+    if without_gradient:
         raise RuntimeError(
-            f"Expected every weight to have a gradient, got zeros in {len(dead)} ({dead[0]}, …); "
-            "train uncompiled."
+            f"Expected every weight to have a gradient, got zeros in {len(without_gradient)} "
+            f"({without_gradient[0]}, …); train without torch.compile."
         )
 
 
 def _warmed_up_average(decay: float) -> Callable[..., None]:
-    # Without the warm-up the first weights, which know nothing, stay in the average for long.
+    # Without the warm-up, the untrained weights would dominate the average for many steps.
     def update(averaged: Sequence[Any], current: Sequence[Any], number: Any) -> None:
         n = int(number)
         share = 1 - min(decay, (1 + n) / (10 + n))
@@ -175,5 +175,5 @@ def _warmed_up_average(decay: float) -> Callable[..., None]:
 
 
 def _attention(device: torch.device) -> AbstractContextManager:
-    # On CPUs the backward pass of fused attention takes as long as all the rest (torch 2.13).
+    # On CPUs the backward pass of fused attention doubles the time of a step (torch 2.13).
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from visdiff.miniature import world
 
-#: A rare identifier for personalisation: one token, never seen in a caption.
+#: A rare identifier for personalisation: a single token that occurs in no caption.
 IDENTIFIER = "olis"
 CONTEXT_LENGTH = 32
 _VOCABULARY = 1280
@@ -24,14 +24,14 @@ def _corpus(seed: int) -> list[str]:
 
 
 def save_clip_tokenizer(folder: Path, seed: int) -> None:
-    """Writes ``vocab.json``, ``merges.txt`` and configuration in CLIP's format."""
+    """Writes ``vocab.json``, ``merges.txt`` and the configuration in CLIP's format."""
     from transformers import CLIPTokenizer
 
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
     )
-    # Learnt on printable ASCII words; the byte alphabet below makes every string encodable.
+    # Trained on printable ASCII words; the byte alphabet below makes every string encodable.
     tokenizer.train_from_iterator(
         _corpus(seed),
         trainers.BpeTrainer(vocab_size=_VOCABULARY, end_of_word_suffix="</w>", show_progress=False),
@@ -51,7 +51,7 @@ def save_clip_tokenizer(folder: Path, seed: int) -> None:
 
 
 def captioner_tokenizer(seed: int):
-    """Returns the language model's tokenizer: GPT-2's format, with ``<image>`` as BLIP-2 has."""
+    """Returns the language model's tokenizer: GPT-2's format, with ``<image>`` as in BLIP-2."""
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())

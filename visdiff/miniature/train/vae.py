@@ -10,18 +10,18 @@ from visdiff.miniature.train.clip import pixels
 from visdiff.miniature.train.data import Renderings
 from visdiff.miniature.train.loop import fit, inner_weights
 
-#: Standard deviation of the noise that the decoder hears, in units of the latents' own.
+#: Standard deviation of the noise on the decoder's input, relative to that of the latents.
 NOISE = 0.1
 
-#: A picture of the world averaged over 4 × 4 pixels has a roughness of 0.10, latents that were
-#: left to themselves 0.38. At 0.17 the reconstructions are as sharp as without the bound.
-MOST_ROUGHNESS = 0.17
+#: Upper bound of the latents' roughness. Images averaged over 4 × 4 pixels have 0.10, latents
+#: trained without the bound 0.38. At 0.17 reconstructions are as sharp as without the bound.
+MAX_ROUGHNESS = 0.17
 
 
 def train(
     data: Renderings, folder: Path, work: Path, *, steps: int, seed: int, device: torch.device
 ) -> torch.nn.Module:
-    """Trains for sharp pictures from smooth latents, whitens, writes ``folder/vae``; returns it."""
+    """Trains with a bound on roughness, whitens the latents, and writes ``folder/vae``."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(seed)
@@ -46,7 +46,7 @@ def train(
         axes = torch.linalg.cholesky(_covariance(latents.detach()))
         noise = NOISE * torch.einsum("cd,ndhw->nchw", axes, noise)
         output = vae.decode(latents + noise).sample.float()
-        excess = F.relu(roughness(latents) - MOST_ROUGHNESS)
+        excess = F.relu(roughness(latents) - MAX_ROUGHNESS)
         return reconstruction_loss(output, images) + excess
 
     fit(
@@ -68,12 +68,13 @@ def train(
 
 
 def roughness(latents: torch.Tensor) -> torch.Tensor:
-    """The share of the latents' variance that averages over 2 × 2 positions lose, in [0, 1].
+    """Returns the share of the latents' variance that 2 × 2 averaging removes, in [0, 1].
 
-    Taken in whitened coordinates, tr(C⁻¹ R) / channels for the covariances C of the latents and R
-    of what the averages lose. Where it is high, fine detail outweighs the layout at every noise
-    level, and a diffusion model has to guess all at once (Skorokhodov et al., "Improving the
-    Diffusability of Autoencoders", ICML 2025, who bound it by decoding the averages).
+    It is computed in whitened coordinates, tr(C⁻¹ R) / channels, with the covariance C of the
+    latents and R of the residual of averaging. If it is high, fine detail outweighs the layout at
+    every noise level, and a diffusion model cannot generate from coarse to fine (Skorokhodov et
+    al., "Improving the Diffusability of Autoencoders", ICML 2025, who bound it by decoding the
+    averages).
 
     Args:
         latents: (n, channels, height, width), even height and width.
@@ -90,16 +91,16 @@ def _covariance(latents: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def whiten(vae: torch.nn.Module, images: torch.Tensor) -> None:
-    """Folds into the 1 × 1 convolutions around the latents what makes these white.
+    """Whitens the latents by a change of the 1 × 1 convolutions before and after them.
 
-    The four channels come out of training with variances three orders apart, and the same noise
-    that leaves brightness alone drowns hue. With covariance I each is noised alike, and the
-    scaling factor is one. The autoencoder as a whole stays the same function, but for the
-    posterior's standard deviation, which becomes what the decoder has learned to bear.
+    After training, the variances of the four channels differ by three orders of magnitude: noise
+    that barely changes brightness hides hue. With covariance I, noise affects all channels equally,
+    and the scaling factor is one. Encoding and decoding stay the same function. The posterior's
+    standard deviation is set to `NOISE`, for which the decoder was trained.
 
     Args:
         vae: ``AutoencoderKL``, changed in place.
-        images: (n, 3, 64, 64) in [-1, 1] that the covariance is taken over.
+        images: (n, 3, 64, 64) in [-1, 1], from which the covariance is estimated.
     """
     latents = torch.cat([vae.encode(part).latent_dist.mean for part in images.split(128)])
     samples = latents.double().permute(1, 0, 2, 3).flatten(1)
@@ -121,7 +122,7 @@ def whiten(vae: torch.nn.Module, images: torch.Tensor) -> None:
 
 
 def reconstruction_loss(output: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """L1 on pixels and on their horizontal and vertical differences (edges stay sharp)."""
+    """Returns L1 of pixels and of their horizontal and vertical differences, for sharp edges."""
     loss = F.l1_loss(output, images)
     for dim in (2, 3):
         loss = loss + F.l1_loss(output.diff(dim=dim), images.diff(dim=dim))
@@ -131,15 +132,15 @@ def reconstruction_loss(output: torch.Tensor, images: torch.Tensor) -> torch.Ten
 def cached_latents(
     vae: torch.nn.Module, data: Renderings, file: Path, device: torch.device
 ) -> torch.Tensor:
-    """Encodes the scenes that follow the priors, once: (n / 2, 4, 16, 16) float16, scaled."""
+    """Returns scaled latents (n / 2, 4, 16, 16) of the even scenes, float16; cached in ``file``."""
     if file.is_file():
         return torch.load(file, weights_only=True)  # noqa: TID251
-    chosen = data.images[::2]
+    even = data.images[::2]
     scale = vae.config["scaling_factor"]
     parts = []
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-        for start in range(0, len(chosen), 256):
-            images = pixels(chosen[start : start + 256], device)
+        for start in range(0, len(even), 256):
+            images = pixels(even[start : start + 256], device)
             parts.append((vae.encode(images).latent_dist.mean.float() * scale).half().cpu())
     latents = torch.cat(parts)
     torch.save(latents, file)
@@ -147,7 +148,7 @@ def cached_latents(
 
 
 def load(folder: Path) -> torch.nn.Module:
-    """Loads the trained autoencoder back, float32."""
+    """Loads the trained autoencoder, float32."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32).eval()
