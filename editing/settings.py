@@ -1,6 +1,6 @@
-"""What the settings of all methods share, and those of the closed-form methods.
+"""The base class of all methods' settings, and the settings of the closed-form methods.
 
-A family of methods has one validated table; each method has its own defaults.
+A family of methods has one validated model of settings; each method has its own defaults.
 """
 
 import difflib
@@ -11,38 +11,40 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from visdiff.errors import InputError
 
 Tokens = Literal["last", "last+eos+pad", "words+eos+pad", "all", "aligned"]
-"""Which positions of a prompt stand for its concept.
+"""Which positions of a prompt represent its concept.
 
-``last``: the concept's last token. ``last+eos+pad``: that, the end token and the padding, where
-CLIP gathers what a prompt means. ``words+eos+pad``: all of the concept's tokens beside these, or
-the first word of an erased "palm tree" goes on colouring what is drawn; but it has the same vector
-in all prompts that begin like that, so not for "van gogh" where vans shall stay. ``all``: every
-position. ``aligned``: every position, each token meeting the same token of the target, in order
-(TIME).
+``last``: the last token of the concept. ``last+eos+pad``: also the end token and the padding, where
+CLIP aggregates the meaning of a prompt. ``words+eos+pad``: all tokens of the concept, the end token
+and the padding. With it, the first word of an erased "palm tree" no longer affects images; but that
+word has the same vector in every prompt that begins alike, so erasing "van gogh" would also affect
+"van". ``all``: every position. ``aligned``: every position, each token matched to the same token of
+the target, in order (TIME).
 """
 
 
 class MethodConfig(BaseModel):
-    """Settings of a family of methods: frozen, validated, changed by name."""
+    """Validated, immutable settings of a family of methods."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     family: ClassVar[str]
-    """What the family is called in an error."""
+    """Name of the family in error messages."""
 
     templates: tuple[str, ...] = Field(
-        default=("{}",), min_length=1, description="Prompts that each concept is put in at {}."
+        default=("{}",),
+        min_length=1,
+        description="Prompts in which {} is replaced by each concept.",
     )
 
     @model_validator(mode="after")
-    def _one_place(self) -> Self:
+    def _check_templates(self) -> Self:
         for template in self.templates:
             if template.count("{}") != 1:
-                raise ValueError(f"a template holds {{}} once, {template!r} does not")
+                raise ValueError(f"a template must contain {{}} once, {template!r} does not")
         return self
 
     def changed(self, **values: Any) -> Self:
-        """Returns the settings with some changed.
+        """Returns the settings with some values replaced.
 
         Raises:
             InputError: A name is unknown or a value is out of range.
@@ -62,12 +64,13 @@ class MethodConfig(BaseModel):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise InputError(
-                f"Expected sound settings, got {where or 'the settings'}: {first['msg']}."
+                f"Expected valid settings, got {where or 'the settings'} ({first['msg']}); "
+                "correct it."
             ) from error
 
 
 class LinearConfig(MethodConfig):
-    """What a closed-form method is told beside the requests.
+    """Settings of a closed-form method.
 
     Exactly one of ``lam`` and ``lam_rel`` is set.
     """
@@ -75,32 +78,38 @@ class LinearConfig(MethodConfig):
     family: ClassVar[str] = "closed-form methods"
 
     tokens: Tokens = "last+eos+pad"
-    lam: float | None = Field(default=None, ge=0, description="λ in absolute units.")
-    lam_rel: float | None = Field(default=None, ge=0, description="λ in units of tr(B) / d.")
+    lam: float | None = Field(default=None, ge=0, description="λ, absolute.")
+    lam_rel: float | None = Field(default=None, ge=0, description="λ, in units of tr(B) / d.")
     erase_scale: float = Field(default=1.0, gt=0)
     preserve_scale: float | None = Field(
         default=0.1, gt=0, description="None: max(0.1, 1 / number of preserved texts)."
     )
-    null_scale: float = Field(default=0.1, ge=0, description="Of ''; 0 leaves it free.")
+    null_scale: float = Field(
+        default=0.1, ge=0, description="Weight of the empty prompt; 0 does not preserve it."
+    )
     corpus_scale: float = Field(
-        default=1.0, gt=0, description="Of the corpus's second moment, per edited vector."
+        default=1.0,
+        gt=0,
+        description="Weight of the second moment of the corpus, per edited vector.",
     )
     pooled: Literal["edit", "leave"] = Field(
-        default="edit", description="What to do with SDXL's pooled embedding."
+        default="edit", description="Whether SDXL's pooled embedding is edited."
     )
-    epochs: int = Field(default=1, ge=1, description="rece: how often to revive and erase again.")
+    epochs: int = Field(
+        default=1, ge=1, description="rece: number of rounds of revival and erasure."
+    )
     revive_rel: float = Field(
         default=1e-3, gt=0, description="rece: ridge of the revival, in units of tr(S) / d."
     )
 
     @model_validator(mode="after")
-    def _sound(self) -> Self:
+    def _check_lambda(self) -> Self:
         if (self.lam is None) == (self.lam_rel is None):
-            raise ValueError("give exactly one of lam and lam_rel")
+            raise ValueError("set exactly one of lam and lam_rel")
         return self
 
     def changed(self, **values: Any) -> Self:
-        """Returns the settings with some changed; a λ of one kind takes the place of the other.
+        """Returns the settings with some values replaced; `lam` and `lam_rel` replace each other.
 
         Raises:
             InputError: A name is unknown or a value is out of range.

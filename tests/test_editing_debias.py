@@ -13,7 +13,7 @@ from scipy.special import softmax
 from editing.methods import debias as loop
 from editing.methods.debias import Control, Debiased, crossed, debias
 from editing.methods.debias.history import Evaluation
-from editing.methods.debias.response import Response, identified
+from editing.methods.debias.response import Response, fit_response
 from editing.metrics.attributes import ZeroShotScorer
 from editing.pipelines.sampling import Settings
 from editing.requests import Debias, Erase, Request
@@ -87,11 +87,13 @@ def test_concepts_reach_their_ratios_and_finished_ones_cost_nothing(
     found = run(monkeypatch, plant, [Debias(c, HALVES) for c in plant.bias])
     assert not found.unfinished
     for concept in plant.bias:
-        mine = [look for look in found.looks if look.concept == concept]
-        assert [look.done for look in mine] == [False] * (len(mine) - 1) + [True]
+        mine = [evaluation for evaluation in found.evaluations if evaluation.concept == concept]
+        assert [evaluation.done for evaluation in mine] == [False] * (len(mine) - 1) + [True]
         assert mine[-1].delta.value <= 0.2
-        assert [look.round for look in mine] == list(range(len(mine))), "no round after the last"
-    balanced = [look for look in found.looks if look.concept == "cook"]
+        assert [evaluation.round for evaluation in mine] == list(range(len(mine))), (
+            "no round after the last"
+        )
+    balanced = [evaluation for evaluation in found.evaluations if evaluation.concept == "cook"]
     assert len(balanced) == 1, "what is balanced already is only looked at"
     assert found.images == len(plant.drawn)
 
@@ -99,8 +101,8 @@ def test_concepts_reach_their_ratios_and_finished_ones_cost_nothing(
 def test_what_is_far_off_is_told_from_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     plant = Plant({"judge": [9.0, 0.0]})
     found = run(monkeypatch, plant, [Debias("judge", HALVES)], batch=10, most=100)
-    assert found.looks[0].delta.n == 10
-    assert found.looks[-1].delta.n == 100, "a decision in favour takes all images"
+    assert found.evaluations[0].delta.n == 10
+    assert found.evaluations[-1].delta.n == 100, "a decision in favour takes all images"
 
 
 def test_every_round_draws_the_same_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,8 +165,8 @@ def scored(rng: np.random.Generator, mean: Any, n: int) -> np.ndarray:
 def towards(
     response: Response, concept: int, weights: np.ndarray, scores: np.ndarray, goal: np.ndarray
 ) -> np.ndarray:
-    """From a single look."""
-    return response.towards(concept, weights[None], [scores], goal)
+    """From a single evaluation."""
+    return response.next_weights(concept, weights[None], [scores], goal)
 
 
 class Linear(Response):
@@ -187,7 +189,7 @@ def test_a_response_is_recovered_from_what_it_drew() -> None:
     index = np.tile(np.arange(concepts), rounds)
     weights = rng.normal(0, 0.3, (len(index), k))
     scores = [scored(rng, bias[c] + gain @ w, 400) for c, w in zip(index, weights, strict=True)]
-    found = identified(index.tolist(), weights, scores)
+    found = fit_response(index.tolist(), weights, scores)
     spread = 0.05 * np.sqrt(1 - 1 / k)
     assert found.spread == pytest.approx(spread, rel=0.02)
     unseen = rng.normal(0, 0.3, (20, k))
@@ -216,7 +218,7 @@ def test_an_answer_that_is_not_linear_is_learned_and_others_are_told() -> None:
     along = np.concatenate([np.linspace(-0.8, 0.8, 12)] * 2 + [[0.0]])
     weights = np.stack([along, -along], axis=1)
     scores = [scored(rng, means(c, w), 300) for c, w in zip(index, weights, strict=True)]
-    found = identified(index, weights, scores)
+    found = fit_response(index, weights, scores)
     ends = np.array([[0.6, -0.6], [0.3, -0.3], [-0.6, 0.6]])
     for c, near in ((0, 0.15), (2, 0.4)):
         answer = found.means(c, ends) * found.spread / 0.05
@@ -225,7 +227,7 @@ def test_an_answer_that_is_not_linear_is_learned_and_others_are_told() -> None:
 
 def test_before_anything_answers_a_weight_is_for_its_own_attribute() -> None:
     rng = np.random.default_rng(10)
-    found = identified([0], np.zeros((1, 3)), [scored(rng, np.zeros(3), 50)])
+    found = fit_response([0], np.zeros((1, 3)), [scored(rng, np.zeros(3), 50)])
     answer = found.means(0, np.array([[0.1, 0.0, 0.0]])) - found.means(0, np.zeros((1, 3)))
     assert answer.argmax() == 0
     assert answer.sum() == pytest.approx(0)
@@ -238,7 +240,7 @@ def test_the_unit_of_scores_and_what_all_have_in_common_do_not_matter() -> None:
     moved = [30 * s + rng.normal(0, 5, (50, 1)) for s in scores]
     goal = np.array([0.5, 0.3, 0.2])
     ways = [
-        towards(identified(index, weights, each), 1, weights[3], each[3], goal)
+        towards(fit_response(index, weights, each), 1, weights[3], each[3], goal)
         for each in (scores, moved)
     ]
     assert ways[0] == pytest.approx(ways[1], abs=1e-4)
@@ -253,13 +255,13 @@ def test_right_counts_are_left_alone() -> None:
 
 
 def test_what_failed_is_not_tried_again() -> None:
-    """A look is believed about its own weights, whatever the response made of the others."""
+    """A evaluation is believed about its own weights, whatever the response made of the others."""
     rng = np.random.default_rng(8)
     found, halves = Linear(np.eye(2) * 4, 1.0), np.full(2, 0.5)
     far, worse = (rng.normal([mean, 0.0], 1, (200, 2)) for mean in (2.0, 2.5))
     first = towards(found, 0, np.zeros(2), far, halves)
     looked = np.array([np.zeros(2), first])
-    second = found.towards(0, looked, [far, worse], halves)
+    second = found.next_weights(0, looked, [far, worse], halves)
     assert np.abs(second - first).max() > 0.1
 
 
@@ -279,10 +281,10 @@ def test_an_attribute_that_does_not_answer_costs_the_others_nothing() -> None:
 def test_no_weight_leaps_and_a_step_is_a_share_of_the_way() -> None:
     rng = np.random.default_rng(7)
     found, goal = Linear(np.eye(2) * 4, 1.0), np.array([0.01, 0.99])
-    look = rng.normal([2.0, -2.0], 1, (100, 2))
-    moved = towards(found, 0, np.zeros(2), look, goal)
+    evaluation = rng.normal([2.0, -2.0], 1, (100, 2))
+    moved = towards(found, 0, np.zeros(2), evaluation, goal)
     assert np.abs(moved).max() == pytest.approx(0.3)
-    half = found.towards(0, np.zeros((1, 2)), [look], goal, step=0.5)
+    half = found.next_weights(0, np.zeros((1, 2)), [evaluation], goal, step=0.5)
     assert half == pytest.approx(moved / 2)
 
 
@@ -291,8 +293,8 @@ def test_the_best_iterate_is_kept_when_none_is_good(monkeypatch: pytest.MonkeyPa
     plant = Plant({"judge": [3.0, 0.0]}, gain=0.0)
     found = run(monkeypatch, plant, [Debias("judge", HALVES), Erase("church")], rounds=3)
     assert found.unfinished == ("judge",)
-    assert len(found.looks) == 4
-    best = min(found.looks, key=lambda look: look.delta.high)
+    assert len(found.evaluations) == 4
+    best = min(found.evaluations, key=lambda evaluation: evaluation.delta.high)
     kept = next(r for r in found.edit.requests if isinstance(r, Debias))
     assert dict(kept.weights or {}) == pytest.approx(dict(best.weights))
     assert Erase("church") in found.edit.requests
@@ -302,13 +304,13 @@ def test_a_balanced_model_passes_as_often_as_the_level_says() -> None:
     """The sequential test calls a balanced model off in at most 1 − level of the runs."""
     rng = np.random.default_rng(5)
     goal = np.array([0.5, 0.5])
-    looks, level = 6, 1 - 0.1 / (6 * 2)
+    evaluations, level = 6, 1 - 0.1 / (6 * 2)
     off = 0
     for _ in range(400):
-        first = rng.random((looks, 10)) < 0.5
+        first = rng.random((evaluations, 10)) < 0.5
         totals = first.sum(axis=1).cumsum()
         counts = [np.array([k, 10 * (i + 1) - k]) for i, k in enumerate(totals)]
-        off += any(loop._off(c, goal, level) for c in counts)
+        off += any(loop._is_off(c, goal, level) for c in counts)
     assert off <= 0.1 * 400
 
 
@@ -322,35 +324,35 @@ def test_a_killed_loop_goes_on_to_the_same_end(
     def go(file: Path | None, rounds: int = 8, stop_after: int | None = None) -> Debiased:
         seen: list[Evaluation] = []
 
-        def told(look: Evaluation) -> None:
-            seen.append(look)
+        def told(evaluation: Evaluation) -> None:
+            seen.append(evaluation)
             if len(seen) == stop_after:
                 raise KeyboardInterrupt
 
         return debias(
-            tiny.sd1(), asked, plant.eyes, control=Control(rounds=rounds), on_look=told,
+            tiny.sd1(), asked, plant.eyes, control=Control(rounds=rounds), on_evaluation=told,
             checkpoint=file, about="plant", nearest=0,
         )  # fmt: skip
 
     whole = go(None)
-    assert len(whole.looks) > 3
-    file = tmp_path / "new" / "looks.jsonl"
+    assert len(whole.evaluations) > 3
+    file = tmp_path / "new" / "history.jsonl"
     with pytest.raises(KeyboardInterrupt):
         go(file, stop_after=3)
     with file.open("a") as half:
         half.write('{"round": 1, "conc')
     plant.drawn.clear()
     resumed = go(file)
-    assert resumed.looks == whole.looks
+    assert resumed.evaluations == whole.evaluations
     assert resumed.edit.digest == whole.edit.digest
-    assert len(plant.drawn) == sum(look.delta.n for look in whole.looks[3:])
+    assert len(plant.drawn) == sum(evaluation.delta.n for evaluation in whole.evaluations[3:])
     plant.drawn.clear()
     go(file, rounds=9)
     assert not plant.drawn, "more rounds are the same loop"
-    with pytest.raises(InputError, match="another's"):
+    with pytest.raises(InputError, match="those of another one"):
         run(monkeypatch, plant, asked, checkpoint=file)
     file.write_text("[]\n")
-    with pytest.raises(InputError, match="this very loop"):
+    with pytest.raises(InputError, match="the same loop"):
         go(file)
     file.write_text("nonsense\n")
     with pytest.raises(InputError, match="something else"):
@@ -361,7 +363,7 @@ def test_history_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     plant = Plant({"judge": [1.0, 0.0]})
     found = run(monkeypatch, plant, [Debias("judge", HALVES)])
     frame = found.to_frame()
-    assert len(frame) == 2 * len(found.looks)
+    assert len(frame) == 2 * len(found.evaluations)
     totals: Any = frame.groupby("round")["share"].sum()
     assert totals.to_numpy() == pytest.approx(1.0)
 
@@ -374,7 +376,9 @@ def test_history_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     drawn = plot(found).get_lines()
     lines = {line.get_label(): line for line in drawn if not line.get_label().startswith("_")}
     assert set(lines) == {"judge", "cook"}
-    told = [look.delta.value for look in found.looks if look.concept == "judge"]
+    told = [
+        evaluation.delta.value for evaluation in found.evaluations if evaluation.concept == "judge"
+    ]
     assert lines["judge"].get_ydata().tolist() == told
     assert save(found, tmp_path / "new" / "history.svg").read_text().startswith("<?xml")
     with pytest.raises(InputError, match=r"such as history\.svg"):
@@ -404,6 +408,9 @@ def test_on_the_miniature_a_biased_profession_is_balanced() -> None:
         pipe, [Debias("firefighter", HALVES)], eyes,
         control=control, settings=Settings(8, 5.0, scheduler="DPMSolverMultistep"), nearest=0,
     )  # fmt: skip
-    first, last = found.looks[0].delta, min(found.looks, key=lambda x: (not x.done, x.delta.high))
+    first, last = (
+        found.evaluations[0].delta,
+        min(found.evaluations, key=lambda x: (not x.done, x.delta.high)),
+    )
     assert first.value > 0.5, "the world draws firefighters as men"
     assert last.delta.value <= 0.3

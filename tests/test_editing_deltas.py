@@ -15,8 +15,8 @@ from editing.edit.deltas import (
     NewTokens,
     SharedMap,
     content,
-    packed,
-    unpacked,
+    pack,
+    unpack,
 )
 from editing.linear import LinearMap
 from editing.pipelines.weights import parameter, projections
@@ -89,11 +89,11 @@ def test_scale_is_linear_or_refused(pipe: Any, change: Delta) -> None:
 
 
 def test_packing_is_exact_to_the_bit(change: Delta) -> None:
-    header, tensors = packed(change)
-    again = unpacked(header, tensors)
+    header, tensors = pack(change)
+    again = unpack(header, tensors)
     assert type(again) is KINDS[header["form"]]
     assert content(again) == content(change)
-    assert all(torch.equal(t, packed(again)[1][n]) for n, t in tensors.items())
+    assert all(torch.equal(t, pack(again)[1][n]) for n, t in tensors.items())
 
 
 def test_apply_and_revert_are_exact_to_the_bit(pipe: Any, change: Delta) -> None:
@@ -113,7 +113,7 @@ def test_apply_and_revert_are_exact_to_the_bit(pipe: Any, change: Delta) -> None
 
 def test_an_unknown_kind_is_an_error() -> None:
     with pytest.raises(KeyError, match="spectral"):
-        unpacked({"form": "spectral"}, {})
+        unpack({"form": "spectral"}, {})
 
 
 @pytest.mark.parametrize(

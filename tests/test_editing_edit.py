@@ -285,7 +285,7 @@ def test_edits_of_the_same_concept_overlap_more_than_of_others(pipe: Any) -> Non
     assert overlap(church, church) == pytest.approx(1)
     assert overlap(church, again) > overlap(church, dog)
     found = compose([church, again]).conflicts
-    assert any("want different things of 'church'" in c.reason for c in found)
+    assert any("have different targets for 'church'" in c.reason for c in found)
     assert any("act on the same directions" in c.reason for c in found)
     assert [c.overlap for c in found] == sorted((c.overlap for c in found), reverse=True)
 
@@ -294,7 +294,7 @@ def test_an_edit_of_what_another_preserves_is_a_conflict(pipe: Any) -> None:
     a = editing.fit(pipe, [Erase("church"), Preserve(["dog"])], tokens="last", nearest=0)
     b = editing.fit(pipe, [Erase("dog")], tokens="last", nearest=0)
     for pair in ([a, b], [b, a]):
-        assert any("different things of 'dog'" in c.reason for c in compose(pair).conflicts)
+        assert any("different targets for 'dog'" in c.reason for c in compose(pair).conflicts)
 
 
 def test_trained_edits_overlap_by_their_cosine(pipe: Any) -> None:

@@ -11,10 +11,10 @@ from editing.linear import (
     LinearMap,
     Solution,
     absolute_lambda,
-    compressed,
+    compress,
     effective_rank,
+    find_revivals,
     gram,
-    revived,
     solve,
 )
 from visdiff.errors import InputError
@@ -146,7 +146,9 @@ def test_gains_are_a_factor_on_each_shift_of_a_layer() -> None:
         alone = solve(p.b, p.c, shifts * gains[layer][:, None], 0.2).map
         expected_up, expected_down = alone.change(p.w)
         assert torch.allclose(up @ down, expected_up @ expected_down, atol=1e-12)
-        assert torch.allclose(found.moved(p.kept, layer), alone.moved(p.kept), atol=1e-12)
+        assert torch.allclose(
+            found.displacement(p.kept, layer), alone.displacement(p.kept), atol=1e-12
+        )
 
 
 def test_too_few_vectors_without_lambda_are_refused() -> None:
@@ -167,7 +169,7 @@ def test_what_revives_a_concept_is_where_the_residual_has_no_slope() -> None:
     change = p.solved(0.1).map
     layers = [problem(seed).w for seed in (5, 6)]
     second = sum((w.T @ w for w in layers), torch.zeros(D, D, dtype=torch.float64))
-    found = revived(change, second, p.c, 1e-3).requires_grad_()
+    found = find_revivals(change, second, p.c, 1e-3).requires_grad_()
     ridge = absolute_lambda(second, 1e-3)
     loss = ridge * found.square().sum()
     for w in layers:
@@ -182,7 +184,7 @@ def test_compressing_keeps_the_product_and_drops_what_is_not_there() -> None:
     up = torch.randn((10, 3), generator=g, dtype=torch.float64)
     down = torch.randn((3, D), generator=g, dtype=torch.float64)
     wide_up, wide_down = torch.cat([up, up * 1e5], 1), torch.cat([down, down * 1e-5])
-    a, b = compressed(wide_up, wide_down)
+    a, b = compress(wide_up, wide_down)
     assert a.shape == (10, 3)
     assert b.shape == (3, D)
     assert torch.allclose(a @ b, wide_up @ wide_down, rtol=1e-12, atol=1e-12)
@@ -191,7 +193,7 @@ def test_compressing_keeps_the_product_and_drops_what_is_not_there() -> None:
 
 def test_compressing_nothing_gives_nothing() -> None:
     zero = torch.zeros((4, 2), dtype=torch.float64)
-    a, b = compressed(zero, torch.ones((2, D), dtype=torch.float64))
+    a, b = compress(zero, torch.ones((2, D), dtype=torch.float64))
     assert not (a @ b).any()
 
 

@@ -233,7 +233,7 @@ def test_time_is_the_published_formula(pipe: Any) -> None:
 
 
 def test_rece_leaves_less_to_revive_than_uce(pipe: Any) -> None:
-    from editing.linear import revived
+    from editing.linear import find_revivals
 
     requests = [Erase("church"), Preserve(["house"])]
     plain = editing.fit(pipe, requests, "uce", nearest=0)
@@ -247,8 +247,8 @@ def test_rece_leaves_less_to_revive_than_uce(pipe: Any) -> None:
         """How far the best revival stays from the concept's old keys and values."""
         (change,) = edit.changes
         assert isinstance(change, SharedMap)
-        back = revived(change.map, second, own, 1e-3)
-        difference = back + change.map.moved(back) - own
+        back = find_revivals(change.map, second, own, 1e-3)
+        difference = back + change.map.displacement(back) - own
         return float(((difference @ second) * difference).sum())
 
     assert missed(harder) > missed(plain)
@@ -327,7 +327,7 @@ def test_other_weights_equal_a_fresh_solve_and_read_only_what_they_change(
 
     for module in (closed_form, statistics):
         monkeypatch.setattr(module, "encode", told)
-    after = chosen.amended(before, pipe, [second, *kept])
+    after = chosen.amend(before, pipe, [second, *kept])
     assert set(read) == {"cook", "man", "woman"}
     assert after.digest == fresh.digest
     assert set(after.requests) == set(fresh.requests)
@@ -398,17 +398,17 @@ def test_diagnostics_agree_with_the_vectors(pipe: Any) -> None:
     (change,) = edit.changes
     assert isinstance(change, SharedMap)
     c, t = states(pipe, "church")[0][1:], states(pipe, "castle")[0][1:]
-    residual = (c + change.map.moved(c) - t).norm() / (t - c).norm()
+    residual = (c + change.map.displacement(c) - t).norm() / (t - c).norm()
     assert edit.diagnostics["targets"][0]["residual"] == pytest.approx(float(residual), rel=1e-5)
     kept = states(pipe, "house")[0][1:]
-    drift = change.map.moved(kept).norm() / kept.norm()
+    drift = change.map.displacement(kept).norm() / kept.norm()
     assert edit.diagnostics["preserved"]["drift"] == pytest.approx(float(drift), rel=1e-5)
 
 
 def test_warnings_name_what_is_wrong(pipe: Any) -> None:
     spilling = editing.fit(pipe, [Erase("church")], "uce-2025", neighbours=["a church"], nearest=0)
     text = " ".join(spilling.diagnostics["warnings"])
-    assert "The empty prompt is not held" in text
+    assert "The empty prompt is not preserved" in text
     unmeasured = editing.fit(
         pipe, [Debias("judge", {"man": 0.5, "woman": 0.5})], nearest=0
     ).diagnostics["warnings"]
@@ -422,9 +422,9 @@ def test_warnings_name_what_is_wrong(pipe: Any) -> None:
     [
         ({"lam_real": 1.0}, "did you mean 'lam_rel'"),
         ({"lam": 1.0, "lam_rel": 1.0}, "exactly one of lam and lam_rel"),
-        ({"lam_rel": -1.0}, "Expected sound settings, got lam_rel"),
-        ({"templates": ["a photo"]}, "holds {} once"),
-        ({"method": "uce-2024", "tokens": "all"}, "Expected tokens as uce-2024 has it"),
+        ({"lam_rel": -1.0}, "Expected valid settings, got lam_rel"),
+        ({"templates": ["a photo"]}, "contain {} once"),
+        ({"method": "uce-2024", "tokens": "all"}, "Expected tokens as uce-2024 defines it"),
     ],
 )
 def test_unsound_settings_are_refused(pipe: Any, settings: Any, sentence: str) -> None:
@@ -441,7 +441,7 @@ def test_time_has_no_preserve_term(pipe: Any) -> None:
 
 def test_what_an_edit_does_not_hold_cannot_be_withdrawn(pipe: Any) -> None:
     edit = editing.fit(pipe, [Erase("church")], nearest=0)
-    with pytest.raises(InputError, match="Expected requests that the edit holds"):
+    with pytest.raises(InputError, match="Expected requests of the edit"):
         editing.withdraw(edit, [Erase("dog")])
     with pytest.raises(InputError, match="Expected requests to remain"):
         editing.withdraw(edit, [Erase("church")])

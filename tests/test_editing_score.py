@@ -15,8 +15,8 @@ from editing.methods.score import Objective, ScoreMethod, trained_names
 from editing.methods.score.all_but_one import ALL_BUT_ONE
 from editing.methods.score.concept_ablation import CONCEPT_ABLATION
 from editing.methods.score.esd import ESD_U, ESD_X, ESD_X_STRICT
-from editing.methods.score.objective import Scores, aimed, paper_eta
-from editing.methods.score.points import Task, drawn_point
+from editing.methods.score.objective import Scores, guidance_goal, paper_eta
+from editing.methods.score.points import Task, draw_point
 from editing.methods.score.settings import ScoreConfig
 from editing.methods.score.trajectories import Drawn, ddim, draw
 from editing.pipelines.denoiser import Denoiser
@@ -125,7 +125,7 @@ def test_esd_is_the_published_loss(pipe: Any) -> None:
     theirs = []
     for seed in (0, 1, 2):
         rng = generator(7, seed)
-        point = drawn_point(found._task, config, rng)
+        point = draw_point(found._task, config, rng)
         x = found._runs.inputs[point.run, point.step][None]
         t = found._runs.timesteps[point.step]
         with torch.no_grad():
@@ -171,11 +171,13 @@ def test_the_two_countings_of_eta_agree() -> None:
     frozen = Scores(concept=concept, null=null)
     for code in (0.0, 1.0, 2.0, 3.5):
         theirs = concept - code * (concept - null)
-        ours = null + aimed("negate", frozen, paper_eta(code, "code"))
+        ours = null + guidance_goal("negate", frozen, paper_eta(code, "code"))
         torch.testing.assert_close(ours, theirs)
     assert paper_eta(2.0, "code") == paper_eta(1.0, "paper") == 1.0
     # Today's default for SDXL drops the concept, and does not turn it round.
-    assert torch.equal(aimed("negate", frozen, paper_eta(1.0, "code")) + 0.0, aimed("zero", frozen))
+    assert torch.equal(
+        guidance_goal("negate", frozen, paper_eta(1.0, "code")) + 0.0, guidance_goal("zero", frozen)
+    )
 
 
 @pytest.mark.slow
@@ -188,14 +190,14 @@ def test_the_null_stays_where_esd_moves_it(pipe: Any) -> None:
     weights = {n: v.detach() for n, v in start(pipe, "not-attn2").items()}
 
     def history(config: ScoreConfig) -> list[Any]:
-        found = objective(pipe, requests, config).loss(everything=True)
+        found = objective(pipe, requests, config).loss(all_parts=True)
         told: list[Any] = []
         # The same points in every step: what falls is the loss, not the luck of the draw.
         train(
             weights,
             lambda trained, _: found(trained, [generator(7, 0), generator(7, 1)]),
             plan,
-            watch=told.append,
+            on_event=told.append,
         )
         return [event.parts for event in told if isinstance(event, Stepped)]
 
@@ -279,7 +281,7 @@ def test_every_method_trains_every_family_and_leaves_the_pipeline(
     requests: list[Request] = [Erase("a dog", target), Moderate("a bomb")]
     requests += [Preserve(["a castle", "a house"])] * method.preserves
     told: list[Any] = []
-    edit = method.fit(pipe, requests, watch=told.append, **QUICK)
+    edit = method.fit(pipe, requests, on_event=told.append, **QUICK)
     assert tiny.identical(tiny.weights(pipe), before)
     assert all(p.grad is None for p in pipe.unet.parameters())
     assert {n: p.requires_grad for n, p in pipe.unet.named_parameters()} == wanted
@@ -308,7 +310,7 @@ def test_the_announced_cost_is_what_is_spent(pipe: Any) -> None:
             ALL_BUT_ONE.fit(
                 pipe,
                 [Replace("a dog", "a cat"), Preserve("a house")],
-                watch=_stopping(told, 3),
+                on_event=_stopping(told, 3),
                 **QUICK,
             )
     finally:
@@ -333,11 +335,11 @@ def test_half_then_a_new_start_then_half_is_the_whole(pipe: Any, tmp_path: Path)
     file = tmp_path / "state.safetensors"
     with pytest.raises(InterruptedError):
         ALL_BUT_ONE.fit(
-            pipe, requests, checkpoint=file, save_every=3, watch=_stopping([], 4), **own
+            pipe, requests, checkpoint=file, save_every=3, on_event=_stopping([], 4), **own
         )
     told: list[Any] = []
     again = copy.deepcopy(pipe)
-    resumed = ALL_BUT_ONE.fit(again, requests, checkpoint=file, watch=told.append, **own)
+    resumed = ALL_BUT_ONE.fit(again, requests, checkpoint=file, on_event=told.append, **own)
     assert sum(isinstance(e, Stepped) for e in told) == 3
     assert resumed.digest == whole.digest
     assert resumed.diagnostics == whole.diagnostics
@@ -375,12 +377,12 @@ def _vector(edit: Edit) -> torch.Tensor:
 def test_runs_on_disk_are_those_in_memory(pipe: Any, tmp_path: Path) -> None:
     told: list[Any] = []
     first = ESD_X.fit(pipe, [Erase("a dog")], runs_in=tmp_path, **QUICK)
-    second = ESD_X.fit(pipe, [Erase("a dog")], runs_in=tmp_path, watch=told.append, **QUICK)
+    second = ESD_X.fit(pipe, [Erase("a dog")], runs_in=tmp_path, on_event=told.append, **QUICK)
     assert first.digest == second.digest == ESD_X.fit(pipe, [Erase("a dog")], **QUICK).digest
     assert not any(isinstance(e, Drawn) for e in told)
     other = made("sd1")
     other.unet.conv_in.weight.data *= 1.01
-    ESD_X.fit(other, [Erase("a dog")], runs_in=tmp_path, watch=told.append, **QUICK)
+    ESD_X.fit(other, [Erase("a dog")], runs_in=tmp_path, on_event=told.append, **QUICK)
     assert any(isinstance(e, Drawn) for e in told)
 
 
@@ -406,7 +408,7 @@ def test_bfloat16_weights_learn_in_float32(pipe: Any) -> None:
         (ESD_X, [Erase("a dog"), Preserve("a cat")], {}, "no preserve term"),
         (ALL_BUT_ONE, [Debias("judge", {"man": 0.5, "woman": 0.5})], {}, "use uce"),
         (ALL_BUT_ONE, [Erase("a dog", "a cat")], {"aim": "zero"}, "Expected no target"),
-        (ESD_U, [Erase("a dog")], {"weights": "attn2"}, "Expected weights as esd-u has it"),
+        (ESD_U, [Erase("a dog")], {"weights": "attn2"}, "Expected weights as esd-u defines it"),
         (ESD_U, [Erase("a dog")], {"stepz": 3}, "did you mean 'steps'"),
         (ESD_U, [Erase("a dog")], {"lr": -1.0}, "got lr"),
         (ESD_U, [Erase("a dog")], {"height": 33}, "divides"),

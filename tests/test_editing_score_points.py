@@ -7,7 +7,7 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 
-from editing.methods.score.trajectories import Route, ddim, draw, drawn, evaluations
+from editing.methods.score.trajectories import Route, ddim, draw, evaluations, load_or_draw
 from editing.pipelines.denoiser import Denoiser
 from editing.pipelines.sampling import Settings
 from editing.pipelines.sampling import draw as images
@@ -31,7 +31,7 @@ def pipe() -> Any:
 def test_a_runs_end_is_the_pipelines_own_image(family: str) -> None:
     """Same prompt, seed and guidance: what the points lead to is what the pipeline draws."""
     pipe = made(family)
-    found = drawn(Denoiser(pipe), ROUTES, steps=4, guidance=3.0)
+    found = load_or_draw(Denoiser(pipe), ROUTES, steps=4, guidance=3.0)
     assert found.inputs.shape == (3, 4, 4, 8, 8)
     assert found.timesteps.tolist() == sorted(found.timesteps.tolist(), reverse=True)
     settings = Settings(steps=4, guidance=3.0, scheduler="DDIM")
@@ -67,7 +67,7 @@ def test_points_are_what_the_denoiser_reads(pipe: Any) -> None:
 def test_the_resolution_is_the_models_or_the_one_asked_for(pipe: Any) -> None:
     assert Denoiser(pipe).size == (32, 32)
     assert Denoiser(pipe, 64, 32).shape == (4, 16, 8)
-    found = drawn(Denoiser(pipe, 64, 32), ROUTES[:1], steps=2, guidance=1.0)
+    found = load_or_draw(Denoiser(pipe, 64, 32), ROUTES[:1], steps=2, guidance=1.0)
     assert found.finals.shape == (1, 4, 16, 8)
 
 
@@ -80,10 +80,10 @@ def test_runs_cost_what_is_said_and_do_not_depend_on_each_other(pipe: Any) -> No
 
     hook = pipe.unet.register_forward_pre_hook(count)
     try:
-        together = drawn(Denoiser(pipe), ROUTES, steps=4, guidance=3.0)
+        together = load_or_draw(Denoiser(pipe), ROUTES, steps=4, guidance=3.0)
     finally:
         hook.remove()
     assert rows == evaluations(ROUTES, 4, 3.0) == 4 * (2 + 1 + 2)
     for row, route in enumerate(ROUTES):
-        alone = drawn(Denoiser(pipe), [route], steps=4, guidance=3.0)
+        alone = load_or_draw(Denoiser(pipe), [route], steps=4, guidance=3.0)
         torch.testing.assert_close(together.finals[row], alone.finals[0], rtol=1e-4, atol=1e-4)

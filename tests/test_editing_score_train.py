@@ -74,16 +74,16 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bits(
     whole = train(start(), noisy, plan)
     file = tmp_path / "deep" / "state.safetensors"
     with pytest.raises(InterruptedError):
-        train(start(), noisy, plan, checkpoint=file, watch=stopping(stop))
+        train(start(), noisy, plan, checkpoint=file, on_event=stopping(stop))
     told: list[Any] = []
-    again = train(start(), noisy, plan, checkpoint=file, watch=told.append)
+    again = train(start(), noisy, plan, checkpoint=file, on_event=told.append)
     done = (stop - 1) // 5 * 5
     assert told[0] == Started(done, 12)
     assert [e.done for e in told if isinstance(e, Stepped)] == list(range(done + 1, 13))
     assert bits(again) == bits(whole)
     assert [f.name for f in file.parent.iterdir()] == ["state.safetensors"]
     # Trained to its end, there is nothing left to do.
-    assert bits(train(start(), noisy, plan, checkpoint=file, watch=stopping(0))) == bits(whole)
+    assert bits(train(start(), noisy, plan, checkpoint=file, on_event=stopping(0))) == bits(whole)
 
 
 def test_inside_autocast_each_step_sees_the_step_before() -> None:
@@ -122,7 +122,7 @@ def test_samples_are_named_by_seed_step_and_place() -> None:
 def test_every_event_is_told_with_true_numbers(tmp_path: Path) -> None:
     told: list[Any] = []
     file = tmp_path / "state.safetensors"
-    train(start(), noisy, PLAN, watch=told.append, checkpoint=file)
+    train(start(), noisy, PLAN, on_event=told.append, checkpoint=file)
     steps = [e for e in told if isinstance(e, Stepped)]
     assert told[0] == Started(0, 12)
     assert [e.done for e in told if isinstance(e, Saved)] == [5, 10, 12]
@@ -154,7 +154,7 @@ def test_clipping_bounds_the_step() -> None:
     told: list[Any] = []
     free = train(start(), noisy, Plan(steps=1, lr=1e-3, batch=3))
     # Adam's first step does not depend on the gradient's size: only its direction shows.
-    train(start(), noisy, Plan(steps=1, lr=1e-3, batch=3, clip=1e-9), watch=told.append)
+    train(start(), noisy, Plan(steps=1, lr=1e-3, batch=3, clip=1e-9), on_event=told.append)
     assert told[1].gradient > 1
     assert free["w"].abs().max() == pytest.approx(1e-3, rel=1e-3)
     clipped = train(start(), noisy, Plan(steps=1, lr=1e-3, batch=3, clip=1e-9))

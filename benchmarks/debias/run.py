@@ -151,7 +151,7 @@ class Bench:
         checkpoint = f"{name}-{task.control.most}-{self.how.steps}-{self.how.precision}.jsonl"
         found = debias(
             self.pipe, requests, scorer, control=task.control,
-            settings=self.how, batch_size=BATCH, on_look=print_evaluation,
+            settings=self.how, batch_size=BATCH, on_evaluation=print_evaluation,
             checkpoint=self.work / checkpoint,
             about=f"{self.scorers.encoder.identity} {task.template}{' compiled' * self.compiled}",
             nearest=0, **SCALES,
@@ -176,7 +176,7 @@ class Bench:
             "others_after": self.recognition_rate(edited),
             "images": found.images,
             "original_recipe": found.original_recipe,
-            "rounds": 1 + max(look.round for look in found.looks),
+            "rounds": 1 + max(evaluation.round for evaluation in found.evaluations),
             "weights": _weights(found),
         }
 

@@ -246,7 +246,7 @@ def main() -> None:
                 bench.pipe, requests,
                 ZeroShotScorer(bench.scorers.encoder, "a {attribute} {concept}"),
                 control=control, settings=how, batch_size=BATCH,
-                on_look=print_evaluation,
+                on_evaluation=print_evaluation,
                 checkpoint=state_folder(args.work, about) / f"{name}.jsonl",
                 templates=templates, nearest=0, **SCALES,
             ).edit  # fmt: skip

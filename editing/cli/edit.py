@@ -156,7 +156,7 @@ def debias(
         method=method,
         control=control,
         settings=Drawing(steps, guidance),
-        on_look=_echo_look,
+        on_evaluation=_echo_look,
         about=clip or "",
         **given(set_, lines_of(corpus) if corpus else None, watch, checkpoint),
     )

@@ -12,19 +12,15 @@ from visdiff.cli.options import assignments
 if TYPE_CHECKING:
     from editing.edit import Edit
     from editing.requests import Request
-    from editing.training import Watch
+    from editing.training import OnEvent
 
 
 def fitted(pipe: Any, requests: "Sequence[Request]", method: str, **options: Any) -> "Edit":
     """Fits as `editing.fit`, with a bar where the method trains."""
     import editing
-    from editing.methods import find
-    from editing.methods.score import ScoreMethod
 
-    if not isinstance(find(method), ScoreMethod):
-        return editing.fit(pipe, requests, method, **options)
     with bar() as told:
-        return editing.fit(pipe, requests, method, watch=told, **options)
+        return editing.fit(pipe, requests, method, on_event=told, **options)
 
 
 def given(
@@ -39,7 +35,7 @@ def given(
 
 
 @contextmanager
-def bar() -> "Iterator[Watch]":
+def bar() -> "Iterator[OnEvent]":
     """Gives what to tell of a training: its cost before it starts, then its runs and its steps."""
     from tqdm import tqdm
 

@@ -1,7 +1,7 @@
-"""Edit: a change of a model's weights, what produced it, and the way to put it on and take it off.
+"""Edits: changes of a model's weights, with their origin, that can be applied and reverted.
 
-One safetensors file. The pipeline an edit was fitted to is never changed by the fit; it is changed
-while an edit is applied, and then gets back the very tensors that it had.
+An edit is stored in one safetensors file. Fitting an edit does not change the pipeline; applying it
+does, and reverting it restores the original tensors.
 """
 
 import json
@@ -38,16 +38,16 @@ class Edit:
     """A change of weights and its origin.
 
     Attributes:
-        method: What produced it ("uce", "esd-x", "dreambooth").
-        requests: What was asked for.
+        method: Name of the method that produced it ("uce", "esd-x", "dreambooth").
+        requests: The requests that it meets.
         config: Settings of the method, as JSON.
         base_model: Hub id or name of the model it was fitted to.
         base_hash: `editing.pipelines.weights.weight_hash` of that model.
-        base_parts: The hash of each of its components.
-        changes: What changes.
-        ledger: Statistics a request, of closed-form edits; None where there are none.
-        diagnostics: What could be said before any image was made, as JSON.
-        seeds: Seeds that the method used; closed forms use none.
+        base_parts: Hash of each component of that model.
+        changes: The weight changes.
+        ledger: Statistics of each request, for closed-form edits; None for others.
+        diagnostics: Results of the fit that need no images, as JSON.
+        seeds: Seeds of the method; closed forms use none.
         versions: Package → version at the time of the fit.
     """
 
@@ -69,26 +69,26 @@ class Edit:
 
     @cached_property
     def digest(self) -> str:
-        """Names what the edit does to images: its changes and its base. 64 hexadecimal characters.
+        """Hash of the changes and the base, which determine images: 64 hexadecimal characters.
 
-        How it was made, its diagnostics and its ledger do not count.
+        The method, the diagnostics and the ledger are not included.
         """
         parts = [forms.content(change) for change in self.changes]
         return digest_bytes(canonical_json([SCHEMA, self.base_hash, parts]).encode())
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """Full names of the tensors that it changes."""
+        """Full names of the tensors that the edit changes."""
         return tuple(forms.tensors_of(self.changes))
 
     @classmethod
     def of(cls, pipe: Any, *, base_model: str, **fields: Any) -> "Edit":
-        """Makes an edit with the hashes of the pipeline that it was fitted to.
+        """Returns an edit with the hashes of the pipeline that it was fitted to.
 
         Args:
             pipe: The unedited pipeline.
-            base_model: What to call it.
-            **fields: The other fields.
+            base_model: Name of the pipeline's model.
+            **fields: The other attributes.
         """
         parts = component_hashes(pipe)
         whole = digest_bytes(canonical_json(parts).encode())
@@ -97,23 +97,23 @@ class Edit:
     def scaled(self, factor: float) -> "Edit":
         """Returns the edit times a factor: 0 is the base, 1 the edit, −1 its opposite."""
         changed = tuple(change.scaled(factor) for change in self.changes)
-        # The ledger's solve would give the unscaled edit.
+        # Solving from the ledger would give the unscaled edit.
         return replace(self, changes=changed, ledger=self.ledger if factor == 1 else None)
 
     @contextmanager
     def applied(self, pipe: Any, scale: float = 1.0, force: bool = False) -> Iterator[Any]:
-        """Applies the edit inside the block; afterwards the pipeline holds its own tensors again.
+        """Applies the edit inside the block, and restores the pipeline's own tensors afterwards.
 
         Args:
-            pipe: The pipeline it was fitted to. Its denoiser and text encoders are changed.
+            pipe: The pipeline that it was fitted to. Its denoiser and text encoders are changed.
             scale: Factor on the edit.
-            force: Apply to another base too.
+            force: Whether to skip the check of the base.
 
         Yields:
             The pipeline.
 
         Raises:
-            InputError: The base is another one, or lacks a tensor.
+            InputError: The base differs, or lacks a tensor.
         """
         handle = self.apply(pipe, scale, force)
         try:
@@ -122,14 +122,14 @@ class Edit:
             handle.revert()
 
     def apply(self, pipe: Any, scale: float = 1.0, force: bool = False) -> "Applied":
-        """Applies the edit until `Applied.revert`; as `applied`."""
+        """Applies the edit, as `applied`, until `Applied.revert` is called on the result."""
         if not force:
             self.check_base(pipe)
         chosen = self.changes if scale == 1 else self.scaled(scale).changes
         return _apply(pipe, chosen)
 
     def check_base(self, pipe: Any) -> None:
-        """Makes sure that a pipeline is the one the edit was fitted to; its VAE may differ.
+        """Checks that a pipeline is the one that the edit was fitted to; its VAE may differ.
 
         Raises:
             InputError: A component's weights differ, or a component is missing.
@@ -140,13 +140,12 @@ class Edit:
                 got = here.get(name, "")[:12] or "none"
                 raise InputError(
                     f"Expected the base that this edit was fitted to ({self.base_model}, {name} "
-                    f"{digest[:12]}), got {name} {got}; load that model at the precision it was "
-                    "fitted at and without other edits or adapters, or force the edit onto this "
-                    "one."
+                    f"{digest[:12]}), got {name} {got}; load that model at the same "
+                    "precision and without other edits or adapters, or force the edit."
                 )
 
     def save(self, path: str | Path) -> Path:
-        """Writes the edit to one safetensors file, whole or not at all; returns its path.
+        """Writes the edit to one safetensors file atomically and returns its path.
 
         Raises:
             InputError: The file cannot be written.
@@ -155,15 +154,15 @@ class Edit:
         tensors: dict[str, torch.Tensor] = {}
         headers = []
         for number, change in enumerate(self.changes):
-            header, parts = forms.packed(change)
+            header, parts = forms.pack(change)
             headers.append(header)
             tensors |= {f"change.{number}.{name}": t for name, t in parts.items()}
         entries = None
         if self.ledger is not None:
-            entries, parts = ledgers.packed(self.ledger)
+            entries, parts = ledgers.pack(self.ledger)
             tensors |= {f"ledger.{name}": t for name, t in parts.items()}
         described = {**self.to_dict(), "changes": headers, "ledger": entries}
-        # One tensor may serve several changes; safetensors wants each in memory of its own.
+        # Several changes may share a tensor; safetensors does not accept shared memory.
         own = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
         metadata = {_KEY: json.dumps(described, ensure_ascii=False)}
         with explained("a path to write the edit to", path):
@@ -172,14 +171,16 @@ class Edit:
 
     @classmethod
     def load(cls, path: str | Path) -> "Edit":
-        """Reads what `save` wrote.
+        """Returns the edit that `save` wrote.
 
         Raises:
-            InputError: There is no such file, or it holds no edit that this version reads.
+            InputError: The file does not exist, or is not an edit that this version can read.
         """
         path = Path(path)
         if not path.is_file():
-            raise InputError(f"Expected an edit's file, got {path}, which does not exist.")
+            raise InputError(
+                f"Expected the file of an edit, got {path}, which does not exist; check the path."
+            )
         try:
             with safe_open(path, "pt") as file:
                 text = (file.metadata() or {}).get(_KEY)
@@ -188,7 +189,7 @@ class Edit:
             if text is None:
                 raise InputError(
                     f"Expected an edit that `visdiff edit` wrote, got {path}, a safetensors file "
-                    "without its description."
+                    "without its description; check the path."
                 )
             values = json.loads(text)
             if values["schema"] != SCHEMA:
@@ -202,13 +203,13 @@ class Edit:
                 raise
             raise InputError(
                 f"Expected an edit that `visdiff edit` wrote, got {path}, which cannot be read "
-                f"({type(error).__name__}: {error})."
+                f"({type(error).__name__}: {error}); check the path."
             ) from error
 
     @classmethod
     def _read(cls, values: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> "Edit":
         changes = [
-            forms.unpacked(header, _under(tensors, f"change.{number}."))
+            forms.unpack(header, _select_prefix(tensors, f"change.{number}."))
             for number, header in enumerate(values["changes"])
         ]
         entries = values["ledger"]
@@ -222,14 +223,14 @@ class Edit:
             changes=tuple(changes),
             ledger=None
             if entries is None
-            else ledgers.unpacked(entries, _under(tensors, "ledger.")),
+            else ledgers.unpack(entries, _select_prefix(tensors, "ledger.")),
             diagnostics=values["diagnostics"],
             seeds=tuple(values["seeds"]),
             versions=values["versions"],
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what is known of the edit, without its tensors, as JSON writes it."""
+        """Returns the description of the edit, without its tensors, as JSON values."""
         return {
             "schema": SCHEMA,
             "digest": self.digest,
@@ -249,17 +250,17 @@ class Edit:
 
 
 class Applied:
-    """An edit that is on a pipeline; `revert` takes it off."""
+    """An edit that is applied to a pipeline until `revert` is called."""
 
     def __init__(self) -> None:
         self._tensors: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
         self._parts: list[tuple[Any, str, Any]] = []
 
     def revert(self) -> None:
-        """Gives the pipeline back, bit for bit, the tensors and tokenizers that it had."""
+        """Restores the original tensors and tokenizers of the pipeline, bit for bit."""
         while self._tensors:
             holder, original = self._tensors.pop()
-            # The pipeline may have been moved meanwhile.
+            # The pipeline may have been moved to another device or dtype meanwhile.
             holder.data = original.to(device=holder.device, dtype=holder.dtype)
         while self._parts:
             owner, name, original = self._parts.pop()
@@ -285,7 +286,7 @@ def _apply(pipe: Any, changes: tuple[Delta, ...]) -> Applied:
             total = base.to(torch.float64)
             for change in changes:
                 if name in change.names():
-                    total = total + _fitting(change.delta(name, base), base, name)
+                    total = total + _check_shape(change.delta(name, base), base, name)
             handle.swap(holder, total.to(device=holder.device, dtype=holder.dtype))
         for change in changes:
             change.extend(pipe, handle)
@@ -295,16 +296,16 @@ def _apply(pipe: Any, changes: tuple[Delta, ...]) -> Applied:
     return handle
 
 
-def _fitting(delta: torch.Tensor, base: torch.Tensor, name: str) -> torch.Tensor:
+def _check_shape(delta: torch.Tensor, base: torch.Tensor, name: str) -> torch.Tensor:
     if delta.shape != base.shape:
         raise InputError(
-            f"Expected {name} of shape {tuple(delta.shape)}, got {tuple(base.shape)}; the edit is "
-            "for another model."
+            f"Expected {name} of shape {tuple(delta.shape)}, got {tuple(base.shape)}; apply it to "
+            "the model that it was fitted to."
         )
     return delta
 
 
-def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def _select_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 

@@ -1,8 +1,8 @@
-"""Several edits as one, and where they get in each other's way.
+"""Composition of several edits into one, and the conflicts between them.
 
-Composition adds changes: each edit does to the base what it does alone. That is right as long as
-none acts on what another edits; where one does, both are reported, and requests that can be solved
-together (`editing.add`) should be.
+Composition adds the weight changes. This is accurate as long as no edit acts on what another one
+edits; otherwise both are reported as a conflict. Requests that can be solved together
+(`editing.add`) should be.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from editing.requests import Request, changes_of, normal, preserved_of
 from visdiff.errors import InputError
 
 OVERLAP = 0.2
-"""Least overlap that is reported."""
+"""Smallest overlap that is reported."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Conflict:
     """Two edits that act on the same thing.
 
     Attributes:
-        first: Position of an edit.
-        second: Position of the other.
+        first: Index of one edit.
+        second: Index of the other.
         overlap: In [0, 1]; 0 is none, 1 is the same direction.
-        reason: A sentence for the user.
+        reason: Explanation for the user, a sentence.
     """
 
     first: int
@@ -41,11 +41,11 @@ class Conflict:
 
 @dataclass(frozen=True, eq=False)
 class Composition:
-    """Edits as one.
+    """The sum of several edits.
 
     Attributes:
         edit: The sum.
-        conflicts: Where its parts get in each other's way, worst first.
+        conflicts: Conflicts between the edits, largest overlap first.
     """
 
     edit: Edit
@@ -53,22 +53,23 @@ class Composition:
 
 
 def compose(edits: Sequence[Edit], scales: Sequence[float] | None = None) -> Composition:
-    """Adds edits of one base.
+    """Returns the sum of edits of one base.
 
     Args:
         edits: Two or more, fitted to the same base.
-        scales: Factor on each; 1 by default.
+        scales: Factor on each edit; 1 by default.
 
     Returns:
         The composed edit, without a ledger, and the conflicts found.
 
     Raises:
-        InputError: Fewer than two edits, bases that differ, or two edits that add the same token.
+        InputError: There are fewer than two edits, their bases differ, or two add the same token.
     """
     scales = [1.0] * len(edits) if scales is None else list(scales)
     if len(edits) < 2 or len(scales) != len(edits):
         raise InputError(
-            f"Expected two or more edits and a scale for each, got {len(edits)} and {len(scales)}."
+            f"Expected two or more edits and a scale for each, got {len(edits)} and "
+            f"{len(scales)}; pass as many scales as edits."
         )
     first = edits[0]
     for edit in edits[1:]:
@@ -105,10 +106,10 @@ def compose(edits: Sequence[Edit], scales: Sequence[float] | None = None) -> Com
 def overlap(first: Edit, second: Edit) -> float:
     """Returns how much two edits act on the same directions, in [0, 1].
 
-    Of two closed-form edits, how far either moves the concepts of the other, relative to how far
-    those move by their own edit; where the ledger is gone, the largest cosine between what the two
-    maps do to text. Of other edits, the cosine between their changes of the tensors that both
-    change and hold in full or in factors.
+    For two closed-form edits it is the distance by which either moves the concepts of the other,
+    relative to the distance by which their own edit moves them; without a ledger, the absolute
+    cosine between the two maps. For other edits it is the largest cosine between their changes of
+    a tensor that both store in full or as factors.
     """
     values = [0.0]
     for a, b in product(first.changes, second.changes):
@@ -123,11 +124,13 @@ def overlap(first: Edit, second: Edit) -> float:
 def _map_overlap(first: Edit, a: LinearMap, second: Edit, b: LinearMap, space: Space) -> float:
     if first.ledger is None or second.ledger is None:
         return abs(_map_cosine(a, b))
-    return max(_reach(first, a, b, space), _reach(second, b, a, space))
+    return max(
+        _relative_displacement(first, a, b, space), _relative_displacement(second, b, a, space)
+    )
 
 
-def _reach(edit: Edit, own: LinearMap, other: LinearMap, space: Space) -> float:
-    """How far another map moves an edit's concepts, relative to its own map."""
+def _relative_displacement(edit: Edit, own: LinearMap, other: LinearMap, space: Space) -> float:
+    """Returns how far another map moves an edit's concepts, relative to its own map."""
     assert edit.ledger is not None
     rows = [
         e.blocks[space].source
@@ -135,8 +138,8 @@ def _reach(edit: Edit, own: LinearMap, other: LinearMap, space: Space) -> float:
         if e.role == "change" and space in e.blocks
     ]
     sources = torch.cat([r for r in rows if r is not None])
-    mine = float(own.moved(sources).norm())
-    return float(other.moved(sources).norm()) / mine if mine > 0 else 0.0
+    own_distance = float(own.displacement(sources).norm())
+    return float(other.displacement(sources).norm()) / own_distance if own_distance > 0 else 0.0
 
 
 def _map_cosine(a: LinearMap, b: LinearMap) -> float:
@@ -148,7 +151,7 @@ def _map_cosine(a: LinearMap, b: LinearMap) -> float:
 
 
 def _cosine(a: Delta, b: Delta, name: str) -> float:
-    # Neither reads the weight: both are standalone.
+    # Both are standalone, so the weight is not used.
     none = torch.empty(0)
     x = a.delta(name, none).flatten()
     y = b.delta(name, none).flatten()
@@ -158,7 +161,7 @@ def _cosine(a: Delta, b: Delta, name: str) -> float:
 def _conflicts(edits: Sequence[Edit], i: int, j: int) -> list[Conflict]:
     first, second = edits[i], edits[j]
     found = [
-        Conflict(i, j, 1.0, f"Edits {i + 1} and {j + 1} want different things of {concept!r}.")
+        Conflict(i, j, 1.0, f"Edits {i + 1} and {j + 1} have different targets for {concept!r}.")
         for concept in _contradictions(first.requests, second.requests)
     ]
     measured = overlap(first, second)
@@ -168,7 +171,7 @@ def _conflicts(edits: Sequence[Edit], i: int, j: int) -> list[Conflict]:
                 i,
                 j,
                 measured,
-                f"Edits {i + 1} and {j + 1} act on the same directions ({measured:.0%}): solve "
+                f"Edits {i + 1} and {j + 1} act on the same directions ({measured:.0%}): fit "
                 "their requests together, or scale one down.",
             )
         )

@@ -1,9 +1,9 @@
-"""What each request adds to the statistics of a closed-form edit, kept so that it can be taken out.
+"""The contribution of each request to the statistics of a closed-form edit.
 
-A and B of `editing.linear` are sums over requests. As long as each request's share is known, adding
-or withdrawing one is a sum and one solve, exact, whatever the order in which requests came, where
-editing an already edited model compounds. Shares are summed in an order of their own, so that not
-even rounding depends on the order.
+A and B of `editing.linear` are sums over requests. As long as the contribution of each request is
+stored, adding or withdrawing a request is exact and takes one sum and one solve, whereas errors
+accumulate when an edited model is edited again. Contributions are summed in a canonical order, so
+that not even rounding depends on the order of the requests.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,14 +24,14 @@ Role = Literal["change", "preserve", "null", "corpus"]
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One request's vectors in one space.
+    """The vectors of one request in one space.
 
     Attributes:
-        source: The vectors as the encoder gave them, float32, shape (n, d); or None when they are
-            more than d and ``moment`` says all that is needed.
-        moment: Their sum of outer products, float64, shape (d, d), if ``source`` is None.
-        shift: Target − source of the vectors that move, float64, shape (r, d); None for none.
-        index: Which source each row of ``shift`` moves, int64, shape (r,).
+        source: Outputs of the text encoder, float32, shape (n, d); None for more than d vectors,
+            for which ``moment`` is sufficient.
+        moment: Sum of their outer products, float64, shape (d, d), if ``source`` is None.
+        shift: Target − source of the edited vectors, float64, shape (r, d); None without any.
+        index: Index of the source of each row of ``shift``, int64, shape (r,).
         gains: Factor on each row of ``shift`` for each layer, float64, shape (layers, r), or None.
     """
 
@@ -52,12 +52,12 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One request's share.
+    """The contribution of one request.
 
     Attributes:
-        role: What the vectors are there for.
+        role: Role of the vectors in the objective.
         request: The request; None for '' and for the corpus.
-        texts: Number of texts that were read.
+        texts: Number of texts.
         vectors: Number of vectors, by space.
         blocks: The vectors, by space.
     """
@@ -70,18 +70,18 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """What the entry is told apart by."""
+        """Unique key of the entry within a ledger."""
         return self.role if self.request is None else canonical_json(self.request.to_dict())
 
 
 @dataclass(frozen=True, eq=False)
 class Ledger:
-    """All requests' shares, in an order that does not depend on when they came.
+    """The contributions of all requests, in a canonical order.
 
     Attributes:
-        entries: One a request, sorted by key, and one each for '' and the corpus where used.
-        second: Σ WᵀW over the layers of each space, float64, shape (d, d), for methods that look
-            for what revives a concept.
+        entries: One per request, sorted by key, and one each for '' and the corpus if used.
+        second: Σ WᵀW over the layers of each space, float64, shape (d, d), for methods that
+            search for revivals of a concept.
     """
 
     entries: tuple[Entry, ...]
@@ -97,7 +97,7 @@ class Ledger:
         return tuple(e.request for e in self.entries if e.request is not None)
 
     def spaces(self) -> tuple[Space, ...]:
-        """The spaces in which something is changed."""
+        """Returns the spaces in which vectors are edited."""
         found: dict[Space, None] = {}
         for entry in self.entries:
             if entry.role == "change":
@@ -108,14 +108,15 @@ class Ledger:
         """Returns a ledger with more entries.
 
         Raises:
-            InputError: A request is in it already.
+            InputError: The ledger already has one of the requests.
         """
         entries = tuple(entries)
         known = {e.key for e in self.entries}
         for entry in entries:
             if entry.key in known:
                 raise InputError(
-                    f"Expected a request that the edit does not hold yet, got {entry.request}."
+                    f"Expected a request that the edit does not have yet, got {entry.request}; "
+                    "leave it out."
                 )
         return Ledger((*self.entries, *entries), self.second)
 
@@ -123,16 +124,16 @@ class Ledger:
         """Returns a ledger without some requests.
 
         Raises:
-            InputError: A request is not in it.
+            InputError: The ledger lacks one of the requests.
         """
-        gone = {canonical_json(r.to_dict()) for r in requests}
-        missing = gone - {e.key for e in self.entries}
+        removed = {canonical_json(r.to_dict()) for r in requests}
+        missing = removed - {e.key for e in self.entries}
         if missing:
             raise InputError(
-                f"Expected requests that the edit holds, got {', '.join(sorted(missing))}; see "
+                f"Expected requests of the edit, got {', '.join(sorted(missing))}; see "
                 "`visdiff edit show`."
             )
-        return Ledger(tuple(e for e in self.entries if e.key not in gone), self.second)
+        return Ledger(tuple(e for e in self.entries if e.key not in removed), self.second)
 
     def weight(self, entry: Entry, space: Space, config: LinearConfig) -> float:
         """Returns the weight of an entry's vectors in the objective."""
@@ -142,8 +143,8 @@ class Ledger:
         if entry.role in ("preserve", "null"):
             if config.preserve_scale is not None:
                 return config.null_scale if entry.role == "null" else config.preserve_scale * scale
-            kept = sum(e.texts for e in self.entries if e.role in ("preserve", "null"))
-            return max(0.1, 1 / kept) * scale
+            preserved = sum(e.texts for e in self.entries if e.role in ("preserve", "null"))
+            return max(0.1, 1 / preserved) * scale
         changed = sum(
             e.vectors[space] for e in self.entries if space in e.blocks and e.role == "change"
         )
@@ -155,16 +156,16 @@ class Ledger:
         Raises:
             InputError: No entry has vectors in the space.
         """
-        shares = self._shares(space, config)
-        total = next(shares, None)
+        summands = self._summands(space, config)
+        total = next(summands, None)
         if total is None:
-            raise InputError(f"Expected vectors in the space {space!r}, got none.")
-        for share in shares:
-            total.add_(share)
+            raise InputError(f"Expected vectors in the space {space!r}, got none; add a request.")
+        for summand in summands:
+            total.add_(summand)
         return total
 
-    def _shares(self, space: Space, config: LinearConfig) -> Iterator[Tensor]:
-        """Yields what B is the sum of: vectors of many entries in one product, then moments."""
+    def _summands(self, space: Space, config: LinearConfig) -> Iterator[Tensor]:
+        """Yields the summands of B: products of the vectors of several entries, then moments."""
         rows: list[Tensor] = []
         weights: list[Tensor] = []
         moments: list[tuple[Tensor, float]] = []
@@ -178,7 +179,7 @@ class Ledger:
                 continue
             rows.append(block.source)
             weights.append(torch.full((len(block.source),), weight, dtype=torch.float64))
-            # A product of a few vectors takes as long to add up as one of many.
+            # Adding a product to the sum takes equally long for few vectors and for many.
             if sum(map(len, rows)) >= block.source.shape[1]:
                 yield gram(torch.cat(rows), torch.cat(weights))
                 rows, weights = [], []
@@ -191,14 +192,14 @@ class Ledger:
         self,
         space: Space,
         config: LinearConfig,
-        also: Sequence[tuple[Tensor, Tensor, float]] = (),
+        additional: Sequence[tuple[Tensor, Tensor, float]] = (),
     ) -> Solution:
-        """Solves for the map of one space.
+        """Returns the solution for one space.
 
         Args:
-            space: Which vectors.
+            space: Space of the vectors.
             config: Scales and λ.
-            also: Sources, their shifts and a weight, to move beside those of the entries (RECE).
+            additional: (sources, shifts, weight) of vectors to edit in addition (RECE).
         """
         sources, shifts, gains = [], [], []
         for entry in self.entries:
@@ -210,17 +211,17 @@ class Ledger:
             shifts.append(block.shift * self.weight(entry, space, config))
             gains.append(block.gains)
         b = self.statistics(space, config)
-        for source, shift, weight in also:
+        for source, shift, weight in additional:
             b = b + gram(source, weight)
             sources.append(source)
             shifts.append(shift * weight)
             gains.append(None)
         lam = config.lam if config.lam is not None else absolute_lambda(b, config.lam_rel or 0.0)
-        return solve(b, torch.cat(sources), torch.cat(shifts), lam, _joined(gains, shifts))
+        return solve(b, torch.cat(sources), torch.cat(shifts), lam, _join_gains(gains, shifts))
 
 
-def packed(ledger: Ledger) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """Returns what a file holds of a ledger: JSON, and tensors by names."""
+def pack(ledger: Ledger) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Returns the serialised ledger: JSON headers, and tensors by name."""
     headers: list[dict[str, Any]] = []
     tensors = {f"second.{space}": moment for space, moment in ledger.second.items()}
     for number, entry in enumerate(ledger.entries):
@@ -239,8 +240,8 @@ def packed(ledger: Ledger) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     return headers, tensors
 
 
-def unpacked(headers: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> Ledger:
-    """Reads what `packed` returned."""
+def unpack(headers: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> Ledger:
+    """Returns the ledger that `pack` serialised."""
     entries = []
     for number, header in enumerate(headers):
         request = None if header["request"] is None else from_dict(header["request"])
@@ -261,11 +262,11 @@ def unpacked(headers: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]
     return Ledger(tuple(entries), second)
 
 
-def _joined(gains: Sequence[Tensor | None], shifts: Sequence[Tensor]) -> Tensor | None:
-    given = [g for g in gains if g is not None]
-    if not given:
+def _join_gains(gains: Sequence[Tensor | None], shifts: Sequence[Tensor]) -> Tensor | None:
+    present = [g for g in gains if g is not None]
+    if not present:
         return None
-    layers = given[0].shape[0]
+    layers = present[0].shape[0]
     return torch.cat(
         [
             torch.ones((layers, s.shape[0]), dtype=torch.float64) if g is None else g

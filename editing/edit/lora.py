@@ -1,8 +1,8 @@
-"""Edit → LoRA, in the format that diffusers' own ``pipe.load_lora_weights`` loads.
+"""Export of an edit as a LoRA that diffusers' ``pipe.load_lora_weights`` loads.
 
-A closed-form edit is of low rank in every layer, and so is a LoRA exactly: other tools can switch
-it, weigh it and mix it, on quantised bases too. The up-factors depend on the base's weights, which
-is why the base is needed to export.
+A closed-form edit has low rank in every layer, so a LoRA represents it exactly. Other tools can
+then toggle, scale and mix it, on quantised bases too. The up-factors depend on the weights of the
+base, so the export needs the base.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from editing.edit import Edit
-from editing.linear import Tensor, compressed
+from editing.linear import Tensor, compress
 from editing.pipelines.weights import parameter
 from visdiff.errors import InputError
 from visdiff.files import explained, write_whole
@@ -26,12 +26,11 @@ def to_lora(edit: Edit, pipe: Any) -> dict[str, Tensor]:
         pipe: The unedited pipeline that it was fitted to.
 
     Returns:
-        "unet.….lora_A.weight" (rank, in) and "….lora_B.weight" (out, rank) a layer; at scale 1
-        they are the edit, to single precision.
+        "unet.….lora_A.weight" (rank, in) and "….lora_B.weight" (out, rank) for each layer. At scale
+        1 they equal the edit to single precision.
 
     Raises:
-        InputError: The base is another one, or something other than a linear layer's weight is
-            changed.
+        InputError: The base differs, or the edit changes anything but weights of linear layers.
     """
     edit.check_base(pipe)
     factors: dict[str, tuple[Tensor, Tensor]] = {}
@@ -40,15 +39,16 @@ def to_lora(edit: Edit, pipe: Any) -> dict[str, Tensor]:
         base = parameter(pipe, name).detach().cpu()
         if module == name or base.ndim != 2:
             raise InputError(
-                f"Expected an edit of linear layers alone, got one that changes {name}, which a "
+                f"Expected an edit of linear layers only, got one that changes {name}, which a "
                 "LoRA cannot hold; use the edit's own file."
             )
-        factors[module] = compressed(*_factors(edit, name, base))
+        factors[module] = compress(*_factors(edit, name, base))
     if not factors or any(c.tokens() for c in edit.changes):
         raise InputError(
-            "Expected an edit of linear layers, got one that adds tokens; a LoRA cannot hold them."
+            "Expected an edit of linear layers, got one that adds tokens, which a LoRA cannot "
+            "hold; use the edit's own file."
         )
-    # One rank for all: not every version of diffusers scales modules of unequal ranks alike.
+    # The same rank for all: versions of diffusers differ in how they scale unequal ranks.
     rank = max(down.shape[0] for _, down in factors.values())
     found = {}
     for module, (up, down) in factors.items():
@@ -60,7 +60,7 @@ def to_lora(edit: Edit, pipe: Any) -> dict[str, Tensor]:
 
 
 def save_lora(edit: Edit, pipe: Any, path: str | Path) -> Path:
-    """Writes `to_lora` to a safetensors file, whole or not at all; returns its path.
+    """Writes the result of `to_lora` to a safetensors file atomically and returns its path.
 
     Raises:
         InputError: As `to_lora`, or the file cannot be written.

@@ -1,4 +1,4 @@
-"""Methods of editing, one file a paper; `find` knows them by name."""
+"""Editing methods, one file per paper, and their table of names."""
 
 import difflib
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from visdiff.errors import InputError
 if TYPE_CHECKING:
     from editing.edit import Edit
     from editing.requests import Request
+    from editing.training import OnEvent
 
 _METHODS = {
     "all-but-one": "editing.methods.score.all_but_one:ALL_BUT_ONE",
@@ -26,25 +27,40 @@ _METHODS = {
 
 
 class Method(Protocol):
-    """What makes an edit of requests."""
+    """An editing method."""
 
     @property
     def name(self) -> str:
-        """Its name in the table."""
+        """Name of the method in the table."""
         ...
 
     @property
     def kinds(self) -> frozenset[str]:
-        """Kinds of requests that it takes."""
+        """Kinds of requests that the method supports."""
         ...
 
-    def fit(self, pipe: Any, requests: "Sequence[Request]", /, **settings: Any) -> "Edit":
-        """Returns an edit that meets the requests. The pipeline is only read."""
+    def fit(
+        self,
+        pipe: Any,
+        requests: "Sequence[Request]",
+        /,
+        *,
+        on_event: "OnEvent | None" = None,
+        **settings: Any,
+    ) -> "Edit":
+        """Returns an edit that meets the requests. The pipeline is not changed.
+
+        Args:
+            pipe: The pipeline.
+            requests: The requests.
+            on_event: Called with each event of a training (`editing.training`).
+            **settings: Settings of the method.
+        """
         ...
 
 
 def names() -> list[str]:
-    """Returns the names that `find` knows."""
+    """Returns the names of all methods."""
     return list(_METHODS)
 
 
@@ -52,36 +68,36 @@ def find(name: str) -> Method:
     """Returns a method by name.
 
     Raises:
-        InputError: There is none of that name.
+        InputError: The name is unknown.
     """
     if name not in _METHODS:
         close = difflib.get_close_matches(name.lower(), _METHODS, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise InputError(
-            f"Expected a method, got {name!r}{hint}; choose from {', '.join(_METHODS)}."
+            f"Expected the name of a method, got {name!r}{hint}; choose from {', '.join(_METHODS)}."
         )
     module, _, attribute = _METHODS[name].partition(":")
     return getattr(import_module(module), attribute)
 
 
 def check_kinds(method: Method, requests: "Sequence[Request]", *alternatives: str) -> None:
-    """Makes sure that a method takes every kind of request.
+    """Checks that a method supports the kind of every request.
 
     Args:
         method: The method.
-        requests: What is asked of it.
-        *alternatives: Methods to suggest, the first that takes all of the requests.
+        requests: The requests.
+        *alternatives: Names of methods to suggest; the first that supports all requests is named.
 
     Raises:
-        InputError: It does not take one of them.
+        InputError: A request is not supported.
     """
-    refused = next((r for r in requests if r.kind not in method.kinds), None)
-    if refused is None:
+    unsupported = next((r for r in requests if r.kind not in method.kinds), None)
+    if unsupported is None:
         return
-    asked = {r.kind for r in requests}
-    able = [n for n in alternatives if asked <= find(n).kinds]
+    kinds = {r.kind for r in requests}
+    able = [n for n in alternatives if kinds <= find(n).kinds]
     raise InputError(
         f"Expected requests to {', '.join(sorted(method.kinds))} for {method.name}, which has no "
-        f"{refused.kind} term, got {refused.describe()!r}; "
-        f"{f'use {able[0]}' if able else 'make it an edit of its own'}."
+        f"{unsupported.kind} term, got {unsupported.describe()!r}; "
+        f"{f'use {able[0]}' if able else 'fit it as a separate edit'}."
     )

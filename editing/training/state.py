@@ -1,4 +1,4 @@
-"""A training's state on disk: weights and optimizer in one safetensors file, whole or none."""
+"""The checkpoint of a training: weights and optimizer state in one safetensors file."""
 
 import json
 from collections.abc import Mapping
@@ -15,24 +15,24 @@ from visdiff.files import explained, write_whole
 _KEY = "visdiff_training"
 _VERSION = 1
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What Adam keeps of each weight."""
+"""Adam's state of each weight."""
 
 
 def save(
     path: Path,
     weights: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
-    same: Mapping[str, Any],
+    identity: Mapping[str, Any],
     done: int,
 ) -> None:
-    """Writes the state.
+    """Writes the state atomically.
 
     Args:
-        path: Where; its folder is made.
-        weights: Name → tensor, in the order that the optimizer has them in.
+        path: Path of the file; missing folders are created.
+        weights: Name → tensor, in the order of the optimizer's parameters.
         optimizer: Adam or AdamW, after at least one step.
-        same: What must be the same for going on, as JSON.
-        done: Steps made.
+        identity: Settings that must match for resuming, as JSON.
+        done: Completed steps.
 
     Raises:
         InputError: The file cannot be written.
@@ -42,45 +42,45 @@ def save(
     for name, number in zip(weights, sorted(state), strict=True):
         for key in _MOMENTS:
             tensors[f"{key}.{name}"] = torch.as_tensor(state[number][key])
-    described = {"version": _VERSION, "done": done, "same": dict(same)}
-    plain = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    metadata = {_KEY: json.dumps(described)}
-    with explained("a path to write the training's state to", path):
-        write_whole(path, lambda part: save_file(plain, part, metadata))
+    description = {"version": _VERSION, "done": done, "same": dict(identity)}
+    contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
+    metadata = {_KEY: json.dumps(description)}
+    with explained("a path to write the checkpoint to", path):
+        write_whole(path, lambda part: save_file(contiguous, part, metadata))
 
 
 def restore(
     path: Path,
     weights: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
-    same: Mapping[str, Any],
+    identity: Mapping[str, Any],
 ) -> int:
-    """Reads what `save` wrote into weights and optimizer; returns the steps made.
+    """Restores weights and optimizer from a file of `save`, and returns the completed steps.
 
     Raises:
-        InputError: The file cannot be read, or is of another training; nothing was changed then.
+        InputError: The file cannot be read or belongs to another training. Nothing is changed then.
     """
     try:
         with safe_open(path, "pt") as file:
-            described = json.loads((file.metadata() or {})[_KEY])
+            description = json.loads((file.metadata() or {})[_KEY])
             # Not a mapping: it has no values().
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        known = described["version"] == _VERSION and described["same"] == dict(same)
-        done = int(described["done"])
+        matches = description["version"] == _VERSION and description["same"] == dict(identity)
+        done = int(description["done"])
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise InputError(
-            f"Expected the state of a training, got {path}, which cannot be read "
-            f"({type(error).__name__}); delete it to start anew."
+            f"Expected the checkpoint of a training, got {path}, which cannot be read "
+            f"({type(error).__name__}); delete it to start again."
         ) from error
-    here = {name: value.shape for name, value in weights.items()}
-    there = {
+    expected_shapes = {name: value.shape for name, value in weights.items()}
+    stored_shapes = {
         name.removeprefix("weight."): value.shape
         for name, value in tensors.items()
         if name.startswith("weight.")
     }
-    if not known or here != there:
+    if not matches or expected_shapes != stored_shapes:
         raise InputError(
-            f"Expected the state of this training, got {path} of another (other requests, "
+            f"Expected the checkpoint of this training, got {path} of another (other requests, "
             "settings or base); delete it, or name another file."
         )
     state: dict[int, dict[str, torch.Tensor]] = {}

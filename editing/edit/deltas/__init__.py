@@ -1,8 +1,8 @@
-"""The forms that a change of weights takes, and what each does to a tensor.
+"""The kinds of weight changes.
 
-A shared map is what closed-form edits are: a few kilobytes that say what happens to text before
-any layer reads it, from which every layer's change follows. Low-rank and full changes are what
-training leaves behind. New tokens extend a tokenizer and its embedding table.
+A closed-form edit is a shared map: a few kilobytes that define a linear map of text vectors, from
+which the change of every layer follows. Trained edits are low-rank or full changes. New tokens
+extend a tokenizer and its embedding table.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,43 +19,44 @@ from editing.linear import Tensor
 from editing.pipelines.weights import tensor_digest
 
 KINDS: dict[str, type[Delta]] = {kind.form: kind for kind in (SharedMap, LowRank, Full, NewTokens)}
-"""The kinds of change, by their name in a file's header."""
+"""Name in the header of a file → kind of change."""
 
 
-def packed(change: Delta) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Returns what a file holds of a change: JSON, and tensors by short names."""
-    header, tensors = change.packed()
+def pack(change: Delta) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Returns the serialised change: a JSON header, and tensors by short names."""
+    header, tensors = change.pack()
     return {"form": change.form, **header}, tensors
 
 
-def unpacked(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Delta:
-    """Reads what `packed` returned.
+def unpack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Delta:
+    """Returns the change that `pack` serialised.
 
     Raises:
-        KeyError: Something is missing; the file is damaged or of another version.
+        KeyError: A field is missing or the kind is unknown: the file is damaged or of another
+            version.
     """
     form = header["form"]
     if form not in KINDS:
-        raise KeyError(f"a change of the form {form!r}")
-    return KINDS[form].unpacked(header, tensors)
+        raise KeyError(f"a change of the kind {form!r}")
+    return KINDS[form].unpack(header, tensors)
 
 
 def content(change: Delta) -> list[Any]:
-    """Returns what of a change makes images differ, as canonical JSON can write it."""
-    header, tensors = packed(change)
+    """Returns the content of a change that determines images, as values for canonical JSON."""
+    header, tensors = pack(change)
     shapes = {name: [str(t.dtype), list(t.shape), _exact_digest(t)] for name, t in tensors.items()}
     return [header, shapes]
 
 
 def _exact_digest(tensor: Tensor) -> str:
-    # `tensor_digest` sees float32; float64 factors are told apart by their bits.
+    # `tensor_digest` converts to float32; hashing bits distinguishes float64 factors too.
     return tensor_digest(
         tensor.contiguous().view(torch.int32 if tensor.element_size() >= 4 else torch.int16)
     )
 
 
 def tensors_of(changes: tuple[Delta, ...]) -> Iterator[str]:
-    """Yields the names of the tensors that changes touch, each once, in order."""
+    """Yields the names of the tensors that are changed, each once, in order."""
     yield from dict.fromkeys(name for change in changes for name in change.names())
 
 
@@ -67,7 +68,7 @@ __all__ = [
     "NewTokens",
     "SharedMap",
     "content",
-    "packed",
+    "pack",
     "tensors_of",
-    "unpacked",
+    "unpack",
 ]

@@ -1,4 +1,4 @@
-"""What every kind of weight change answers for itself."""
+"""The interface of every kind of weight change."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from editing.pipelines.weights import Projection
 
 
 class Handle(Protocol):
-    """Records what was replaced, so that it can be put back."""
+    """A record of replaced objects, which can be restored."""
 
     def swap(self, holder: torch.nn.Parameter, value: Tensor) -> None:
         """Replaces a parameter's data."""
@@ -23,11 +23,11 @@ class Handle(Protocol):
 
 
 class Delta(ABC):
-    """One change of a model's weights.
+    """A change of a model's weights.
 
     Attributes:
         form: Name of the kind in the header of an edit's file.
-        standalone: Whether `delta` is the same for every base weight.
+        standalone: Whether `delta` does not depend on the base weight.
     """
 
     form: ClassVar[str]
@@ -35,7 +35,7 @@ class Delta(ABC):
 
     @abstractmethod
     def names(self) -> tuple[str, ...]:
-        """Returns the full names of the tensors that it changes."""
+        """Returns the full names of the tensors that are changed."""
 
     @abstractmethod
     def delta(self, name: str, weight: Tensor) -> Tensor:
@@ -50,16 +50,16 @@ class Delta(ABC):
         """
 
     @abstractmethod
-    def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Returns what a file holds: a JSON header without the form, and tensors by short names."""
+    def pack(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns the serialised change: a JSON header without the form, and named tensors."""
 
     @classmethod
     @abstractmethod
-    def unpacked(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Reads what `packed` returned.
+    def unpack(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Returns the change that `pack` serialised.
 
         Raises:
-            KeyError: Something is missing.
+            KeyError: A field is missing.
         """
 
     def factors(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,10 +68,10 @@ class Delta(ABC):
         return delta, torch.eye(delta.shape[1], dtype=torch.float64)
 
     def extend(self, pipe: Any, handle: Handle) -> None:  # noqa: B027
-        """Changes what is not a tensor of the base, such as a tokenizer; by default nothing."""
+        """Changes objects other than the base's tensors, such as a tokenizer; default: none."""
 
     def tokens(self) -> tuple[str, ...]:
-        """Returns the tokens that it adds."""
+        """Returns the tokens that are added."""
         return ()
 
     def projections(self) -> tuple[Projection, ...]:

@@ -16,7 +16,7 @@ class Full(Delta):
 
     Attributes:
         name: Full name of the tensor.
-        difference: In the tensor's shape.
+        difference: The change, in the shape of the tensor.
         scale: Factor on the change.
     """
 
@@ -28,7 +28,7 @@ class Full(Delta):
     scale: float = 1.0
 
     def names(self) -> tuple[str, ...]:
-        """Returns the full name of the tensor that it changes, alone."""
+        """Returns the full name of the one tensor that is changed."""
         return (self.name,)
 
     def delta(self, name: str, weight: Tensor) -> Tensor:
@@ -39,12 +39,12 @@ class Full(Delta):
         """Returns the change times a factor."""
         return replace(self, scale=self.scale * factor)
 
-    def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Returns the header and the tensors that a file holds."""
+    def pack(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns the JSON header and the tensors."""
         header = {"name": self.name, "scale": self.scale}
         return header, {"difference": self.difference}
 
     @classmethod
-    def unpacked(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Reads what `packed` returned."""
+    def unpack(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Returns the change that `pack` serialised."""
         return cls(header["name"], tensors["difference"], float(header["scale"]))

@@ -30,7 +30,7 @@ class LowRank(Delta):
     scale: float = 1.0
 
     def names(self) -> tuple[str, ...]:
-        """Returns the full name of the tensor that it changes, alone."""
+        """Returns the full name of the one tensor that is changed."""
         return (self.name,)
 
     def factors(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,12 +46,12 @@ class LowRank(Delta):
         """Returns the change times a factor."""
         return replace(self, scale=self.scale * factor)
 
-    def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Returns the header and the tensors that a file holds."""
+    def pack(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns the JSON header and the tensors."""
         header = {"name": self.name, "scale": self.scale}
         return header, {"up": self.up, "down": self.down}
 
     @classmethod
-    def unpacked(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Reads what `packed` returned."""
+    def unpack(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Returns the change that `pack` serialised."""
         return cls(header["name"], tensors["up"], tensors["down"], float(header["scale"]))

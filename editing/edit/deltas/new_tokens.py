@@ -1,4 +1,4 @@
-"""New tokens of a tokenizer."""
+"""New tokens of a tokenizer, with their embeddings."""
 
 import copy
 from collections.abc import Mapping
@@ -15,12 +15,13 @@ from visdiff.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class NewTokens(Delta):
-    """Tokens that a tokenizer does not know, with their rows of the embedding table.
+    """Tokens that a tokenizer does not have, with their rows of the embedding table.
 
     Attributes:
-        tokenizer: Component that learns the tokens, "tokenizer" or "tokenizer_2".
-        encoder: Text encoder whose table grows, "text_encoder" or "text_encoder_2".
-        vectors: Token → embedding, shape (d,). A scale does not apply to them.
+        tokenizer: Name of the tokenizer that is extended, "tokenizer" or "tokenizer_2".
+        encoder: Name of the text encoder whose table is extended, "text_encoder" or
+            "text_encoder_2".
+        vectors: Token → embedding, shape (d,). They cannot be scaled.
     """
 
     form: ClassVar[str] = "new tokens"
@@ -32,10 +33,10 @@ class NewTokens(Delta):
     def __post_init__(self) -> None:
         object.__setattr__(self, "vectors", MappingProxyType(dict(self.vectors)))
         if not self.vectors:
-            raise InputError("Expected at least one new token, got none.")
+            raise InputError("Expected at least one new token, got none; add one.")
 
     def names(self) -> tuple[str, ...]:
-        """Returns nothing: no tensor of the base is changed, one grows."""
+        """Returns an empty tuple: the embedding table is extended, not changed."""
         return ()
 
     def delta(self, name: str, weight: Tensor) -> Tensor:
@@ -46,7 +47,7 @@ class NewTokens(Delta):
         """Returns itself.
 
         Raises:
-            InputError: The factor is not one: there is no half a token.
+            InputError: The factor is not 1: tokens cannot be scaled.
         """
         if factor != 1.0:
             raise InputError(
@@ -55,8 +56,8 @@ class NewTokens(Delta):
             )
         return self
 
-    def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Returns the header and the tensors that a file holds."""
+    def pack(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns the JSON header and the tensors."""
         header = {
             "tokenizer": self.tokenizer,
             "encoder": self.encoder,
@@ -65,8 +66,8 @@ class NewTokens(Delta):
         return header, {"vectors": torch.stack(list(self.vectors.values()))}
 
     @classmethod
-    def unpacked(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Reads what `packed` returned."""
+    def unpack(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Returns the change that `pack` serialised."""
         rows = zip(header["tokens"], tensors["vectors"], strict=True)
         return cls(header["tokenizer"], header["encoder"], dict(rows))
 
@@ -78,7 +79,7 @@ class NewTokens(Delta):
         """Adds the tokens to the tokenizer and their rows to the embedding table.
 
         Raises:
-            InputError: The tokenizer knows one of them.
+            InputError: The tokenizer already has one of them.
         """
         encoder = getattr(pipe, self.encoder)
         table = encoder.get_input_embeddings()
@@ -86,17 +87,17 @@ class NewTokens(Delta):
         known = [t for t in self.vectors if t in tokenizer.get_vocab()]
         if known:
             raise InputError(
-                f"Expected tokens that the tokenizer does not know, got {', '.join(known)}; "
-                "another edit with the same token is applied, or the base has it."
+                f"Expected tokens that the tokenizer does not have, got {', '.join(known)}; revert "
+                "the other edit that adds them, or train with another token."
             )
         tokenizer.add_tokens(list(self.vectors))
         rows = torch.stack(list(self.vectors.values())).to(table.weight)
-        # Between the table's last row and the first new id there may be a gap.
+        # There may be a gap between the last row of the table and the first new id.
         ids = tokenizer.convert_tokens_to_ids(list(self.vectors))
         size = max(table.num_embeddings, max(ids) + 1)
-        grown = table.weight.data.new_zeros((size, table.embedding_dim))
-        grown[: table.num_embeddings] = table.weight.data
-        grown[ids] = rows
-        handle.swap(table.weight, grown)
+        extended = table.weight.data.new_zeros((size, table.embedding_dim))
+        extended[: table.num_embeddings] = table.weight.data
+        extended[ids] = rows
+        handle.swap(table.weight, extended)
         handle.swap_part(table, "num_embeddings", size)
         handle.swap_part(pipe, self.tokenizer, tokenizer)

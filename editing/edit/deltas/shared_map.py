@@ -1,4 +1,4 @@
-"""One map of text for all layers: the change of closed-form edits."""
+"""One map of text vectors for all layers: the change of closed-form edits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ class SharedMap(Delta):
     scale: float = 1.0
 
     def names(self) -> tuple[str, ...]:
-        """Returns the full names of the tensors that it changes."""
+        """Returns the full names of the tensors that are changed."""
         return tuple(layer.name for layer in self.layers)
 
     def factors(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,8 +49,8 @@ class SharedMap(Delta):
         """Returns the change times a factor."""
         return replace(self, scale=self.scale * factor)
 
-    def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Returns the header and the tensors that a file holds."""
+    def pack(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Returns the JSON header and the tensors."""
         tensors = {"left": self.map.left, "right": self.map.right}
         if self.map.gains is not None:
             tensors["gains"] = self.map.gains
@@ -58,8 +58,8 @@ class SharedMap(Delta):
         return {"layers": layers, "scale": self.scale}, tensors
 
     @classmethod
-    def unpacked(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Reads what `packed` returned."""
+    def unpack(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Returns the change that `pack` serialised."""
         layers = tuple(Projection(n, space, (lo, hi)) for n, space, lo, hi in header["layers"])
         mapping = LinearMap(tensors["left"], tensors["right"], tensors.get("gains"))
         return cls(layers, mapping, float(header["scale"]))

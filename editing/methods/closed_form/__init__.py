@@ -1,7 +1,7 @@
-"""What the closed-form methods share: requests → statistics → maps.
+"""Closed-form methods: requests → statistics → maps.
 
-A method is a choice of positions, of defaults and, for RECE, of more rounds; the statistics and the
-solve are the same for all.
+The methods differ in the token positions they use, in their defaults and, for RECE, in additional
+solves; the statistics and the solve are the same for all.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,20 +22,21 @@ from editing.pipelines.text import Encoded, Layout, Phrase, encode, matched, sel
 from editing.pipelines.weights import Projection, Space, base_name, projections, widths
 from editing.requests import Request, changes_of, checked
 from editing.settings import LinearConfig, Tokens
+from editing.training import OnEvent
 from visdiff.errors import InputError
 
-Meeting = tuple[int, tuple[int, ...]]
-"""A position of a concept's prompt, and the position of each of its targets that it takes after."""
-Meet = Callable[[Layout, Sequence[Layout], Tokens], list[Meeting]]
-Keep = Callable[[Layout, Tokens], list[int]]
+PositionPair = tuple[int, tuple[int, ...]]
+"""A position of a concept's prompt, and the position in each target's prompt it is mapped to."""
+PairPositions = Callable[[Layout, Sequence[Layout], Tokens], list[PositionPair]]
+SelectPositions = Callable[[Layout, Tokens], list[int]]
 
 Solver = Callable[[Ledger, Space, LinearConfig], Solution]
 Gains = Callable[[Any, Tensor, Sequence[Tensor]], Tensor]
-"""(pipeline, source vectors, each attribute's vectors) → layers × attributes."""
+"""(pipeline, source vectors, vectors of each attribute) → (layers, attributes)."""
 
 
-def meet(source: Layout, targets: Sequence[Layout], tokens: Tokens) -> list[Meeting]:
-    """Pairs positions as `editing.pipelines.text.matched` does, with each of several targets."""
+def pair_positions(source: Layout, targets: Sequence[Layout], tokens: Tokens) -> list[PositionPair]:
+    """Returns pairs of positions as `editing.pipelines.text.matched`, for several targets."""
     each = [dict(matched(source, target, tokens)) for target in targets]
     return [(i, tuple(e[i] for e in each)) for i in selected(source, tokens)]
 
@@ -45,22 +46,22 @@ class ClosedForm:
     """A closed-form method.
 
     Attributes:
-        name: What it is called.
-        config: Its defaults.
-        fixed: Settings that make the method what it is and cannot be changed.
-        meet: Which positions of a concept take after which of its targets.
-        keep: Which positions of a preserved prompt are held.
-        gains: Factor on each attribute's value for each layer when debiasing; None for one.
-        kinds: Kinds of requests that it takes.
-        solver: Statistics of one space → its map.
+        name: Name of the method.
+        config: Default settings.
+        fixed: Settings that define the method and cannot be changed.
+        pair_positions: Maps positions of a concept to positions of its targets.
+        preserved_positions: Selects the positions of a preserved prompt that are held fixed.
+        gains: Factor on the value of each attribute for each layer when debiasing; None for 1.
+        kinds: Kinds of requests that the method supports.
+        solver: Solves for the map of one space, given the statistics.
         reads_weights: Whether the solver needs Σ WᵀW in the ledger.
     """
 
     name: str
     config: LinearConfig
     fixed: frozenset[str] = frozenset()
-    meet: Meet = meet
-    keep: Keep = selected
+    pair_positions: PairPositions = pair_positions
+    preserved_positions: SelectPositions = selected
     gains: Gains | None = None
     kinds: frozenset[str] = frozenset({"erase", "replace", "debias", "moderate", "preserve"})
     solver: Solver = Ledger.solve
@@ -68,7 +69,7 @@ class ClosedForm:
 
     @property
     def preserves(self) -> bool:
-        """Whether it has a preserve term."""
+        """Whether the method has a preserve term."""
         return "preserve" in self.kinds
 
     def fit(
@@ -76,35 +77,39 @@ class ClosedForm:
         pipe: Any,
         requests: Sequence[Request],
         *,
+        on_event: OnEvent | None = None,
         corpus: Sequence[str] = (),
         neighbours: Sequence[str] = (),
         nearest: int = 5,
         **settings: Any,
     ) -> Edit:
-        """Solves for an edit that meets all requests at once. The pipeline is only read.
+        """Returns an edit that meets all requests at once. The pipeline is not changed.
 
         Args:
             pipe: A pipeline of Stable Diffusion 1, 2 or XL, or what
                 `editing.pipelines.loading.load_pipeline` takes.
-            requests: Erase, Replace, Debias, Moderate and Preserve, in any mixture.
-            corpus: Prompts whose second moment is held, as one more preserve term.
-            neighbours: Texts to watch for spill, beside the nearest words of the text encoder.
-            nearest: How many nearest words of each changed concept to watch.
-            **settings: Those of `editing.settings.LinearConfig` that differ from the method's own.
+            requests: Any combination of Erase, Replace, Debias, Moderate and Preserve.
+            on_event: As for every method; a closed form has no steps and reports no events.
+            corpus: Prompts whose second moment is an additional preserve term.
+            neighbours: Texts whose spill is measured, in addition to the nearest words of the text
+                encoder.
+            nearest: Number of nearest words of each changed concept whose spill is measured.
+            **settings: Fields of `editing.settings.LinearConfig` that replace the defaults.
 
         Returns:
             The edit, with its ledger and diagnostics.
 
         Raises:
-            InputError: Requests contradict each other, a concept has no tokens, a setting is not
-                sound, or the pipeline has nothing that reads text.
+            InputError: Requests contradict each other, a concept has no tokens, a setting is
+                invalid, or the pipeline has no text-conditioned layers.
         """
-        config = self.configured(settings)
+        config = self.configure(settings)
         requests = checked(requests)
         check_kinds(self, requests, "uce")
         if corpus and not self.preserves:
             raise InputError(
-                f"Expected no corpus for {self.name}, which has no preserve term; use uce."
+                f"Expected no corpus for {self.name}, which has no preserve term, got "
+                f"{len(corpus)} prompts; use uce."
             )
         pipe = load_pipeline(pipe)
         layers = projections(pipe)
@@ -118,7 +123,7 @@ class ClosedForm:
         changes, solutions = self.solve(ledger, config, layers)
         near = near_vectors(pipe, requests, neighbours, nearest)
         diagnostics = diagnose(ledger, solutions, near)
-        diagnostics["tokens"] = tokens_used(pipe, requests, config, self.meet)
+        diagnostics["tokens"] = tokens_used(pipe, requests, config, self.pair_positions)
         return Edit.of(
             pipe,
             base_model=base_name(pipe),
@@ -130,16 +135,16 @@ class ClosedForm:
             diagnostics=diagnostics,
         )
 
-    def amended(self, edit: Edit, pipe: Any, requests: Sequence[Request]) -> Edit:
-        """Returns an edit of other requests; the text encoder reads only what the edit lacks.
+    def amend(self, edit: Edit, pipe: Any, requests: Sequence[Request]) -> Edit:
+        """Returns an edit of other requests, and encodes only the texts that are new.
 
-        It is exactly what `fit` with the edit's settings and these requests gives, but for what its
-        diagnostics say of neighbours, of which a ledger knows nothing.
+        The result equals that of `fit` with the edit's settings and these requests, except that its
+        diagnostics do not include neighbours, which a ledger does not store.
 
         Args:
             edit: An edit of this method, with its ledger.
-            pipe: The unedited pipeline that it was fitted to; not looked at if no request is new.
-            requests: All that is asked for now.
+            pipe: The unedited pipeline that it was fitted to; not used if no request is new.
+            requests: All requests of the new edit.
 
         Raises:
             InputError: Requests contradict each other, or a concept has no tokens.
@@ -153,7 +158,7 @@ class ClosedForm:
         tokens: dict[str, Any] = edit.diagnostics.get("tokens", {})
         if new:
             ledger = ledger.with_entries(self.entries(pipe, new, config))
-            tokens = tokens | tokens_used(pipe, new, config, self.meet)
+            tokens = tokens | tokens_used(pipe, new, config, self.pair_positions)
         layers = tuple(p for c in edit.changes for p in c.projections())
         changes, solutions = self.solve(ledger, config, layers)
         concepts = {r.concept for r in changes_of(requests)}
@@ -161,8 +166,8 @@ class ClosedForm:
         found["tokens"] = {c: t for c, t in tokens.items() if c in concepts}
         return replace(edit, requests=requests, changes=changes, ledger=ledger, diagnostics=found)
 
-    def configured(self, settings: Mapping[str, Any]) -> LinearConfig:
-        """Returns the method's settings with some changed.
+    def configure(self, settings: Mapping[str, Any]) -> LinearConfig:
+        """Returns the settings of the method with some values replaced.
 
         Raises:
             InputError: A setting is unknown, out of range, or fixed for this method.
@@ -171,15 +176,15 @@ class ClosedForm:
         held = [n for n in settings if n in self.fixed and settings[n] != getattr(self.config, n)]
         if held:
             raise InputError(
-                f"Expected {', '.join(held)} as {self.name} has it, got another value; this is "
-                "what makes it that method: use uce for a free choice."
+                f"Expected {', '.join(held)} as {self.name} defines it, got another value; use uce "
+                "for a free choice."
             )
         return config
 
     def entries(
         self, pipe: Any, requests: Sequence[Request], config: LinearConfig
     ) -> Iterable[Entry]:
-        """Reads the statistics of requests from the text encoder, one entry each, in order.
+        """Yields the statistics of the requests, one entry each, in order.
 
         Raises:
             InputError: No token represents a concept, or a prompt is too long.
@@ -194,16 +199,18 @@ class ClosedForm:
         for request in requests:
             if request.preserved:
                 phrases = [Phrase(t, c) for c in request.preserved for t in config.templates]
-                yield self._kept(pipe, request, phrases, config)
+                yield self._preserve_entry(pipe, request, phrases, config)
                 continue
-            blocks: dict[Space, Block] = {"tokens": self._moved(pipe, request, known, config)}
+            blocks: dict[Space, Block] = {
+                "tokens": self._change_block(pipe, request, known, config)
+            }
             if config.pooled == "edit" and "pooled" in widths(pipe):
-                blocks["pooled"] = _pooled_moved(request, known, config)
+                blocks["pooled"] = _pooled_change_block(request, known, config)
             counts: dict[Space, int] = {s: rows(b) for s, b in blocks.items()}
             yield Entry("change", request, 1, counts, blocks)
 
     def null_entry(self, pipe: Any, config: LinearConfig) -> Entry:
-        """Reads the statistics of the empty prompt: all of its positions."""
+        """Returns the statistics of the empty prompt, over all of its positions."""
         (empty,) = encode(pipe, [Phrase("{}", "")])
         blocks: dict[Space, Block] = {"tokens": Block(empty.states)}
         if config.pooled == "edit" and empty.pooled is not None:
@@ -211,7 +218,7 @@ class ClosedForm:
         return Entry("null", None, 1, {s: rows(b) for s, b in blocks.items()}, blocks)
 
     def corpus_entry(self, pipe: Any, texts: Sequence[str], config: LinearConfig) -> Entry:
-        """Reads the second moment of a corpus of prompts: every position but the start token."""
+        """Returns the second moment of a corpus, over all positions but the start token."""
         phrases = [Phrase("{}", text) for text in texts]
         blocks, counts = moments(
             pipe, phrases, lambda layout: list(range(layout.start, layout.length)), config
@@ -224,15 +231,15 @@ class ClosedForm:
         config: LinearConfig,
         layers: Sequence[Projection],
     ) -> tuple[tuple[SharedMap, ...], dict[Space, Solution]]:
-        """Solves for one map a space.
+        """Returns the solved map of each space.
 
         Args:
             ledger: The statistics.
             config: Settings.
-            layers: All layers that read text.
+            layers: All text-conditioned layers.
 
         Returns:
-            The changes, and how well posed each solve was.
+            The changes, and the solution of each space.
         """
         solutions: dict[Space, Solution] = {}
         for space in ledger.spaces():
@@ -243,15 +250,15 @@ class ClosedForm:
         )
         return changes, solutions
 
-    def _kept(
+    def _preserve_entry(
         self, pipe: Any, request: Request, phrases: Sequence[Phrase], config: LinearConfig
     ) -> Entry:
         blocks, counts = moments(
-            pipe, phrases, lambda layout: self.keep(layout, config.tokens), config
+            pipe, phrases, lambda layout: self.preserved_positions(layout, config.tokens), config
         )
         return Entry("preserve", request, len(request.preserved), counts, blocks)
 
-    def _moved(
+    def _change_block(
         self,
         pipe: Any,
         request: Request,
@@ -263,7 +270,7 @@ class ClosedForm:
         for template in config.templates:
             source = known[Phrase(template, request.concept)]
             targets = [known[Phrase(template, text)] for text in request.applied_weights]
-            pairs = self.meet(source.layout, [t.layout for t in targets], config.tokens)
+            pairs = self.pair_positions(source.layout, [t.layout for t in targets], config.tokens)
             positions = torch.tensor([i for i, _ in pairs])
             c = source.states[positions].to(torch.float64)
             values = [
@@ -292,13 +299,15 @@ class ClosedForm:
 
 
 def _shift(request: Request, source: Tensor, values: Sequence[Tensor]) -> Tensor:
-    """New value − source: the weighted values take the place of the source, or are added to it."""
+    """Returns new value − source: the weighted values replace the source, or are added to it."""
     weights = request.applied_weights.values()
     new = torch.stack([w * v for w, v in zip(weights, values, strict=True)]).sum(0)
     return new if request.keeps_own else new - source
 
 
-def _pooled_moved(request: Request, known: Mapping[Phrase, Encoded], config: LinearConfig) -> Block:
+def _pooled_change_block(
+    request: Request, known: Mapping[Phrase, Encoded], config: LinearConfig
+) -> Block:
     sources, shifts = [], []
     for template in config.templates:
         source = pooled_of(known[Phrase(template, request.concept)])

@@ -1,4 +1,4 @@
-"""Gathering vectors of many prompts without holding them all."""
+"""Statistics of the vectors of many prompts, without storing all vectors."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -25,39 +25,44 @@ def second_moments(pipe: Any, layers: Sequence[Projection]) -> dict[Space, Tenso
 
 
 def pooled_of(encoded: Encoded) -> Tensor:
-    """Returns the pooled vector of a prompt of a model that has one, shape (p,)."""
+    """Returns the pooled vector of a prompt, shape (p,), of a model that has pooled vectors."""
     assert encoded.pooled is not None
     return encoded.pooled
 
 
 def moments(
-    pipe: Any, phrases: Sequence[Phrase], keep: Callable[[Layout], list[int]], config: LinearConfig
+    pipe: Any,
+    phrases: Sequence[Phrase],
+    positions: Callable[[Layout], list[int]],
+    config: LinearConfig,
 ) -> tuple[dict[Space, Block], dict[Space, int]]:
-    """Gathers vectors of many prompts, and keeps their sum of products once they are many.
+    """Returns the vectors of prompts, or their sum of outer products if they are many.
 
     Args:
         pipe: The pipeline.
         phrases: The prompts.
-        keep: Which positions of a prompt count.
-        config: Whether the pooled vector counts.
+        positions: Selects the positions of a prompt that count.
+        config: Settings; `pooled` decides whether the pooled vector counts.
 
     Returns:
-        A block and the number of vectors, by space.
+        A block and the number of vectors for each space.
     """
     spaces = widths(pipe)
-    gathered: dict[Space, _Gathered] = {"tokens": _Gathered(spaces["tokens"])}
+    accumulators: dict[Space, _Accumulator] = {"tokens": _Accumulator(spaces["tokens"])}
     if config.pooled == "edit" and "pooled" in spaces:
-        gathered["pooled"] = _Gathered(spaces["pooled"])
+        accumulators["pooled"] = _Accumulator(spaces["pooled"])
     stream = encode(pipe, phrases)
-    while some := list(islice(stream, 32)):
-        gathered["tokens"].add(torch.cat([e.states[keep(e.layout)] for e in some]))
-        if "pooled" in gathered:
-            gathered["pooled"].add(torch.stack([pooled_of(e) for e in some]))
-    return {s: g.block() for s, g in gathered.items()}, {s: g.count for s, g in gathered.items()}
+    while chunk := list(islice(stream, 32)):
+        accumulators["tokens"].add(torch.cat([e.states[positions(e.layout)] for e in chunk]))
+        if "pooled" in accumulators:
+            accumulators["pooled"].add(torch.stack([pooled_of(e) for e in chunk]))
+    return {s: g.block() for s, g in accumulators.items()}, {
+        s: g.count for s, g in accumulators.items()
+    }
 
 
-class _Gathered:
-    """Vectors as long as they are fewer than their length, then their sum of outer products."""
+class _Accumulator:
+    """Vectors while there are fewer than their dimension, then their sum of outer products."""
 
     def __init__(self, width: int) -> None:
         self.count = 0
@@ -81,6 +86,6 @@ class _Gathered:
 
 
 def rows(block: Block) -> int:
-    """Returns the number of vectors of a block that holds them."""
+    """Returns the number of vectors of a block that stores them."""
     assert block.source is not None
     return int(block.source.shape[0])

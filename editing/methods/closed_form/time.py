@@ -1,9 +1,9 @@
 """TIME: every token of a prompt takes the value of the same token of the target prompt.
 
-All positions, each word of the source meeting the same word of the destination in order, end token
-and padding following; λ = 0.1; keys and values both; nothing is preserved. Unlike the original,
-source words need not all occur in the destination: what has no counterpart meets what stands in
-its place.
+All positions are used. Each word of the source is matched to the same word of the destination in
+order, and so are the end token and the padding. λ is 0.1, keys and values are both edited, and
+nothing is preserved. Unlike in the original, source words need not all occur in the destination: a
+word without a counterpart is matched to the word at its place.
 
 Orgad, Kawar, Belinkov, "Editing Implicit Assumptions in Text-to-Image Diffusion Models" (ICCV
 2023), arXiv:2303.08084.

@@ -1,24 +1,25 @@
-"""Debiasing as a control loop: draw, look, move the weights, solve again.
+"""Debiasing as a control loop: draw images, classify them, update the weights, solve again.
 
-Which weights of its attributes' values bring a concept to the wanted ratios cannot be read off text
-vectors: images have to be drawn and looked at. UCE (Gandikota et al. 2024, arXiv:2308.14761) draws
-ten images of every concept in each of thirty rounds, with new seeds each time, and calls a concept
-done when ten images happen to be balanced, which a perfectly balanced model achieves one time in
-four. Here
+The weights of the attributes' values that give a concept its wanted ratios cannot be derived from
+text vectors; images have to be drawn and classified. UCE (Gandikota et al. 2024, arXiv:2308.14761)
+draws ten images of every concept in each of thirty rounds, with new seeds each time, and regards a
+concept as done when ten images happen to be balanced, which a perfectly balanced model achieves one
+time in four. This loop differs as follows.
 
-- a concept's images have the same seeds in every round (common random numbers), so that what
-  changes between rounds is the edit, and no other concept has them: seeds that happen to draw men
-  would do so for all;
-- a round stops drawing as soon as an interval says that a share is off (a sequential test, its
-  level shared out over the looks), so that images are spent where the decision is hard;
-- a concept is done when as many images as were allowed could not tell it from the wanted ratios;
-  it is then frozen, costs nothing more, and stays in the one solve with the others;
-- each concept's best iterate is kept, whatever the last one did;
-- what weights do is learned from all images so far (`editing.methods.debias.response`), those of
-  other concepts with the same attributes included, and from how near each attribute is, not only
-  which is
-  nearest: an attribute's weight moves others too, so that weight for whatever is rare, the
-  published rule, need not lead anywhere. Each step starts at the iterate that was nearest.
+- The images of a concept have the same seeds in every round (common random numbers), so that only
+  the edit changes between rounds. No two concepts share seeds: seeds that happen to draw men would
+  do so for all concepts.
+- A round stops drawing as soon as an interval shows that a share is off. This is a sequential test
+  whose level is divided among its interim tests, so that images are spent where the decision is
+  hard.
+- A concept is done when the largest allowed number of images is consistent with the wanted ratios.
+  Its weights are then frozen, it costs no more images, and it stays in the joint solve.
+- The best iterate of each concept is kept, whatever the last one was.
+- The effect of the weights is learned from all images so far (`editing.methods.debias.response`),
+  including those of other concepts with the same attributes, and from the score of every attribute,
+  not only from the highest one: the weight of one attribute moves the others too, so the published
+  rule (more weight for whatever is rare) need not converge. Each step starts at the iterate nearest
+  to the goal.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,7 @@ from editing.generate.phrases import own_seed, phrase
 from editing.methods import find
 from editing.methods.closed_form import ClosedForm
 from editing.methods.debias.history import Evaluation, History
-from editing.methods.debias.response import identified
+from editing.methods.debias.response import fit_response
 from editing.metrics.attributes import AttributeScorer
 from editing.metrics.ratios import delta
 from editing.pipelines.loading import load_pipeline
@@ -52,16 +53,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Control:
-    """How the loop is run.
+    """Settings of the loop.
 
     Attributes:
-        step: Share of the way to the weights that the response calls for, > 0.
-        tolerance: A concept may be called done only within this of every wanted share.
-        batch: Images between two looks, 1 or more.
-        most: Images of a concept a round at most; a multiple of `batch` is used.
-        rounds: Rounds at most.
-        level: Of the sequential test, over all of its looks.
-        template: Prompt, {} where the concept stands, with its article.
+        step: Fraction of the step to the weights that the response predicts, > 0.
+        tolerance: Largest deviation from any wanted share at which a concept can be done.
+        batch: Images between two interim tests, 1 or more.
+        most: Maximum images per concept and round, rounded down to a multiple of `batch`.
+        rounds: Maximum number of rounds.
+        level: Confidence level of the sequential test, over all of its interim tests.
+        template: Prompt; {} is replaced by the concept with its article.
     """
 
     step: float = 1.0
@@ -73,58 +74,59 @@ class Control:
     template: str = "{}"
 
     def __post_init__(self) -> None:
-        sound = (
+        valid = (
             self.step > 0 and self.tolerance > 0 and self.batch >= 1 and self.most >= self.batch
             and self.rounds >= 1 and 0 < self.level < 1 and "{}" in self.template
         )  # fmt: skip
-        if not sound:
+        if not valid:
             raise InputError(
-                "expected a step and a tolerance above 0, 1 image a look or more, at least one "
-                f"look and one round, a level between 0 and 1 and {{}} in the template, got {self}."
+                "Expected a step and a tolerance above 0, a batch of 1 or more, most >= batch, one "
+                f"round or more, a level between 0 and 1 and {{}} in the template, got {self}; "
+                "correct the control."
             )
 
 
 @dataclass(frozen=True)
 class Debiased:
-    """What the loop ends with.
+    """The result of the loop.
 
     Attributes:
-        edit: The edit with each concept's best weights.
-        looks: The history, round after round.
-        images: Images that were drawn in all.
-        original_recipe: What the published loop draws until it stops at the earliest: ten of every
-            concept in every round that this loop took.
+        edit: The edit with the best weights of each concept.
+        evaluations: The history, in order of rounds.
+        images: Total number of images drawn.
+        original_recipe: Least number of images that the published loop draws: ten of every concept
+            in every round that this loop took.
     """
 
     edit: Edit
-    looks: tuple[Evaluation, ...]
+    evaluations: tuple[Evaluation, ...]
     images: int
     original_recipe: int = field(default=0)
 
     @property
     def unfinished(self) -> tuple[str, ...]:
-        """Concepts that no round called done."""
-        done = {look.concept for look in self.looks if look.done}
-        return tuple(dict.fromkeys(x.concept for x in self.looks if x.concept not in done))
+        """Concepts that were not done in any round."""
+        done = {evaluation.concept for evaluation in self.evaluations if evaluation.done}
+        return tuple(dict.fromkeys(x.concept for x in self.evaluations if x.concept not in done))
 
     def to_frame(self) -> "pd.DataFrame":
-        """The history, one row an attribute, concept and round."""
+        """Returns the history, one row per round, concept and attribute."""
         import pandas as pd
 
         rows = [
             {
-                "round": look.round,
-                "concept": look.concept,
+                "round": evaluation.round,
+                "concept": evaluation.concept,
                 "attribute": attribute,
-                "weight": look.weights[attribute],
+                "weight": evaluation.weights[attribute],
                 "count": count,
-                "n": look.delta.n,
-                "share": count / look.delta.n,
-                "delta": look.delta.value,
-                "done": look.done,
+                "n": evaluation.delta.n,
+                "share": count / evaluation.delta.n,
+                "delta": evaluation.delta.value,
+                "done": evaluation.done,
             }
-            for look in self.looks
-            for attribute, count in look.counts.items()
+            for evaluation in self.evaluations
+            for attribute, count in evaluation.counts.items()
         ]
         return pd.DataFrame(rows)
 
@@ -139,89 +141,112 @@ def debias(
     settings: Settings | None = None,
     batch_size: int = 16,
     seed: int = 0,
-    on_look: Callable[[Evaluation], None] | None = None,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
     checkpoint: str | Path | None = None,
     about: str = "",
     **options: Any,
 ) -> Debiased:
-    """Brings every debiased concept to its ratios; the pipeline is given back as it was.
+    """Finds the weights that bring every debiased concept to its ratios.
+
+    The pipeline is restored afterwards.
 
     Args:
         pipe: The pipeline, or what `editing.pipelines.loading.load_pipeline` takes.
-        requests: One or more `Debias`, beside any others, which every round meets too.
-        scorer: Reads attributes off images.
-        method: A closed form.
-        control: How the loop is run.
-        settings: How to sample.
-        batch_size: Images a call of the pipeline; changes speed, not images.
-        seed: Shifts the seeds of all concepts; which each has its words determine.
-        on_look: Told after each concept of each round.
-        checkpoint: A file that keeps each look. Where it exists, the loop goes on from it, to the
-            same end as without a break; with more rounds, too.
-        about: What else must be the same for that, such as the identity of the scorer.
-        **options: The method's own settings.
+        requests: One or more `Debias`; any others are part of every solve too.
+        scorer: Scores attributes of images.
+        method: Name of a closed-form method.
+        control: Settings of the loop.
+        settings: Sampling settings.
+        batch_size: Images per call of the pipeline; affects speed only.
+        seed: Offset of the seeds of all concepts; the words of a concept determine its own.
+        on_evaluation: Called after each concept of each round.
+        checkpoint: File that stores each evaluation. If it exists, the loop resumes from it, with
+            the same result as without a break; `rounds` may have been raised.
+        about: Anything else that must match for resuming, such as the identity of the scorer.
+        **options: Settings of the method.
+
+    Returns:
+        The edit and the history.
 
     Raises:
-        InputError: No concept is to be debiased, requests contradict each other, a setting is not
-            sound, or the checkpoint is of another loop.
+        InputError: No request is a `Debias`, requests contradict each other, a setting is invalid,
+            or the checkpoint belongs to another loop.
     """
     control, settings = control or Control(), settings or Settings()
     pipe = load_pipeline(pipe)
-    asked = checked(requests)
-    wanted = {r.concept: r for r in asked if r.ratios}
+    requests = checked(requests)
+    wanted = {r.concept: r for r in requests if r.ratios}
     if not wanted:
         raise InputError(
-            "expected concepts to debias, got none: give Debias(concept, ratios), or use "
+            "Expected concepts to debias, got none; add Debias(concept, ratios), or use "
             "editing.fit for other requests."
         )
     history = History(None, "")
     if checkpoint is not None:
-        within = {n: v for n, v in asdict(control).items() if n != "rounds"}
-        described = [r.to_dict() for r in asked]
-        depends = [weight_hash(pipe), described, method, within, asdict(settings),
-                   batch_size, seed, about, repr(sorted(options.items()))]  # fmt: skip
-        history = History(Path(checkpoint), digest_bytes(canonical_json(depends).encode()))
+        control_key = {n: v for n, v in asdict(control).items() if n != "rounds"}
+        request_dicts = [r.to_dict() for r in requests]
+        dependencies = [
+            weight_hash(pipe), request_dicts, method, control_key, asdict(settings),
+            batch_size, seed, about, repr(sorted(options.items())),
+        ]  # fmt: skip
+        history = History(Path(checkpoint), digest_bytes(canonical_json(dependencies).encode()))
     weights = {c: np.zeros(len(r.ratios)) for c, r in wanted.items()}
     best: dict[str, Evaluation] = {}
-    looks: list[Evaluation] = []
+    evaluations: list[Evaluation] = []
     edit = None
-    for turn in range(control.rounds + 1):
-        current = [_weighted(r, weights) for r in asked]
-        if turn:
-            edit = _solved(pipe, current, method, options, edit)
+    for round_number in range(control.rounds + 1):
+        current = [_with_weights(r, weights) for r in requests]
+        if round_number:
+            edit = _solve_round(pipe, current, method, options, edit)
         active = [c for c in wanted if c not in best or not best[c].done]
         if not active:
             break
         for concept in active:
             request = wanted[concept]
-            given = dict(zip(request.ratios, weights[concept].tolist(), strict=True))
-            look = history.find(turn, concept, given)
-            if look is None:
-                look = _look(
-                    pipe, edit, request, given, turn, scorer, control, settings, batch_size, seed
+            current_weights = dict(zip(request.ratios, weights[concept].tolist(), strict=True))
+            evaluation = history.find(round_number, concept, current_weights)
+            if evaluation is None:
+                evaluation = _evaluate(
+                    pipe,
+                    edit,
+                    request,
+                    current_weights,
+                    round_number,
+                    scorer,
+                    control,
+                    settings,
+                    batch_size,
+                    seed,
                 )
-                history.add(look)
-            looks.append(look)
-            if on_look is not None:
-                on_look(look)
-            if concept not in best or _better(look, best[concept]):
-                best[concept] = look
-        weights |= _moved(wanted, [c for c in active if not best[c].done], looks, control.step)
-        weights |= {c: _weights(look) for c, look in best.items() if look.done}
-    kept = {c: _weights(look) for c, look in best.items()}
-    final = find(method).fit(pipe, [_weighted(r, kept) for r in asked], **options)
-    rounds = 1 + max(look.round for look in looks)
+                history.add(evaluation)
+            evaluations.append(evaluation)
+            if on_evaluation is not None:
+                on_evaluation(evaluation)
+            if concept not in best or _is_better(evaluation, best[concept]):
+                best[concept] = evaluation
+        weights |= _next_weights(
+            wanted, [c for c in active if not best[c].done], evaluations, control.step
+        )
+        weights |= {c: _weights(evaluation) for c, evaluation in best.items() if evaluation.done}
+    kept = {c: _weights(evaluation) for c, evaluation in best.items()}
+    final = find(method).fit(pipe, [_with_weights(r, kept) for r in requests], **options)
+    rounds = 1 + max(evaluation.round for evaluation in evaluations)
     return Debiased(
-        final, tuple(looks), sum(look.delta.n for look in looks), 10 * len(wanted) * rounds
+        final,
+        tuple(evaluations),
+        sum(evaluation.delta.n for evaluation in evaluations),
+        10 * len(wanted) * rounds,
     )
 
 
 def crossed(*ratios: Mapping[str, float], pattern: str = "{} with {}") -> dict[str, float]:
-    """Crosses attributes that are wanted independently: "man with dark skin" → 0.5 × 0.2.
+    """Returns the ratios of all combinations of independent attributes.
+
+    For example "man with dark skin" → 0.5 × 0.2.
 
     Args:
-        *ratios: Attribute → wanted share, one mapping a kind of attribute.
-        pattern: How the attributes of a crossing are said, {} for each.
+        *ratios: Attribute → wanted share, one mapping per kind of attribute.
+        pattern: Text of a combination, with one {} per kind of attribute.
     """
     return {
         pattern.format(*names): float(np.prod([r[n] for r, n in zip(ratios, names, strict=True)]))
@@ -229,65 +254,75 @@ def crossed(*ratios: Mapping[str, float], pattern: str = "{} with {}") -> dict[s
     }
 
 
-def _moved(
-    wanted: Mapping[str, Request], concepts: Sequence[str], looks: Sequence[Evaluation], step: float
+def _next_weights(
+    wanted: Mapping[str, Request],
+    concepts: Sequence[str],
+    evaluations: Sequence[Evaluation],
+    step: float,
 ) -> dict[str, np.ndarray]:
-    """Concept → its next weights, from all looks at concepts with the same attributes."""
+    """Returns the next weights of each concept.
+
+    They are computed from all evaluations of concepts with the same attributes.
+    """
     found: dict[str, np.ndarray] = {}
     for attributes in dict.fromkeys(tuple(wanted[c].ratios) for c in concepts):
-        kin = [look for look in looks if tuple(look.counts) == attributes]
-        rows = {c: i for i, c in enumerate(dict.fromkeys(look.concept for look in kin))}
-        index = [rows[look.concept] for look in kin]
-        weights = np.array([_weights(look) for look in kin])
-        scores = [np.array(look.scores) for look in kin]
-        response = identified(index, weights, scores)
+        related = [
+            evaluation for evaluation in evaluations if tuple(evaluation.counts) == attributes
+        ]
+        rows = {
+            c: i for i, c in enumerate(dict.fromkeys(evaluation.concept for evaluation in related))
+        }
+        index = [rows[evaluation.concept] for evaluation in related]
+        weights = np.array([_weights(evaluation) for evaluation in related])
+        scores = [np.array(evaluation.scores) for evaluation in related]
+        response = fit_response(index, weights, scores)
         for concept in (c for c in concepts if tuple(wanted[c].ratios) == attributes):
             goal = np.array(list(wanted[concept].ratios.values()))
             own = [i for i, row in enumerate(index) if row == rows[concept]]
-            found[concept] = response.towards(
+            found[concept] = response.next_weights(
                 rows[concept], weights[own], [scores[i] for i in own], goal, step
             )
     return found
 
 
-def _weights(look: Evaluation) -> np.ndarray:
-    return np.array(list(look.weights.values()))
+def _weights(evaluation: Evaluation) -> np.ndarray:
+    return np.array(list(evaluation.weights.values()))
 
 
-def _weighted(request: Request, weights: Mapping[str, np.ndarray]) -> Request:
+def _with_weights(request: Request, weights: Mapping[str, np.ndarray]) -> Request:
     found = weights.get(request.concept)
     if found is None:
         return request
     return request.weighted(dict(zip(request.ratios, found.tolist(), strict=True)))
 
 
-def _solved(
+def _solve_round(
     pipe: Any,
     requests: Sequence[Request],
     method: str,
     options: Mapping[str, Any],
     before: Edit | None,
 ) -> Edit:
-    """Solves for a round; what is the same in all of them is read from the text encoder once."""
+    """Returns the edit of a round; only what changed since the last round is encoded."""
     found = find(method)
     if before is None or not isinstance(found, ClosedForm):
         return found.fit(pipe, requests, **options)
-    return found.amended(before, pipe, requests)
+    return found.amend(before, pipe, requests)
 
 
-def _look(
+def _evaluate(
     pipe: Any,
     edit: Edit | None,
     request: Request,
     weights: Mapping[str, float],
-    turn: int,
+    round_number: int,
     scorer: AttributeScorer,
     control: Control,
     settings: Settings,
     batch_size: int,
     seed: int,
 ) -> Evaluation:
-    """Draws a concept's images until they tell, or until there are as many as allowed."""
+    """Draws images of a concept until a share is off or the maximum is reached."""
     attributes = list(request.ratios)
     goal = np.array(list(request.ratios.values()))
     prompt = control.template.replace("{}", phrase(request.concept))
@@ -297,24 +332,28 @@ def _look(
     for _ in range(most):
         seeds = [first + len(scores) + i for i in range(control.batch)]
         images = _draw(pipe, edit, [prompt] * len(seeds), seeds, settings, batch_size)
-        seen = np.asarray(scorer(images, request.concept, attributes), float)
-        if seen.shape != (len(seeds), len(attributes)) or not np.isfinite(seen).all():
+        batch_scores = np.asarray(scorer(images, request.concept, attributes), float)
+        if (
+            batch_scores.shape != (len(seeds), len(attributes))
+            or not np.isfinite(batch_scores).all()
+        ):
             raise InputError(
-                f"expected the scorer to score {len(attributes)} attributes of {len(seeds)} images "
-                f"by finite numbers, got the shape {seen.shape} or others: see "
+                f"Expected the scorer to score {len(attributes)} attributes of {len(seeds)} images "
+                f"by finite numbers, got the shape {batch_scores.shape} or non-finite numbers; see "
                 "editing.metrics.attributes.AttributeScorer."
             )
-        # Few digits, so that a checkpoint holds what the loop goes on with, and is not large.
-        scores += np.round(seen, 6).tolist()
+        # Rounded, so that a resumed loop continues with the same numbers and the file stays small.
+        scores += np.round(batch_scores, 6).tolist()
         counts = np.bincount(np.argmax(scores, axis=1), minlength=len(attributes))
-        # Bonferroni over looks and attributes.
-        if _off(counts, goal, 1 - (1 - control.level) / (most * len(attributes))):
+        # Bonferroni over interim tests and attributes.
+        if _is_off(counts, goal, 1 - (1 - control.level) / (most * len(attributes))):
             break
     n = len(scores)
     close = bool((np.abs(counts / n - goal) <= control.tolerance).all())
     done = n == most * control.batch and close
     return Evaluation(
-        turn, request.concept, dict(weights), dict(zip(attributes, counts.tolist(), strict=True)),
+        round_number, request.concept, dict(weights),
+        dict(zip(attributes, counts.tolist(), strict=True)),
         tuple(map(tuple, scores)), delta(counts, goal), done,
     )  # fmt: skip
 
@@ -330,18 +369,22 @@ def _draw(
     if edit is None:
         pixels = draw(pipe, prompts, seeds, settings=settings, batch_size=batch_size)
     else:
-        # Of this very pipeline: hashing all weights at each look would take longer than drawing.
+        # The edit was fitted to this pipeline; hashing its weights takes longer than drawing.
         with edit.applied(pipe, force=True):
             pixels = draw(pipe, prompts, seeds, settings=settings, batch_size=batch_size)
     return [Image.fromarray(array) for array in pixels]
 
 
-def _off(counts: np.ndarray, goal: np.ndarray, level: float) -> bool:
-    """Whether an exact interval of a share leaves out what is wanted."""
+def _is_off(counts: np.ndarray, goal: np.ndarray, level: float) -> bool:
+    """Returns whether the exact interval of any share excludes the wanted share."""
     low, high = clopper_pearson(counts, int(counts.sum()), level)
     return bool(((goal < low) | (goal > high)).any())
 
 
-def _better(look: Evaluation, other: Evaluation) -> bool:
-    """More images are a better reason to believe a small distance: the upper ends are compared."""
-    return (look.done, -look.delta.high) > (other.done, -other.delta.high)
+def _is_better(evaluation: Evaluation, other: Evaluation) -> bool:
+    """Returns whether an evaluation is better than another.
+
+    Upper ends of intervals are compared, because a small distance needs many images to be
+    credible.
+    """
+    return (evaluation.done, -evaluation.delta.high) > (other.done, -other.delta.high)

@@ -1,4 +1,4 @@
-"""The history of a debiasing loop: its looks, in memory and in a file that it goes on from."""
+"""The history of a debiasing loop: its evaluations, in memory and in a checkpoint file."""
 
 import json
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ from visdiff.errors import InputError
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One concept in one round.
+    """The evaluation of one concept in one round.
 
     Attributes:
-        round: From 0, the unedited model.
+        round: Number of the round; 0 is the unedited model.
         concept: The concept.
         weights: Attribute → weight of its value in this round.
-        counts: Attribute → images that showed it.
-        scores: Of each image and attribute, by the scorer.
+        counts: Attribute → number of images that show it.
+        scores: Score of each image and attribute.
         delta: Distance from the wanted ratios.
-        done: Whether the images could not be told from the wanted ratios.
+        done: Whether the images are consistent with the wanted ratios.
     """
 
     round: int
@@ -36,14 +36,14 @@ class Evaluation:
 
 
 class History:
-    """Looks in a file, JSON lines, each written as soon as it is made.
+    """Evaluations in a JSON Lines file, each written as soon as it is made.
 
     Args:
-        path: The file, made if there is none; None to keep nothing.
-        about: What the looks depend on; the first line has it.
+        path: The file, created if missing; None for no file.
+        about: Hash of everything that the evaluations depend on, stored in the first line.
 
     Raises:
-        InputError: The file cannot be read or written, or is of another loop.
+        InputError: The file cannot be read or written, or belongs to another loop.
     """
 
     def __init__(self, path: Path | None, about: str) -> None:
@@ -61,43 +61,49 @@ class History:
                 path.write_text("".join(lines[:-1]), encoding="utf-8")
                 lines = lines[:-1]
             first, *rest = [json.loads(line) for line in lines]
-            looks = [
+            evaluations = [
                 Evaluation(**{**row, "scores": tuple(map(tuple, row["scores"])),
                         "delta": Delta(**row["delta"])})
                 for row in rest
             ]  # fmt: skip
         except OSError as error:
             raise InputError(
-                f"Expected a file to keep looks in, got {path}: {error.strerror}."
+                f"Expected a writable file for evaluations, got {path} ({error.strerror}); name "
+                "another file."
             ) from error
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
-                f"Expected looks of a debiasing loop in {path}, got something else; name another "
-                "file."
+                f"Expected evaluations of a debiasing loop in {path}, got something else; name "
+                "another file."
             ) from error
         if first != {"about": about}:
             raise InputError(
-                f"Expected the looks of this very loop in {path}, got another's: model, requests, "
-                "scorer or settings differ; name another file."
+                f"Expected the evaluations of the same loop in {path}, got those of another one "
+                "(model, requests, scorer or settings differ); name another file."
             )
-        self._known = {(look.round, look.concept): look for look in looks}
+        self._known = {
+            (evaluation.round, evaluation.concept): evaluation for evaluation in evaluations
+        }
 
-    def find(self, turn: int, concept: str, weights: Mapping[str, float]) -> Evaluation | None:
-        """Returns a look that was made with these weights before."""
-        look = self._known.get((turn, concept))
-        same = look is not None and np.allclose(
-            [*look.weights.values()], [*weights.values()], rtol=0, atol=1e-9
+    def find(
+        self, round_number: int, concept: str, weights: Mapping[str, float]
+    ) -> Evaluation | None:
+        """Returns an earlier evaluation at these weights, or None."""
+        evaluation = self._known.get((round_number, concept))
+        same = evaluation is not None and np.allclose(
+            [*evaluation.weights.values()], [*weights.values()], rtol=0, atol=1e-9
         )
-        return look if same else None
+        return evaluation if same else None
 
-    def add(self, look: Evaluation) -> None:
-        """Keeps a look."""
+    def add(self, evaluation: Evaluation) -> None:
+        """Appends an evaluation to the file."""
         if self._path is not None:
             try:
-                self._write(self._path, asdict(look), "a")
+                self._write(self._path, asdict(evaluation), "a")
             except OSError as error:
                 raise InputError(
-                    f"Expected room for a look in {self._path}, got none: {error.strerror}."
+                    f"Expected a writable file, got {self._path} ({error.strerror}); "
+                    "free disk space."
                 ) from error
 
     @staticmethod

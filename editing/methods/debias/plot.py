@@ -1,4 +1,4 @@
-"""The history of a debiasing loop as a figure: each concept's distance from its ratios."""
+"""The history of a debiasing loop as a figure: the distance of each concept from its ratios."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from editing.methods.debias import Debiased
 
 
-def plot(found: "Debiased", axes: Any = None) -> Any:
-    """Draws Δ of every concept over the rounds; a filled dot is a concept that is done.
+def plot(result: "Debiased", axes: Any = None) -> Any:
+    """Plots Δ of every concept over the rounds; a filled dot marks a concept that is done.
 
     Args:
-        found: What `editing.methods.debias.debias` returned.
+        result: The result of `editing.methods.debias.debias`.
         axes: Matplotlib axes to draw on; new ones when None.
 
     Returns:
@@ -23,13 +23,15 @@ def plot(found: "Debiased", axes: Any = None) -> Any:
         from matplotlib.figure import Figure
 
         axes = Figure(figsize=(7, 4), layout="constrained").add_subplot()
-    for concept in dict.fromkeys(look.concept for look in found.looks):
-        mine = [look for look in found.looks if look.concept == concept]
-        rounds, values = [k.round for k in mine], [k.delta.value for k in mine]
+    for concept in dict.fromkeys(evaluation.concept for evaluation in result.evaluations):
+        own = [evaluation for evaluation in result.evaluations if evaluation.concept == concept]
+        rounds, values = [k.round for k in own], [k.delta.value for k in own]
         (line,) = axes.plot(rounds, values, "-", label=concept)
-        for look in mine:
-            face = line.get_color() if look.done else "white"
-            axes.plot(look.round, look.delta.value, "o", color=line.get_color(), mfc=face)
+        for evaluation in own:
+            face = line.get_color() if evaluation.done else "white"
+            axes.plot(
+                evaluation.round, evaluation.delta.value, "o", color=line.get_color(), mfc=face
+            )
     axes.set_xlabel("round (0: unedited)")
     axes.set_ylabel("Δ from the wanted ratios")
     axes.set_ylim(bottom=0)
@@ -38,18 +40,19 @@ def plot(found: "Debiased", axes: Any = None) -> Any:
     return axes
 
 
-def save(found: "Debiased", path: str | Path) -> Path:
-    """Writes the figure; the name's ending says in which format.
+def save(result: "Debiased", path: str | Path) -> Path:
+    """Writes the figure in the format given by the suffix of the path.
 
     Raises:
-        InputError: The file cannot be written, or no such format is known.
+        InputError: The file cannot be written, or the format is unknown.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        plot(found).figure.savefig(path)
+        plot(result).figure.savefig(path)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"Expected a file for the figure, such as history.svg, got {path}: {error}."
+            f"Expected a writable file for the figure, such as history.svg, got {path} ({error}); "
+            "name another file."
         ) from error
     return path

@@ -1,23 +1,23 @@
-"""All but One: a concept's guidance term alone is moved, and the unconditional score is held.
+"""All but One: changes the guidance term of a concept and constrains the unconditional score.
 
-**What is the paper's and what is ours.** No code was published, and only the abstract and the first
-figure could be read. From them: the update is surgical, on the classifier-guidance term; the drift
-of the unconditional score is constrained; the user may choose an alternative concept; a real image
-is purified by DDIM inversion and drawing by the edited model,
-which is not implemented here. **The rest is a reconstruction**, consistent with that and
-ours in every detail: the two terms and their weights (`editing.methods.score.objective`), that the
-unconditional score is taken without gradient inside the first, which layers are trained, where
-training points lie, the optimizer, rates, and the preserve term. Numbers made with it are not the
-paper's.
+**What is published and what is reconstructed.** No code was published, and only the abstract and
+the first figure were available. They state that the update is surgical, on the classifier-guidance
+term; that the drift of the unconditional score is constrained; that the user may choose an
+alternative concept; and that a real image is purified by DDIM inversion and sampling with the
+edited model, which is not implemented here. **Everything else is a reconstruction** consistent with
+that: the two terms and their weights (`editing.methods.score.objective`), the stop-gradient on the
+unconditional score in the first term, the trained layers, the training points, the optimizer, the
+learning rates and the preserve term. Results with it are not results of the paper.
 
-Points lie on the frozen model's runs of the concept, of the alternative (past whose points the
-edited model, prompted with the concept, will be led) and of the empty prompt (so that the
-unconditional score is held where the concept is absent too); where texts are preserved, on theirs
-as well. At all of them all terms count. ``aim`` is "alternative", where a request without a target
-gets the empty prompt's guidance, which is none; "zero" says so for every request; "negate" is what
-ESD aims at.
+Training points lie on the frozen model's runs of the concept, of the alternative (whose points the
+edited model will pass when prompted with the concept) and of the empty prompt (so that the
+unconditional score is constrained where the concept is absent too), and of preserved texts if there
+are any. All terms are evaluated at all points. ``aim`` is "alternative", where a request without a
+target gets the guidance of the empty prompt, which is zero; "zero" does the same for every request;
+"negate" is the aim of ESD.
 
-``weights="not-attn2"`` reaches further than the cross-attentions, and wants a lower rate (1e-5).
+``weights="not-attn2"`` has a larger effect than the cross-attentions, and needs a lower learning
+rate (1e-5).
 
 Hong, Lee and Woo, "All but One: Surgical Concept Erasing with Model Preservation in Text-to-Image
 Diffusion Models" (AAAI 2024), arXiv:2312.12807.
@@ -46,8 +46,8 @@ ALL_BUT_ONE = ScoreMethod(
     kinds=frozenset({"erase", "replace", "moderate", "preserve"}),
     variants={
         "sdxl": {"run_guidance": 2.0},
-        # Chosen on classes that benchmarks/erasure does not report. At a fifth of this rate, all
-        # terms alike, a sixth of the guidance term is left, and usual guidance scales revive it.
+        # Tuned on classes that benchmarks/erasure does not report. At a fifth of this rate a sixth
+        # of the guidance term remains, and usual guidance scales revive the concept.
         "miniature": {
             "lr": 4e-4, "schedule": "cosine", "warmup": 10, "steps": 300, "batch": 8,
             "micro_batch": 8, "runs": 16, "run_steps": 20, "concept_share": 1.0,

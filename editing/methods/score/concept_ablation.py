@@ -1,15 +1,15 @@
-"""Concept Ablation: the concept's prompt is to predict what an anchor's does, on anchor images.
+"""Concept Ablation: trains the concept's prediction to match an anchor's, on anchor images.
 
-The model-based variant of the authors' diffusers code: keys and values of the cross-attentions,
-AdamW with decay 0.01 and gradients clipped at 1, 100 steps of 8 at rate 1.6e-5 (2e-6 times the
-batch, as their ``--scale_lr`` does), timesteps uniform, and as goal the prediction of the model *as
-it is being trained*, without gradient. The anchor is a request's target, the empty prompt where it
-has none.
+This is the model-based variant of the authors' diffusers code: keys and values of the
+cross-attentions, AdamW with weight decay 0.01 and gradients clipped at norm 1, 100 steps with batch
+size 8 at learning rate 1.6e-5 (2e-6 times the batch size, as with their ``--scale_lr``), uniform
+timesteps, and as goal the prediction of the model *being trained*, without gradient. The anchor is
+the target of the request, or the empty prompt if it has none.
 
-With these differences: their anchor images are drawn from 200 prompts or more; ours from
-``templates``, ``runs`` of them by DDIM, and kept as latents. Flips, crops and masks of images, and
-prior preservation, are left out. For the bundled model: a tenth of the peak rate that it was
-trained at; untuned.
+Differences: their anchor images are drawn from 200 prompts or more; here ``runs`` images are drawn
+from ``templates`` with DDIM and stored as latents. Flips, crops and masks of images, and prior
+preservation, are not implemented. For the bundled model the learning rate is a tenth of the peak
+rate of its training, untuned.
 
 Kumari et al., "Ablating Concepts in Text-to-Image Diffusion Models" (ICCV 2023), arXiv:2303.13516.
 """

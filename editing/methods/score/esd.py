@@ -1,19 +1,20 @@
-"""Erasing concepts by the model's own guidance, turned round (ESD).
+"""Erased Stable Diffusion (ESD): erases concepts with the model's own negated guidance.
 
-The conditional score of the concept is trained to the frozen model's unconditional score minus η
-times its guidance term. The three published choices of weights:
+The conditional score of the concept is trained towards the frozen model's unconditional score minus
+η times its guidance term. There are three published choices of weights:
 
-``esd-x``: the cross-attentions; for what a prompt names, such as an artist's style.
-``esd-u``: all other layers; for what shall not be drawn whatever the prompt.
-``esd-x-strict``: the cross-attentions' keys and values alone.
+``esd-x``: the cross-attentions, for concepts named in the prompt, such as an artist's style.
+``esd-u``: all other layers, for concepts that must not be drawn for any prompt.
+``esd-x-strict``: only keys and values of the cross-attentions.
 
-Settings are those of the authors' code of today (``esd_sd.py``: Adam, 200 steps of 1, rate 5e-5,
-guidance 3 along the runs, η = 2 as it counts, which is 1 as the paper counts; the paper itself:
-1000 steps at 1e-5). With these differences: points come from kept DDIM runs, at the resolution that
-the model was trained on (theirs: 1024 for all models) and as its scheduler scales them; Adam works
-on float32 weights. Their "erase_from" is left out. For SDXL: rate 2e-4 (``esd-u``: 1e-5), guidance
-2 and η = 0 as the paper counts, their code's 1. For the bundled model: a tenth of the peak rate
-that it was trained at (``esd-u``: half of that), in batches; untuned.
+Settings are those of the authors' current code (``esd_sd.py``: Adam, 200 steps with batch size 1,
+learning rate 5e-5, guidance 3 along the runs, η = 2 in the convention of the code, which is 1 in
+that of the paper; the paper itself used 1000 steps at 1e-5). Differences: points come from stored
+DDIM runs, at the resolution that the model was trained at (theirs: 1024 for all models) and with
+the input scaling of its scheduler; Adam updates float32 weights. Their "erase_from" is not
+implemented. For SDXL: learning rate 2e-4 (``esd-u``: 1e-5), guidance 2 and η = 0 in the convention
+of the paper, 1 in that of the code. For the bundled model: a tenth of the peak rate of its training
+(``esd-u``: half of that) and larger batches, untuned.
 
 Gandikota et al., "Erasing Concepts from Diffusion Models" (ICCV 2023), arXiv:2303.07345.
 """

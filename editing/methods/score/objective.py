@@ -1,4 +1,4 @@
-r"""The objective of the score family: one expression, of which published methods are cases.
+r"""The objective of the score family, of which published methods are special cases.
 
 Classifier-free guidance samples with N + s·g(c), where N = ε(x, ∅) is the unconditional score and
 g(c) = ε(x, c) − ε(x, ∅) the guidance term of a prompt. With the frozen model marked by *, a concept
@@ -6,8 +6,8 @@ c is edited by
 
     L = ‖[ε(x, c) − N] − G‖² + λ_u ‖ε(x, ∅) − ε*(x, ∅)‖² + λ_p ‖ε(x, p) − ε*(x, p)‖²
 
-where G is what the concept's guidance term shall be: another concept's, g*(a); nothing, 0; or its
-own turned round, −η g*(c).
+where G is the goal of the guidance term: that of another concept, g*(a); zero; or its own negated,
+−η g*(c).
 
 | method | G | N | λ_u |
 |---|---|---|---|
@@ -15,12 +15,12 @@ own turned round, −η g*(c).
 | Concept Ablation | ε°(x, a) − ε*(x, ∅), ° the model itself without gradient | ε*(x, ∅) | 0 |
 | All-but-One | g*(a), 0 or −η g*(c) | the model's own, without gradient | > 0 |
 
-ESD's published loss ‖ε(x, c) − [ε*(x, ∅) − η g*(c)]‖² is the first row with its terms moved. At
-L = 0 with N the model's own, guidance at *every* scale s gives for c what the frozen model gives
-for a; where N drifts by u unseen, as with ESD, the sampling error is (1 − s) u, which a usual s
-makes many times u.
+ESD's published loss ‖ε(x, c) − [ε*(x, ∅) − η g*(c)]‖² equals the first row, rearranged. At L = 0
+with the model's own N, guidance at *every* scale s gives for c what the frozen model gives for a.
+If N drifts by u without constraint, as with ESD, the sampling error is (1 − s) u, which is many
+times u at usual s.
 
-Pure functions on tensors: shape (n, …), one result a row, means over elements.
+All functions are pure. Tensors have shape (n, …); results are means over the elements of each row.
 """
 
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ import torch
 Tensor = torch.Tensor
 
 Aim = Literal["alternative", "zero", "negate"]
-"""What the concept's guidance term shall be: G."""
+"""The goal of the concept's guidance term: G."""
 Reference = Literal["frozen", "detached", "live"]
-"""What stands for N: the frozen model's unconditional score, the trained model's without gradient,
-or the trained model's with it."""
+"""The choice of N: the frozen model's unconditional score, or the trained model's without or with
+gradient."""
 Parametrisation = Literal["paper", "code"]
-"""Whose η: ESD's paper's, or its present-day code's, which is larger by one."""
+"""The convention for η: that of ESD's paper, or of its current code, which is larger by one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,35 +44,35 @@ class Scores:
     """Predictions at n points.
 
     Attributes:
-        concept: With the concept's prompt; None where not needed.
-        null: With the empty prompt; None where not needed.
-        target: With the alternative's prompt; None where not needed.
-        kept: With a preserved prompt; None where not needed.
+        concept: For the concept's prompt; None if not needed.
+        null: For the empty prompt; None if not needed.
+        target: For the target's prompt; None if not needed.
+        preserved: For a preserved prompt; None if not needed.
     """
 
     concept: Tensor | None = None
     null: Tensor | None = None
     target: Tensor | None = None
-    kept: Tensor | None = None
+    preserved: Tensor | None = None
 
 
 def paper_eta(eta: float, parametrisation: Parametrisation) -> float:
-    """Returns η as ESD's paper counts it.
+    """Returns η in the convention of ESD's paper.
 
-    The paper aims at ε*(∅) − η (ε*(c) − ε*(∅)). The code of today aims at
-    ε*(c) − η' (ε*(c) − ε*(∅)) = ε*(∅) − (η' − 1) (ε*(c) − ε*(∅)), so that its 2 (for SD) is the
-    paper's 1, and its 1 (for SDXL) the paper's 0: the concept is dropped, not turned round.
+    The goal of the paper is ε*(∅) − η (ε*(c) − ε*(∅)). That of the current code is
+    ε*(c) − η' (ε*(c) − ε*(∅)) = ε*(∅) − (η' − 1) (ε*(c) − ε*(∅)), so that 2 in the code (for SD)
+    is 1 in the paper, and 1 (for SDXL) is 0: the guidance term is removed, not negated.
     """
     return eta if parametrisation == "paper" else eta - 1
 
 
-def aimed(aim: Aim, frozen: Scores, eta: float = 1.0) -> Tensor:
+def guidance_goal(aim: Aim, frozen: Scores, eta: float = 1.0) -> Tensor:
     """Returns G.
 
     Args:
-        aim: Which.
-        frozen: The frozen model's scores: null always, target or concept as the aim needs.
-        eta: η as the paper counts it.
+        aim: Kind of goal.
+        frozen: Scores of the frozen model: null, and target or concept as the aim needs.
+        eta: η in the convention of the paper.
 
     Returns:
         Shape (n, …), in the dtype of the scores.
@@ -89,7 +89,7 @@ def aimed(aim: Aim, frozen: Scores, eta: float = 1.0) -> Tensor:
             return -eta * (frozen.concept - frozen.null)
 
 
-def surgical(concept: Tensor, null: Tensor, aim: Tensor) -> Tensor:
+def surgical_loss(concept: Tensor, null: Tensor, aim: Tensor) -> Tensor:
     """Returns ‖[ε(x, c) − N] − G‖² of each row, the mean over its elements.
 
     Args:
@@ -104,15 +104,15 @@ def surgical(concept: Tensor, null: Tensor, aim: Tensor) -> Tensor:
 
 
 def drift(trained: Tensor, frozen: Tensor) -> Tensor:
-    """Returns how far predictions went, ‖ε − ε*‖² of each row, the mean over its elements."""
+    """Returns the drift of predictions, ‖ε − ε*‖² of each row, the mean over its elements."""
     return (trained - frozen).square().flatten(1).mean(1)
 
 
-def reference(kind: Reference, trained: Tensor | None, frozen: Tensor | None) -> Tensor:
+def select_reference(kind: Reference, trained: Tensor | None, frozen: Tensor | None) -> Tensor:
     """Returns N.
 
     Args:
-        kind: Which.
+        kind: Choice of N.
         trained: ε(x, ∅) of the trained model, for "detached" and "live".
         frozen: ε*(x, ∅), for "frozen".
     """

@@ -1,8 +1,8 @@
-"""Points at which to train a denoiser: what it reads on its way from noise to an image.
+"""Sampling trajectories of a frozen denoiser, whose points are training inputs.
 
-Methods that change a model where its samples pass through need such points by the hundred. Drawing
-each anew costs a sampling run a gradient step; here one DDIM run of the frozen model gives all of
-its points, and runs are kept in memory and, where a folder is given, on disk.
+Methods that train a model along its own trajectories need hundreds of such points. Sampling each
+one separately would cost a partial run per gradient step; here one DDIM run of the frozen model
+provides all of its points, and runs are stored in memory and optionally on disk.
 
 Song et al., "Denoising Diffusion Implicit Models" (ICLR 2021), arXiv:2010.02502.
 """
@@ -25,11 +25,11 @@ from visdiff.hashing import canonical_json, digest_bytes
 
 @dataclass(frozen=True)
 class Route:
-    """One run from noise to an image.
+    """The input of one run from noise to an image.
 
     Attributes:
-        prompt: What is drawn; "" for nothing in particular.
-        seed: Of its initial noise.
+        prompt: The prompt; may be empty.
+        seed: Seed of the initial noise.
     """
 
     prompt: str
@@ -38,11 +38,11 @@ class Route:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Told while runs are made.
+    """The event after each batch of runs.
 
     Attributes:
-        done: Runs made.
-        total: Runs to make.
+        done: Completed runs.
+        total: Total runs.
     """
 
     done: int
@@ -51,10 +51,10 @@ class Drawn:
 
 @dataclass(frozen=True, eq=False)
 class Trajectories:
-    """All points of some runs.
+    """All points of several runs.
 
     Attributes:
-        inputs: What the denoiser read at each step, float32 on the CPU, shape
+        inputs: Input of the denoiser at each step, float32 on the CPU, shape
             (runs, steps, c, h, w).
         timesteps: The timestep of each step, from noise to image, shape (steps,).
         finals: Latents of the images, float32, shape (runs, c, h, w).
@@ -66,14 +66,14 @@ class Trajectories:
 
 
 def evaluations(routes: Sequence[Route], steps: int, guidance: float) -> int:
-    """Returns how many predictions `draw` asks the denoiser for."""
+    """Returns the number of denoiser evaluations of `draw`."""
     return steps * sum(2 if _guided(route, guidance) else 1 for route in routes)
 
 
 def ddim(scheduler: Any) -> Any:
-    """Makes the deterministic DDIM scheduler with another's noise schedule.
+    """Returns the deterministic DDIM scheduler with the noise schedule of another scheduler.
 
-    Clipping, DDIM's default but of no scheduler made for latents, stays off.
+    Clipping, a default of DDIM that is wrong for latents, is off.
     """
     from diffusers import DDIMScheduler
 
@@ -88,18 +88,18 @@ def draw(
     steps: int,
     guidance: float,
     batch: int = 4,
-    watch: Callable[[Drawn], None] | None = None,
+    on_event: Callable[[Drawn], None] | None = None,
 ) -> Trajectories:
-    """Runs the frozen model.
+    """Returns the trajectories of the frozen model.
 
     Args:
         denoiser: The model.
-        scheduler: Any that takes deterministic steps, `ddim` for DDIM; its state changes.
-        routes: What to run.
-        steps: Steps a run.
-        guidance: Classifier-free guidance scale; 1 is none.
-        batch: Runs at once.
-        watch: Told after each batch.
+        scheduler: Any deterministic scheduler, `ddim` for DDIM; its state changes.
+        routes: Prompts and seeds of the runs.
+        steps: Steps per run.
+        guidance: Classifier-free guidance scale; 1 is no guidance.
+        batch: Runs per batch.
+        on_event: Called after each batch.
 
     Returns:
         The points, in the order of the routes.
@@ -107,62 +107,62 @@ def draw(
     scheduler.set_timesteps(steps)
     timesteps = scheduler.timesteps.cpu()
     texts = list(dict.fromkeys(["", *(route.prompt for route in routes)]))
-    known = denoiser.encode(texts)
+    encoded = denoiser.encode(texts)
     rows = {text: row for row, text in enumerate(texts)}
     inputs = torch.empty((len(routes), len(timesteps), *denoiser.shape))
     finals = torch.empty((len(routes), *denoiser.shape))
-    # Runs that need no guidance in batches of their own, at half the cost.
+    # Runs without guidance get separate batches, at half the cost.
     order = sorted(range(len(routes)), key=lambda i: _guided(routes[i], guidance))
     done = 0
     while done < len(order):
         guided = _guided(routes[order[done]], guidance)
-        some = [i for i in order[done : done + batch] if _guided(routes[i], guidance) == guided]
+        indices = [i for i in order[done : done + batch] if _guided(routes[i], guidance) == guided]
         noise = [
             initial_noise(denoiser.shape, torch.Generator("cpu").manual_seed(routes[i].seed))
-            for i in some
+            for i in indices
         ]
         x = torch.stack(noise).to(denoiser.device) * scheduler.init_noise_sigma
-        own = [rows[routes[i].prompt] for i in some]
-        conditions = known.rows(own + [rows[""]] * len(some) if guided else own)
-        # Schedulers count their steps.
+        own = [rows[routes[i].prompt] for i in indices]
+        conditions = encoded.rows(own + [rows[""]] * len(indices) if guided else own)
+        # Resets the step counter of the scheduler.
         scheduler.set_timesteps(steps)
         for number, t in enumerate(scheduler.timesteps):
-            given = scheduler.scale_model_input(x, t)
-            for place, i in enumerate(some):
-                inputs[i, number] = given[place].cpu()
-            read = torch.cat([given, given]) if guided else given
-            out = denoiser.predict(read, t.expand(len(read)), conditions)
+            scaled = scheduler.scale_model_input(x, t)
+            for row, i in enumerate(indices):
+                inputs[i, number] = scaled[row].cpu()
+            model_input = torch.cat([scaled, scaled]) if guided else scaled
+            out = denoiser.predict(model_input, t.expand(len(model_input)), conditions)
             if guided:
-                towards, away = out.chunk(2)
-                out = away + guidance * (towards - away)
+                conditional, unconditional = out.chunk(2)
+                out = unconditional + guidance * (conditional - unconditional)
             x = scheduler.step(out, t, x, return_dict=False)[0]
-        for place, i in enumerate(some):
-            finals[i] = x[place].cpu()
-        done += len(some)
-        if watch is not None:
-            watch(Drawn(done, len(routes)))
+        for row, i in enumerate(indices):
+            finals[i] = x[row].cpu()
+        done += len(indices)
+        if on_event is not None:
+            on_event(Drawn(done, len(routes)))
     return Trajectories(inputs, timesteps, finals)
 
 
-def drawn(
+def load_or_draw(
     denoiser: Denoiser,
     routes: Sequence[Route],
     *,
     steps: int,
     guidance: float,
     folder: Path | None = None,
-    watch: Callable[[Drawn], None] | None = None,
+    on_event: Callable[[Drawn], None] | None = None,
 ) -> Trajectories:
-    """Runs the frozen model with DDIM, or reads the same runs from disk.
+    """Returns the DDIM trajectories of the frozen model, from disk if they are stored.
 
     Args:
         denoiser: The model.
-        routes: What to run.
-        steps: Steps a run.
+        routes: Prompts and seeds of the runs.
+        steps: Steps per run.
         guidance: Classifier-free guidance scale.
-        folder: Where runs are kept, one safetensors file for each list of routes, named by the
-            model's weights and everything else that changes them; None keeps none.
-        watch: Told after each batch of runs; never when they are read.
+        folder: Folder of stored runs, one safetensors file per list of routes, named by a hash of
+            the model's weights and all settings; None stores nothing.
+        on_event: Called after each batch of runs; not if they are loaded.
 
     Returns:
         The points.
@@ -175,8 +175,8 @@ def drawn(
             try:
                 return Trajectories(**load_file(file))
             except (SafetensorError, TypeError):
-                pass  # Damaged: made again, and written over.
-    found = draw(denoiser, scheduler, routes, steps=steps, guidance=guidance, watch=watch)
+                pass  # Damaged: computed again and overwritten.
+    found = draw(denoiser, scheduler, routes, steps=steps, guidance=guidance, on_event=on_event)
     if file is not None:
         tensors = {name: t.contiguous() for name, t in vars(found).items()}
         with explained("a folder that can be written to", file.parent):
