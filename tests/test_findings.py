@@ -141,7 +141,7 @@ def test_a_real_but_tiny_effect_is_not_confirmed() -> None:
     assert not differences[0].confirmed
 
 
-def test_synonyms_are_folded_by_scores_and_by_words() -> None:
+def test_synonyms_are_grouped_by_scores_and_by_words() -> None:
     base = shifted(1.5, 1)
     hypotheses = claims("a brick wall", "masonry", "the brick walls", "a sunny day")
     # The third is a synonym with other scores; the last has another meaning.

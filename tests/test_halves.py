@@ -166,7 +166,7 @@ def test_nothing_in_common() -> None:
         pair_up(a, b, ("prompt", "seed"))
 
 
-def test_names_tell_the_sets_apart(tmp_path: Path) -> None:
+def test_open_pair_gives_distinct_names(tmp_path: Path) -> None:
     one = write_set(tmp_path / "wall" / "m", ["a"] * 2, seed=1).parent
     two = write_set(tmp_path / "grass" / "m", ["a"] * 2, seed=2).parent
     assert [s.name for s in open_pair(one, two)] == ["wall", "grass"]
