@@ -481,7 +481,7 @@ def test_every_kind_of_proposer_finds_the_colours(proposer: dict[str, Any], cach
 def test_invalid_lines_of_replies_are_counted_and_reported(cache: Cache) -> None:
     sets = colours(60, 45, 1), colours(60, 15, 2)
     report = visdiff.compare(*sets, **CHAT, cache=cache)
-    assert any("2 lines of replies were no hypotheses" in w for w in report.warnings)
+    assert any("2 lines of replies were not hypotheses" in w for w in report.warnings)
     assert not any(":" in d.text or "*" in d.text for d in report.differences)
     assert report.provenance.tokens["calls"] == 2
     assert "captions-llm@1" in report.provenance.prompts

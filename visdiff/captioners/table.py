@@ -30,8 +30,8 @@ def check_target(path: Path) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
-            f"Expected the name of a manifest ({', '.join(SUFFIXES)}), got {path}; choose another "
-            "with --out."
+            f"Expected a manifest to write ({', '.join(SUFFIXES)}), got {path}; choose another "
+            "name with --out."
         )
     with explained("a file that can be written", path, "choose another with --out"):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -227,8 +227,8 @@ class NgramProposer(Proposer):
     def _z_without(self, part: _Phrase, longer: _Phrase, sizes: tuple[int, int]) -> float:
         """Returns z of a part among the captions without the longer phrase.
 
-        If nine in ten pilots are men, "pilot" may still be the difference: the captions of the
-        tenth pilot show it.
+        If nine in ten pilots are men, the sets may still differ in pilots, not in men: the captions
+        of the other pilots show which.
         """
         in_a, in_b = part.in_a - longer.in_a, part.in_b - longer.in_b
         return log_odds_z(in_a, sizes[0] - longer.in_a, in_b, sizes[1] - longer.in_b, self.prior)
