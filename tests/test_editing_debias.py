@@ -1,4 +1,4 @@
-"""The debiasing loop, on a model whose answer to weights is known, and on the miniature."""
+"""Tests of the debiasing loop, on a model with a known response and on the miniature."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,8 +22,8 @@ from visdiff.errors import InputError
 HALVES = {"man": 0.5, "woman": 0.5}
 TONES: list[str] = ["light", "medium-light", "medium", "medium-dark", "dark"]
 FIFTHS = dict.fromkeys(TONES, 0.2)
-#: Logits per weight as they are measured on the bundled model, roughly: "medium" draws fewer people
-#: of a medium tone than of a medium-dark one, and what is dark is half the time medium-dark.
+#: Logits per unit of weight, roughly as measured on the bundled model: "medium" draws fewer people
+#: of a medium tone than of a medium-dark one, and "dark" draws medium-dark half of the time.
 TANGLED = [
     [2.0, -2.0, -3.0, -5.0, -2.0],
     [0.0, 1.0, -1.5, -2.5, -2.5],
@@ -33,7 +33,7 @@ TANGLED = [
 ]
 
 
-class Plant:
+class FakeModel:
     """A model that shows attribute k with the probability softmax(bias + gain weights)_k.
 
     An image is its scores, logits with Gumbel noise, whose largest is distributed like that; equal
@@ -62,31 +62,31 @@ class Plant:
         return images
 
     @staticmethod
-    def eyes(images: Iterable[Image.Image], concept: str, attributes: Sequence[str]) -> np.ndarray:
+    def score(images: Iterable[Image.Image], concept: str, attributes: Sequence[str]) -> np.ndarray:
         return np.array([np.asarray(image)[0] for image in images])
 
 
 def run(
     monkeypatch: pytest.MonkeyPatch,
-    plant: Plant,
+    model: FakeModel,
     requests: list[Request],
     checkpoint: Path | None = None,
     **control: Any,
 ) -> Debiased:
-    monkeypatch.setattr(loop, "_draw", plant.draw)
+    monkeypatch.setattr(loop, "_draw", model.draw)
     return debias(
-        tiny.sd1(), requests, plant.eyes,
+        tiny.sd1(), requests, model.score,
         control=Control(**control), checkpoint=checkpoint, nearest=0,
     )  # fmt: skip
 
 
-def test_concepts_reach_their_ratios_and_finished_ones_cost_nothing(
+def test_concepts_reach_their_ratios_and_finished_ones_draw_no_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plant = Plant({"judge": [3.0, 0.0], "nurse": [-2.0, 0.0], "cook": [0.1, 0.0]})
-    found = run(monkeypatch, plant, [Debias(c, HALVES) for c in plant.bias])
+    model = FakeModel({"judge": [3.0, 0.0], "nurse": [-2.0, 0.0], "cook": [0.1, 0.0]})
+    found = run(monkeypatch, model, [Debias(c, HALVES) for c in model.bias])
     assert not found.unfinished
-    for concept in plant.bias:
+    for concept in model.bias:
         mine = [evaluation for evaluation in found.evaluations if evaluation.concept == concept]
         assert [evaluation.done for evaluation in mine] == [False] * (len(mine) - 1) + [True]
         assert mine[-1].delta.value <= 0.2
@@ -94,25 +94,25 @@ def test_concepts_reach_their_ratios_and_finished_ones_cost_nothing(
             "no round after the last"
         )
     balanced = [evaluation for evaluation in found.evaluations if evaluation.concept == "cook"]
-    assert len(balanced) == 1, "what is balanced already is only looked at"
-    assert found.images == len(plant.drawn)
+    assert len(balanced) == 1, "a concept that is balanced already is evaluated once"
+    assert found.images == len(model.drawn)
 
 
-def test_what_is_far_off_is_told_from_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    plant = Plant({"judge": [9.0, 0.0]})
-    found = run(monkeypatch, plant, [Debias("judge", HALVES)], batch=10, most=100)
+def test_a_large_deviation_is_detected_from_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FakeModel({"judge": [9.0, 0.0]})
+    found = run(monkeypatch, model, [Debias("judge", HALVES)], batch=10, most=100)
     assert found.evaluations[0].delta.n == 10
     assert found.evaluations[-1].delta.n == 100, "a decision in favour takes all images"
 
 
 def test_every_round_draws_the_same_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    plant = Plant({"judge": [1.2, 0.0], "cook": [-1.2, 0.0]})
-    run(monkeypatch, plant, [Debias(c, HALVES) for c in plant.bias], batch=5, most=20)
-    used = {c: {seed for d, seed in plant.drawn if d == c} for c in plant.bias}
+    model = FakeModel({"judge": [1.2, 0.0], "cook": [-1.2, 0.0]})
+    run(monkeypatch, model, [Debias(c, HALVES) for c in model.bias], batch=5, most=20)
+    used = {c: {seed for d, seed in model.drawn if d == c} for c in model.bias}
     for concept, seeds in used.items():
         assert seeds <= set(range(min(seeds), min(seeds) + 20))
-        assert plant.drawn.count((concept, min(seeds))) > 1
-    assert not used["judge"] & used["cook"], "what one's seeds happen to draw is nothing to others"
+        assert model.drawn.count((concept, min(seeds))) > 1
+    assert not used["judge"] & used["cook"], "concepts must not share seeds"
 
 
 def test_five_attributes_and_crossings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,33 +122,33 @@ def test_five_attributes_and_crossings(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
     assert sum(wanted.values()) == pytest.approx(1)
     assert wanted["man with dark skin"] == pytest.approx(0.3)
-    plant = Plant({"judge": [2.0, 1.0, 0.0, -1.0]})
-    found = run(monkeypatch, plant, [Debias("judge", wanted)], most=80, rounds=25)
+    model = FakeModel({"judge": [2.0, 1.0, 0.0, -1.0]})
+    found = run(monkeypatch, model, [Debias("judge", wanted)], most=80, rounds=25)
     assert not found.unfinished
 
 
-def test_attributes_whose_weights_move_each_other_are_untangled(
+def test_attributes_with_coupled_weights_reach_their_ratios(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Weight for whatever is rare, the published rule, does not settle here."""
+    """The published rule, more weight for whatever is rare, does not converge here."""
     rng = np.random.default_rng(1)
     prior = np.log([0.45, 0.25, 0.15, 0.1, 0.05])
-    plant = Plant({f"job{i}": list(prior + rng.normal(0, 0.5, 5)) for i in range(8)}, TANGLED)
-    asked: list[Request] = [Debias(c, FIFTHS) for c in plant.bias]
+    model = FakeModel({f"job{i}": list(prior + rng.normal(0, 0.5, 5)) for i in range(8)}, TANGLED)
+    asked: list[Request] = [Debias(c, FIFTHS) for c in model.bias]
     found = run(
-        monkeypatch, plant, asked,
+        monkeypatch, model, asked,
         batch=20, most=160, rounds=10, tolerance=0.06,
     )  # fmt: skip
     chosen = [r for r in found.edit.requests if isinstance(r, Debias)]
     off = [
-        np.abs(softmax(plant.bias[r.concept] + plant.gain @ list(r.applied_weights.values())) - 0.2)
+        np.abs(softmax(model.bias[r.concept] + model.gain @ list(r.applied_weights.values())) - 0.2)
         for r in chosen
     ]
     assert np.mean(off) / 0.2 <= 0.3, "0.45 by that rule"
 
 
-class Blind:
-    """Eyes that answer nonsense."""
+class ConstantScorer:
+    """A scorer that returns the same answer for all images."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -157,20 +157,20 @@ class Blind:
         return self.answer
 
 
-def scored(rng: np.random.Generator, mean: Any, n: int) -> np.ndarray:
-    """Scores about a mean, in cosines: small differences beside what is common to all."""
+def draw_scores(rng: np.random.Generator, mean: Any, n: int) -> np.ndarray:
+    """Returns scores around a mean, in cosines: small differences around a value common to all."""
     return 0.3 + 0.05 * (mean + rng.normal(0, 1, (n, len(mean)))) + rng.normal(0, 0.1, (n, 1))
 
 
 def towards(
     response: Response, concept: int, weights: np.ndarray, scores: np.ndarray, goal: np.ndarray
 ) -> np.ndarray:
-    """From a single evaluation."""
+    """Returns the next weights after a single evaluation."""
     return response.next_weights(concept, weights[None], [scores], goal)
 
 
-class Linear(Response):
-    """A response that is known: one concept's, mean scores are a gain times weights."""
+class LinearResponse(Response):
+    """A known response of one concept: mean scores are a gain times weights."""
 
     def __init__(self, gain: np.ndarray, spread: float) -> None:
         k = len(gain)
@@ -181,14 +181,16 @@ class Linear(Response):
         return weights @ vars(self)["gain"].T
 
 
-def test_a_response_is_recovered_from_what_it_drew() -> None:
+def test_a_linear_response_is_recovered() -> None:
     rng = np.random.default_rng(3)
     concepts, k, rounds = 6, 3, 12
     bias = rng.normal(0, 1, (concepts, k))
     gain = np.array([[4.0, -2.0, 0.0], [1.0, 2.0, -3.0], [-2.0, 1.0, 5.0]])
     index = np.tile(np.arange(concepts), rounds)
     weights = rng.normal(0, 0.3, (len(index), k))
-    scores = [scored(rng, bias[c] + gain @ w, 400) for c, w in zip(index, weights, strict=True)]
+    scores = [
+        draw_scores(rng, bias[c] + gain @ w, 400) for c, w in zip(index, weights, strict=True)
+    ]
     found = fit_response(index.tolist(), weights, scores)
     spread = 0.05 * np.sqrt(1 - 1 / k)
     assert found.spread == pytest.approx(spread, rel=0.02)
@@ -201,13 +203,15 @@ def test_a_response_is_recovered_from_what_it_drew() -> None:
     for c in range(concepts):
         chosen = np.zeros(k)
         for _ in range(30):
-            chosen = towards(found, c, chosen, scored(rng, bias[c] + gain @ chosen, 1000), goal)
-        seen = scored(rng, bias[c] + gain @ chosen, 4000).argmax(axis=1)
-        assert np.bincount(seen) / 4000 == pytest.approx(goal, abs=0.05)
+            chosen = towards(
+                found, c, chosen, draw_scores(rng, bias[c] + gain @ chosen, 1000), goal
+            )
+        winners = draw_scores(rng, bias[c] + gain @ chosen, 4000).argmax(axis=1)
+        assert np.bincount(winners) / 4000 == pytest.approx(goal, abs=0.05)
 
 
-def test_an_answer_that_is_not_linear_is_learned_and_others_are_told() -> None:
-    """A weight that saturates, in each of three concepts; the third was hardly looked at."""
+def test_a_nonlinear_response_is_learned_and_shared() -> None:
+    """A weight that saturates, in each of three concepts; the third has a single evaluation."""
     rng = np.random.default_rng(9)
     bias = np.array([[0.0, 0.0], [1.0, -1.0], [-1.0, 1.0]])
 
@@ -217,7 +221,7 @@ def test_an_answer_that_is_not_linear_is_learned_and_others_are_told() -> None:
     index = [0] * 12 + [1] * 12 + [2]
     along = np.concatenate([np.linspace(-0.8, 0.8, 12)] * 2 + [[0.0]])
     weights = np.stack([along, -along], axis=1)
-    scores = [scored(rng, means(c, w), 300) for c, w in zip(index, weights, strict=True)]
+    scores = [draw_scores(rng, means(c, w), 300) for c, w in zip(index, weights, strict=True)]
     found = fit_response(index, weights, scores)
     ends = np.array([[0.6, -0.6], [0.3, -0.3], [-0.6, 0.6]])
     for c, near in ((0, 0.15), (2, 0.4)):
@@ -225,18 +229,18 @@ def test_an_answer_that_is_not_linear_is_learned_and_others_are_told() -> None:
         assert answer == pytest.approx(means(c, ends), abs=near)
 
 
-def test_before_anything_answers_a_weight_is_for_its_own_attribute() -> None:
+def test_the_prior_response_raises_the_attribute_of_the_weight() -> None:
     rng = np.random.default_rng(10)
-    found = fit_response([0], np.zeros((1, 3)), [scored(rng, np.zeros(3), 50)])
+    found = fit_response([0], np.zeros((1, 3)), [draw_scores(rng, np.zeros(3), 50)])
     answer = found.means(0, np.array([[0.1, 0.0, 0.0]])) - found.means(0, np.zeros((1, 3)))
     assert answer.argmax() == 0
     assert answer.sum() == pytest.approx(0)
 
 
-def test_the_unit_of_scores_and_what_all_have_in_common_do_not_matter() -> None:
+def test_the_scale_and_common_offset_of_scores_do_not_matter() -> None:
     rng = np.random.default_rng(4)
     index, weights = [0, 1, 0, 1], rng.normal(0, 0.3, (4, 3))
-    scores = [scored(rng, rng.normal(0, 1, 3), 50) for _ in index]
+    scores = [draw_scores(rng, rng.normal(0, 1, 3), 50) for _ in index]
     moved = [30 * s + rng.normal(0, 5, (50, 1)) for s in scores]
     goal = np.array([0.5, 0.3, 0.2])
     ways = [
@@ -246,30 +250,30 @@ def test_the_unit_of_scores_and_what_all_have_in_common_do_not_matter() -> None:
     assert ways[0] == pytest.approx(ways[1], abs=1e-4)
 
 
-def test_right_counts_are_left_alone() -> None:
-    """Smooth shares are not counts, of skewed scores; counts are what is asked for."""
+def test_weights_stay_where_the_counts_are_right() -> None:
+    """For skewed scores smooth shares differ from counts, and counts decide."""
     scores = np.array([[0.0, 0.01]] * 500 + [[1.0, 0.0]] * 500)
-    found = Linear(np.eye(2), 0.1)
+    found = LinearResponse(np.eye(2), 0.1)
     halves = np.full(2, 0.5)
     assert towards(found, 0, np.zeros(2), scores, halves) == pytest.approx(np.zeros(2), abs=0.01)
 
 
-def test_what_failed_is_not_tried_again() -> None:
-    """A evaluation is believed about its own weights, whatever the response made of the others."""
+def test_weights_that_failed_are_not_tried_again() -> None:
+    """An evaluation outweighs the response near its own weights."""
     rng = np.random.default_rng(8)
-    found, halves = Linear(np.eye(2) * 4, 1.0), np.full(2, 0.5)
+    found, halves = LinearResponse(np.eye(2) * 4, 1.0), np.full(2, 0.5)
     far, worse = (rng.normal([mean, 0.0], 1, (200, 2)) for mean in (2.0, 2.5))
     first = towards(found, 0, np.zeros(2), far, halves)
-    looked = np.array([np.zeros(2), first])
-    second = found.next_weights(0, looked, [far, worse], halves)
+    tried = np.array([np.zeros(2), first])
+    second = found.next_weights(0, tried, [far, worse], halves)
     assert np.abs(second - first).max() > 0.1
 
 
-def test_an_attribute_that_does_not_answer_costs_the_others_nothing() -> None:
-    """However rare it stays, its own weight does not run away, and the rest is balanced."""
+def test_an_attribute_that_does_not_respond_does_not_affect_the_others() -> None:
+    """Its weight stays bounded although it stays rare, and the others are balanced."""
     rng = np.random.default_rng(6)
     gain = np.diag([4.0, 4.0, 0.02])
-    found, chosen = Linear(gain, 1.0), np.zeros(3)
+    found, chosen = LinearResponse(gain, 1.0), np.zeros(3)
     noise = rng.normal([2.0, 0.0, -3.0], 1, (4000, 3))
     for _ in range(30):
         chosen = towards(found, 0, chosen, noise + gain @ chosen, np.full(3, 1 / 3))
@@ -278,9 +282,9 @@ def test_an_attribute_that_does_not_answer_costs_the_others_nothing() -> None:
     assert shares[0] == pytest.approx(shares[1], abs=0.1)
 
 
-def test_no_weight_leaps_and_a_step_is_a_share_of_the_way() -> None:
+def test_steps_are_bounded_and_scaled_by_the_step_size() -> None:
     rng = np.random.default_rng(7)
-    found, goal = Linear(np.eye(2) * 4, 1.0), np.array([0.01, 0.99])
+    found, goal = LinearResponse(np.eye(2) * 4, 1.0), np.array([0.01, 0.99])
     evaluation = rng.normal([2.0, -2.0], 1, (100, 2))
     moved = towards(found, 0, np.zeros(2), evaluation, goal)
     assert np.abs(moved).max() == pytest.approx(0.3)
@@ -288,10 +292,10 @@ def test_no_weight_leaps_and_a_step_is_a_share_of_the_way() -> None:
     assert half == pytest.approx(moved / 2)
 
 
-def test_the_best_iterate_is_kept_when_none_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that does not answer to weights: the loop ends, says so, and keeps what was best."""
-    plant = Plant({"judge": [3.0, 0.0]}, gain=0.0)
-    found = run(monkeypatch, plant, [Debias("judge", HALVES), Erase("church")], rounds=3)
+def test_the_best_iterate_is_kept_if_none_is_balanced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the model does not respond to weights, the loop ends and keeps the best iterate."""
+    model = FakeModel({"judge": [3.0, 0.0]}, gain=0.0)
+    found = run(monkeypatch, model, [Debias("judge", HALVES), Erase("church")], rounds=3)
     assert found.unfinished == ("judge",)
     assert len(found.evaluations) == 4
     best = min(found.evaluations, key=lambda evaluation: evaluation.delta.high)
@@ -301,7 +305,7 @@ def test_the_best_iterate_is_kept_when_none_is_good(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_balanced_model_passes_as_often_as_the_level_says() -> None:
-    """The sequential test calls a balanced model off in at most 1 − level of the runs."""
+    """The sequential test rejects a balanced model in at most 1 − level of the runs."""
     rng = np.random.default_rng(5)
     goal = np.array([0.5, 0.5])
     evaluations, level = 6, 1 - 0.1 / (6 * 2)
@@ -314,24 +318,24 @@ def test_a_balanced_model_passes_as_often_as_the_level_says() -> None:
     assert off <= 0.1 * 400
 
 
-def test_a_killed_loop_goes_on_to_the_same_end(
+def test_a_killed_loop_resumes_to_the_same_result(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    plant = Plant({"judge": [3.0, 0.0], "cook": [1.0, 0.0]})
-    monkeypatch.setattr(loop, "_draw", plant.draw)
-    asked: list[Request] = [Debias(c, HALVES) for c in plant.bias]
+    model = FakeModel({"judge": [3.0, 0.0], "cook": [1.0, 0.0]})
+    monkeypatch.setattr(loop, "_draw", model.draw)
+    asked: list[Request] = [Debias(c, HALVES) for c in model.bias]
 
     def go(file: Path | None, rounds: int = 8, stop_after: int | None = None) -> Debiased:
-        seen: list[Evaluation] = []
+        evaluations: list[Evaluation] = []
 
-        def told(evaluation: Evaluation) -> None:
-            seen.append(evaluation)
-            if len(seen) == stop_after:
+        def stop_after_some(evaluation: Evaluation) -> None:
+            evaluations.append(evaluation)
+            if len(evaluations) == stop_after:
                 raise KeyboardInterrupt
 
         return debias(
-            tiny.sd1(), asked, plant.eyes, control=Control(rounds=rounds), on_evaluation=told,
-            checkpoint=file, about="plant", nearest=0,
+            tiny.sd1(), asked, model.score, control=Control(rounds=rounds),
+            on_evaluation=stop_after_some, checkpoint=file, about="plant", nearest=0,
         )  # fmt: skip
 
     whole = go(None)
@@ -341,16 +345,16 @@ def test_a_killed_loop_goes_on_to_the_same_end(
         go(file, stop_after=3)
     with file.open("a") as half:
         half.write('{"round": 1, "conc')
-    plant.drawn.clear()
+    model.drawn.clear()
     resumed = go(file)
     assert resumed.evaluations == whole.evaluations
     assert resumed.edit.digest == whole.edit.digest
-    assert len(plant.drawn) == sum(evaluation.delta.n for evaluation in whole.evaluations[3:])
-    plant.drawn.clear()
+    assert len(model.drawn) == sum(evaluation.delta.n for evaluation in whole.evaluations[3:])
+    model.drawn.clear()
     go(file, rounds=9)
-    assert not plant.drawn, "more rounds are the same loop"
+    assert not model.drawn, "more rounds must reuse the checkpoint"
     with pytest.raises(InputError, match="those of another one"):
-        run(monkeypatch, plant, asked, checkpoint=file)
+        run(monkeypatch, model, asked, checkpoint=file)
     file.write_text("[]\n")
     with pytest.raises(InputError, match="the same loop"):
         go(file)
@@ -360,8 +364,8 @@ def test_a_killed_loop_goes_on_to_the_same_end(
 
 
 def test_history_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    plant = Plant({"judge": [1.0, 0.0]})
-    found = run(monkeypatch, plant, [Debias("judge", HALVES)])
+    model = FakeModel({"judge": [1.0, 0.0]})
+    found = run(monkeypatch, model, [Debias("judge", HALVES)])
     frame = found.to_frame()
     assert len(frame) == 2 * len(found.evaluations)
     totals: Any = frame.groupby("round")["share"].sum()
@@ -371,27 +375,27 @@ def test_history_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_history_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from editing.methods.debias.plot import plot, save
 
-    plant = Plant({"judge": [3.0, 0.0], "cook": [0.1, 0.0]})
-    found = run(monkeypatch, plant, [Debias(c, HALVES) for c in plant.bias])
+    model = FakeModel({"judge": [3.0, 0.0], "cook": [0.1, 0.0]})
+    found = run(monkeypatch, model, [Debias(c, HALVES) for c in model.bias])
     drawn = plot(found).get_lines()
     lines = {line.get_label(): line for line in drawn if not line.get_label().startswith("_")}
     assert set(lines) == {"judge", "cook"}
-    told = [
+    deltas = [
         evaluation.delta.value for evaluation in found.evaluations if evaluation.concept == "judge"
     ]
-    assert lines["judge"].get_ydata().tolist() == told
+    assert lines["judge"].get_ydata().tolist() == deltas
     assert save(found, tmp_path / "new" / "history.svg").read_text().startswith("<?xml")
     with pytest.raises(InputError, match=r"such as history\.svg"):
         save(found, tmp_path / "history.nonsense")
 
 
-def test_mistakes_get_one_sentence() -> None:
+def test_invalid_input_is_an_error() -> None:
     with pytest.raises(InputError, match="concepts to debias, got none"):
-        debias(tiny.sd1(), [Erase("church")], Plant.eyes)
+        debias(tiny.sd1(), [Erase("church")], FakeModel.score)
     few = Settings(steps=1)
     for nonsense in ([0, 1], np.full((10, 2), np.nan)):
         with pytest.raises(InputError, match="score 2 attributes of 10 images by finite numbers"):
-            debias(tiny.sd1(), [Debias("judge", HALVES)], Blind(nonsense), settings=few)
+            debias(tiny.sd1(), [Debias("judge", HALVES)], ConstantScorer(nonsense), settings=few)
     with pytest.raises(InputError, match="a step and a tolerance above 0"):
         Control(step=0)
 
@@ -402,11 +406,11 @@ def test_on_the_miniature_a_biased_profession_is_balanced() -> None:
     from visdiff.encoders.open_clip import OpenClipEncoder
 
     pipe = load_pipeline("miniature")
-    eyes = ZeroShotScorer(OpenClipEncoder("miniature", None, "cpu"))
+    scorer = ZeroShotScorer(OpenClipEncoder("miniature", None, "cpu"))
     control = Control(most=40, rounds=8, tolerance=0.15)
     found = debias(
-        pipe, [Debias("firefighter", HALVES)], eyes,
-        control=control, settings=Settings(8, 5.0, scheduler="DPMSolverMultistep"), nearest=0,
+        pipe, [Debias("firefighter", HALVES)], scorer,
+        control=control, settings=Settings(steps=10, guidance=5.0), nearest=0,
     )  # fmt: skip
     first, last = (
         found.evaluations[0].delta,

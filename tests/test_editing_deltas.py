@@ -1,4 +1,4 @@
-"""The contract of every kind of weight change in the table."""
+"""Tests of the interface of every kind of weight change."""
 
 from typing import Any
 
@@ -77,7 +77,7 @@ def test_deltas_have_the_shape_of_their_tensors_and_factors_agree(pipe: Any, cha
         torch.testing.assert_close(up @ down, delta)
 
 
-def test_scale_is_linear_or_refused(pipe: Any, change: Delta) -> None:
+def test_scaling_is_linear_or_an_error(pipe: Any, change: Delta) -> None:
     if change.tokens():
         assert change.scaled(1.0) is change
         with pytest.raises(InputError, match="scale 1"):

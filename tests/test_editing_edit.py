@@ -1,4 +1,4 @@
-"""The artefact: on and off bit for bit, in and out of a file, scaled, composed, as LoRA."""
+"""Tests of edits: applying, reverting, files, scaling, composition and LoRA export."""
 
 import json
 from dataclasses import replace
@@ -34,21 +34,21 @@ def edit(pipe: Any) -> Edit:
     return editing.fit(pipe, [Erase("church"), Preserve(["house"])], nearest=1)
 
 
-def bare(pipe: Any, *changes: Any) -> Edit:
-    """An edit made by hand."""
+def make_edit(pipe: Any, *changes: Any) -> Edit:
+    """Returns an edit with the given changes."""
     return Edit.of(pipe, base_model="tiny", method="by hand", requests=(), config={},
                    changes=changes)  # fmt: skip
 
 
 def test_applying_and_reverting_is_exact_to_the_bit(pipe: Any, edit: Edit) -> None:
     before = tiny.weights(pipe)
-    kept = parameter(pipe, LAYER).data_ptr()
+    address = parameter(pipe, LAYER).data_ptr()
     with edit.applied(pipe, scale=0.7) as same:
         assert same is pipe
         changed = {n for n, v in tiny.weights(pipe).items() if not torch.equal(v, before[n])}
         assert changed == set(edit.tensors)
     assert tiny.identical(before, tiny.weights(pipe))
-    assert parameter(pipe, LAYER).data_ptr() == kept
+    assert parameter(pipe, LAYER).data_ptr() == address
     handle = edit.apply(pipe)
     handle.revert()
     handle.revert()
@@ -62,7 +62,7 @@ def test_an_error_inside_the_block_still_reverts(pipe: Any, edit: Edit) -> None:
     assert tiny.identical(before, tiny.weights(pipe))
 
 
-def test_a_pipeline_that_was_moved_meanwhile_is_still_reverted(edit: Edit) -> None:
+def test_a_pipeline_that_was_cast_meanwhile_is_reverted(edit: Edit) -> None:
     pipe = tiny.sd1()
     before = tiny.weights(pipe)
     with edit.applied(pipe):
@@ -83,7 +83,7 @@ def test_the_change_is_linear_in_the_scale(pipe: Any, edit: Edit) -> None:
         assert torch.equal(parameter(pipe, LAYER), base)
 
 
-def test_an_edit_survives_its_file(pipe: Any, edit: Edit, tmp_path: Path) -> None:
+def test_an_edit_is_saved_and_loaded(pipe: Any, edit: Edit, tmp_path: Path) -> None:
     path = edit.save(tmp_path / "deep" / "e.safetensors")
     assert [p.name for p in path.parent.iterdir()] == ["e.safetensors"]
     read = Edit.load(path)
@@ -94,7 +94,7 @@ def test_an_edit_survives_its_file(pipe: Any, edit: Edit, tmp_path: Path) -> Non
         expected = tiny.weights(pipe)
     with read.applied(pipe):
         assert tiny.identical(expected, tiny.weights(pipe))
-    # The ledger went along: what can be withdrawn from one can be from the other.
+    # The ledger is stored too: requests can be added and withdrawn after loading.
     more = editing.add(read, pipe, [Replace("dog", "cat")])
     assert editing.withdraw(more, [Replace("dog", "cat")]).digest == edit.digest
     slim = replace(edit, ledger=None).save(tmp_path / "slim.safetensors")
@@ -102,29 +102,31 @@ def test_an_edit_survives_its_file(pipe: Any, edit: Edit, tmp_path: Path) -> Non
     assert Edit.load(slim).digest == edit.digest
 
 
-def test_every_form_of_change_survives_its_file(pipe: Any, tmp_path: Path) -> None:
+def test_every_kind_of_change_is_saved_and_loaded(pipe: Any, tmp_path: Path) -> None:
     base = parameter(pipe, LAYER)
     g = torch.Generator().manual_seed(0)
-    made = bare(
+    edited = make_edit(
         pipe,
         LowRank(LAYER, torch.randn(base.shape[0], 2, generator=g),
                 torch.randn(2, base.shape[1], generator=g), 0.5),
         Full("unet.conv_in.bias", torch.full_like(pipe.unet.conv_in.bias.detach(), 0.25)),
         NewTokens("tokenizer", "text_encoder", {"<dog>": torch.ones(tiny.WIDTH)}),
     )  # fmt: skip
-    read = Edit.load(made.save(tmp_path / "e.safetensors"))
-    assert read.digest == made.digest
+    read = Edit.load(edited.save(tmp_path / "e.safetensors"))
+    assert read.digest == edited.digest
     assert read.tensors == (LAYER, "unet.conv_in.bias")
     before = pipe.unet.conv_in.bias.detach().clone()
     with read.applied(pipe):
         assert torch.equal(pipe.unet.conv_in.bias, before + 0.25)
 
 
-def test_new_tokens_are_there_only_inside_the_block(pipe: Any) -> None:
-    made = bare(pipe, NewTokens("tokenizer", "text_encoder", {"<dog>": torch.ones(tiny.WIDTH)}))
+def test_new_tokens_exist_only_inside_the_block(pipe: Any) -> None:
+    edited = make_edit(
+        pipe, NewTokens("tokenizer", "text_encoder", {"<dog>": torch.ones(tiny.WIDTH)})
+    )
     before, words = tiny.weights(pipe), pipe.tokenizer
     plain = pipe.tokenizer("<dog>")["input_ids"]
-    with made.applied(pipe):
+    with edited.applied(pipe):
         (token,) = pipe.tokenizer("<dog>", add_special_tokens=False)["input_ids"]
         row = pipe.text_encoder.get_input_embeddings()(torch.tensor([token]))
         assert torch.equal(row, torch.ones(1, tiny.WIDTH))
@@ -133,10 +135,10 @@ def test_new_tokens_are_there_only_inside_the_block(pipe: Any) -> None:
     assert pipe.tokenizer is words
     assert pipe.tokenizer("<dog>")["input_ids"] == plain
     with pytest.raises(InputError, match="scale 1 for an edit that adds tokens"):
-        made.apply(pipe, 0.5)
+        edited.apply(pipe, 0.5)
 
 
-def test_another_base_is_refused_unless_forced(edit: Edit) -> None:
+def test_another_base_is_an_error_unless_forced(edit: Edit) -> None:
     other = tiny.sd1()
     with torch.no_grad():
         other.unet.conv_out.bias.add_(0.1)
@@ -148,19 +150,19 @@ def test_another_base_is_refused_unless_forced(edit: Edit) -> None:
         pass
 
 
-def test_a_base_that_lacks_a_tensor_is_refused_even_when_forced(edit: Edit) -> None:
+def test_a_missing_tensor_is_an_error_even_if_forced(edit: Edit) -> None:
     renamed = replace(edit, changes=(Full("unet.nothing.weight", torch.zeros(1)), *edit.changes))
     pipe = tiny.sd1()
     before = tiny.weights(pipe)
     with pytest.raises(InputError, match=r"with the weight unet\.nothing\.weight"):
         renamed.apply(pipe, force=True)
-    narrow = bare(pipe, Full(LAYER, torch.zeros(2, 2)))
+    narrow = make_edit(pipe, Full(LAYER, torch.zeros(2, 2)))
     with pytest.raises(InputError, match="of shape"):
         narrow.apply(pipe)
     assert tiny.identical(before, tiny.weights(pipe))
 
 
-def test_another_vae_is_no_other_base(edit: Edit) -> None:
+def test_another_vae_counts_as_the_same_base(edit: Edit) -> None:
     pipe = tiny.sd1()
     with torch.no_grad():
         pipe.vae.decoder.conv_out.bias.add_(0.1)
@@ -169,17 +171,17 @@ def test_another_vae_is_no_other_base(edit: Edit) -> None:
         pass
 
 
-def test_two_edits_at_once_are_refused(pipe: Any, edit: Edit) -> None:
+def test_applying_two_edits_at_once_is_an_error(pipe: Any, edit: Edit) -> None:
     with edit.applied(pipe), pytest.raises(InputError, match="without other edits"):
         edit.apply(pipe)
 
 
-def test_the_digest_is_of_what_images_see(pipe: Any, edit: Edit) -> None:
+def test_the_digest_depends_on_what_affects_images(pipe: Any, edit: Edit) -> None:
     assert replace(edit, ledger=None).digest == edit.digest
     assert replace(edit, method="another", versions={}).digest == edit.digest
     assert edit.scaled(0.5).digest != edit.digest
     assert editing.fit(pipe, [Erase("dog")], nearest=0).digest != edit.digest
-    # Factors in double precision differ in their last bits too.
+    # The digest includes the last bits of double-precision factors.
     (change,) = edit.changes
     assert isinstance(change, SharedMap)
     right = change.map.right.clone()
@@ -199,7 +201,9 @@ def test_the_digest_is_of_what_images_see(pipe: Any, edit: Edit) -> None:
         ({"visdiff_edit": json.dumps({"schema": 99})}, "of schema 99"),
     ],
 )
-def test_what_is_no_edit_is_refused(tmp_path: Path, content: Any, sentence: str) -> None:
+def test_a_file_that_is_not_an_edit_is_an_error(
+    tmp_path: Path, content: Any, sentence: str
+) -> None:
     path = tmp_path / "e.safetensors"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -209,7 +213,7 @@ def test_what_is_no_edit_is_refused(tmp_path: Path, content: Any, sentence: str)
         Edit.load(path)
 
 
-def test_a_path_that_cannot_be_written_is_said(edit: Edit, tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_an_error(edit: Edit, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="a path to write the edit to"):
         edit.save(tmp_path / "file" / "e.safetensors")
@@ -233,28 +237,30 @@ def test_diffusers_loads_the_lora_and_draws_the_same(family: str, tmp_path: Path
     assert abs(tiny.picture(pipe) - plain).max() == 0
 
 
-def test_a_lora_holds_uce_2024s_debiasing_and_full_changes_too(pipe: Any) -> None:
+def test_a_lora_represents_uce_2024_debiasing_and_full_changes(pipe: Any) -> None:
     debiased = editing.fit(
         pipe, [Debias("judge", {"man": 0.5, "woman": 0.5})], "uce-2024", nearest=0
     )
     g = torch.Generator().manual_seed(0)
-    full = bare(pipe, Full(LAYER, torch.randn(parameter(pipe, LAYER).shape, generator=g)))
-    for made in (debiased, full):
-        tensors = to_lora(made, pipe)
-        for name in made.tensors:
+    full = make_edit(pipe, Full(LAYER, torch.randn(parameter(pipe, LAYER).shape, generator=g)))
+    for edited in (debiased, full):
+        tensors = to_lora(edited, pipe)
+        for name in edited.tensors:
             module = name.removesuffix(".weight")
             product = tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"]
             base = parameter(pipe, name).detach().clone()
-            with made.applied(pipe):
+            with edited.applied(pipe):
                 changed = parameter(pipe, name).detach() - base
             assert torch.allclose(product, changed, atol=1e-5)
 
 
-def test_what_a_lora_cannot_hold_is_said(pipe: Any) -> None:
-    bias = bare(pipe, Full("unet.conv_in.bias", torch.zeros_like(pipe.unet.conv_in.bias)))
+def test_edits_that_a_lora_cannot_represent_are_errors(pipe: Any) -> None:
+    bias = make_edit(pipe, Full("unet.conv_in.bias", torch.zeros_like(pipe.unet.conv_in.bias)))
     with pytest.raises(InputError, match=r"changes unet.conv_in.bias, which a LoRA cannot hold"):
         to_lora(bias, pipe)
-    token = bare(pipe, NewTokens("tokenizer", "text_encoder", {"<dog>": torch.ones(tiny.WIDTH)}))
+    token = make_edit(
+        pipe, NewTokens("tokenizer", "text_encoder", {"<dog>": torch.ones(tiny.WIDTH)})
+    )
     with pytest.raises(InputError, match="one that adds tokens"):
         to_lora(token, pipe)
 
@@ -301,9 +307,9 @@ def test_trained_edits_overlap_by_their_cosine(pipe: Any) -> None:
     g = torch.Generator().manual_seed(1)
     delta = torch.randn(parameter(pipe, LAYER).shape, generator=g)
     other = torch.randn(delta.shape, generator=g)
-    a, b = bare(pipe, Full(LAYER, delta)), bare(pipe, Full(LAYER, -2 * delta))
+    a, b = make_edit(pipe, Full(LAYER, delta)), make_edit(pipe, Full(LAYER, -2 * delta))
     assert overlap(a, b) == pytest.approx(1)
-    assert overlap(a, bare(pipe, Full(LAYER, other))) < 0.2
+    assert overlap(a, make_edit(pipe, Full(LAYER, other))) < 0.2
 
 
 def test_only_edits_of_one_base_compose(pipe: Any, edit: Edit) -> None:
@@ -312,12 +318,14 @@ def test_only_edits_of_one_base_compose(pipe: Any, edit: Edit) -> None:
     foreign = replace(edit, base_hash="0" * 64)
     with pytest.raises(InputError, match="Expected edits of one base"):
         compose([edit, foreign])
-    token = bare(pipe, NewTokens("tokenizer", "text_encoder", {"<dog>": torch.ones(tiny.WIDTH)}))
+    token = make_edit(
+        pipe, NewTokens("tokenizer", "text_encoder", {"<dog>": torch.ones(tiny.WIDTH)})
+    )
     with pytest.raises(InputError, match="the same token twice"):
         compose([token, token])
 
 
-def test_a_pipeline_is_named_by_its_weights(tmp_path: Path) -> None:
+def test_the_hash_of_a_pipeline_depends_on_its_weights(tmp_path: Path) -> None:
     pipe = tiny.sd1()
     name = weight_hash(pipe)
     pipe.save_pretrained(tmp_path / "tiny")
@@ -354,12 +362,12 @@ def test_layers_are_keys_and_values_of_cross_attention(pipe: Any) -> None:
         (3, "got int without unet or transformer"),
     ],
 )
-def test_what_is_no_pipeline_is_refused(model: Any, sentence: str) -> None:
+def test_an_object_that_is_not_a_pipeline_is_an_error(model: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         load_pipeline(model)
 
 
-def test_a_folder_or_file_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_pipeline_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"without model_index.json"):
         load_pipeline(tmp_path)
     file = tmp_path / "model.safetensors"

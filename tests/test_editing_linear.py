@@ -1,4 +1,4 @@
-"""The closed-form solve: what it minimises, its limits, and that low rank is exact."""
+"""Tests of the closed-form solve: its objective, its limits and its low-rank form."""
 
 from dataclasses import dataclass
 
@@ -29,24 +29,24 @@ class Problem:
     c: torch.Tensor
     t: torch.Tensor
     e: torch.Tensor
-    kept: torch.Tensor
+    preserved: torch.Tensor
     p: float
     w: torch.Tensor
 
     @property
     def b(self) -> torch.Tensor:
-        return gram(self.c, self.e) + gram(self.kept, self.p)
+        return gram(self.c, self.e) + gram(self.preserved, self.p)
 
     def solved(self, lam: float) -> Solution:
         return solve(self.b, self.c, (self.t - self.c) * self.e[:, None], lam)
 
     def objective(self, w: torch.Tensor, lam: float) -> float:
         edited = ((self.c @ w.T - self.t @ self.w.T) ** 2).sum(1) @ self.e
-        held = self.p * ((self.kept @ (w - self.w).T) ** 2).sum()
+        held = self.p * ((self.preserved @ (w - self.w).T) ** 2).sum()
         return float(edited + held + lam * ((w - self.w) ** 2).sum())
 
 
-def problem(seed: int = 0, edited: int = 4, kept: int = 7, out: int = 10) -> Problem:
+def problem(seed: int = 0, edited: int = 4, preserved: int = 7, out: int = 10) -> Problem:
     g = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> torch.Tensor:
@@ -56,7 +56,7 @@ def problem(seed: int = 0, edited: int = 4, kept: int = 7, out: int = 10) -> Pro
         random(edited, D),
         random(edited, D),
         torch.rand(edited, generator=g, dtype=torch.float64) + 0.5,
-        random(kept, D),
+        random(preserved, D),
         0.3,
         random(out, D),
     )
@@ -68,12 +68,12 @@ def new_weight(p: Problem, lam: float) -> torch.Tensor:
 
 
 def direct(p: Problem, lam: float) -> torch.Tensor:
-    """The published formula for one layer, inverse and all."""
+    """Returns the published formula for one layer, with an explicit inverse."""
     left, right = lam * p.w, lam * torch.eye(D, dtype=torch.float64)
     for c, t, e in zip(p.c, p.t, p.e, strict=True):
         left = left + e * torch.outer(p.w @ t, c)
         right = right + e * torch.outer(c, c)
-    for c in p.kept:
+    for c in p.preserved:
         left = left + p.p * torch.outer(p.w @ c, c)
         right = right + p.p * torch.outer(c, c)
     return left @ torch.linalg.inv(right)
@@ -82,19 +82,19 @@ def direct(p: Problem, lam: float) -> torch.Tensor:
 @given(
     seed=st.integers(0, 1000),
     edited=st.integers(1, 40),
-    kept=st.integers(0, 40),
+    preserved=st.integers(0, 40),
     lam=st.floats(1e-2, 1e2),
 )
 def test_the_low_rank_form_is_the_direct_solve(
-    seed: int, edited: int, kept: int, lam: float
+    seed: int, edited: int, preserved: int, lam: float
 ) -> None:
-    p = problem(seed, edited, kept)
+    p = problem(seed, edited, preserved)
     expected = direct(p, lam)
     assert (new_weight(p, lam) - expected).norm() <= 1e-9 * expected.norm()
 
 
 @given(seed=st.integers(0, 1000), lam=st.floats(1e-3, 10))
-def test_no_step_away_from_the_solution_lowers_the_objective(seed: int, lam: float) -> None:
+def test_the_solution_minimises_the_objective(seed: int, lam: float) -> None:
     p = problem(seed)
     best = new_weight(p, lam)
     g = torch.Generator().manual_seed(seed + 1)
@@ -106,9 +106,9 @@ def test_no_step_away_from_the_solution_lowers_the_objective(seed: int, lam: flo
 def test_preserved_values_hardly_move_as_lambda_goes_to_zero() -> None:
     p = problem()
     lam = absolute_lambda(p.b, 1e-9)
-    moved = p.kept @ (new_weight(p, lam) - p.w).T
-    assert moved.norm() <= 1e-6 * (p.kept @ p.w.T).norm()
-    # … and the edited ones get where they were sent.
+    moved = p.preserved @ (new_weight(p, lam) - p.w).T
+    assert moved.norm() <= 1e-6 * (p.preserved @ p.w.T).norm()
+    # The edited vectors reach their targets.
     assert (p.c @ new_weight(p, lam).T - p.t @ p.w.T).norm() <= 1e-6 * (p.t @ p.w.T).norm()
 
 
@@ -126,9 +126,9 @@ def test_the_rank_is_at_most_the_number_of_edited_vectors() -> None:
 
 
 @pytest.mark.parametrize("factor", [1e-2, 30.0])
-def test_a_relative_lambda_does_not_see_the_vectors_norm(factor: float) -> None:
+def test_a_relative_lambda_is_independent_of_the_norm(factor: float) -> None:
     p = problem()
-    scaled = Problem(p.c * factor, p.t * factor, p.e, p.kept * factor, p.p, p.w)
+    scaled = Problem(p.c * factor, p.t * factor, p.e, p.preserved * factor, p.p, p.w)
     plain = p.solved(absolute_lambda(p.b, 1e-2)).map
     other = scaled.solved(absolute_lambda(scaled.b, 1e-2)).map
     assert torch.allclose(
@@ -147,24 +147,24 @@ def test_gains_are_a_factor_on_each_shift_of_a_layer() -> None:
         expected_up, expected_down = alone.change(p.w)
         assert torch.allclose(up @ down, expected_up @ expected_down, atol=1e-12)
         assert torch.allclose(
-            found.displacement(p.kept, layer), alone.displacement(p.kept), atol=1e-12
+            found.displacement(p.preserved, layer), alone.displacement(p.preserved), atol=1e-12
         )
 
 
-def test_too_few_vectors_without_lambda_are_refused() -> None:
+def test_a_singular_system_is_an_error() -> None:
     with pytest.raises(InputError, match="singular matrix at λ = 0; raise lam"):
-        problem(edited=2, kept=1).solved(0.0)
+        problem(edited=2, preserved=1).solved(0.0)
 
 
 def test_the_condition_is_estimated_within_a_factor_of_two() -> None:
-    p = problem(kept=30)
+    p = problem(preserved=30)
     for lam in (1e-3, 1.0):
         b = p.b + lam * torch.eye(D, dtype=torch.float64)
         true = float(torch.linalg.cond(b))
         assert true / 2 <= p.solved(lam).condition <= true * 1.001
 
 
-def test_what_revives_a_concept_is_where_the_residual_has_no_slope() -> None:
+def test_revivals_minimise_the_residual() -> None:
     p = problem()
     change = p.solved(0.1).map
     layers = [problem(seed).w for seed in (5, 6)]
@@ -179,7 +179,7 @@ def test_what_revives_a_concept_is_where_the_residual_has_no_slope() -> None:
     assert slope.abs().max() < 1e-8 * float(loss.detach())
 
 
-def test_compressing_keeps_the_product_and_drops_what_is_not_there() -> None:
+def test_compressing_keeps_the_product_and_reduces_the_rank() -> None:
     g = torch.Generator().manual_seed(3)
     up = torch.randn((10, 3), generator=g, dtype=torch.float64)
     down = torch.randn((3, D), generator=g, dtype=torch.float64)
@@ -191,7 +191,7 @@ def test_compressing_keeps_the_product_and_drops_what_is_not_there() -> None:
     assert torch.allclose(a.norm(dim=0), b.norm(dim=1))
 
 
-def test_compressing_nothing_gives_nothing() -> None:
+def test_compressing_zero_gives_zero() -> None:
     zero = torch.zeros((4, 2), dtype=torch.float64)
     a, b = compress(zero, torch.ones((2, D), dtype=torch.float64))
     assert not (a @ b).any()

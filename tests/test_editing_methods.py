@@ -1,5 +1,6 @@
-"""Closed-form methods: the published formulas transcribed, the ledger, and what preserving does."""
+"""Tests of the closed-form methods: the published formulas, the ledger and preserved concepts."""
 
+import inspect
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -41,7 +42,7 @@ def pipe() -> Any:
 
 
 def change_of(edit: Edit, pipe: Any, name: str) -> Tensor:
-    """What an edit adds to one tensor, float64."""
+    """Returns the change that an edit makes to one tensor, float64."""
     base = parameter(pipe, name).detach()
     found = [c.delta(name, base) for c in edit.changes if isinstance(c, SharedMap)
              and name in c.names()]  # fmt: skip
@@ -49,7 +50,7 @@ def change_of(edit: Edit, pipe: Any, name: str) -> Tensor:
 
 
 def states(pipe: Any, text: str) -> tuple[Tensor, int]:
-    """Token states of a prompt, float64, and the index that published code calls the last token."""
+    """Returns token states of a prompt, float64, and the last token's index in published code."""
     flux = hasattr(pipe, "transformer")
     options: dict[str, Any] = (
         {"max_sequence_length": 32} if flux else {"do_classifier_free_guidance": False}
@@ -66,7 +67,7 @@ def token_layers(pipe: Any) -> list[str]:
 
 
 def formula(w: Tensor, lam: float, terms: Sequence[tuple[float, Tensor, Tensor]]) -> Tensor:
-    """(λ W + Σ s v cᵀ)(λ I + Σ s c cᵀ)⁻¹, one outer product after the other."""
+    """Returns (λ W + Σ s v cᵀ)(λ I + Σ s c cᵀ)⁻¹, summed one outer product at a time."""
     left, right = lam * w, lam * torch.eye(w.shape[1], dtype=torch.float64)
     for scale, sources, values in terms:
         for c, v in zip(sources, values, strict=True):
@@ -101,12 +102,12 @@ def test_every_method_edits_every_family(any_pipe: Any, method: str) -> None:
 
 def test_every_named_method_is_found() -> None:
     for name in names():
-        assert callable(find(name).fit)
+        assert inspect.signature(find(name).fit).parameters["on_event"].default is None
     with pytest.raises(InputError, match=r"got 'uce-2042' \(did you mean 'uce-202"):
         find("uce-2042")
 
 
-def test_sdxls_pooled_path_is_edited_but_for_size_and_crop() -> None:
+def test_sdxls_pooled_path_is_edited_except_size_and_crop() -> None:
     pipe = tiny.sdxl()
     edit = editing.fit(pipe, [Erase("church")], nearest=0)
     name = "unet.add_embedding.linear_1.weight"
@@ -116,12 +117,12 @@ def test_sdxls_pooled_path_is_edited_but_for_size_and_crop() -> None:
     assert not change[:, width:].any()
     left = editing.fit(pipe, [Erase("church")], pooled="leave", nearest=0)
     assert name not in left.tensors
-    # Both read the token states alike.
+    # The pooled setting does not affect layers of token states.
     layer = token_layers(pipe)[0]
     assert torch.equal(change_of(edit, pipe, layer), change_of(left, pipe, layer))
 
 
-def test_fluxs_biases_stay_and_cancel() -> None:
+def test_flux_biases_do_not_change_and_cancel() -> None:
     # uce_flux_edit.py fits the biased outputs and adds the bias again; here it appears once.
     pipe = tiny.flux()
     edit = editing.fit(
@@ -133,14 +134,14 @@ def test_fluxs_biases_stay_and_cancel() -> None:
     )
     layer = pipe.transformer.context_embedder
     church, castle = states(pipe, "church"), states(pipe, "castle")
-    wanted = layer(castle[0][castle[1]].float())
+    expected = layer(castle[0][castle[1]].float())
     with edit.applied(pipe):
         found = layer(church[0][church[1]].float())
     assert layer.bias.abs().max() > 0
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_flux_reads_t5s_tokens_which_have_no_start() -> None:
+def test_flux_uses_t5_tokens_without_a_start_token() -> None:
     layout = lay_out(tiny.flux(), Phrase("a picture of {}", "fire engine"))
     named = layout.words[layout.first : layout.last + 1]
     assert named == ("▁fire", "▁engine")
@@ -149,9 +150,9 @@ def test_flux_reads_t5s_tokens_which_have_no_start() -> None:
 
 
 def test_uce_2024_is_the_published_formula(pipe: Any) -> None:
-    kept = ["a castle", "house"]
+    preserved = ["a castle", "house"]
     edit = editing.fit(
-        pipe, [Erase("church", "fire engine"), Moderate("a bomb"), Preserve(kept)],
+        pipe, [Erase("church", "fire engine"), Moderate("a bomb"), Preserve(preserved)],
         "uce-2024", nearest=0,
     )  # fmt: skip
     for name in token_layers(pipe):
@@ -163,8 +164,8 @@ def test_uce_2024_is_the_published_formula(pipe: Any) -> None:
             old_slice = c[f_old : len(c) - max(0, far - f_old)]
             new_slice = t[f_new : len(t) - max(0, far - f_new)]
             terms.append((1.0, old_slice, new_slice @ w.T))
-        scale = max(0.1, 1 / (len(kept) + 1))
-        for text in ("", *kept):
+        scale = max(0.1, 1 / (len(preserved) + 1))
+        for text in ("", *preserved):
             c, _ = states(pipe, text)
             terms.append((scale, c, c @ w.T))
         assert_same(edit, pipe, name, formula(w, 0.5, terms))
@@ -208,7 +209,7 @@ def test_uce_2025_is_the_published_formula(pipe: Any) -> None:
         found, index = states(pipe, text)
         return found[index : index + 1]
 
-    assert torch.equal(last(""), states(pipe, "dog")[0][:1]), "'' stands for the start token"
+    assert torch.equal(last(""), states(pipe, "dog")[0][:1]), "'' is represented by the start token"
     for name in token_layers(pipe):
         w = parameter(pipe, name).detach().to(torch.float64)
         debiased = last("judge") + sum(a * last(t) for t, a in weights.items())
@@ -225,7 +226,7 @@ def test_time_is_the_published_formula(pipe: Any) -> None:
     old, new = "a dog at night", "a green dog at night"
     edit = editing.fit(pipe, [Replace(old, new)], "time", nearest=0)
     c, t = states(pipe, old)[0], states(pipe, new)[0]
-    # start, "a", then one further on; the last state stands in for the one that is too many.
+    # start, "a", then one position further on; the last state is used where none is left.
     meets = [0, 1, *(min(i + 1, len(t) - 1) for i in range(2, len(c)))]
     for name in token_layers(pipe):
         w = parameter(pipe, name).detach().to(torch.float64)
@@ -244,7 +245,7 @@ def test_rece_leaves_less_to_revive_than_uce(pipe: Any) -> None:
     assert own is not None
 
     def missed(edit: Edit) -> float:
-        """How far the best revival stays from the concept's old keys and values."""
+        """Returns the distance of the best revival from the concept's old keys and values."""
         (change,) = edit.changes
         assert isinstance(change, SharedMap)
         back = find_revivals(change.map, second, own, 1e-3)
@@ -255,18 +256,18 @@ def test_rece_leaves_less_to_revive_than_uce(pipe: Any) -> None:
 
 
 def test_preserved_keys_and_values_stay_as_lambda_goes_to_zero(any_pipe: Any) -> None:
-    kept = ["castle", "house", "tulip"]
+    preserved = ["castle", "house", "tulip"]
     edit = editing.fit(
         any_pipe,
-        [Erase("church"), Replace("dog", "cat"), Preserve(kept)],
+        [Erase("church"), Replace("dog", "cat"), Preserve(preserved)],
         tokens="last", lam_rel=1e-10 if hasattr(any_pipe, "unet") else 1e-12, nearest=0,
     )  # fmt: skip
-    # T5's paddings of '' are nearly one vector, and what tells them apart is held last.
+    # T5's padding vectors of '' are nearly equal, so their differences are preserved less well.
     bound = 1e-5 if hasattr(any_pipe, "transformer") else 1e-6
     for name in token_layers(any_pipe):
         w = parameter(any_pipe, name).detach().to(torch.float64)
         change = change_of(edit, any_pipe, name)
-        for text in kept:
+        for text in preserved:
             found, last = states(any_pipe, text)
             assert (change @ found[last]).norm() <= bound * (w @ found[last]).norm()
         empty, _ = states(any_pipe, "")
@@ -301,40 +302,40 @@ def test_adding_and_withdrawing_equal_the_fresh_solve_in_any_order(pipe: Any, me
             expected = change_of(fresh, pipe, name)
             difference = change_of(edit, pipe, name) - expected
             assert difference.norm() <= 1e-9 * expected.norm()
-        # Shares are summed in an order of their own: not even rounding differs.
+        # Contributions are summed in a canonical order, so not even rounding differs.
         assert edit.digest == fresh.digest
 
 
 @pytest.mark.parametrize("method", ["uce", "uce-2024"])
-def test_other_weights_equal_a_fresh_solve_and_read_only_what_they_change(
+def test_amending_weights_equals_a_fresh_fit_and_encodes_only_new_texts(
     pipe: Any, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = [Erase("church"), Preserve(["castle", "house"])]
+    preserved = [Erase("church"), Preserve(["castle", "house"])]
     first, second = (
         Debias("cook", {"man": 0.5, "woman": 0.5}, weights={"man": w, "woman": 0.3})
         for w in (0.2, -0.1)
     )
     chosen = find(method)
     assert isinstance(chosen, ClosedForm)
-    fresh = chosen.fit(pipe, [second, *kept], nearest=0)
-    before = chosen.fit(pipe, [first, *kept], nearest=0)
+    fresh = chosen.fit(pipe, [second, *preserved], nearest=0)
+    before = chosen.fit(pipe, [first, *preserved], nearest=0)
     assert before.digest != fresh.digest
     read: list[str] = []
 
-    def told(pipe: Any, phrases: Sequence[Phrase]) -> Iterator[Encoded]:
+    def recording_encode(pipe: Any, phrases: Sequence[Phrase]) -> Iterator[Encoded]:
         read.extend(phrase.concept for phrase in phrases)
         return encode(pipe, phrases)
 
     for module in (closed_form, statistics):
-        monkeypatch.setattr(module, "encode", told)
-    after = chosen.amend(before, pipe, [second, *kept])
+        monkeypatch.setattr(module, "encode", recording_encode)
+    after = chosen.amend(before, pipe, [second, *preserved])
     assert set(read) == {"cook", "man", "woman"}
     assert after.digest == fresh.digest
     assert set(after.requests) == set(fresh.requests)
     assert after.diagnostics["tokens"] == fresh.diagnostics["tokens"]
 
 
-def test_many_preserved_texts_are_kept_as_their_moment(pipe: Any) -> None:
+def test_many_preserved_texts_are_stored_as_their_moment(pipe: Any) -> None:
     texts = ["castle", "house", "a house", "tulip", "a tulip at night"]
     bare = ("{}",)
     edit = editing.fit(pipe, [Erase("church"), Preserve(texts)], nearest=0, templates=bare)
@@ -353,7 +354,7 @@ def test_many_preserved_texts_are_kept_as_their_moment(pipe: Any) -> None:
     assert torch.allclose(few.second_moment, rows.T @ rows, rtol=1e-6)
 
 
-def test_a_corpus_holds_what_it_spans(pipe: Any) -> None:
+def test_a_corpus_preserves_its_span(pipe: Any) -> None:
     texts = ["a dog next to a cat", "a house at night", "a tulip on the grass"]
     free = editing.fit(pipe, [Erase("church")], nearest=0)
     held = editing.fit(pipe, [Erase("church")], corpus=texts, corpus_scale=10.0, nearest=0)
@@ -375,7 +376,7 @@ def test_templates_put_the_concept_in_prompts(pipe: Any) -> None:
     assert (new @ dog - w @ cat).norm() <= 1e-5 * (w @ cat).norm()
 
 
-def test_diagnostics_say_what_will_happen(pipe: Any) -> None:
+def test_diagnostics_have_all_fields(pipe: Any) -> None:
     edit = editing.fit(pipe, MIXTURE, neighbours=["tulip"], nearest=2, templates=("{}",))
     found = edit.diagnostics
     assert [t["concept"] for t in found["targets"]] == [
@@ -400,12 +401,12 @@ def test_diagnostics_agree_with_the_vectors(pipe: Any) -> None:
     c, t = states(pipe, "church")[0][1:], states(pipe, "castle")[0][1:]
     residual = (c + change.map.displacement(c) - t).norm() / (t - c).norm()
     assert edit.diagnostics["targets"][0]["residual"] == pytest.approx(float(residual), rel=1e-5)
-    kept = states(pipe, "house")[0][1:]
-    drift = change.map.displacement(kept).norm() / kept.norm()
+    preserved = states(pipe, "house")[0][1:]
+    drift = change.map.displacement(preserved).norm() / preserved.norm()
     assert edit.diagnostics["preserved"]["drift"] == pytest.approx(float(drift), rel=1e-5)
 
 
-def test_warnings_name_what_is_wrong(pipe: Any) -> None:
+def test_warnings_name_the_problem(pipe: Any) -> None:
     spilling = editing.fit(pipe, [Erase("church")], "uce-2025", neighbours=["a church"], nearest=0)
     text = " ".join(spilling.diagnostics["warnings"])
     assert "The empty prompt is not preserved" in text
@@ -427,7 +428,7 @@ def test_warnings_name_what_is_wrong(pipe: Any) -> None:
         ({"method": "uce-2024", "tokens": "all"}, "Expected tokens as uce-2024 defines it"),
     ],
 )
-def test_unsound_settings_are_refused(pipe: Any, settings: Any, sentence: str) -> None:
+def test_invalid_settings_are_errors(pipe: Any, settings: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         editing.fit(pipe, [Erase("church")], **settings)
 
@@ -439,7 +440,7 @@ def test_time_has_no_preserve_term(pipe: Any) -> None:
         editing.fit(pipe, [Erase("church")], "time", corpus=["a dog"])
 
 
-def test_what_an_edit_does_not_hold_cannot_be_withdrawn(pipe: Any) -> None:
+def test_only_requests_of_the_edit_can_be_withdrawn(pipe: Any) -> None:
     edit = editing.fit(pipe, [Erase("church")], nearest=0)
     with pytest.raises(InputError, match="Expected requests of the edit"):
         editing.withdraw(edit, [Erase("dog")])
@@ -451,6 +452,6 @@ def test_what_an_edit_does_not_hold_cannot_be_withdrawn(pipe: Any) -> None:
         editing.withdraw(replace(edit, ledger=None), [Erase("church")])
 
 
-def test_a_pipeline_without_cross_attention_is_refused() -> None:
+def test_a_pipeline_without_cross_attention_is_an_error() -> None:
     with pytest.raises(InputError, match="a UNet with cross-attention to the prompt"):
         editing.fit(tiny.unconditional(), [Erase("church")])

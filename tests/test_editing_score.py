@@ -1,4 +1,4 @@
-"""The score family: what its objective promises, on tiny random models."""
+"""Tests of the score family's objective and methods, on tiny random models."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -33,8 +33,8 @@ def quick(**more: Any) -> dict[str, Any]:
     return QUICK | more
 
 
-def made(family: str) -> Any:
-    """A tiny pipeline, the same in every run: biases are drawn as torch draws them."""
+def make_pipeline(family: str) -> Any:
+    """Returns a tiny pipeline, the same in every run; torch initialises its biases randomly."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return getattr(tiny, family)()
@@ -42,17 +42,17 @@ def made(family: str) -> Any:
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
-    return made("sd1")
+    return make_pipeline("sd1")
 
 
 @pytest.fixture(scope="module")
 def xl() -> Any:
-    return made("sdxl")
+    return make_pipeline("sdxl")
 
 
 @pytest.fixture(scope="module")
 def sd2() -> Any:
-    return made("sd2")
+    return make_pipeline("sd2")
 
 
 def objective(pipe: Any, requests: Sequence[Request], config: ScoreConfig) -> Objective:
@@ -88,15 +88,15 @@ def gradients(
     return total.detach(), torch.cat([p.flatten() for p in pieces])
 
 
-def near(ours: torch.Tensor, theirs: torch.Tensor, share: float = 1e-4) -> bool:
-    """Whether two vectors agree, beside the length of the second."""
+def is_near(ours: torch.Tensor, theirs: torch.Tensor, share: float = 1e-4) -> bool:
+    """Whether two vectors agree, relative to the norm of the second."""
     return bool((ours - theirs).norm() <= share * theirs.norm())
 
 
 # --- the objective ---------------------------------------------------------------------------
 
 
-def test_aiming_at_the_concepts_own_guidance_leaves_nothing_to_learn(pipe: Any) -> None:
+def test_the_gradient_vanishes_if_the_target_is_the_concept_itself(pipe: Any) -> None:
     config = ALL_BUT_ONE.config.changed(runs=2, run_steps=5, weights="all")
     requests = [Replace("a dog", "a cat")]
     task = Task.of(requests, config)
@@ -109,7 +109,7 @@ def test_aiming_at_the_concepts_own_guidance_leaves_nothing_to_learn(pipe: Any) 
 
 
 def test_esd_is_the_published_loss(pipe: Any) -> None:
-    """The same points through a plain implementation on a second UNet, as the paper has it."""
+    """A direct implementation of the paper on a second UNet gives the same loss and gradient."""
     config = ESD_X.config.changed(runs=2, run_steps=5, eta=1.7)
     found = objective(pipe, [Erase("a dog")], config)
     weights = {
@@ -132,16 +132,16 @@ def test_esd_is_the_published_loss(pipe: Any) -> None:
             concept, null = (pipe.unet(x, t, e).sample for e in c)
         goal = null - 1.7 * (concept - null)
         theirs.append(torch.nn.functional.mse_loss(trained(x, t, c[0]).sample, goal))
-    assert near(losses, torch.stack(theirs).detach())
+    assert is_near(losses, torch.stack(theirs).detach())
     torch.stack(theirs).mean().backward()
     wanted = [trained.get_parameter(n.removeprefix("unet.")).grad for n in weights]
-    assert near(ours, torch.cat([g.flatten() for g in wanted if g is not None]), 1e-3)
+    assert is_near(ours, torch.cat([g.flatten() for g in wanted if g is not None]), 1e-3)
 
 
-def test_esd_is_all_but_one_without_what_holds_the_null(pipe: Any) -> None:
-    """Negated and with λ_u = 0, at every weight where N is the frozen model's.
+def test_esd_is_all_but_one_without_the_null_term(pipe: Any) -> None:
+    """With a negated goal and λ_u = 0 they agree at all weights if N is the frozen model's.
 
-    Where N is the trained model's without gradient, at the start, where both are one model.
+    If N is the trained model's without gradient, they agree at the initial weights.
     """
     requests = [Erase("a dog")]
     own = {"runs": 2, "run_steps": 5, "weights": "attn2", "eta": 1.3}
@@ -155,17 +155,17 @@ def test_esd_is_all_but_one_without_what_holds_the_null(pipe: Any) -> None:
     away = {n: (v.detach() * 1.2).requires_grad_() for n, v in there.items()}
     for weights in (there, away):
         for left, right in zip(gradients(esd, weights), gradients(frozen, weights), strict=True):
-            assert near(left, right)
+            assert is_near(left, right)
     loss, gradient = gradients(esd, there)
     for other in (detached, live):
-        assert near(gradients(other, there)[0], loss)
-    assert near(gradients(detached, there)[1], gradient, 1e-3)
-    # Letting the gradient through N pulls the null too: that is another method.
-    assert not near(gradients(live, there)[1], gradient, 0.05)
-    assert not near(gradients(detached, away)[1], gradients(esd, away)[1], 0.01)
+        assert is_near(gradients(other, there)[0], loss)
+    assert is_near(gradients(detached, there)[1], gradient, 1e-3)
+    # With gradient through N the null is trained too, which is another method.
+    assert not is_near(gradients(live, there)[1], gradient, 0.05)
+    assert not is_near(gradients(detached, away)[1], gradients(esd, away)[1], 0.01)
 
 
-def test_the_two_countings_of_eta_agree() -> None:
+def test_the_two_conventions_of_eta_agree() -> None:
     rng = torch.Generator().manual_seed(0)
     concept, null = torch.randn(2, 3, 4, 8, 8, generator=rng)
     frozen = Scores(concept=concept, null=null)
@@ -174,15 +174,15 @@ def test_the_two_countings_of_eta_agree() -> None:
         ours = null + guidance_goal("negate", frozen, paper_eta(code, "code"))
         torch.testing.assert_close(ours, theirs)
     assert paper_eta(2.0, "code") == paper_eta(1.0, "paper") == 1.0
-    # Today's default for SDXL drops the concept, and does not turn it round.
+    # The current default for SDXL removes the guidance term, and does not negate it.
     assert torch.equal(
         guidance_goal("negate", frozen, paper_eta(1.0, "code")) + 0.0, guidance_goal("zero", frozen)
     )
 
 
 @pytest.mark.slow
-def test_the_null_stays_where_esd_moves_it(pipe: Any) -> None:
-    """At equal loss of the surgical term, All-but-One's unconditional score went a fifth as far."""
+def test_the_null_drifts_less_than_with_esd(pipe: Any) -> None:
+    """At equal surgical loss, All-but-One's unconditional score drifts a fifth as far."""
     requests = [Erase("a dog")]
     own = {"runs": 1, "run_steps": 2, "weights": "not-attn2", "aim": "negate", "eta": 0.5}
     held = {"concept_share": 1.0, "target_share": 0.0, "null_share": 0.0, "null_weight": 10.0}
@@ -191,15 +191,15 @@ def test_the_null_stays_where_esd_moves_it(pipe: Any) -> None:
 
     def history(config: ScoreConfig) -> list[Any]:
         found = objective(pipe, requests, config).loss(all_parts=True)
-        told: list[Any] = []
-        # The same points in every step: what falls is the loss, not the luck of the draw.
+        events: list[Any] = []
+        # The same points in every step, so that changes of the loss are due to training.
         train(
             weights,
             lambda trained, _: found(trained, [generator(7, 0), generator(7, 1)]),
             plan,
-            on_event=told.append,
+            on_event=events.append,
         )
-        return [event.parts for event in told if isinstance(event, Stepped)]
+        return [event.parts for event in events if isinstance(event, Stepped)]
 
     esd = history(ESD_U.config.changed(**own))
     ours = history(ALL_BUT_ONE.config.changed(**own, **held))
@@ -210,7 +210,7 @@ def test_the_null_stays_where_esd_moves_it(pipe: Any) -> None:
 
 
 @pytest.mark.slow
-def test_at_zero_loss_every_guidance_scale_draws_the_alternative(pipe: Any) -> None:
+def test_at_zero_loss_every_guidance_scale_predicts_the_alternative(pipe: Any) -> None:
     config = ALL_BUT_ONE.config.changed(
         weights="all", runs=1, run_steps=1, concept_share=1, target_share=0, null_share=0
     )
@@ -236,7 +236,7 @@ def test_at_zero_loss_every_guidance_scale_draws_the_alternative(pipe: Any) -> N
 # --- the methods -----------------------------------------------------------------------------
 
 
-def test_parameter_groups_are_as_named(pipe: Any, xl: Any) -> None:
+def test_parameter_groups_contain_the_named_layers(pipe: Any, xl: Any) -> None:
     def names(pipe: Any, group: Any) -> set[str]:
         return set(trained_names(pipe, group))
 
@@ -271,7 +271,7 @@ def test_parameter_groups_are_as_named(pipe: Any, xl: Any) -> None:
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 @pytest.mark.parametrize("family", ["pipe", "sd2", "xl"])
-def test_every_method_trains_every_family_and_leaves_the_pipeline(
+def test_every_method_trains_every_family_without_changing_the_pipeline(
     method: ScoreMethod, family: str, request: Any
 ) -> None:
     pipe = request.getfixturevalue(family)
@@ -280,67 +280,67 @@ def test_every_method_trains_every_family_and_leaves_the_pipeline(
     target = "" if method.config.aim == "negate" else "a cat"
     requests: list[Request] = [Erase("a dog", target), Moderate("a bomb")]
     requests += [Preserve(["a castle", "a house"])] * method.preserves
-    told: list[Any] = []
-    edit = method.fit(pipe, requests, on_event=told.append, **QUICK)
+    events: list[Any] = []
+    edit = method.fit(pipe, requests, on_event=events.append, **QUICK)
     assert tiny.identical(tiny.weights(pipe), before)
     assert all(p.grad is None for p in pipe.unet.parameters())
     assert {n: p.requires_grad for n, p in pipe.unet.named_parameters()} == wanted
     assert set(edit.tensors) == set(trained_names(pipe, method.config.weights))
     assert edit.method == method.name
     assert edit.config["weights"] == method.config.weights
-    assert isinstance(told[0], Cost)
-    assert sum(isinstance(e, Stepped) for e in told) == QUICK["steps"]
+    assert isinstance(events[0], Cost)
+    assert sum(isinstance(e, Stepped) for e in events) == QUICK["steps"]
     with edit.applied(pipe):
         changed = {n for n, v in tiny.weights(pipe).items() if not torch.equal(v, before[n])}
     assert changed
     assert changed <= set(edit.tensors)
 
 
-def test_the_announced_cost_is_what_is_spent(pipe: Any) -> None:
+def test_the_reported_cost_equals_the_number_of_evaluations(pipe: Any) -> None:
     calls = {"rows": 0}
 
     def count(module: Any, args: Any) -> None:
         calls["rows"] += len(args[0])
 
-    told: list[Any] = []
+    events: list[Any] = []
     handle = pipe.unet.register_forward_pre_hook(count)
     try:
         with pytest.raises(InterruptedError):
-            # Before the measuring at the end, which is no part of the training.
+            # Stops before the diagnostics at the end, which the cost does not include.
             ALL_BUT_ONE.fit(
                 pipe,
                 [Replace("a dog", "a cat"), Preserve("a house")],
-                on_event=_stopping(told, 3),
+                on_event=_stop_at(events, 3),
                 **QUICK,
             )
     finally:
         handle.remove()
-    assert calls["rows"] == told[0].drawing + told[0].forward
-    assert told[0].backward == 3 * QUICK["steps"] * QUICK["batch"]
+    assert calls["rows"] == events[0].drawing + events[0].forward
+    assert events[0].backward == 3 * QUICK["steps"] * QUICK["batch"]
 
 
-def _stopping(told: list[Any], at: int) -> Any:
-    def watch(event: Any) -> None:
-        told.append(event)
+def _stop_at(events: list[Any], at: int) -> Any:
+    def on_event(event: Any) -> None:
+        events.append(event)
         if isinstance(event, Stepped) and event.done == at:
             raise InterruptedError
 
-    return watch
+    return on_event
 
 
-def test_half_then_a_new_start_then_half_is_the_whole(pipe: Any, tmp_path: Path) -> None:
+def test_a_resumed_fit_equals_an_uninterrupted_one(pipe: Any, tmp_path: Path) -> None:
     requests = [Replace("a dog", "a cat"), Preserve("a house")]
     own: dict[str, Any] = quick(steps=6, schedule="cosine", warmup=1, clip=0.5)
     whole = ALL_BUT_ONE.fit(pipe, requests, **own)
     file = tmp_path / "state.safetensors"
     with pytest.raises(InterruptedError):
         ALL_BUT_ONE.fit(
-            pipe, requests, checkpoint=file, save_every=3, on_event=_stopping([], 4), **own
+            pipe, requests, checkpoint=file, save_every=3, on_event=_stop_at([], 4), **own
         )
-    told: list[Any] = []
+    events: list[Any] = []
     again = copy.deepcopy(pipe)
-    resumed = ALL_BUT_ONE.fit(again, requests, checkpoint=file, on_event=told.append, **own)
-    assert sum(isinstance(e, Stepped) for e in told) == 3
+    resumed = ALL_BUT_ONE.fit(again, requests, checkpoint=file, on_event=events.append, **own)
+    assert sum(isinstance(e, Stepped) for e in events) == 3
     assert resumed.digest == whole.digest
     assert resumed.diagnostics == whole.diagnostics
     with pytest.raises(InputError, match="of another"):
@@ -349,7 +349,7 @@ def test_half_then_a_new_start_then_half_is_the_whole(pipe: Any, tmp_path: Path)
         ALL_BUT_ONE.fit(pipe, requests, checkpoint=file, **{**own, "seed": 1})
 
 
-def test_more_steps_may_be_asked_for_later(pipe: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_can_be_trained_for_more_steps(pipe: Any, tmp_path: Path) -> None:
     file = tmp_path / "state.safetensors"
     requests = [Erase("a dog")]
     ESD_X.fit(pipe, requests, checkpoint=file, **quick(steps=2))
@@ -359,14 +359,14 @@ def test_more_steps_may_be_asked_for_later(pipe: Any, tmp_path: Path) -> None:
         ESD_X.fit(pipe, requests, checkpoint=file, **quick(steps=3))
 
 
-def test_how_a_batch_is_split_does_not_matter(pipe: Any) -> None:
+def test_the_micro_batch_size_does_not_change_the_result(pipe: Any) -> None:
     requests = [Replace("a dog", "a cat")]
     fits = [
         ALL_BUT_ONE.fit(pipe, requests, **quick(batch=5, micro_batch=m, lr=1e-4)) for m in (1, 2, 5)
     ]
     whole = _vector(fits[-1])
     for fit in fits[:-1]:
-        # Adam's first steps divide by the gradient's size, and so enlarge rounding.
+        # Adam's first steps divide by the gradient's norm, which amplifies rounding errors.
         assert (_vector(fit) - whole).norm() < 0.02 * whole.norm()
 
 
@@ -374,35 +374,35 @@ def _vector(edit: Edit) -> torch.Tensor:
     return torch.cat([c.difference.flatten() for c in edit.changes if isinstance(c, Full)])
 
 
-def test_runs_on_disk_are_those_in_memory(pipe: Any, tmp_path: Path) -> None:
-    told: list[Any] = []
+def test_stored_runs_equal_computed_runs(pipe: Any, tmp_path: Path) -> None:
+    events: list[Any] = []
     first = ESD_X.fit(pipe, [Erase("a dog")], runs_in=tmp_path, **QUICK)
-    second = ESD_X.fit(pipe, [Erase("a dog")], runs_in=tmp_path, on_event=told.append, **QUICK)
+    second = ESD_X.fit(pipe, [Erase("a dog")], runs_in=tmp_path, on_event=events.append, **QUICK)
     assert first.digest == second.digest == ESD_X.fit(pipe, [Erase("a dog")], **QUICK).digest
-    assert not any(isinstance(e, Drawn) for e in told)
-    other = made("sd1")
+    assert not any(isinstance(e, Drawn) for e in events)
+    other = make_pipeline("sd1")
     other.unet.conv_in.weight.data *= 1.01
-    ESD_X.fit(other, [Erase("a dog")], runs_in=tmp_path, on_event=told.append, **QUICK)
-    assert any(isinstance(e, Drawn) for e in told)
+    ESD_X.fit(other, [Erase("a dog")], runs_in=tmp_path, on_event=events.append, **QUICK)
+    assert any(isinstance(e, Drawn) for e in events)
 
 
-def test_bfloat16_weights_learn_in_float32(pipe: Any) -> None:
-    half = made("sd1")
+def test_bfloat16_weights_are_trained_in_float32(pipe: Any) -> None:
+    half = make_pipeline("sd1")
     half.to(torch.bfloat16)
     edit = ESD_X.fit(half, [Erase("a dog")], **quick(lr=1e-5))
     moved = _vector(edit)
     assert moved.dtype == torch.float32
     base = torch.cat([parameter(half, n).detach().flatten() for n in edit.tensors])
-    # Less than bfloat16 can add to most of these weights, and still there.
+    # Too small to be added to most of these weights in bfloat16, but present.
     assert 0 < moved.abs().max() < 2**-9 * base.float().abs().mean()
     assert next(half.unet.parameters()).dtype == torch.bfloat16
 
 
-# --- what is refused -------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("method", "requests", "settings", "said"),
+    ("method", "requests", "settings", "message"),
     [
         (ESD_X, [Replace("a dog", "a cat")], {}, "no target for esd-x"),
         (ESD_X, [Erase("a dog"), Preserve("a cat")], {}, "no preserve term"),
@@ -415,21 +415,21 @@ def test_bfloat16_weights_learn_in_float32(pipe: Any) -> None:
         (ESD_U, [Erase("a dog")], {"lr": 1e30, "steps": 5}, "finite loss"),
     ],
 )
-def test_what_cannot_be_done_is_said(
-    pipe: Any, method: ScoreMethod, requests: Any, settings: Any, said: str
+def test_invalid_requests_and_settings_are_errors(
+    pipe: Any, method: ScoreMethod, requests: Any, settings: Any, message: str
 ) -> None:
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         method.fit(pipe, requests, **quick(**settings))
 
 
-def test_float16_is_refused() -> None:
-    half = made("sd1")
+def test_float16_is_an_error() -> None:
+    half = make_pipeline("sd1")
     half.to(torch.float16)
     with pytest.raises(InputError, match="bfloat16"):
         ESD_X.fit(half, [Erase("a dog")], **QUICK)
 
 
-def test_a_damaged_state_is_not_taken_for_a_start(pipe: Any, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_an_error(pipe: Any, tmp_path: Path) -> None:
     file = tmp_path / "state.safetensors"
     file.write_bytes(b"no tensors here")
     with pytest.raises(InputError, match="delete it"):

@@ -1,4 +1,4 @@
-"""Training points: what a run of the frozen model gives."""
+"""Tests of the training points from runs of the frozen model."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ from editing.pipelines.sampling import draw as images
 ROUTES = [Route("a dog", 3), Route("", 4), Route("a church on sand", 5)]
 
 
-def made(family: str) -> Any:
-    """A tiny pipeline, the same in every run: biases are drawn as torch draws them."""
+def make_pipeline(family: str) -> Any:
+    """Returns a tiny pipeline, the same in every run; torch initialises its biases randomly."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return getattr(tiny, family)()
@@ -24,19 +24,19 @@ def made(family: str) -> Any:
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
-    return made("sd1")
+    return make_pipeline("sd1")
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-def test_a_runs_end_is_the_pipelines_own_image(family: str) -> None:
-    """Same prompt, seed and guidance: what the points lead to is what the pipeline draws."""
-    pipe = made(family)
+def test_a_run_ends_in_the_image_of_the_pipeline(family: str) -> None:
+    """The final latents of a run decode to the pipeline's image of the same prompt and seed."""
+    pipe = make_pipeline(family)
     found = load_or_draw(Denoiser(pipe), ROUTES, steps=4, guidance=3.0)
     assert found.inputs.shape == (3, 4, 4, 8, 8)
     assert found.timesteps.tolist() == sorted(found.timesteps.tolist(), reverse=True)
     settings = Settings(steps=4, guidance=3.0, scheduler="DDIM")
-    wanted = images(pipe, ["a dog", "a church on sand"], [3, 5], settings=settings)
-    for row, picture in zip((0, 2), wanted, strict=True):
+    expected = images(pipe, ["a dog", "a church on sand"], [3, 5], settings=settings)
+    for row, picture in zip((0, 2), expected, strict=True):
         with torch.no_grad():
             latents = found.finals[row : row + 1] / pipe.vae.config.scaling_factor
             pixels = pipe.vae.decode(latents, return_dict=False)[0]
@@ -44,34 +44,34 @@ def test_a_runs_end_is_the_pipelines_own_image(family: str) -> None:
         assert np.abs(ours.astype(int) - picture.astype(int)).max() <= 1
 
 
-def test_points_are_what_the_denoiser_reads(pipe: Any) -> None:
-    """A scheduler with noise in its own units is asked for the denoiser's."""
+def test_points_are_the_inputs_of_the_denoiser(pipe: Any) -> None:
+    """Inputs of a scheduler with other units of noise are scaled for the denoiser."""
     from diffusers import EulerDiscreteScheduler
 
     denoiser = Denoiser(pipe)
     euler: Any = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    seen: list[torch.Tensor] = []
-    hook = pipe.unet.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+    inputs: list[torch.Tensor] = []
+    hook = pipe.unet.register_forward_pre_hook(lambda module, args: inputs.append(args[0].clone()))
     try:
         found = draw(denoiser, euler, ROUTES[1:2], steps=4, guidance=3.0)
     finally:
         hook.remove()
-    torch.testing.assert_close(found.inputs[0], torch.cat(seen))
-    # Noise alone, scaled to the variance that the denoiser was trained on, not to Euler's σ.
+    torch.testing.assert_close(found.inputs[0], torch.cat(inputs))
+    # Pure noise, scaled to the variance of the denoiser's training inputs, not to Euler's σ.
     assert 0.5 < float(found.inputs[0, 0].std()) < 2
     assert float(euler.init_noise_sigma) > 2
-    # A clipping scheduler is not let near latents.
+    # Latents must not be clipped.
     assert not ddim(euler).config.clip_sample
 
 
-def test_the_resolution_is_the_models_or_the_one_asked_for(pipe: Any) -> None:
+def test_the_resolution_defaults_to_that_of_the_model(pipe: Any) -> None:
     assert Denoiser(pipe).size == (32, 32)
     assert Denoiser(pipe, 64, 32).shape == (4, 16, 8)
     found = load_or_draw(Denoiser(pipe, 64, 32), ROUTES[:1], steps=2, guidance=1.0)
     assert found.finals.shape == (1, 4, 16, 8)
 
 
-def test_runs_cost_what_is_said_and_do_not_depend_on_each_other(pipe: Any) -> None:
+def test_runs_have_the_predicted_cost_and_are_independent(pipe: Any) -> None:
     rows = 0
 
     def count(module: Any, args: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the miniature's trainings are built from: Muon's update and the whitened latents."""
+"""Tests of the components of the miniature's training: Muon and whitened latents."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from visdiff.torchvision_compat import ensure_torchvision
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 64), (64, 16)])
-def test_muon_keeps_the_axes_and_evens_the_lengths(shape):
+def test_muon_keeps_singular_vectors_and_equalises_singular_values(shape):
     """The update's singular vectors are the gradient's; its singular values are near one."""
-    u, _, v = torch.linalg.svd(torch.randn(shape, generator=_seeded(0)), full_matrices=False)
-    lengths = torch.linspace(0.2, 1, min(shape))
+    u, _, v = torch.linalg.svd(torch.randn(shape, generator=_generator(0)), full_matrices=False)
+    singular_values = torch.linspace(0.2, 1, min(shape))
     parameter = torch.nn.Parameter(torch.zeros(shape))
-    parameter.grad = (u * lengths) @ v
+    parameter.grad = (u * singular_values) @ v
     muon([parameter], lr=1.0, weight_decay=0.0).step()
     result = -parameter.detach() / (0.2 * max(shape) ** 0.5)
     found = u.T @ result @ v.T
@@ -23,9 +23,9 @@ def test_muon_keeps_the_axes_and_evens_the_lengths(shape):
     assert ((found.diagonal() > 0.5) & (found.diagonal() < 1.4)).all()
 
 
-def test_muon_updates_a_kernel_as_the_matrix_that_it_is():
+def test_muon_updates_a_kernel_like_its_matrix():
     """A (out, in, h, w) kernel and its (out, in·h·w) matrix take the same step."""
-    weight, gradient = (torch.randn(6, 3, 2, 2, generator=_seeded(i)) for i in (1, 2))
+    weight, gradient = (torch.randn(6, 3, 2, 2, generator=_generator(i)) for i in (1, 2))
     kernel = torch.nn.Parameter(weight.clone())
     matrix = torch.nn.Parameter(weight.flatten(1).clone())
     for parameter in (kernel, matrix):
@@ -37,21 +37,21 @@ def test_muon_updates_a_kernel_as_the_matrix_that_it_is():
     assert not torch.equal(kernel, weight)
 
 
-def test_one_cycle_moves_the_momentum_of_muon():
+def test_one_cycle_schedules_the_momentum_of_muon():
     optimizer = muon([torch.nn.Parameter(torch.zeros(8, 8))], lr=0.1, weight_decay=0.01)
     torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=4)
     assert optimizer.param_groups[0]["momentum"] == 0.95
     assert optimizer.param_groups[0]["max_momentum"] == 0.95
 
 
-def test_inner_weights_leave_out_vectors_and_named_layers():
-    """Biases and norms are no matrices, and the first and last layers are named."""
+def test_inner_weights_exclude_vectors_and_named_layers():
+    """Biases and norms are not matrices, and named layers are excluded."""
     layers = {"first": torch.nn.Linear(2, 3), "middle": torch.nn.Linear(3, 3)}
     model = torch.nn.ModuleDict({**layers, "norm": torch.nn.LayerNorm(3)})
     assert [id(p) for p in inner_weights(model, "first")] == [id(layers["middle"].weight)]
 
 
-def test_whitening_changes_the_latents_and_not_the_pictures():
+def test_whitening_changes_latents_but_not_images():
     """Covariance I, scaling factor 1, and decode(encode(x)) is the same function of x."""
     ensure_torchvision()
     from diffusers import AutoencoderKL
@@ -62,7 +62,7 @@ def test_whitening_changes_the_latents_and_not_the_pictures():
     vae: Any = AutoencoderKL(
         block_out_channels=(16,), norm_num_groups=8, mid_block_add_attention=False
     ).eval()
-    images = torch.rand((24, 3, 16, 16), generator=_seeded(3)) * 2 - 1
+    images = torch.rand((24, 3, 16, 16), generator=_generator(3)) * 2 - 1
     with torch.no_grad():
         before = vae.decode(vae.encode(images).latent_dist.mean).sample
         whiten(vae, images)
@@ -75,18 +75,18 @@ def test_whitening_changes_the_latents_and_not_the_pictures():
     assert vae.encode(images).latent_dist.std.unique().item() == pytest.approx(NOISE)
 
 
-def test_roughness_is_what_averages_over_four_positions_lose():
+def test_roughness_is_the_variance_lost_by_averaging_four_positions():
     """Zero for latents that are constant on 2 × 2 squares, three quarters for white noise."""
     ensure_torchvision()
     from visdiff.miniature.train.vae import roughness
 
-    noise = torch.randn((64, 4, 16, 16), generator=_seeded(4))
+    noise = torch.randn((64, 4, 16, 16), generator=_generator(4))
     squares = noise[:, :, :8, :8].repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert roughness(squares).item() == pytest.approx(0, abs=1e-6)
     assert roughness(noise).item() == pytest.approx(0.75, abs=0.02)
-    mixed = torch.einsum("cd,ndhw->nchw", torch.randn((4, 4), generator=_seeded(5)), noise)
+    mixed = torch.einsum("cd,ndhw->nchw", torch.randn((4, 4), generator=_generator(5)), noise)
     assert roughness(mixed).item() == pytest.approx(roughness(noise).item(), rel=1e-3)
 
 
-def _seeded(seed: int) -> torch.Generator:
+def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

@@ -91,8 +91,8 @@ class Edit:
             **fields: The other attributes.
         """
         parts = component_hashes(pipe)
-        whole = digest_bytes(canonical_json(parts).encode())
-        return cls(base_model=base_model, base_hash=whole, base_parts=parts, **fields)
+        base_hash = digest_bytes(canonical_json(parts).encode())
+        return cls(base_model=base_model, base_hash=base_hash, base_parts=parts, **fields)
 
     def scaled(self, factor: float) -> "Edit":
         """Returns the edit times a factor: 0 is the base, 1 the edit, −1 its opposite."""
@@ -179,7 +179,7 @@ class Edit:
         path = Path(path)
         if not path.is_file():
             raise InputError(
-                f"Expected the file of an edit, got {path}, which does not exist; check the path."
+                f"Expected an edit's file, got {path}, which does not exist; check the path."
             )
         try:
             with safe_open(path, "pt") as file:

@@ -180,11 +180,11 @@ def _conflicts(edits: Sequence[Edit], i: int, j: int) -> list[Conflict]:
 
 def _contradictions(a: Sequence[Request], b: Sequence[Request]) -> list[str]:
     wanted = {normal(r.concept): r for r in changes_of(a)}
-    kept = {normal(text) for text in preserved_of(a)}
+    preserved = {normal(text) for text in preserved_of(a)}
     found = []
     for request in b:
         found += [text for text in request.preserved if normal(text) in wanted]
         other = wanted.get(normal(request.concept))
         if other is not None and (other.kind, other.target) != (request.kind, request.target):
             found.append(request.concept)
-    return found + [r.concept for r in changes_of(b) if normal(r.concept) in kept]
+    return found + [r.concept for r in changes_of(b) if normal(r.concept) in preserved]

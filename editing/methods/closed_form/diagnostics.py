@@ -197,7 +197,7 @@ def _warnings(found: Mapping[str, Any], ledger: Ledger) -> list[str]:
             )
     if any(r.needs_weights for r in ledger.requests):
         warnings.append(
-            "Debiasing weights were not measured, the wanted ratios stand in for them: the ratios "
-            "of images will differ from what was requested."
+            "Debiasing weights were not measured, and the wanted ratios are used instead: the "
+            "ratios of images will differ from the wanted ones."
         )
     return warnings

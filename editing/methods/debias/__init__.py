@@ -151,7 +151,7 @@ def debias(
     The pipeline is restored afterwards.
 
     Args:
-        pipe: The pipeline, or what `editing.pipelines.loading.load_pipeline` takes.
+        pipe: The pipeline, or what `editing.pipelines.loading.load_pipeline` accepts.
         requests: One or more `Debias`; any others are part of every solve too.
         scorer: Scores attributes of images.
         method: Name of a closed-form method.
@@ -228,8 +228,8 @@ def debias(
             wanted, [c for c in active if not best[c].done], evaluations, control.step
         )
         weights |= {c: _weights(evaluation) for c, evaluation in best.items() if evaluation.done}
-    kept = {c: _weights(evaluation) for c, evaluation in best.items()}
-    final = find(method).fit(pipe, [_with_weights(r, kept) for r in requests], **options)
+    best_weights = {c: _weights(evaluation) for c, evaluation in best.items()}
+    final = find(method).fit(pipe, [_with_weights(r, best_weights) for r in requests], **options)
     rounds = 1 + max(evaluation.round for evaluation in evaluations)
     return Debiased(
         final,

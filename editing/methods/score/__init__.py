@@ -369,8 +369,8 @@ def _cost(task: Task, config: ScoreConfig, trained: int) -> Cost:
     samples = config.steps * config.batch
     trains_null = config.null_weight > 0 or config.reference != "frozen"
     trained_passes = 1 + trains_null + bool(task.preserved)
-    aims = config.aim == "negate" or config.teacher == "current" or any(task.targets)
-    frozen_passes = 1 + bool(task.preserved) + aims
+    predicts_goal = config.aim == "negate" or config.teacher == "current" or any(task.targets)
+    frozen_passes = 1 + bool(task.preserved) + predicts_goal
     return Cost(
         steps=config.steps,
         trained=trained,

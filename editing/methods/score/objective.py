@@ -89,18 +89,18 @@ def guidance_goal(aim: Aim, frozen: Scores, eta: float = 1.0) -> Tensor:
             return -eta * (frozen.concept - frozen.null)
 
 
-def surgical_loss(concept: Tensor, null: Tensor, aim: Tensor) -> Tensor:
+def surgical_loss(concept: Tensor, null: Tensor, goal: Tensor) -> Tensor:
     """Returns ‖[ε(x, c) − N] − G‖² of each row, the mean over its elements.
 
     Args:
         concept: ε(x, c), shape (n, …).
         null: N.
-        aim: G.
+        goal: G.
 
     Returns:
         Shape (n,).
     """
-    return ((concept - null) - aim).square().flatten(1).mean(1)
+    return ((concept - null) - goal).square().flatten(1).mean(1)
 
 
 def drift(trained: Tensor, frozen: Tensor) -> Tensor:
