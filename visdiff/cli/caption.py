@@ -11,36 +11,28 @@ from typing import Annotated
 import typer
 
 from visdiff.cli.options import (
-    CacheOption,
     CaptionerName,
-    ConfigFile,
-    DryRun,
-    Json,
     Llm,
     MaxCalls,
     MaxCost,
-    Preset,
-    Settings,
+    RunOptions,
     Where,
     assignments,
-    configuration,
+    with_options,
 )
 
 
+@with_options(RunOptions)
 def caption(
     images: Annotated[str, typer.Argument(metavar="SET", help="Folder, glob or manifest.")],
     out: Annotated[Path, typer.Option(help="Manifest to write: .csv, .jsonl or .parquet.")],
     where: Where = None,
-    preset: Preset = None,
     captioner: CaptionerName = None,
     llm: Llm = None,
     max_calls: MaxCalls = None,
     max_cost: MaxCost = None,
-    as_json: Json = False,
-    config: ConfigFile = None,
-    set_: Settings = None,
-    cache: CacheOption = "rw",
-    dry_run: DryRun = False,
+    *,
+    options: RunOptions,
 ) -> None:
     """Caption every image of a set and write a manifest: path, caption and all existing columns.
 
@@ -55,10 +47,7 @@ def caption(
     from visdiff.engine import Runtime
     from visdiff.imageset import ImageSet
 
-    settings = configuration(
-        preset,
-        config,
-        set_,
+    settings = options.configuration(
         captioner=captioner,
         llm__model=llm,
         llm__max_calls=max_calls,
@@ -66,16 +55,16 @@ def caption(
     )
     opened = ImageSet.open(images, assignments(where, "--where"))
     captioning.check_target(out)
-    if dry_run:
+    if options.dry_run:
         calls = len(opened) if captioner_of(settings)[0].asks else 0
         estimate = {"images": len(opened), "paid_calls": calls}
         sentence = (
             f"{len(opened)} images to caption, less what the cache holds; {calls} calls of the "
             "chat model."
         )
-        typer.echo(json.dumps(estimate) if as_json else sentence)
+        typer.echo(json.dumps(estimate) if options.as_json else sentence)
         return
-    with Cache(mode=cache) as store:
+    with Cache(mode=options.cache) as store:
         runtime = Runtime.of(settings.engine, store, progress=True)
         backend, ledger = captioner_of(settings, runtime)
         check_captioner(backend, opened, runtime)
@@ -83,7 +72,7 @@ def caption(
     captioning.write(captioning.table(opened, found.values, out.parent), out)
     failed = {opened.ids[i]: reason for i, reason in sorted(found.failures.items())}
     n = len(opened) - len(failed)
-    if as_json:
+    if options.as_json:
         result = {"images": len(opened), "captioned": n, "failed": failed, "out": str(out)}
         typer.echo(json.dumps(result, indent=2))
     else:

@@ -10,30 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from visdiff.cli.options import (
-    CacheOption,
-    CaptionerName,
-    ConfigFile,
-    DryRun,
-    Json,
-    Preset,
-    ProposerName,
-    RankerName,
-    Seed,
-    Settings,
-    Verify,
-    configuration,
-)
+from visdiff.cli.options import BackendOptions, ProposerName, with_options
 from visdiff.errors import InputError
-from visdiff.files import check_writable
 
 if TYPE_CHECKING:
     from visdiff.imageset import ImageSet
     from visdiff.results.many import ManyReport
 
-Out = Annotated[Path | None, typer.Option(help="Folder for the index and the reports.")]
 
-
+@with_options(BackendOptions)
 def compare_many(
     sets: Annotated[list[str], typer.Argument(help="Folders, globs or manifests.")],
     name: Annotated[
@@ -45,46 +30,28 @@ def compare_many(
     rest: Annotated[
         bool, typer.Option("--rest", help="Compare each set with all others joined.")
     ] = False,
-    preset: Preset = None,
-    captioner: CaptionerName = None,
     proposer: ProposerName = None,
-    ranker: RankerName = None,
-    verify: Verify = None,
-    seed: Seed = None,
-    out: Out = None,
-    as_json: Json = False,
-    config: ConfigFile = None,
-    set_: Settings = None,
-    cache: CacheOption = "rw",
-    dry_run: DryRun = False,
+    *,
+    options: BackendOptions,
 ) -> None:
     """Compare n sets of images, every pair or each with the rest, with one correction over all."""
     from visdiff.cache import Cache
     from visdiff.comparison import many
     from visdiff.comparison.plan import plan_many
 
-    settings = configuration(
-        preset,
-        config,
-        set_,
-        captioner=captioner,
-        proposer=proposer,
-        ranker=ranker,
-        verify=verify,
-        seed=seed,
-    )
+    settings = options.configuration(proposer=proposer)
     opened = _open(sets, name, by)
-    if out is not None:
-        check_writable(out, "the report")
+    options.check_out()
     pairs = many.each_and_rest(opened) if rest else many.every_pair(opened)
     costs = plan_many(pairs, settings)
-    if dry_run:
-        typer.echo(costs.to_json() if as_json else f"{len(opened)} sets: {costs.sentence()}")
+    sentence = f"{len(opened)} sets: {costs.sentence()}"
+    if options.dry_run:
+        typer.echo(costs.to_json() if options.as_json else sentence)
         return
-    typer.echo(f"{len(opened)} sets: {costs.sentence()}", err=True)
+    typer.echo(sentence, err=True)
     run = many.compare_rest if rest else many.compare_many
-    with Cache(mode=cache) as store:
-        deliver(run(opened, config=settings, cache=store), out, as_json)
+    with Cache(mode=options.cache) as store:
+        deliver(run(opened, config=settings, cache=store), options.out, options.as_json)
 
 
 def deliver(many: "ManyReport", out: Path | None, as_json: bool) -> None:

@@ -1,12 +1,19 @@
-"""The options that the commands of ``visdiff`` share, and their conversion to a configuration."""
+"""The options that the commands of ``visdiff`` share, as classes, and their use.
 
-from collections.abc import Sequence
+A command that is decorated with ``@with_options(ReportOptions)`` has the fields of that class as
+options and receives an instance of it as ``options``.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from visdiff.errors import InputError
+from visdiff.files import check_writable
 
 if TYPE_CHECKING:
     from visdiff.config import Config
@@ -47,8 +54,6 @@ CacheOption = Annotated[
         "on a miss.",
     ),
 ]
-
-
 PairedBy = Annotated[
     str | None,
     typer.Option(metavar="COLUMNS", help="Columns that pair the images, such as prompt,seed."),
@@ -57,6 +62,100 @@ Null = Annotated[
     int | None, typer.Option(help="Number of additional runs with shuffled sets (null runs).")
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder for the report.")]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of every command that runs models."""
+
+    preset: Preset = None
+    config: ConfigFile = None
+    set_: Settings = None
+    cache: CacheOption = "rw"
+    as_json: Json = False
+    dry_run: DryRun = False
+
+    def changes(self) -> dict[str, Any]:
+        """Returns the changes to the configuration, as for `visdiff.config.Config.changed`."""
+        return {}
+
+    def configuration(self, **changes: Any) -> "Config":
+        """Returns the configuration from the shared options and those of the command.
+
+        Raises:
+            InputError: As `configuration`.
+        """
+        return configuration(self.preset, self.config, self.set_, **{**self.changes(), **changes})
+
+
+@dataclass(frozen=True)
+class ReportOptions(RunOptions):
+    """The options of every command that compares sets."""
+
+    seed: Seed = None
+    out: Out = None
+
+    def changes(self) -> dict[str, Any]:
+        """Returns the changes to the configuration."""
+        return {"seed": self.seed}
+
+    def check_out(self) -> None:
+        """Makes sure, before anything is computed, that the report can be written.
+
+        Raises:
+            InputError: The folder of ``--out`` cannot be written to.
+        """
+        if self.out is not None:
+            check_writable(self.out, "the report")
+
+
+@dataclass(frozen=True)
+class BackendOptions(ReportOptions):
+    """The options of every command that chooses backends by name."""
+
+    captioner: CaptionerName = None
+    ranker: RankerName = None
+    verify: Verify = None
+    llm: Llm = None
+    max_calls: MaxCalls = None
+    max_cost: MaxCost = None
+
+    def changes(self) -> dict[str, Any]:
+        """Returns the changes to the configuration."""
+        return {
+            **super().changes(),
+            "captioner": self.captioner,
+            "ranker": self.ranker,
+            "verify": self.verify,
+            "llm__model": self.llm,
+            "llm__max_calls": self.max_calls,
+            "llm__max_cost": self.max_cost,
+        }
+
+
+def with_options(kind: type[RunOptions]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds the fields of a class as options to a command, which receives them as ``options``."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command)
+        own = [p for p in signature.parameters.values() if p.name != "options"]
+        shared = [
+            inspect.Parameter(
+                f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type
+            )
+            for f in fields(kind)
+        ]
+
+        def run(**values: Any) -> None:
+            options = kind(**{f.name: values.pop(f.name) for f in fields(kind)})
+            command(**values, options=options)
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__annotations__ = {p.name: p.annotation for p in (*own, *shared)}
+        run.__dict__["__signature__"] = signature.replace(parameters=[*own, *shared])
+        return run
+
+    return decorate
 
 
 def assignments(texts: Sequence[str] | None, option: str) -> dict[str, str]:

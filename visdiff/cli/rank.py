@@ -9,30 +9,10 @@ from typing import Annotated
 
 import typer
 
-from visdiff.cli.options import (
-    CacheOption,
-    CaptionerName,
-    ConfigFile,
-    DryRun,
-    Json,
-    Llm,
-    MaxCalls,
-    MaxCost,
-    Null,
-    Out,
-    PairedBy,
-    Preset,
-    RankerName,
-    Seed,
-    Settings,
-    Verify,
-    Where,
-    assignments,
-    configuration,
-)
-from visdiff.files import check_writable
+from visdiff.cli.options import BackendOptions, Null, PairedBy, Where, assignments, with_options
 
 
+@with_options(BackendOptions)
 def rank(
     a: Annotated[str, typer.Argument(help="Set A: folder, glob or manifest.")],
     b: Annotated[str, typer.Argument(help="Set B: folder, glob or manifest.")],
@@ -46,22 +26,10 @@ def rank(
     ],
     where_a: Where = None,
     where_b: Where = None,
-    preset: Preset = None,
-    captioner: CaptionerName = None,
-    ranker: RankerName = None,
-    verify: Verify = None,
-    llm: Llm = None,
-    max_calls: MaxCalls = None,
-    max_cost: MaxCost = None,
     paired_by: PairedBy = None,
-    seed: Seed = None,
     null: Null = None,
-    out: Out = None,
-    as_json: Json = False,
-    config: ConfigFile = None,
-    set_: Settings = None,
-    cache: CacheOption = "rw",
-    dry_run: DryRun = False,
+    *,
+    options: BackendOptions,
 ) -> None:
     """Rank your own sentences by how well they separate set A from set B.
 
@@ -79,38 +47,24 @@ def rank(
     from visdiff.comparison.split import open_pair, split_pair
     from visdiff.config.backends import ManualConfig
 
-    settings = configuration(
-        preset,
-        config,
-        set_,
-        captioner=captioner,
-        ranker=ranker,
-        verify=verify,
-        paired_by=paired_by,
-        seed=seed,
-        null_repeats=null,
-        llm__model=llm,
-        llm__max_calls=max_calls,
-        llm__max_cost=max_cost,
-    )
+    settings = options.configuration(paired_by=paired_by, null_repeats=null)
     if isinstance(settings.proposer, ManualConfig):
         hypotheses = [*settings.proposer.hypotheses, *hypotheses]
     settings = with_hypotheses(settings, hypotheses)
     filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
-    if out is not None:
-        check_writable(out, "the report")
+    options.check_out()
     pair = split_pair(*open_pair(a, b, filter_a, filter_b), settings)
     costs = plan(pair, settings)
-    if dry_run:
-        typer.echo(costs.to_json() if as_json else costs.sentence())
+    if options.dry_run:
+        typer.echo(costs.to_json() if options.as_json else costs.sentence())
         return
     typer.echo(costs.sentence(), err=True)
-    with Cache(mode=cache) as store:
+    with Cache(mode=options.cache) as store:
         ranking = run(pair, settings, Backends.of(settings, store, progress=True))
     report = ranking.report
-    if out is not None:
-        report.save(out)
-    if as_json:
+    if options.out is not None:
+        report.save(options.out)
+    if options.as_json:
         typer.echo(json.dumps(ranking.to_dict(), indent=2, allow_nan=False))
     else:
         names = {"A": report.set_a.name, "B": report.set_b.name}
@@ -131,7 +85,7 @@ def rank(
         ]
         print_table(report.verdict, columns, rows)
         warn(report)
-    finish(report, out, as_json)
+    finish(report, options.out, options.as_json)
     if any(s.n_unscored for s in ranking.sentences):  # `finish` checks reported differences only
         raise typer.Exit(3)
 

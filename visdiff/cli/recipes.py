@@ -4,25 +4,12 @@ Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input
 results (a slice that could not be compared, images that could not be read or scored).
 """
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from visdiff.cli.many import Out
-from visdiff.cli.options import (
-    CacheOption,
-    ConfigFile,
-    DryRun,
-    Json,
-    Preset,
-    Seed,
-    Settings,
-    assignments,
-    configuration,
-)
+from visdiff.cli.options import ReportOptions, assignments, with_options
 from visdiff.errors import InputError
-from visdiff.files import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +50,7 @@ Template = Annotated[str, typer.Option(help="Prompt template of zero-shot classi
 
 
 @app.command("imagenet-v2")
+@with_options(ReportOptions)
 def imagenet_v2(
     variant: Annotated[
         str, typer.Argument(help="Re-collected set: a folder of class directories, or a manifest.")
@@ -72,14 +60,8 @@ def imagenet_v2(
     class_name: ClassNames = None,
     per_class: PerClass = False,
     held_out: HeldOut = 0.2,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    set_: Settings = None,
-    seed: Seed = None,
-    cache: CacheOption = "rw",
-    out: Out = None,
-    as_json: Json = False,
-    dry_run: DryRun = False,
+    *,
+    options: ReportOptions,
 ) -> None:
     """Compare a re-collected data set with the original."""
     from visdiff.recipes.imagenet_v2 import form
@@ -94,11 +76,12 @@ def imagenet_v2(
             held_out=held_out,
             config=settings,
         ),
-        (preset, config, set_, seed, cache, out, as_json, dry_run),
+        options,
     )
 
 
 @app.command("clip-vs-resnet")
+@with_options(ReportOptions)
 def clip_vs_resnet(
     images: Images,
     first: Annotated[
@@ -117,14 +100,8 @@ def clip_vs_resnet(
     match_classes: MatchClasses = False,
     per_class: PerClass = False,
     held_out: HeldOut = 0.2,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    set_: Settings = None,
-    seed: Seed = None,
-    cache: CacheOption = "rw",
-    out: Out = None,
-    as_json: Json = False,
-    dry_run: DryRun = False,
+    *,
+    options: ReportOptions,
 ) -> None:
     """Compare the images that only one of two classifiers gets right with other images."""
     from visdiff.recipes.clip_vs_resnet import form
@@ -145,7 +122,7 @@ def clip_vs_resnet(
             config=settings,
             cache=store,
         ),
-        (preset, config, set_, seed, cache, out, as_json, dry_run),
+        options,
         lambda settings: plan_outcomes(
             images,
             (first, second),
@@ -158,6 +135,7 @@ def clip_vs_resnet(
 
 
 @app.command("classifier-failures")
+@with_options(ReportOptions)
 def classifier_failures(
     images: Images,
     classifier: Annotated[
@@ -171,14 +149,8 @@ def classifier_failures(
     per_class: PerClass = False,
     by: By = None,
     held_out: HeldOut = 0.2,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    set_: Settings = None,
-    seed: Seed = None,
-    cache: CacheOption = "rw",
-    out: Out = None,
-    as_json: Json = False,
-    dry_run: DryRun = False,
+    *,
+    options: ReportOptions,
 ) -> None:
     """Compare misclassified images with correctly classified images."""
     from visdiff.recipes.classifier_failures import CLASSIFIERS, form
@@ -198,7 +170,7 @@ def classifier_failures(
             config=settings,
             cache=store,
         ),
-        (preset, config, set_, seed, cache, out, as_json, dry_run),
+        options,
         lambda settings: plan_outcomes(
             images,
             classifier or CLASSIFIERS,
@@ -212,6 +184,7 @@ def classifier_failures(
 
 
 @app.command()
+@with_options(ReportOptions)
 def generators(
     first: Annotated[
         str, typer.Argument(help="First generator: manifest with prompts, or its folder.")
@@ -228,14 +201,8 @@ def generators(
     ] = None,
     by: By = None,
     held_out: HeldOut = 0.2,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    set_: Settings = None,
-    seed: Seed = None,
-    cache: CacheOption = "rw",
-    out: Out = None,
-    as_json: Json = False,
-    dry_run: DryRun = False,
+    *,
+    options: ReportOptions,
 ) -> None:
     """Compare two text-to-image models on the same prompts."""
     from visdiff.recipes.generators import form
@@ -256,11 +223,12 @@ def generators(
             config=settings,
             **names,
         ),
-        (preset, config, set_, seed, cache, out, as_json, dry_run),
+        options,
     )
 
 
 @app.command()
+@with_options(ReportOptions)
 def memorability(
     images: Annotated[str, typer.Argument(help="A manifest.")],
     score: Annotated[str, typer.Argument(help="Column of the scores.")],
@@ -268,14 +236,8 @@ def memorability(
     high: Annotated[float, typer.Option(help="Set A: scores at or above this quantile.")] = 0.75,
     by: By = None,
     held_out: HeldOut = 0.2,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    set_: Settings = None,
-    seed: Seed = None,
-    cache: CacheOption = "rw",
-    out: Out = None,
-    as_json: Json = False,
-    dry_run: DryRun = False,
+    *,
+    options: ReportOptions,
 ) -> None:
     """Compare the images with the highest scores with those with the lowest scores."""
     from visdiff.recipes.memorability import form
@@ -284,13 +246,13 @@ def memorability(
         lambda settings, _: form(
             images, score, low=low, high=high, by=by, held_out=held_out, config=settings
         ),
-        (preset, config, set_, seed, cache, out, as_json, dry_run),
+        options,
     )
 
 
 def _run(
     form: "Callable[[Config, Cache], RecipeSets]",
-    options: tuple[Any, ...],
+    options: ReportOptions,
     plan_unformed: "Callable[[Config], ManyPlan | None] | None" = None,
 ) -> None:
     """Forms a recipe's sets, prints the plan, and compares the sets.
@@ -306,27 +268,25 @@ def _run(
     from visdiff.recipes.run import plan_recipe, run
     from visdiff.report.many import summary
 
-    preset, file, set_, seed, mode, out, as_json, dry_run = options
-    config = configuration(preset, file, set_, seed=seed)
-    bound = plan_unformed(config) if plan_unformed is not None and dry_run else None
+    config = options.configuration()
+    bound = plan_unformed(config) if plan_unformed is not None and options.dry_run else None
     if bound is not None:
-        typer.echo(bound.to_json() if as_json else bound.sentence())
+        typer.echo(bound.to_json() if options.as_json else bound.sentence())
         return
-    if out is not None:
-        check_writable(Path(out), "the report")
-    with Cache(mode=mode) as store:
+    options.check_out()
+    with Cache(mode=options.cache) as store:
         formed = form(config, store)
         costs = plan_recipe(formed)
-        if dry_run:
-            typer.echo(costs.to_json() if as_json else costs.sentence())
+        if options.dry_run:
+            typer.echo(costs.to_json() if options.as_json else costs.sentence())
             for note in formed.notes:
                 typer.echo(f"note: {note}", err=True)
             return
         typer.echo(costs.sentence(), err=True)
         report = run(formed, store)
-    if out is not None:
-        report.save(out)
-    if as_json:
+    if options.out is not None:
+        report.save(options.out)
+    if options.as_json:
         typer.echo(report.to_json(indent=2))
     else:
         typer.echo(f"{report.recipe}: {summary(report.many)}")
@@ -336,7 +296,7 @@ def _run(
         typer.echo(f"note: {sentence}", err=True)
     for (a, b), reason in report.many.failed.items():
         typer.echo(f"not compared: {a} and {b}: {reason}", err=True)
-    if out is not None:
-        typer.echo(f"report: {Path(out) / 'index.html'}", err=as_json)
+    if options.out is not None:
+        typer.echo(f"report: {options.out / 'index.html'}", err=options.as_json)
     if not is_complete(report.many):
         raise typer.Exit(3)
