@@ -80,7 +80,7 @@ def audit(
     if preset is None and config is None and base == "miniature":
         preset = "miniature"
     settings = configuration(preset, config).changed(seed=seed).with_set(assignments(set_, "--set"))
-    asked, about = _read_requests(edit, requests, base)
+    edit_requests, about = _read_requests(edit, requests, base)
     if images_a is not None or images_b is not None:
         if images_a is None or images_b is None or base or edited or edit:
             raise InputError(
@@ -98,13 +98,13 @@ def audit(
 
         sampling = Settings(steps, guidance)
         sets = _generate_sets(
-            base, edit, edited, asked, neighbour, prompts, images, scale, sampling, batch, device,
-            out / "images", dry_run,
+            base, edit, edited, edit_requests, neighbour, prompts, images, scale, sampling, batch,
+            device, out / "images", dry_run,
         )  # fmt: skip
         if sets is None:
             return
     extra_measures = [name for part in metrics.split(",") if (name := part.strip())]
-    _audit_sets(sets, asked, about, settings, cache, out, as_json, extra_measures)
+    _audit_sets(sets, edit_requests, about, settings, cache, out, as_json, extra_measures)
 
 
 @app.command()
@@ -157,7 +157,7 @@ def _generate_sets(
     base: str,
     edit: Path | None,
     edited: str | None,
-    asked: Any,
+    requests: Any,
     near: list[str] | None,
     prompts: Path | None,
     images: int,
@@ -178,7 +178,7 @@ def _generate_sets(
     if prompts is not None:
         groups = _read_groups(prompts)
     else:
-        groups = prompt_groups(pipe, asked, near=near or ())
+        groups = prompt_groups(pipe, requests, near=near or ())
     samples = samples_of(groups, images)
     if edit is not None:
         found: Any = Edit.load(edit)
@@ -214,7 +214,7 @@ def _read_groups(file: Path) -> "list[PromptGroup]":
 
 def _audit_sets(
     sets: tuple[Any, Any],
-    asked: Any,
+    requests: Any,
     about: Any,
     config: Any,
     cache: Any,
@@ -227,7 +227,7 @@ def _audit_sets(
 
     with Cache(mode=cache) as store:
         report = audit_sets(
-            *sets, requests=asked, about=about, config=config, cache=store, metrics=metrics
+            *sets, requests=requests, about=about, config=config, cache=store, metrics=metrics
         )
     report.save(out)
     print_audit(report, out, as_json)

@@ -348,9 +348,9 @@ class Run:
         """Yields the rows of the samples that have an image in every variant."""
         lost = {path for job in self._missing if not (path := job.path).exists()}
         # Incomplete pairs are left out, or the variants would no longer be aligned.
-        kept = [all(job.path not in lost for job in s) for s in zip(*self._jobs, strict=True)]
+        complete = [all(job.path not in lost for job in s) for s in zip(*self._jobs, strict=True)]
         for jobs in self._jobs:
-            yield from (job.row for job, keep in zip(jobs, kept, strict=True) if keep)
+            yield from (job.row for job, keep in zip(jobs, complete, strict=True) if keep)
 
     def _batches(self) -> Iterator[list[list[_Job]]]:
         """Yields batches of samples: for each variant, the images that are missing.

@@ -204,8 +204,8 @@ def neighbours(pipe: Any, concept: str, count: int) -> list[str]:
         if len(found) >= count or index >= len(words):
             break
         word = str(words[index] or "").removesuffix("</w>")
-        whole = str(words[index]).endswith("</w>")
-        if whole and len(word) > 2 and word.isalpha() and word.isascii() and word not in taken:
+        is_word = str(words[index]).endswith("</w>")
+        if is_word and len(word) > 2 and word.isalpha() and word.isascii() and word not in taken:
             found.append(word)
     return found
 
@@ -222,22 +222,22 @@ def _lay_out(tokenizer: Any, phrase: Phrase) -> Layout:
             f"Expected a prompt of at most {length - start - 1} tokens, got {len(ids)} in "
             f"{phrase.text!r}; shorten it."
         )
-    whole = tokenizer(phrase.text, padding="max_length", max_length=length, truncation=True)[
+    padded = tokenizer(phrase.text, padding="max_length", max_length=length, truncation=True)[
         "input_ids"
     ]
     end = len(ids) + start
     if phrase.concept.strip():
         first = len(_ids(tokenizer, before)) + start
         last = len(_ids(tokenizer, before + " ".join(phrase.concept.split()))) + start - 1
-        if last < first or set(whole[first : last + 1]) & set(tokenizer.all_special_ids):
+        if last < first or set(padded[first : last + 1]) & set(tokenizer.all_special_ids):
             raise InputError(
                 f"Expected a concept that the model's tokenizer has tokens for, got "
                 f"{phrase.concept!r}, which no token represents; rephrase it."
             )
     else:
         first = last = end
-    words = tuple(map(str, tokenizer.convert_ids_to_tokens(whole)))
-    return Layout(tuple(whole), words, first, last, end, start)
+    words = tuple(map(str, tokenizer.convert_ids_to_tokens(padded)))
+    return Layout(tuple(padded), words, first, last, end, start)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
