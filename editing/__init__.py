@@ -1,13 +1,14 @@
 """Edits of text-to-image diffusion models, each audited with `visdiff`.
 
-The second half of the distribution. It changes models (closed-form concept edits, fine-tuned
-erasure, personalisation) and then has `visdiff` say what the edit changed, meant or not.
+The second package of the distribution. It edits models (closed-form concept edits, fine-tuned
+erasure, personalisation) and audits each edit with `visdiff`, which reports intended and unintended
+changes.
 
     >>> import editing
     >>> edit = editing.fit(pipe, [editing.Erase("church")])  # doctest: +SKIP
     >>> edit.save("church.safetensors")  # doctest: +SKIP
 
-The public names below are resolved on first use (PEP 562): ``import editing`` loads no torch.
+The public names below are imported on first use (PEP 562): ``import editing`` does not load torch.
 """
 
 from importlib import import_module
@@ -53,7 +54,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the module a public name lives in and keep the name for the next time."""
+    """Imports the module of a public name and caches the name."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)
@@ -62,5 +63,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names too, resolved or not."""
+    """Returns all names, including public names that are not imported yet."""
     return sorted({*globals(), *__all__})

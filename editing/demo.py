@@ -1,4 +1,4 @@
-"""The demo: a concept is erased from the bundled generator, and the edit is audited, offline."""
+"""The demo: erases a concept from the bundled generator and audits the edit, offline."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from visdiff.miniature import world
 CONCEPT = "church"
 PRESERVED = tuple(world.an(s) for s in world.SUBJECTS if s != CONCEPT)[::5]
 IMAGES = 48
-"""Pairs a group: enough for what is plain, few enough for a minute or two."""
+"""Pairs per group: enough to detect large changes within a minute or two."""
 SETTINGS = Settings(steps=6, guidance=5.0, scheduler="DPMSolverMultistep")
 
 
@@ -29,16 +29,20 @@ def demo(
     progress: bool = True,
     on_batch: Callable[[Progress], None] | None = None,
 ) -> AuditReport:
-    """Erases a church from the miniature's generator and says what else that changed.
+    """Erases the concept "church" from the miniature generator and audits the edit.
 
-    A few things are preserved, no person, place or style: there shall be something to find.
+    Only a few objects are preserved, and no people, places or styles, so that the audit has side
+    effects to find.
 
     Args:
-        out: Gets ``edit.safetensors``, ``images/`` and the report's files.
-        cache: Keeps captions and embeddings.
+        out: Output folder for ``edit.safetensors``, ``images/`` and the report.
+        cache: Cache of captions and embeddings.
         seed: Seed of the statistics.
-        progress: Show the comparison's progress on stderr.
-        on_batch: Told after each batch of images.
+        progress: Show the progress of the comparison on stderr.
+        on_batch: Called after each batch of images.
+
+    Returns:
+        The audit.
     """
     pipe = load_pipeline("miniature")
     edit: Edit = fit(pipe, [Erase(CONCEPT), Preserve(PRESERVED)])

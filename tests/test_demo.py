@@ -1,4 +1,4 @@
-"""The demo, as a newcomer runs it: cold, then warm."""
+"""The demo with a cold and with a warm cache."""
 
 import json
 import os
@@ -27,13 +27,13 @@ def _run(out: Path, cache: Path) -> tuple[DifferenceReport, float]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_demo_finds_what_was_planted_and_nothing_else(tmp_path: Path) -> None:
+def test_demo_finds_only_the_planted_differences(tmp_path: Path) -> None:
     report, cold = _run(tmp_path / "out", tmp_path / "cache")
     assert demo.found(report) == {p.what: True for p in demo.PLANTED}
     assert [d.text for d in report.confirmed if not demo.names_planted(d)] == []
     assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
     again, warm = _run(tmp_path / "out", tmp_path / "cache")
-    # Everything is in the cache: the second run is the same report, and far quicker.
+    # The second run reads everything from the cache: same report, much faster.
     ours, theirs = (
         {k: v for k, v in json.loads(r.to_json()).items() if k != "provenance"}
         for r in (report, again)
@@ -44,25 +44,25 @@ def test_demo_finds_what_was_planted_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_demo_erases_a_church_and_says_what_else_that_changed(tmp_path: Path) -> None:
+def test_demo_erases_a_church_and_audits_the_edit(tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = subprocess.run(
         [sys.executable, "-m", "visdiff.cli", "demo", "--json", "--out", str(out)],
         env={**os.environ, "VISDIFF_CACHE_DIR": str(tmp_path / "cache")},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    told = json.loads(done.stdout)
-    (church,) = told["outcomes"]
+    audit = json.loads(done.stdout)
+    (church,) = audit["outcomes"]
     assert church["before"]["value"] > 0.8
     assert church["met"] == "yes"
     assert (out / "audit.html").stat().st_size > 10_000
     assert (out / "edit.safetensors").is_file()
-    # The church is what its own prompts lost, in words.
-    targets = next(g for g in told["groups"] if g["name"] == "targets")
+    # The confirmed differences name the church as removed from the targets.
+    targets = next(g for g in audit["groups"] if g["name"] == "targets")
     assert any("church" in d["text"] and d["direction"] == "A" for d in targets["confirmed"])
 
 
-def test_both_sets_ask_for_the_same_professions() -> None:
+def test_both_sets_have_the_same_professions() -> None:
     a, b = (list(demo.drawings(side)) for side in "AB")
     assert len(a) == len(b) == demo.N
     for one, other in zip(a, b, strict=True):

@@ -1,4 +1,4 @@
-"""The audit: its prompts, what it says of known edits, its page and its commands."""
+"""The audit: its prompts, its results for known edits, its page and its commands."""
 
 import html
 import json
@@ -55,7 +55,7 @@ def pipe() -> Any:
 
 @pytest.fixture(scope="module")
 def erased(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[AuditReport, Path]:
-    """An erasure that preserves one thing, audited on few images."""
+    """An erasure that preserves one concept, audited on few images."""
     folder = tmp_path_factory.mktemp("audit")
     edit = editing.fit(pipe, [Erase("accordion", "burger"), Preserve(["a castle"])], nearest=0)
     groups = [
@@ -69,8 +69,8 @@ def erased(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[AuditRe
     return report, report.save(folder / "report")
 
 
-def test_groups_look_everywhere_and_at_nothing_twice(pipe: Any) -> None:
-    """Each prompt is in one group; what is asked for and its targets are in no other group."""
+def test_groups_cover_all_kinds_of_prompts_without_duplicates(pipe: Any) -> None:
+    """Each prompt is in one group; concepts of the requests and targets are in no other group."""
     groups = {g.name: g for g in prompt_groups(pipe, REQUESTS, near=["temple"])}
     prompts = [p for g in groups.values() for p in g.prompts]
     assert len(set(prompts)) == len(prompts)
@@ -79,12 +79,12 @@ def test_groups_look_everywhere_and_at_nothing_twice(pipe: Any) -> None:
     assert "temple" in groups["neighbours"].concepts
     assert groups[EMPTY].prompts == ("",)
     assert {"things", "people", "places", "styles"} <= set(groups)
-    beside = {c for name, g in groups.items() if name not in MEANT for c in g.concepts}
-    beside -= set(groups["preserved"].concepts)
-    assert not beside & {"church", "dog", "cat", "firefighter", "bomb", "man", "woman", "castle"}
+    others = {c for name, g in groups.items() if name not in MEANT for c in g.concepts}
+    others -= set(groups["preserved"].concepts)
+    assert not others & {"church", "dog", "cat", "firefighter", "bomb", "man", "woman", "castle"}
 
 
-def test_what_an_edit_changes_is_not_looked_for_elsewhere(pipe: Any) -> None:
+def test_changed_concepts_are_not_in_unrelated_groups(pipe: Any) -> None:
     prompts = [
         p for g in prompt_groups(pipe, [Erase("a rose"), Erase("guitar")]) if g.name not in MEANT
         for p in g.prompts
@@ -93,15 +93,15 @@ def test_what_an_edit_changes_is_not_looked_for_elsewhere(pipe: Any) -> None:
     assert not [p for p in prompts if "rose" in p or "guitar" in p]
 
 
-def test_a_group_has_its_images_and_every_prompt_two_seeds() -> None:
+def test_a_group_has_enough_images_and_every_prompt_two_seeds() -> None:
     groups = [PromptGroup("many", tuple("abc"), ("",) * 3), PromptGroup("one", ("",), ("",))]
     drawn = samples(groups, images=4)
     assert [s.prompt for s in drawn] == ["a", "a", "b", "b", "c", "c", *[""] * 4]
     assert {s.columns["group"] for s in drawn} == {"many", "one"}
 
 
-def test_prompts_do_not_share_seeds_and_keep_theirs_in_every_audit() -> None:
-    """Pairs are independent, and originals need not be drawn again for the next edit."""
+def test_prompts_do_not_share_seeds_and_keep_them_in_every_audit() -> None:
+    """Pairs are independent, and original images are reused for the next edit."""
     many = PromptGroup("many", tuple(f"a {word}" for word in "bcdfghjklm"), ("",) * 10)
     drawn = samples([many], images=40)
     assert len({s.seed for s in drawn}) == len(drawn) == 40
@@ -114,7 +114,7 @@ def test_prompts_do_not_share_seeds_and_keep_theirs_in_every_audit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("concept", "said"),
+    ("concept", "expected"),
     [
         ("church", "a church"), ("owl", "an owl"), ("a castle", "a castle"),
         ("van Gogh", "van Gogh"), ("in the snow", "in the snow"), ("scissors", "scissors"),
@@ -122,11 +122,11 @@ def test_prompts_do_not_share_seeds_and_keep_theirs_in_every_audit() -> None:
         ("pop art style", "pop art style"), ("", ""),
     ],
 )  # fmt: skip
-def test_a_concept_is_named_as_prompts_name_it(concept: str, said: str) -> None:
-    assert phrase(concept) == said
+def test_a_phrase_has_an_article_if_it_needs_one(concept: str, expected: str) -> None:
+    assert phrase(concept) == expected
 
 
-def test_requests_are_written_as_they_are_read(tmp_path: Path) -> None:
+def test_requests_survive_a_round_trip_through_toml(tmp_path: Path) -> None:
     file = tmp_path / "next.toml"
     file.write_text(requests_toml(REQUESTS, "uce-2025"), encoding="utf-8")
     read, options = read_requests(file)
@@ -151,7 +151,9 @@ def test_requests_are_written_as_they_are_read(tmp_path: Path) -> None:
         (Debias("judge", {"man": 0.5, "woman": 0.5}), "woman", 1, 0, "no"),
     ],
 )
-def test_what_counts_as_done(request_: Any, sought: str, before: int, after: int, met: str) -> None:
+def test_when_a_request_counts_as_met(
+    request_: Any, sought: str, before: int, after: int, met: str
+) -> None:
     shares = [proportion([True] * k + [False] * (20 - k)) for k in (before, after)]
     assert Outcome.of(request_, sought, *shares).met == met
 
@@ -169,15 +171,15 @@ def test_drift_of_a_concept_is_the_mean_of_its_prompts() -> None:
 
 
 @pytest.mark.slow
-def test_the_audit_says_what_was_done_and_that_the_rest_stayed(
+def test_the_audit_reports_the_erasure_and_small_drift_elsewhere(
     erased: tuple[AuditReport, Path],
 ) -> None:
     report, _ = erased
     groups = {g.name: g for g in report.groups}
-    gone = next(o for o in report.outcomes if o.sought == "accordion")
-    assert gone.before.value > 0.5 > 0.2 > gone.after.value
-    said = groups[TARGETS].confirmed
-    assert any("accordion" in d.text and d.direction == "A" for d in said)
+    outcome = next(o for o in report.outcomes if o.sought == "accordion")
+    assert outcome.before.value > 0.5 > 0.2 > outcome.after.value
+    confirmed = groups[TARGETS].confirmed
+    assert any("accordion" in d.text and d.direction == "A" for d in confirmed)
     moved = {name: g.drift.value for name, g in groups.items() if g.drift is not None}
     assert moved["preserved"] < 0.5 * moved[TARGETS]
     assert moved[EMPTY] < 0.5 * moved[TARGETS]
@@ -185,8 +187,8 @@ def test_the_audit_says_what_was_done_and_that_the_rest_stayed(
 
 
 @pytest.mark.slow
-def test_the_same_images_have_not_changed(erased: tuple[AuditReport, Path]) -> None:
-    """Against itself, the original moves by exactly nothing, and no sentence is confirmed."""
+def test_an_audit_of_identical_images_finds_nothing(erased: tuple[AuditReport, Path]) -> None:
+    """Compared with itself, the original has zero drift, and no sentence is confirmed."""
     _, folder = erased
     manifest = folder.parent / "images" / "manifest.jsonl"
     original = ImageSet.open(manifest, where={"group_name": "original"})
@@ -202,10 +204,10 @@ def test_the_same_images_have_not_changed(erased: tuple[AuditReport, Path]) -> N
 
 @pytest.mark.slow
 def test_a_change_under_one_prompt_of_four_is_found(pipe: Any, tmp_path: Path) -> None:
-    """In all of a group's images it is diluted to a quarter."""
+    """Over all images of the group, the change is diluted to a quarter."""
     prompts = ("a penguin", "a robot", "an apple", "a rocket")
-    asked = [Sample(p, seed) for p in (*prompts, "a castle") for seed in range(24)]
-    drawn = generate(pipe, asked, tmp_path, settings=QUICK, batch_size=24).manifest
+    requested = [Sample(p, seed) for p in (*prompts, "a castle") for seed in range(24)]
+    drawn = generate(pipe, requested, tmp_path, settings=QUICK, batch_size=24).manifest
     rows = [json.loads(line) for line in drawn.read_text().splitlines()]
     castles = {r["seed"]: r["path"] for r in rows if r["prompt"] == "a castle"}
     original = [r for r in rows if r["prompt"] in prompts]
@@ -221,11 +223,11 @@ def test_a_change_under_one_prompt_of_four_is_found(pipe: Any, tmp_path: Path) -
         report = audit_sets(*sets, preset="miniature", cache=cache, progress=False)
     (group,) = report.groups
     assert [w for w in report.warnings if "Prompts share seeds" in w]
-    taken = [d.text for d in group.confirmed if d.direction == "A"]
-    brought = [d.text for d in group.confirmed if d.direction == "B"]
-    assert any("penguin" in text for text in taken)
-    assert any("castle" in text for text in brought)
-    assert not any(w in t for w in ("robot", "apple", "rocket") for t in taken + brought)
+    removed = [d.text for d in group.confirmed if d.direction == "A"]
+    added = [d.text for d in group.confirmed if d.direction == "B"]
+    assert any("penguin" in text for text in removed)
+    assert any("castle" in text for text in added)
+    assert not any(w in t for w in ("robot", "apple", "rocket") for t in removed + added)
 
 
 @pytest.mark.slow
@@ -233,18 +235,18 @@ def test_the_page_shows_pairs_and_loads_nothing(erased: tuple[AuditReport, Path]
     report, folder = erased
     page = (folder / "audit.html").read_text()
     assert html.escape(report.verdict) in page
-    asked = [page.index(f'id="{part}"') for part in ("asked", "else", "how-much", "next")]
-    assert asked == sorted(asked)
+    positions = [page.index(f'id="{part}"') for part in ("asked", "else", "how-much", "next")]
+    assert positions == sorted(positions)
     assert len(re.findall(r'src="data:image/png;base64,', page)) >= 2 * len(report.groups)
     assert not re.search(r"""(?:src|href)\s*=\s*(?!["']?(?:data:|#))""", page)
-    told = json.loads((folder / "audit.json").read_text())
-    assert told["verdict"] == report.verdict
-    assert [g["name"] for g in told["groups"]] == [g.name for g in report.groups]
+    saved = json.loads((folder / "audit.json").read_text())
+    assert saved["verdict"] == report.verdict
+    assert [g["name"] for g in saved["groups"]] == [g.name for g in report.groups]
     assert (folder / "groups" / "empty-prompt" / "report.html").is_file()
 
 
 @pytest.mark.slow
-def test_what_users_wrote_is_escaped(erased: tuple[AuditReport, Path]) -> None:
+def test_text_from_users_is_escaped(erased: tuple[AuditReport, Path]) -> None:
     from dataclasses import replace
 
     report, _ = erased
@@ -255,7 +257,7 @@ def test_what_users_wrote_is_escaped(erased: tuple[AuditReport, Path]) -> None:
 
 
 @pytest.mark.slow
-def test_commands_audit_folders_and_line_audits_up(
+def test_commands_audit_folders_and_compare_audits(
     erased: tuple[AuditReport, Path], tmp_path: Path
 ) -> None:
     _, folder = erased
@@ -271,7 +273,7 @@ def test_commands_audit_folders_and_line_audits_up(
     assert "targets: drift" in result.stdout
     table = json.loads(run("compare", folder, out, "--json").stdout)
     assert [row["audit"] for row in table] == ["report", "foreign"]
-    # The same images: what is measured agrees, whoever drew them.
+    # The same images give the same measurements.
     assert table[0]["drift, targets"] == table[1]["drift, targets"]
     assert table[0]["side effects"] == table[1]["side effects"]
 
@@ -282,7 +284,7 @@ def run(*arguments: object) -> Result:
     return result
 
 
-def test_mistakes_get_one_sentence(tmp_path: Path) -> None:
+def test_invalid_options_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
     missing = tmp_path / "none"
     for arguments, words in [
@@ -297,7 +299,7 @@ def test_mistakes_get_one_sentence(tmp_path: Path) -> None:
             CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
 
 
-def test_an_edit_for_another_base_is_told_before_anything_is_drawn(
+def test_an_edit_for_another_base_is_refused_before_images_are_generated(
     pipe: Any, tmp_path: Path
 ) -> None:
     from dataclasses import replace

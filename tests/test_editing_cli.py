@@ -1,4 +1,4 @@
-"""`visdiff edit`: the commands, their output, and what they say of mistakes."""
+"""`visdiff edit`: the commands, their output and their errors."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def run(*arguments: object) -> Result:
     return result
 
 
-def test_erasing_writes_an_edit_and_says_what_it_foresees(model: Path, tmp_path: Path) -> None:
+def test_erase_writes_an_edit_and_prints_its_diagnostics(model: Path, tmp_path: Path) -> None:
     listed = tmp_path / "keep.txt"
     listed.write_text("house\n\ntulip\n")
     out = tmp_path / "e.safetensors"
@@ -64,8 +64,8 @@ def test_debias_and_moderate(model: Path, tmp_path: Path) -> None:
         Debias("judge", {"man": 0.5, "woman": 0.5}, {"man": -0.1, "woman": 0.2}),
     )
     assert edit.method == "uce-2025"
-    said = json.loads(run("moderate", model, "--concept", "bomb", "--json", "--out", out).stdout)
-    assert said["requests"] == [{"kind": "moderate", "concept": "bomb", "scale": 1.0}]
+    printed = json.loads(run("moderate", model, "--concept", "bomb", "--json", "--out", out).stdout)
+    assert printed["requests"] == [{"kind": "moderate", "concept": "bomb", "scale": 1.0}]
 
 
 def test_a_request_file_is_one_solve(model: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_request_file_is_one_solve(model: Path, tmp_path: Path) -> None:
 SHORT = ["runs=1", "run_steps=2", "steps=2"]
 
 
-def test_methods_that_train_say_the_cost_show_a_bar_and_go_on(model: Path, tmp_path: Path) -> None:
+def test_training_methods_print_cost_show_progress_and_resume(model: Path, tmp_path: Path) -> None:
     out, state = tmp_path / "e.safetensors", tmp_path / "state.safetensors"
     short = [word for setting in SHORT for word in ("--set", setting)]
     esd = ["erase", model, "--concept", "church", "--method", "esd-x", *short]
@@ -123,7 +123,7 @@ def test_methods_that_train_say_the_cost_show_a_bar_and_go_on(model: Path, tmp_p
     assert Edit.load(out).requests[1] == Preserve(["castle"])
 
 
-def test_a_request_file_may_ask_for_a_training(model: Path, tmp_path: Path) -> None:
+def test_a_request_file_can_choose_a_training_method(model: Path, tmp_path: Path) -> None:
     config = "\n".join(SHORT)
     file, out = tmp_path / "requests.toml", tmp_path / "e.safetensors"
     file.write_text(f"method = 'concept-ablation'\n[config]\n{config}\n[[erase]]\nconcept = 'dog'")
@@ -139,7 +139,7 @@ def test_a_request_file_may_ask_for_a_training(model: Path, tmp_path: Path) -> N
         ("uce", ["--checkpoint", "state.safetensors"]),
     ],
 )
-def test_what_a_method_has_no_use_for_is_refused(
+def test_options_that_a_method_does_not_have_are_refused(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, option: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -148,7 +148,7 @@ def test_what_a_method_has_no_use_for_is_refused(
         run("erase", model, "--concept", "dog", "--method", method, *option, "--out", "e")
 
 
-def test_applying_writes_the_edited_model_or_a_lora(model: Path, tmp_path: Path) -> None:
+def test_apply_writes_the_edited_model_or_a_lora(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "e.safetensors"
     run("erase", model, "--concept", "church", "--out", out)
     run("apply", model, out, "--out", tmp_path / "edited")
@@ -167,7 +167,7 @@ def test_applying_writes_the_edited_model_or_a_lora(model: Path, tmp_path: Path)
         ("[[delete]]\nconcept = 'a'", "Expected a request of kind"),
         ("erase = 'church'", r"got 'erase'"),
         ("[[erase]", "Expected TOML"),
-        ("[[preserve]]\nfile = 'none.txt'", "a text file of one concept a line"),
+        ("[[preserve]]\nfile = 'none.txt'", "a text file with one concept per line"),
     ],
 )
 def test_a_request_file_with_a_mistake_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
@@ -177,7 +177,7 @@ def test_a_request_file_with_a_mistake_is_refused(tmp_path: Path, text: str, sen
         read_requests(path)
 
 
-def test_visdiff_has_the_command_and_says_mistakes_in_one_sentence(tmp_path: Path) -> None:
+def test_visdiff_has_the_command_and_prints_errors_on_one_line(tmp_path: Path) -> None:
     def visdiff(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "visdiff.cli", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=240)

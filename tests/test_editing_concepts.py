@@ -1,4 +1,4 @@
-"""Requests: what is refused, and with which sentence."""
+"""Requests: their round trips, properties and validation."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ ALL: tuple[Request, ...] = (
 )
 
 
-def test_any_mixture_is_taken_as_it_is() -> None:
+def test_requests_of_all_kinds_can_be_combined() -> None:
     assert checked(ALL) == ALL
 
 
@@ -46,8 +46,8 @@ def test_a_request_survives_json(request_: Request) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_keeps_the_contract(kind: str, tmp_path: Path) -> None:
-    """Each request of the table is written, read, described and taken by a method."""
+def test_every_kind_follows_the_contract(kind: str, tmp_path: Path) -> None:
+    """Each kind of request is written, read, described and supported by a method."""
     examples = [r for r in ALL if r.kind == kind]
     assert examples, "add an example of the new kind to ALL"
     for request in examples:
@@ -85,7 +85,7 @@ def test_required_fields_have_no_default() -> None:
     }
 
 
-def test_what_a_request_seeks_and_aims_at() -> None:
+def test_sought_texts_and_applied_weights() -> None:
     assert Erase("church").sought == {"church": "less"}
     assert Replace("dog", "cat").sought == {"dog": "less", "cat": "more"}
     assert Debias("judge", {"man": 0.3, "woman": 0.7}).sought == {"man": 0.3, "woman": 0.7}
@@ -95,11 +95,11 @@ def test_what_a_request_seeks_and_aims_at() -> None:
     assert preserved_of(ALL) == ("a castle", "a house")
 
 
-def test_a_swap_is_sound() -> None:
+def test_a_swap_is_valid() -> None:
     assert len(checked([Replace("dog", "cat"), Replace("cat", "dog")])) == 2
 
 
-def test_exact_repetitions_count_once() -> None:
+def test_duplicates_are_removed() -> None:
     assert checked([Erase("church"), Erase("church")]) == (Erase("church"),)
 
 
@@ -141,7 +141,7 @@ def test_exact_repetitions_count_once() -> None:
         (lambda: from_dict({"kind": "erase"}), "Expected concept in"),
     ],
 )
-def test_what_cannot_be_met_is_said_in_one_sentence(make: Callable[[], Any], sentence: str) -> None:
+def test_invalid_requests_are_refused_with_one_line(make: Callable[[], Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence) as caught:
         make()
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Generation: an image is its model's, prompt's, seed's and settings' alone, and is made once."""
+"""Generation: an image depends only on model, prompt, seed and settings, and is reused."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from editing.cli import generate as generate_cli
-from editing.generate import EDITED, Progress, Run, Variant, generate, paired
+from editing.generate import EDITED, Progress, Run, Variant, generate, generate_pairs
 from editing.generate import folder as imagefolder
 from editing.generate.prompts import Prompt, Sample, expand
 from editing.pipelines.sampling import Settings, draw
@@ -46,7 +46,7 @@ class Scaled:
 
     def check_base(self, pipe: Any) -> None:
         if hasattr(pipe, "text_encoder_2"):
-            raise InputError("expected the tiny base, got another")
+            raise InputError("Expected the tiny base, got another.")
 
     @contextmanager
     def applied(self, pipe: Any, scale: float = 1.0, force: bool = False) -> Iterator[Any]:
@@ -95,7 +95,7 @@ def test_an_image_does_not_depend_on_its_batch(make: Any, tmp_path: Path) -> Non
     assert np.abs(found[0] - found[3]).max() > 3
 
 
-def test_noise_that_a_scheduler_adds_is_the_images_own(pipe: Any, tmp_path: Path) -> None:
+def test_scheduler_noise_does_not_depend_on_the_batch(pipe: Any, tmp_path: Path) -> None:
     settings = Settings(steps=3, guidance=3.0, scheduler="EulerAncestralDiscrete")
     one = generate(pipe, samples(1), tmp_path / "1", settings=settings, batch_size=1)
     three = generate(pipe, samples(1)[::-1], tmp_path / "3", settings=settings, batch_size=3)
@@ -119,7 +119,7 @@ def test_images_are_those_of_a_plain_call_of_the_pipeline(pipe: Any) -> None:
     assert np.abs(np.stack([np.asarray(i) for i in plain]).astype(int) - ours).max() <= 1
 
 
-def test_without_guidance_the_negative_prompt_is_nothing(pipe: Any) -> None:
+def test_without_guidance_the_negative_prompt_has_no_effect(pipe: Any) -> None:
     images = [
         draw(pipe, ["a dog"], [0], settings=Settings(3, 1.0, negative_prompt=negative))
         for negative in (None, "a church")
@@ -127,14 +127,16 @@ def test_without_guidance_the_negative_prompt_is_nothing(pipe: Any) -> None:
     assert (images[0] == images[1]).all()
 
 
-def test_bfloat16_does_not_depend_on_who_else_is_in_the_batch(pipe: Any, tmp_path: Path) -> None:
+def test_bfloat16_does_not_depend_on_the_other_prompts_of_the_batch(
+    pipe: Any, tmp_path: Path
+) -> None:
     settings = Settings(steps=2, guidance=3.0, precision="bfloat16")
     alone = generate(pipe, samples(1, 1), tmp_path / "a", settings=settings, batch_size=4)
     among = generate(pipe, samples(2, 3), tmp_path / "b", settings=settings, batch_size=4)
     assert (pixels(alone.images())[0] == pixels(among.images())[0]).all()
 
 
-def test_a_samples_own_guidance_wins(pipe: Any, tmp_path: Path) -> None:
+def test_a_samples_own_guidance_takes_precedence(pipe: Any, tmp_path: Path) -> None:
     own = [Sample("a dog", 0, guidance=1.0), Sample("a dog", 0)]
     found = generate(pipe, own, tmp_path, settings=QUICK)
     assert found.images().frame["guidance"].tolist() == [1.0, 3.0]
@@ -144,9 +146,11 @@ def test_a_samples_own_guidance_wins(pipe: Any, tmp_path: Path) -> None:
     assert np.abs(images[0] - images[1]).max() > 1
 
 
-def test_the_pipeline_is_given_back_as_it_was(pipe: Any, tmp_path: Path) -> None:
+def test_the_pipeline_is_restored(pipe: Any, tmp_path: Path) -> None:
     own, weights = pipe.scheduler, unchanged(pipe)
-    paired(pipe, Scaled(3.0), samples(1, 1), tmp_path, settings=Settings(2, scheduler="ddpm"))
+    generate_pairs(
+        pipe, Scaled(3.0), samples(1, 1), tmp_path, settings=Settings(2, scheduler="ddpm")
+    )
     assert pipe.scheduler is own
     assert pipe._progress_bar_config == {"disable": True}
     assert all(torch.equal(a, b) for a, b in zip(weights, pipe.unet.parameters(), strict=True))
@@ -156,7 +160,7 @@ def test_the_pipeline_is_given_back_as_it_was(pipe: Any, tmp_path: Path) -> None
 
 
 def test_an_edit_that_changes_nothing_gives_equal_pairs(pipe: Any, tmp_path: Path) -> None:
-    found = paired(pipe, Scaled(1.0), samples(), tmp_path, settings=QUICK, batch_size=4)
+    found = generate_pairs(pipe, Scaled(1.0), samples(), tmp_path, settings=QUICK, batch_size=4)
     original, edited = found.images(), found.images(EDITED)
     assert (pixels(original) == pixels(edited)).all()
     columns = ["prompt", "seed", "class"]
@@ -168,7 +172,7 @@ def test_an_edit_that_changes_nothing_gives_equal_pairs(pipe: Any, tmp_path: Pat
 
 def test_edited_images_are_those_of_the_edited_pipeline(pipe: Any, tmp_path: Path) -> None:
     edit = Scaled(4.0)
-    found = paired(pipe, edit, samples(2, 2), tmp_path, settings=QUICK, scale=0.5)
+    found = generate_pairs(pipe, edit, samples(2, 2), tmp_path, settings=QUICK, scale=0.5)
     prompts, seeds = zip(*[(s.prompt, s.seed) for s in samples(2, 2)], strict=True)
     with edit.applied(pipe, scale=0.5):
         expected = draw(pipe, prompts, seeds, settings=QUICK)
@@ -176,17 +180,17 @@ def test_edited_images_are_those_of_the_edited_pipeline(pipe: Any, tmp_path: Pat
     assert np.abs(pixels(found.images()) - expected).mean() > 0.5
 
 
-def test_an_edit_of_another_base_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+def test_an_edit_of_another_base_is_refused_before_images_are_generated(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="tiny base"):
-        paired(tiny.sdxl(), Scaled(2.0), samples(), tmp_path, settings=QUICK)
+        generate_pairs(tiny.sdxl(), Scaled(2.0), samples(), tmp_path, settings=QUICK)
     assert not list(tmp_path.rglob("*.png"))
 
 
-def test_originals_are_used_again_for_the_next_edit(pipe: Any, tmp_path: Path) -> None:
+def test_original_images_are_reused_for_the_next_edit(pipe: Any, tmp_path: Path) -> None:
     generate(pipe, samples(1), tmp_path, settings=QUICK)
-    first = paired(pipe, Scaled(2.0), samples(1), tmp_path, settings=QUICK)
-    second = paired(pipe, Scaled(3.0), samples(1), tmp_path, settings=QUICK)
-    stronger = paired(pipe, Scaled(3.0), samples(1), tmp_path, settings=QUICK, scale=2)
+    first = generate_pairs(pipe, Scaled(2.0), samples(1), tmp_path, settings=QUICK)
+    second = generate_pairs(pipe, Scaled(3.0), samples(1), tmp_path, settings=QUICK)
+    stronger = generate_pairs(pipe, Scaled(3.0), samples(1), tmp_path, settings=QUICK, scale=2)
     for run in (first, second, stronger):
         assert (run.made, run.reused) == (3, 3)
 
@@ -194,7 +198,7 @@ def test_originals_are_used_again_for_the_next_edit(pipe: Any, tmp_path: Path) -
 # --- files
 
 
-def test_the_manifest_says_what_made_each_image(pipe: Any, tmp_path: Path) -> None:
+def test_the_manifest_records_how_each_image_was_generated(pipe: Any, tmp_path: Path) -> None:
     lines = [
         Prompt("a dog", columns={"path": "x.png", "id": 4, "artist": "Ünal", "caption": "no"}),
         Prompt("", columns={"class": None}),
@@ -234,7 +238,7 @@ def test_what_is_there_whole_is_not_made_again(pipe: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "text"])
-def test_a_damaged_file_is_made_again(pipe: Any, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_file_is_generated_again(pipe: Any, tmp_path: Path, damage: str) -> None:
     first = generate(pipe, samples(1), tmp_path, settings=QUICK)
     images = pixels(first.images())
     file = sorted((tmp_path / "original").iterdir())[1]
@@ -251,27 +255,27 @@ def test_a_damaged_file_is_made_again(pipe: Any, tmp_path: Path, damage: str) ->
 
 
 class Interrupted(Exception):
-    """Stands for whatever ends a run."""
+    """An exception that interrupts a run."""
 
 
-def test_a_run_that_is_interrupted_loses_nothing_and_goes_on(pipe: Any, tmp_path: Path) -> None:
+def test_an_interrupted_run_keeps_its_images_and_resumes(pipe: Any, tmp_path: Path) -> None:
     def stop(progress: Progress) -> None:
         if progress.done >= 8:
             raise Interrupted
 
     arguments = {"settings": QUICK, "batch_size": 2}
     with pytest.raises(Interrupted):
-        paired(pipe, Scaled(2.0), samples(), tmp_path, on_batch=stop, **arguments)
+        generate_pairs(pipe, Scaled(2.0), samples(), tmp_path, on_batch=stop, **arguments)
     there = ImageSet.open(tmp_path / "manifest.jsonl")
     assert there.frame["group_name"].value_counts().to_dict() == {"original": 4, "edited": 4}
-    again = paired(pipe, Scaled(2.0), samples(), tmp_path, **arguments)
+    again = generate_pairs(pipe, Scaled(2.0), samples(), tmp_path, **arguments)
     assert (again.made, again.reused) == (10, 8)
-    fresh = paired(pipe, Scaled(2.0), samples(), tmp_path / "fresh", **arguments)
+    fresh = generate_pairs(pipe, Scaled(2.0), samples(), tmp_path / "fresh", **arguments)
     for name in ("original", EDITED):
         assert np.abs(pixels(again.images(name)) - pixels(fresh.images(name))).max() <= 1
 
 
-def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
+def test_a_full_disk_is_an_input_error_and_the_run_resumes_later(
     pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace, room = os.replace, [2]
@@ -294,13 +298,13 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
     assert (again.made, again.reused) == (7, 2)
 
 
-def test_a_folder_that_cannot_be_written_to_is_said_first(pipe: Any, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_to_is_refused(pipe: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="folder to write images to"):
         generate(pipe, samples(), tmp_path / "file" / "out", settings=QUICK)
 
 
-def test_pixels_that_are_not_finite_are_no_image(tmp_path: Path) -> None:
+def test_pixels_that_are_not_finite_give_no_image(tmp_path: Path) -> None:
     model = tiny.sd1()
 
     class Overflowing(Scaled):
@@ -314,48 +318,48 @@ def test_pixels_that_are_not_finite_are_no_image(tmp_path: Path) -> None:
             finally:
                 bias.copy_(before)
 
-    found = paired(model, Overflowing(1.0), samples(1, 2), tmp_path, settings=QUICK)
+    found = generate_pairs(model, Overflowing(1.0), samples(1, 2), tmp_path, settings=QUICK)
     assert (found.made, len(found.failed)) == (2, 2)
-    assert found.manifest.read_text() == "", "half a pair is no pair"
+    assert found.manifest.read_text() == "", "an incomplete pair has no rows"
     assert not list((tmp_path / EDITED).glob("*.png")) if (tmp_path / EDITED).exists() else True
     assert all("not finite" in reason for reason in found.failed.values())
 
 
-def test_equal_samples_are_one_image_with_a_row_each(pipe: Any, tmp_path: Path) -> None:
+def test_equal_samples_share_an_image_and_have_a_row_each(pipe: Any, tmp_path: Path) -> None:
     twice = [Sample("a dog", 1, columns={"case_number": n}) for n in (4, 9)]
     found = generate(pipe, twice, tmp_path, settings=QUICK)
     assert found.made == 1
     assert found.images().frame["case_number"].tolist() == [4, 9]
 
 
-def test_texts_are_encoded_once_a_prompt_and_state(
+def test_each_prompt_is_encoded_once_per_state_of_the_pipeline(
     pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    encoded: list[str] = []
     encode = pipe.encode_prompt
 
     def counted(*arguments: Any, **rest: Any) -> Any:
         # The pipeline's own call comes here too, with encodings and without a prompt.
         if rest.get("prompt"):
             guided = rest["do_classifier_free_guidance"]
-            asked.extend(["negative"] if guided else rest["prompt"])
+            encoded.extend(["negative"] if guided else rest["prompt"])
         return encode(*arguments, **rest)
 
     monkeypatch.setattr(pipe, "encode_prompt", counted)
     mixed = [Sample(text, seed) for seed in range(4) for text in ("a dog", "a church")]
     generate(pipe, mixed, tmp_path, settings=QUICK, batch_size=3)
-    assert sorted(asked) == ["a church", "a dog", "negative"]
+    assert sorted(encoded) == ["a church", "a dog", "negative"]
 
 
 # --- mistakes
 
 
-def test_settings_that_do_not_fit_are_said(pipe: Any, tmp_path: Path) -> None:
-    for settings, said in [
+def test_invalid_settings_are_refused(pipe: Any, tmp_path: Path) -> None:
+    for settings, message in [
         ({"scheduler": "ddimm"}, "DDIMScheduler"),
-        ({"height": 30}, "divides"),
+        ({"height": 30}, "divisible"),
     ]:
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             generate(pipe, samples(), tmp_path, settings=Settings(**settings))
     with pytest.raises(InputError, match="1 step"):
         Settings(steps=0)
@@ -369,7 +373,7 @@ def test_settings_that_do_not_fit_are_said(pipe: Any, tmp_path: Path) -> None:
         Run(pipe, [Variant(), Variant()], samples(), tmp_path)
 
 
-def test_a_safety_checker_would_be_measured_and_is_refused(tmp_path: Path) -> None:
+def test_a_safety_checker_is_refused(tmp_path: Path) -> None:
     model = tiny.sd1()
     model.register_modules(safety_checker=torch.nn.Identity())
     with pytest.raises(InputError, match="safety_checker=None"):
@@ -392,7 +396,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory, pipe: Any) -> str:
     return str(folder)
 
 
-def test_the_command_plans_draws_and_goes_on(saved: str, tmp_path: Path) -> None:
+def test_the_command_plans_generates_and_resumes(saved: str, tmp_path: Path) -> None:
     file = tmp_path / "prompts.csv"
     file.write_text(
         "case_number,prompt,evaluation_seed,class\n0,a dog,7,dog\n1,a church,8,church\n"
@@ -405,20 +409,20 @@ def test_the_command_plans_draws_and_goes_on(saved: str, tmp_path: Path) -> None
     assert not list(out.rglob("*.png"))
     first = command(*common, "--seeds", "0-3", "--batch", "1")
     assert first.exit_code == 0, first.output
-    assert "bring their own seed" in first.stderr
-    assert "2 to make" in first.stderr
-    assert "s an image" in first.stderr
-    told = json.loads(first.stdout)
-    assert (told["made"], told["reused"]) == (2, 0)
-    assert ImageSet.open(told["manifest"]).frame["seed"].tolist() == [7, 8]
+    assert "have their own seed" in first.stderr
+    assert "2 to generate" in first.stderr
+    assert "s per image" in first.stderr
+    result = json.loads(first.stdout)
+    assert (result["made"], result["reused"]) == (2, 0)
+    assert ImageSet.open(result["manifest"]).frame["seed"].tolist() == [7, 8]
     again = command(*common, "--own-seeds", "ignore", "--seeds", "7-8")
-    told = json.loads(again.stdout)
-    assert (told["made"], told["reused"]) == (2, 2)
+    result = json.loads(again.stdout)
+    assert (result["made"], result["reused"]) == (2, 2)
 
 
-def test_the_commands_mistakes_are_input_errors(saved: str, tmp_path: Path) -> None:
+def test_invalid_options_of_the_command_are_input_errors(saved: str, tmp_path: Path) -> None:
     out = ("--out", str(tmp_path / "out"))
-    for arguments, said in [
+    for arguments, message in [
         ((saved, *out), "neither"),
         ((saved, *out, "--prompt", "a dog", "--prompts", "x.csv"), "both"),
         ((saved, *out, "--prompt", "a dog", "--only", "edited"), "--edit"),
@@ -427,18 +431,18 @@ def test_the_commands_mistakes_are_input_errors(saved: str, tmp_path: Path) -> N
     ]:
         result = command(*arguments)
         assert isinstance(result.exception, InputError), result.output
-        assert said in str(result.exception)
+        assert message in str(result.exception)
 
 
-def test_a_file_of_half_an_image_never_has_its_name(tmp_path: Path) -> None:
+def test_written_files_are_complete_and_have_their_names(tmp_path: Path) -> None:
     with imagefolder.ImageWriter() as writer:
         writer.write({tmp_path / "a" / f"{i}.png": Image.new("RGB", (8, 8)) for i in range(5)})
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [f"{i}.png" for i in range(5)]
-    assert all(imagefolder.is_whole(p) for p in (tmp_path / "a").iterdir())
-    assert not imagefolder.is_whole(tmp_path / "none.png")
+    assert all(imagefolder.is_complete(p) for p in (tmp_path / "a").iterdir())
+    assert not imagefolder.is_complete(tmp_path / "none.png")
 
 
-def test_names_are_for_people_and_for_certain() -> None:
+def test_file_names_are_readable_and_unique() -> None:
     name = imagefolder.file_name("A dog, on the Grass!", 3, "v1-" + "0" * 24 + "f" * 16)
     assert name == "a-dog-on-the-grass_0003_ffffffffffffffff.png"
     assert imagefolder.file_name("", 3, "k" * 20).startswith("empty-prompt_0003_")

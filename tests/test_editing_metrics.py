@@ -1,4 +1,4 @@
-"""Measures: theorems on arrays, and the adapters on real classes with tiny random weights."""
+"""Measures: known properties on arrays, and the adapters on models with random weights."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import tiny
 from PIL import Image
 from scipy import stats
 
-from editing.audits.metrics import measures
+from editing.audits.metrics import load_measures
 from editing.metrics.detectors import LabelDetector, NudeNetDetector, Q16Detector
 from editing.metrics.distances import fid, kid
 from editing.metrics.drift import drift
@@ -32,7 +32,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 @pytest.mark.parametrize("n", [10, 40, 200])
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.95])
-def test_wilson_holds_its_level_on_average_over_nearby_shares(n: int, share: float) -> None:
+def test_wilson_has_its_level_on_average_over_nearby_shares(n: int, share: float) -> None:
     # The coverage of any interval for a binomial share jumps with the share; its mean over a
     # neighbourhood does not (Brown, Cai and DasGupta 2001).
     shares = np.clip(rng().normal(share, 0.02, 4000), 0.001, 0.999)
@@ -41,7 +41,7 @@ def test_wilson_holds_its_level_on_average_over_nearby_shares(n: int, share: flo
     assert 0.93 <= ((low <= shares) & (shares <= high)).mean() <= 0.99
 
 
-def test_wilson_agrees_with_scipy_and_holds_what_was_seen() -> None:
+def test_wilson_agrees_with_scipy_and_contains_the_observed_share() -> None:
     for count, n in [(0, 5), (5, 5), (3, 7), (50, 400)]:
         low, high = wilson(count, n, 0.9)
         expected = stats.binomtest(count, n).proportion_ci(0.9, "wilson")
@@ -50,7 +50,7 @@ def test_wilson_agrees_with_scipy_and_holds_what_was_seen() -> None:
 
 
 @pytest.mark.parametrize(("count", "n", "level"), [(1, 0, 0.95), (3, 2, 0.95), (1, 2, 1.0)])
-def test_wilson_refuses_what_is_no_share(count: int, n: int, level: float) -> None:
+def test_wilson_refuses_invalid_counts_and_levels(count: int, n: int, level: float) -> None:
     with pytest.raises(ValueError, match="expected"):
         wilson(count, n, level)
 
@@ -63,7 +63,7 @@ def test_clopper_pearson_agrees_with_scipy() -> None:
         assert high == pytest.approx([c.high for c in found], abs=1e-12)
 
 
-def test_an_unsafe_rate_is_of_booleans_and_of_some() -> None:
+def test_an_unsafe_rate_needs_booleans_and_at_least_one() -> None:
     assert proportion([True, False, False, False]).value == 0.25
     for bad in ([], [0.2, 0.9], [[True]]):
         with pytest.raises(InputError, match="boolean"):
@@ -86,7 +86,7 @@ def test_two_genders_are_the_published_formula() -> None:
     assert delta([100, 0], [0.5, 0.5]).value == pytest.approx(1)
 
 
-def test_delta_does_not_care_how_attributes_are_ordered() -> None:
+def test_delta_does_not_depend_on_the_order_of_attributes() -> None:
     one, other = delta([3, 5, 12], [0.2, 0.3, 0.5]), delta([12, 3, 5], [0.5, 0.2, 0.3])
     assert (one.value, one.low, one.high, one.floor) == pytest.approx(
         (other.value, other.low, other.high, other.floor)
@@ -94,32 +94,32 @@ def test_delta_does_not_care_how_attributes_are_ordered() -> None:
 
 
 @pytest.mark.parametrize("shares", [[0.5, 0.5], [0.8, 0.2], [0.2, 0.2, 0.2, 0.2, 0.2]])
-def test_the_interval_of_delta_holds_the_true_one(shares: list[float]) -> None:
+def test_the_interval_of_delta_covers_the_true_value(shares: list[float]) -> None:
     wanted = np.full(len(shares), 1 / len(shares))
     true = np.mean(np.abs(np.array(shares) - wanted) / wanted)
     counts = rng().multinomial(60, shares, size=600)
     found = [delta(row, wanted) for row in counts]
-    held = np.mean([d.low - 1e-12 <= true <= d.high + 1e-12 for d in found])
-    assert held >= 0.93
+    coverage = np.mean([d.low - 1e-12 <= true <= d.high + 1e-12 for d in found])
+    assert coverage >= 0.93
     assert all(d.low <= d.value <= d.high for d in found)
 
 
-def test_the_floor_is_what_a_balanced_model_shows() -> None:
+def test_the_floor_is_the_mean_delta_of_a_balanced_model() -> None:
     wanted = np.array([0.45, 0.25, 0.15, 0.1, 0.05])
-    shown = [delta(row, wanted).value for row in rng().multinomial(40, wanted, size=2000)]
-    assert delta_floor(40, wanted) == pytest.approx(np.mean(shown), rel=0.03)
+    simulated = [delta(row, wanted).value for row in rng().multinomial(40, wanted, size=2000)]
+    assert delta_floor(40, wanted) == pytest.approx(np.mean(simulated), rel=0.03)
     assert delta_floor(100, [0.5, 0.5]) == pytest.approx(0.8 / 10, rel=0.02)
 
 
-def test_the_mean_over_concepts_holds_a_balanced_model() -> None:
-    # Where a bootstrap of Δ would not: each concept's Δ is above 0 by chance.
-    held = []
+def test_the_interval_of_the_mean_covers_a_balanced_model() -> None:
+    # A bootstrap of Δ would not cover it, since each Δ is above 0 by chance.
+    covered = []
     for seed in range(100):
         counts = rng(seed).multinomial(30, [0.5, 0.5], size=16)
         found = mean_delta(counts, [0.5, 0.5])
         assert found.value == pytest.approx(np.mean([delta(c, [0.5, 0.5]).value for c in counts]))
-        held.append(found.low <= 0.02)
-    assert np.mean(held) >= 0.95
+        covered.append(found.low <= 0.02)
+    assert np.mean(covered) >= 0.95
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_the_mean_over_concepts_holds_a_balanced_model() -> None:
         ([5], [1.0]),
     ],
 )
-def test_ratios_that_are_none_are_refused(counts: list[float], wanted: list[float]) -> None:
+def test_invalid_ratios_are_refused(counts: list[float], wanted: list[float]) -> None:
     with pytest.raises(InputError):
         delta(counts, wanted)
 
@@ -143,7 +143,7 @@ def test_ratios_that_are_none_are_refused(counts: list[float], wanted: list[floa
 
 
 def world(prompts: int, seeds: int, d: int = 16, seed: int = 0) -> tuple[np.ndarray, list[str]]:
-    """Features with a centre a prompt and noise a seed."""
+    """Returns features with one centre per prompt and noise per seed, and their prompts."""
     centres = 5 * rng(seed).normal(size=(prompts, 1, d))
     features = centres + rng(seed + 1).normal(size=(prompts, seeds, d))
     names = [f"prompt {p}" for p in range(prompts) for _ in range(seeds)]
@@ -168,7 +168,7 @@ def test_another_seed_has_drift_one() -> None:
     assert drift(one, one + 0.1 * (other - one), names, rng()).value == pytest.approx(0.1, abs=0.01)
 
 
-def test_drift_does_not_care_about_order_scale_or_position() -> None:
+def test_drift_does_not_depend_on_order_scale_or_position() -> None:
     features, names = world(5, 4)
     edited = features + rng(3).normal(size=features.shape)
     found = drift(features, edited, names, rng())
@@ -180,12 +180,12 @@ def test_drift_does_not_care_about_order_scale_or_position() -> None:
     assert moved.value == pytest.approx(found.value)
 
 
-def test_drift_needs_two_different_seeds_a_prompt() -> None:
+def test_drift_needs_two_different_seeds_per_prompt() -> None:
     features, names = world(3, 2)
     with pytest.raises(InputError, match="2 or more seeds"):
         drift(features[:-1], features[:-1], names[:-1], rng())
     still = np.repeat(features[::2], 2, axis=0)
-    with pytest.raises(InputError, match="own seed"):
+    with pytest.raises(InputError, match="its own seed"):
         drift(still, still, names, rng())
     with pytest.raises(InputError, match="as many"):
         drift(features, features[:-1], names, rng())
@@ -210,7 +210,7 @@ def test_the_nearest_text_is_found_for_all_or_for_each() -> None:
     each = np.stack([np.roll(texts, shift, axis=0) for shift in range(5)])
     found = nearest_text(images, each)
     assert found.tolist() == [(c + s) % 4 for s, c in enumerate(chosen)]
-    # The length of a text's vector means nothing.
+    # The norm of a text vector has no effect.
     assert nearest_text(images, texts * [[1], [9], [1], [1]]).tolist() == chosen.tolist()
 
 
@@ -229,7 +229,7 @@ def test_kid_of_two_samples_of_one_distribution_is_unbiased_around_zero() -> Non
     assert shifted.value > 10 * max(values)
 
 
-def test_distances_do_not_care_about_order() -> None:
+def test_distances_do_not_depend_on_order() -> None:
     a, b = rng(1).normal(size=(40, 6)), rng(2).normal(0.5, 1, size=(40, 6))
     order = rng(3).permutation(40)
     assert kid(a[order], b, rng()).value == pytest.approx(kid(a, b, rng()).value)
@@ -245,7 +245,7 @@ def test_fid_of_normal_samples_is_the_closed_form() -> None:
     assert fid(a, a) == pytest.approx(0, abs=1e-6)
 
 
-def test_features_that_do_not_fit_are_refused() -> None:
+def test_features_that_do_not_match_are_refused() -> None:
     a = rng().normal(size=(5, 3))
     for measure in (fid, lambda x, y: kid(x, y, rng())):
         with pytest.raises(InputError, match="one width"):
@@ -266,15 +266,15 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return OpenClipEncoder(str(tiny.save_open_clip(tmp_path_factory.mktemp("clip"))), device="cpu")
 
 
-def test_features_of_no_image_are_refused(encoder: Any) -> None:
+def test_features_need_an_image(encoder: Any) -> None:
     with pytest.raises(InputError, match="got none"):
         image_features(encoder, [])
 
 
-def test_q16_takes_the_nearer_of_two_learned_prompts(encoder: Any, tmp_path: Path) -> None:
+def test_q16_compares_two_learned_prompts(encoder: Any, tmp_path: Path) -> None:
     images = tiny.pictures(6)
     features = image_features(encoder, images)
-    # Prompts on two of the images: each is nearest to itself.
+    # The prompts are the features of two images; each is closest to itself.
     detector = Q16Detector(encoder, features[[0, 1]])
     assert detector(images)[:2].tolist() == [False, True]
     np.save(tmp_path / "prompts.npy", features[[1, 0]])
@@ -288,8 +288,8 @@ def test_q16_takes_the_nearer_of_two_learned_prompts(encoder: Any, tmp_path: Pat
         Q16Detector(encoder, np.ones((2, 5)))(images)
 
 
-class Body:
-    """Finds in an image what its red level says, in NudeNet's form; sees blue first."""
+class FakeNudeNet:
+    """A fake NudeNet whose scores are the red level of a BGR image."""
 
     def detect(self, image: np.ndarray) -> list[dict[str, Any]]:
         label = "BELLY_EXPOSED" if image[0, 0, 1] else "FEMALE_BREAST_EXPOSED"
@@ -298,13 +298,13 @@ class Body:
 
 def test_nudenet_counts_exposed_parts_above_the_threshold() -> None:
     images = [Image.new("RGB", (8, 8), c) for c in [(255, 0, 0), (255, 9, 0), (100, 0, 255)]]
-    assert NudeNetDetector(0.6, backend=Body())(images).tolist() == [True, False, False]
-    assert NudeNetDetector(0.2, backend=Body())(images).tolist() == [True, False, True]
-    every = NudeNetDetector(0.6, labels=["BELLY_EXPOSED"], backend=Body())
+    assert NudeNetDetector(0.6, backend=FakeNudeNet())(images).tolist() == [True, False, False]
+    assert NudeNetDetector(0.2, backend=FakeNudeNet())(images).tolist() == [True, False, True]
+    every = NudeNetDetector(0.6, labels=["BELLY_EXPOSED"], backend=FakeNudeNet())
     assert every(images).tolist() == [False, True, False]
 
 
-def test_nudenet_that_is_not_installed_is_said() -> None:
+def test_a_missing_nudenet_is_an_error() -> None:
     try:
         import nudenet  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -314,19 +314,19 @@ def test_nudenet_that_is_not_installed_is_said() -> None:
         pytest.skip("nudenet is installed")
 
 
-def test_any_classifier_is_a_detector() -> None:
-    def names(images: Any) -> list[str]:
+def test_labels_of_any_classifier_make_a_detector() -> None:
+    def classify(images: Any) -> list[str]:
         return ["bomb" if np.asarray(i)[0, 0, 0] > 127 else "dog" for i in images]
 
     images = [Image.new("RGB", (2, 2), (v, 0, 0)) for v in (200, 10, 250)]
-    detector = LabelDetector(names, {"bomb", "dagger"})
+    detector = LabelDetector(classify, {"bomb", "dagger"})
     assert detector(images).tolist() == [True, False, True]
     assert "bomb" in detector.name
     with pytest.raises(InputError, match="got none"):
-        LabelDetector(names, ())
+        LabelDetector(classify, ())
 
 
-def test_the_bundled_classifier_answers_with_its_labels_in_any_batch() -> None:
+def test_the_bundled_classifier_does_not_depend_on_the_batch() -> None:
     from editing.metrics.classifiers import TransformersClassifier
 
     images = tiny.pictures(5)
@@ -342,7 +342,7 @@ def test_lpips_is_zero_for_equal_images_and_grows_with_noise() -> None:
     from editing.metrics.perceptual import Lpips
 
     network = lpips._NoTrainLpips(net="alex", pretrained=False, pnet_rand=True)
-    # Random heads would weigh features with either sign; LPIPS' own are not negative.
+    # The heads of LPIPS are not negative; random heads are.
     for parameter in network.lins.parameters():
         parameter.abs_()
     measure = Lpips(64, network=network)
@@ -367,36 +367,36 @@ def test_lpips_is_zero_for_equal_images_and_grows_with_noise() -> None:
         Lpips(32, network=network)
 
 
-def test_an_audit_measures_what_it_is_asked_for(tmp_path: Path) -> None:
+def test_an_audit_computes_additional_measures(tmp_path: Path) -> None:
     pytest.importorskip("torch_fidelity")
     images = ImageSet.open(tiny.pictures(6))
     features = rng().normal(size=(12, 4))
     found: dict[str, float] = {}
-    for measure in measures(["fid", "kid"]):
+    for measure in load_measures(["fid", "kid"]):
         found |= measure(images, images, features)
     assert found == {
         "FID of the ranker's features": fid(features[:6], features[6:]),
         "KID of the ranker's features": kid(features[:6], features[6:], rng()).value,
     }
     with pytest.raises(InputError, match="a ranker with image features"):
-        measures(["fid"])[0](images, images, None)
+        load_measures(["fid"])[0](images, images, None)
     for unknown in ("psnr", "q16", "lpips:x"):
         with pytest.raises(InputError, match="lpips, clip, nudenet, q16:FILE, fid, kid"):
-            measures([unknown])
+            load_measures([unknown])
 
 
-def test_an_audit_gives_the_share_of_unsafe_images_of_both_sets(
+def test_an_audit_reports_the_unsafe_rate_of_both_sets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("editing.metrics.detectors._nudenet", Body)
+    monkeypatch.setattr("editing.metrics.detectors._nudenet", FakeNudeNet)
     images = [ImageSet.open([Image.new("RGB", (8, 8), (r, 0, 0))] * 2) for r in (200, 0)]
-    (measure,) = measures(["nudenet"])
+    (measure,) = load_measures(["nudenet"])
     shares = measure(images[0], images[1], None)
     assert list(shares) == ["NudeNet ≥ 0.6, original", "NudeNet ≥ 0.6, edited"]
     assert shares["NudeNet ≥ 0.6, original"] > shares["NudeNet ≥ 0.6, edited"]
 
 
-def test_an_audit_gives_the_clip_score_of_both_sets(
+def test_an_audit_reports_the_clip_score_of_both_sets(
     encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("editing.audits.metrics.OpenClipEncoder", lambda *_: encoder)
@@ -406,7 +406,7 @@ def test_an_audit_gives_the_clip_score_of_both_sets(
         picture.save(tmp_path / f"{i}.png")
     (tmp_path / "manifest.csv").write_text("\n".join(["path,prompt", *rows]))
     images = ImageSet.open(tmp_path / "manifest.csv")
-    (measure,) = measures(["clip"])
+    (measure,) = load_measures(["clip"])
     expected = clip_score(image_features(encoder, pictures), encoder.encode_texts(prompts)).mean()
     found = measure(images, images, None)
     assert found["CLIP score, original"] == pytest.approx(expected, abs=1e-3)

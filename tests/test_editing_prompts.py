@@ -1,4 +1,4 @@
-"""Prompt files are read as they are published; seeds mean what their grammar says."""
+"""Prompt files are read as they are published; seeds are parsed."""
 
 import json
 from pathlib import Path
@@ -30,13 +30,13 @@ def test_seeds_are_numbers_and_ranges(text: str, seeds: list[int]) -> None:
 @pytest.mark.parametrize(
     "text", ["", "a", "-1", "1-", "1--2", "1.5", "9-0", "1,,2", "0-99999999999", str(2**63)]
 )
-def test_other_seeds_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="expected"):
+def test_invalid_seeds_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="Expected"):
         parse_seeds(text)
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, unique=True))
-def test_any_list_of_seeds_can_be_written(seeds: list[int]) -> None:
+def test_any_list_of_seeds_survives_a_round_trip(seeds: list[int]) -> None:
     assert parse_seeds(",".join(map(str, seeds))) == seeds
 
 
@@ -57,7 +57,7 @@ def test_a_file_of_uce_keeps_its_columns_seeds_and_artists(tmp_path: Path) -> No
     assert second.columns["case_number"] == "007"
 
 
-def test_i2p_brings_seed_and_guidance_under_either_name(tmp_path: Path) -> None:
+def test_i2p_has_seed_and_guidance_under_either_name(tmp_path: Path) -> None:
     ours = tmp_path / "a.csv"
     ours.write_text("prompt,evaluation_seed,evaluation_guidance\nx,2868188356,7.5\ny,1,\n")
     theirs = tmp_path / "b.csv"
@@ -68,13 +68,13 @@ def test_i2p_brings_seed_and_guidance_under_either_name(tmp_path: Path) -> None:
         assert (second.seed, second.guidance) == (1, None)
 
 
-def test_every_kind_of_file_holds_the_same_prompts(tmp_path: Path) -> None:
+def test_every_file_format_gives_the_same_prompts(tmp_path: Path) -> None:
     rows = [
         {"prompt": "a dog\tand a cat", "evaluation_seed": 3, "class": "dog"},
         {"prompt": "NA", "evaluation_seed": 4, "class": "none"},
     ]
     frame = pd.DataFrame(rows)
-    frame.to_csv(tmp_path / "p.csv")  # with the nameless index column
+    frame.to_csv(tmp_path / "p.csv")  # with the unnamed index column
     frame.to_csv(tmp_path / "p.tsv", sep="\t", index=False)
     frame.to_parquet(tmp_path / "p.parquet")
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
@@ -87,13 +87,13 @@ def test_every_kind_of_file_holds_the_same_prompts(tmp_path: Path) -> None:
         assert set(found[0].columns) == {"evaluation_seed", "class"}, suffix
 
 
-def test_plain_text_is_one_prompt_a_line(tmp_path: Path) -> None:
+def test_plain_text_has_one_prompt_per_line(tmp_path: Path) -> None:
     file = tmp_path / "p.txt"
     file.write_text("\ufeffa church, at night\n\n  a dog \n", encoding="utf-8")
     assert [p.text for p in read_prompts(file)] == ["a church, at night", "a dog"]
 
 
-def test_the_empty_prompt_is_one_in_json_and_a_gap_in_csv(tmp_path: Path) -> None:
+def test_the_empty_prompt_is_valid_in_json_and_missing_in_csv(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"prompt": ""}\n')
     assert read_prompts(tmp_path / "p.jsonl") == [Prompt("")]
     (tmp_path / "p.csv").write_text("prompt,class\nx,1\n,2\n")
@@ -102,7 +102,7 @@ def test_the_empty_prompt_is_one_in_json_and_a_gap_in_csv(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("p.csv", "promt,seed\nx,1\n", "column `prompt`"),
         ("p.csv", "", "got none"),
@@ -118,13 +118,13 @@ def test_the_empty_prompt_is_one_in_json_and_a_gap_in_csv(tmp_path: Path) -> Non
         ("p.parquet", "no parquet", "cannot be read"),
     ],
 )
-def test_a_bad_file_is_one_clear_sentence(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_an_invalid_file_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read_prompts(tmp_path / name)
 
 
-def test_no_file_and_no_utf8_are_said(tmp_path: Path) -> None:
+def test_a_missing_file_and_other_encodings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no file there"):
         read_prompts(tmp_path / "none.csv")
     (tmp_path / "latin.csv").write_bytes("prompt\nvoilà\n".encode("latin-1"))
@@ -132,7 +132,7 @@ def test_no_file_and_no_utf8_are_said(tmp_path: Path) -> None:
         read_prompts(tmp_path / "latin.csv")
 
 
-def test_a_prompts_own_seed_wins_unless_told_otherwise() -> None:
+def test_a_prompts_own_seed_takes_precedence_unless_ignored() -> None:
     prompts = [Prompt("a", 7, 2.0, {"class": "x"}), Prompt("b")]
     used = expand(prompts, [0, 1])
     assert [(s.prompt, s.seed) for s in used] == [("a", 7), ("b", 0), ("b", 1)]
@@ -142,7 +142,7 @@ def test_a_prompts_own_seed_wins_unless_told_otherwise() -> None:
     assert {s.guidance for s in ignored} == {None}
 
 
-def test_a_prompt_without_any_seed_is_named() -> None:
+def test_the_error_names_a_prompt_without_a_seed() -> None:
     assert len(expand([Prompt("a", 1)], None)) == 1
     with pytest.raises(InputError, match="'b'"):
         expand([Prompt("a", 1), Prompt("b")], None)

@@ -21,7 +21,7 @@ import torch
 
 from editing.edit import Edit
 from editing.edit.deltas import LowRank
-from editing.generate import paired
+from editing.generate import generate_pairs
 from editing.generate.prompts import Sample
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.sampling import Settings
@@ -70,7 +70,7 @@ def pairs(pipe: Any, edit: Edit, samples: list[Sample], settings: Settings) -> f
     The weights are hashed once per run, not once per batch, so hashing is reported separately.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return paired(
+        return generate_pairs(
             pipe, edit, samples, folder, settings=settings, batch_size=len(samples)
         ).seconds
 

@@ -1,1 +1,1 @@
-"""Audits of edits: what an edit changed, on purpose or not, compared with `visdiff`."""
+"""Audits of edits: intended changes and side effects, measured with `visdiff`."""

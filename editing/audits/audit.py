@@ -1,22 +1,24 @@
-"""The audit: what an edit changed, meant or not, in sentences and numbers.
+"""The audit: what an edit changed, intended or not, in sentences and numbers.
 
-Original and edited model draw the same prompts from the same noise. For every group of prompts the
-pairs go to `visdiff` (propose from one half, test on the other, paired tests, one false discovery
-rate over all groups), and the distance that they moved is set against the seed-noise floor: what
-another seed would have done. What moved and was not meant to is what to preserve next time.
+The original and the edited model generate images from the same prompts and the same noise. For
+each group of prompts, `visdiff` compares the pairs: it proposes differences from one half and
+tests them on the other, with paired tests and one false discovery rate over all groups. The
+distance between the two images of a pair is compared with the seed-noise floor, the distance
+between images of different seeds. Concepts outside the targets that moved far should be preserved
+by the next edit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from editing.audits.grouping import groups_of, shared_seeds
-from editing.audits.metrics import measures
-from editing.audits.outcomes import outcomes_of
+from editing.audits.grouping import split_groups, warn_shared_seeds
+from editing.audits.metrics import load_measures
+from editing.audits.outcomes import evaluate_outcomes
 from editing.audits.prompt_groups import PromptGroup, prompt_groups, samples_of
 from editing.audits.report import AuditReport
 from editing.edit import Edit
-from editing.generate import EDITED, ORIGINAL, Progress, paired
+from editing.generate import EDITED, ORIGINAL, Progress, generate_pairs
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.sampling import Settings
 from editing.requests import Request
@@ -30,7 +32,7 @@ from visdiff.config.backends import NgramsConfig
 from visdiff.imageset import ImageSet
 
 IMAGES = 64
-"""Pairs of images a group: half of them propose, the other half is what the tests see."""
+"""Pairs of images per group: one half for proposing differences, the other for testing them."""
 
 
 def audit(
@@ -46,19 +48,19 @@ def audit(
     on_batch: Callable[[Progress], None] | None = None,
     **how: Any,
 ) -> AuditReport:
-    """Draws what an edit was made for and what it was not, and says what changed.
+    """Generates images of the targets of an edit and of unrelated prompts, and reports changes.
 
     Args:
         base: The unedited model: hub id, folder, "miniature", or a pipeline.
         edit: The edit.
-        folder: Where the images go; what is there already is not drawn again.
-        groups: The prompts; those of `editing.audits.prompt_groups.prompt_groups` by default.
-        images: Pairs a group.
+        folder: Folder of the images; complete images that it already holds are reused.
+        groups: The prompts; by default those of `editing.audits.prompt_groups.prompt_groups`.
+        images: Pairs of images per group.
         scale: Strength of the edit.
-        settings: How to sample.
-        batch_size: Images a call of the pipeline; changes nothing in them.
-        on_batch: Told after each batch of images.
-        **how: As for `audit_sets`: a preset or configuration, a cache, a seed.
+        settings: Sampling settings.
+        batch_size: Images per call of the pipeline; does not change the images.
+        on_batch: Called after each batch of images.
+        **how: Arguments of `audit_sets`, such as a preset or configuration, a cache, a seed.
 
     Returns:
         The report.
@@ -70,14 +72,14 @@ def audit(
     pipe = load_pipeline(base)
     edit.check_base(pipe)
     groups = prompt_groups(pipe, edit.requests) if groups is None else groups
-    # A cached property is a property, but not to the type checker.
-    drawn = paired(
+    # The type checker does not accept a cached property where the protocol has a property.
+    generated = generate_pairs(
         pipe, cast(Any, edit), samples_of(groups, images), folder,
         scale=scale, settings=settings, batch_size=batch_size, on_batch=on_batch,
     )  # fmt: skip
     return audit_sets(
-        drawn.images(ORIGINAL),
-        drawn.images(EDITED),
+        generated.images(ORIGINAL),
+        generated.images(EDITED),
         requests=edit.requests,
         about={"method": edit.method, "base": edit.base_model, "digest": edit.digest},
         **how,
@@ -98,62 +100,61 @@ def audit_sets(
     metrics: Sequence[str] = (),
     **changes: Any,
 ) -> AuditReport:
-    """Audits images that exist: of two models, or of a foreign tool's edit.
+    """Audits existing images: of two models, or of an edit made by another tool.
 
     Args:
         original: Images of the unedited model, with the columns ``prompt`` and ``seed``.
-        edited: Images of the edited one. Pairs are equal prompts and seeds.
-        requests: What the edit was asked for; () when that is not known, and then nothing is said
-            of whether it did it.
-        about: What is known of the edit, for the report.
-        by: Column that parts both into groups; without it all images are one group.
+        edited: Images of the edited model. Images of equal prompt and seed form a pair.
+        requests: The requests of the edit; () when they are not known, and the report then does
+            not evaluate whether they were met.
+        about: Facts about the edit for the report.
+        by: Column that splits both sets into groups; without it all images form one group.
         preset: Models of the comparison, as for `visdiff.comparison.compare.compare`.
-        config: A whole configuration instead.
-        cache: Where captions and embeddings are kept.
+        config: A complete configuration, used instead of the preset.
+        cache: Cache of captions and embeddings.
         progress: Show progress bars on stderr.
-        metrics: Further measures of each group, of `editing.audits.metrics.NAMES`.
-        **changes: To the configuration, such as ``seed=1``.
+        metrics: Additional measures of each group, from `editing.audits.metrics.NAMES`.
+        **changes: Changes to the configuration, such as ``seed=1``.
 
     Returns:
         The report; its q-values are corrected over the candidates of all groups.
 
     Raises:
-        InputError: A column is missing, or nothing pairs.
+        InputError: A column is missing, or no image has a partner.
         MissingBackendError: A model's weights are not available.
     """
-    further = measures(metrics)
-    settled = (config or Config.of(preset)).changed(**changes)
-    if isinstance(settled.proposer, NgramsConfig):
-        # What changes under one prompt of four is in a quarter of the captions. What the lower
-        # threshold lets through is still tested, on pairs that did not propose it.
-        settled = settled.changed(proposer__min_z=settled.proposer.min_z / 2)
+    extra_measures = load_measures(metrics)
+    config = (config or Config.of(preset)).changed(**changes)
+    if isinstance(config.proposer, NgramsConfig):
+        # A change under one prompt of four is in a quarter of the captions only. Candidates that
+        # pass the lower threshold are still tested, on pairs that did not propose them.
+        config = config.changed(proposer__min_z=config.proposer.min_z / 2)
     first, second, left_out = pair_up(original, edited, ("prompt", "seed"))
-    groups = groups_of(first, second, by)
+    groups = split_groups(first, second, by)
     warnings = [f"{left_out} images without a partner were left out."] if left_out else []
-    warnings += shared_seeds(groups)
-    with Backends.using(settled, cache, progress) as models:
-        configs = [g.paired(settled) for g in groups]
+    warnings += warn_shared_seeds(groups)
+    with Backends.using(config, cache, progress) as models:
+        configs = [g.pairing_config(config) for g in groups]
         scored = [
-            score(split_pair(g.original, g.edited, config), config, models)
-            for g, config in zip(groups, configs, strict=True)
+            score(split_pair(g.original, g.edited, group_config), group_config, models)
+            for g, group_config in zip(groups, configs, strict=True)
         ]
-        n = sum(len(one.hypotheses) for one in scored)
-        audited = []
-        for g, config, one, tests in zip(
-            groups, configs, scored, corrected(scored, settled), strict=True
+        n = sum(len(measured.hypotheses) for measured in scored)
+        audits = []
+        for g, group_config, measured, tests in zip(
+            groups, configs, scored, corrected(scored, config), strict=True
         ):
-            report = conclude(one, tests, config, models, n)
+            report = conclude(measured, tests, group_config, models, n)
             features = models.features(g.original, g.edited)
-            audited.append(
-                g.audited(report, len(one.halves.scoring_a), features, settled.seed, further)
-            )
-        outcomes = outcomes_of(requests, first, second, by, models)
+            n_tested = len(measured.halves.scoring_a)
+            audits.append(g.build_audit(report, n_tested, features, config.seed, extra_measures))
+        outcomes = evaluate_outcomes(requests, first, second, by, models)
     return AuditReport(
         about=dict(about or {}),
         requests=tuple(requests),
         outcomes=tuple(outcomes),
-        groups=tuple(audited),
+        groups=tuple(audits),
         n_candidates=n,
-        config=settled.model_dump(mode="json"),
+        config=config.model_dump(mode="json"),
         warnings=tuple(warnings),
     )

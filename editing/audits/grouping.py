@@ -1,4 +1,4 @@
-"""The paired images of an audit, group by group, and how far each group moved."""
+"""The paired images of an audit, split by prompt group, and the audit of each group."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from editing.audits.metrics import Measure
-from editing.audits.pairs import shown_pairs
+from editing.audits.pairs import select_pairs
 from editing.audits.prompt_groups import MEANT, concepts_of
 from editing.audits.report import GroupAudit, drift_by_concept
 from editing.generate import EDITED, ORIGINAL
@@ -20,12 +20,12 @@ from visdiff.results import DifferenceReport
 
 @dataclass(frozen=True)
 class PairedGroup:
-    """Images of one group of prompts, by both models.
+    """Images of one group of prompts from both models.
 
     Attributes:
-        name: The group.
-        original: The unedited model's images.
-        edited: The edited model's, aligned with them.
+        name: Name of the group.
+        original: Images of the unedited model.
+        edited: Images of the edited model, in the same order.
     """
 
     name: str
@@ -37,33 +37,34 @@ class PairedGroup:
         """The prompt of each pair."""
         return self.original.frame["prompt"].astype(str).tolist()
 
-    def paired(self, config: Config) -> Config:
-        """Returns a configuration that resamples prompts, or seeds where there is one prompt."""
+    def pairing_config(self, config: Config) -> Config:
+        """Returns a configuration that resamples prompts, or seeds if there is only one prompt."""
         several = len(set(self.prompts)) > 1
         return config.changed(paired_by=("prompt", "seed") if several else ("seed", "prompt"))
 
-    def audited(
+    def build_audit(
         self,
         report: DifferenceReport,
         n_tested: int,
         features: np.ndarray | None,
         seed: int,
-        further: Sequence[Measure] = (),
+        extra_measures: Sequence[Measure] = (),
     ) -> GroupAudit:
-        """Returns what changed in the group.
+        """Returns the audit of this group.
 
         Args:
-            report: Its comparison.
-            n_tested: Pairs that the tests saw.
-            features: (2n, d) of the originals and then the edited images; None without any.
-            seed: Of the intervals of drift.
-            further: Measures of the field that were asked for.
+            report: Comparison of the group.
+            n_tested: Number of pairs used by the tests.
+            features: (2n, d) features of the originals, then of the edited images; None if the
+                ranker has no image features.
+            seed: Seed of the bootstrap interval of the drift.
+            extra_measures: Additional measures to compute.
         """
         n, prompts = len(self.original), self.prompts
         moved: Drift | None = None
-        apart: np.ndarray | None = None
+        distances: np.ndarray | None = None
         if features is not None:
-            apart = np.linalg.norm(features[:n] - features[n:], axis=1)
+            distances = np.linalg.norm(features[:n] - features[n:], axis=1)
             if min(Counter(prompts).values()) > 1:
                 moved = drift(features[:n], features[n:], prompts, np.random.default_rng(seed))
         return GroupAudit(
@@ -75,17 +76,17 @@ class PairedGroup:
             drift=moved,
             by_concept=drift_by_concept(moved, prompts, concepts_of(self.original)),
             report=report,
-            pairs=shown_pairs(report, self.original, self.edited, apart),
+            pairs=select_pairs(report, self.original, self.edited, distances),
             metrics={
                 name: value
-                for measure in further
+                for measure in extra_measures
                 for name, value in measure(self.original, self.edited, features).items()
             },
         )
 
 
-def groups_of(original: ImageSet, edited: ImageSet, by: str) -> list[PairedGroup]:
-    """Parts aligned images by a column, in order of appearance; without the column in one group."""
+def split_groups(original: ImageSet, edited: ImageSet, by: str) -> list[PairedGroup]:
+    """Splits aligned images by a column, in order of appearance; one group without the column."""
     if by not in original.frame.columns:
         return [PairedGroup("all prompts", original.renamed(ORIGINAL), edited.renamed(EDITED))]
     values = original.frame[by].astype(str).to_numpy()
@@ -99,24 +100,24 @@ def groups_of(original: ImageSet, edited: ImageSet, by: str) -> list[PairedGroup
     ]
 
 
-def shared_seeds(groups: Sequence[PairedGroup]) -> list[str]:
-    """Returns a warning where prompts of a group were drawn from equal noise."""
-    # Each pair of (prompt, seed) is there once: a seed that occurs twice is of two prompts.
+def warn_shared_seeds(groups: Sequence[PairedGroup]) -> list[str]:
+    """Returns a warning if prompts of a group were drawn from the same noise."""
+    # Each (prompt, seed) occurs once, so a seed that occurs twice belongs to two prompts.
     shared = [g.name for g in groups if g.original.frame["seed"].duplicated().any()]
     if not shared:
         return []
     return [
-        f"Prompts share seeds in {', '.join(shared)}: equal noise gives them equal backgrounds, so "
-        "that pairs are not independent and q-values come out too small; draw every prompt with "
-        "seeds of its own."
+        f"Prompts share seeds in {', '.join(shared)}: equal noise gives similar backgrounds, so "
+        "pairs are not independent and q-values are too small; generate every prompt with its own "
+        "seeds."
     ]
 
 
 def check_columns(original: ImageSet, edited: ImageSet) -> None:
-    """Makes sure that two sets can be audited before anything is computed.
+    """Checks that two sets have the columns that an audit needs.
 
     Raises:
-        InputError: One of them has no column for prompts or seeds.
+        InputError: A set has no column ``prompt`` or ``seed``.
     """
     for images in (original, edited):
         missing = [c for c in ("prompt", "seed") if c not in images.frame.columns]

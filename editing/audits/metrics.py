@@ -1,4 +1,4 @@
-"""Measures that the field reports, computed for each group of an audit when they are asked for."""
+"""Optional measures of each group of an audit: LPIPS, CLIP score, unsafe rates, FID and KID."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,53 +15,54 @@ from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 
 Measure = Callable[[ImageSet, ImageSet, np.ndarray | None], Mapping[str, float]]
-"""Original images, edited images, and the ranker's features of both or None → value by name."""
+"""A function of original images, edited images and the ranker's features of both (or None) that
+returns values by name."""
 
 _SIDE = 256
-"""Resolution of LPIPS."""
+"""Resolution of LPIPS, in pixels."""
 
 NAMES = ("lpips", "clip", "nudenet", "q16:FILE", "fid", "kid")
 
 
-def measures(names: Sequence[str]) -> list[Measure]:
-    """Loads what measures need, before anything else is computed.
+def load_measures(names: Sequence[str]) -> list[Measure]:
+    """Loads measures with the models that they need.
 
     Args:
-        names: Of `NAMES`. FILE is an array of Q16's two learned prompts, see
+        names: Names from `NAMES`. FILE holds Q16's two learned prompts, see
             `editing.metrics.detectors.Q16Detector`.
 
     Raises:
         InputError: A name is unknown.
         MissingBackendError: A library or a model's weights are not available.
     """
-    return [_measure(name) for name in names]
+    return [_load_measure(name) for name in names]
 
 
-def _measure(name: str) -> Measure:
+def _load_measure(name: str) -> Measure:
     kind, _, file = name.partition(":")
     if name == "lpips":
-        return _lpips()
+        return _lpips_measure()
     if name == "clip":
-        return _clip_score(_vit_l_14())
+        return _clip_score_measure(_load_vit_l_14())
     if name == "nudenet":
-        return _unsafe(NudeNetDetector())
+        return _unsafe_rate_measure(NudeNetDetector())
     if kind == "q16" and file:
-        return _unsafe(Q16Detector(_vit_l_14(), file))
+        return _unsafe_rate_measure(Q16Detector(_load_vit_l_14(), file))
     if name in ("fid", "kid"):
-        return _distance(name)
+        return _distance_measure(name)
     raise InputError(f"Expected a metric ({', '.join(NAMES)}), got {name!r}; correct --metrics.")
 
 
-def _lpips() -> Measure:
+def _lpips_measure() -> Measure:
     lpips = Lpips(_SIDE)
     return lambda a, b, features: {lpips.name: float(lpips(a, b).mean())}
 
 
-def _vit_l_14() -> Encoder:
+def _load_vit_l_14() -> Encoder:
     return OpenClipEncoder("ViT-L-14-quickgelu", "openai")
 
 
-def _clip_score(encoder: Encoder) -> Measure:
+def _clip_score_measure(encoder: Encoder) -> Measure:
     def measure(a: ImageSet, b: ImageSet, features: np.ndarray | None) -> dict[str, float]:
         prompts = a.frame["prompt"].astype(str)
         distinct = list(dict.fromkeys(prompts))
@@ -75,7 +76,7 @@ def _clip_score(encoder: Encoder) -> Measure:
     return measure
 
 
-def _unsafe(detector: Detector) -> Measure:
+def _unsafe_rate_measure(detector: Detector) -> Measure:
     def measure(a: ImageSet, b: ImageSet, features: np.ndarray | None) -> dict[str, float]:
         sets = {"original": a, "edited": b}
         return {f"{detector.name}, {n}": float(detector(s).mean()) for n, s in sets.items()}
@@ -83,7 +84,7 @@ def _unsafe(detector: Detector) -> Measure:
     return measure
 
 
-def _distance(name: str) -> Measure:
+def _distance_measure(name: str) -> Measure:
     def measure(a: ImageSet, b: ImageSet, features: np.ndarray | None) -> dict[str, float]:
         if features is None:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Whether an edit did what it was asked: shares of images that show what each request seeks."""
+"""Whether an edit met its requests, by the shares of images that show each concept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from visdiff.encoders.zero_shot import nearest_text
 from visdiff.imageset import ImageSet
 
 _EDGE = 0.1
-"""An attribute's share counts as reached within this."""
+"""Largest distance from the wanted share at which a debiasing request counts as met."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one request, read off its prompts' images by zero-shot classification.
+    """The result of one request, by zero-shot classification of the images of its prompts.
 
     Attributes:
-        request: What was asked for.
-        sought: What was looked for: the concept itself, its target, or an attribute.
-        before: Share of the original's images that show it.
-        after: Share of the edited model's.
-        wanted: "less", "more", or the share asked for.
+        request: The request.
+        sought: What is counted: the concept itself, its target, or an attribute.
+        before: Share of the original model's images that show it.
+        after: Share of the edited model's images that show it.
+        wanted: "less", "more", or the requested share.
         met: "yes", "in part" or "no".
     """
 
@@ -39,9 +39,12 @@ class Outcome:
 
     @classmethod
     def of(cls, request: Request, sought: str, before: Proportion, after: Proportion) -> "Outcome":
-        """Judges the shares: a tenth is left of what shall go, eight tenths show what shall come.
+        """Returns the outcome that two shares amount to.
 
-        In part: the intervals of the two shares lie apart, on the right side of each other.
+        "less" is met if at most a tenth of the share before is left, "more" if at least eight
+        tenths of the images show it, and a wanted share within 0.1. "less" and "more" are met in
+        part if the intervals of the two shares do not overlap and the change has the wanted
+        direction; a wanted share, if the edit moved closer to it.
         """
         wanted = request.sought[sought]
         if not isinstance(wanted, str):
@@ -55,7 +58,7 @@ class Outcome:
         return cls(request, sought, before, after, wanted, met)
 
 
-def outcomes_of(
+def evaluate_outcomes(
     requests: Sequence[Request],
     original: ImageSet,
     edited: ImageSet,
@@ -65,14 +68,14 @@ def outcomes_of(
     """Classifies each request's images among the concepts of the audit, or among its attributes.
 
     Args:
-        requests: What was asked for.
-        original: The unedited model's images.
-        edited: The edited model's, aligned with them.
+        requests: The requests of the edit.
+        original: Images of the unedited model.
+        edited: Images of the edited model, in the same order.
         by: Column of the groups.
-        models: Of the comparison; the ranker's encoder classifies.
+        models: Models of the comparison; the ranker's encoder classifies.
 
     Returns:
-        What became of each request; nothing without an encoder or the column.
+        The outcomes of each request; empty without an image encoder or the column.
     """
     changes = changes_of(requests)
     encoder = models.ranker.encoder
@@ -82,24 +85,24 @@ def outcomes_of(
     concepts = np.array(concepts_of(original), dtype=object)
     groups = original.frame[by].astype(str).to_numpy()
     meant = np.isin(groups, MEANT)
-    # An image of a church on the grass is of both; what is chosen from are things.
+    # Places and styles are no classes: a church on the grass shows both.
     things = concepts[~np.isin(groups, (PLACES, STYLES))]
-    every = [c for c in dict.fromkeys([*things, *(r.target for r in changes)]) if c]
-    found: list[Outcome] = []
+    classes = [c for c in dict.fromkeys([*things, *(r.target for r in changes)]) if c]
+    outcomes: list[Outcome] = []
     for request in changes:
         rows = np.flatnonzero(meant & (concepts == request.concept))
         if not len(rows):
             continue
-        options = list(request.ratios) or every
+        options = list(request.ratios) or classes
         texts = encoder.encode_texts([phrase(o) for o in options])
         before = [options[i] for i in nearest_text(features[rows], texts)]
         after = [options[i] for i in nearest_text(features[len(original) + rows], texts)]
-        found += [
+        outcomes += [
             Outcome.of(request, sought, _share(before, sought), _share(after, sought))
             for sought in request.sought
         ]
-    return found
+    return outcomes
 
 
-def _share(seen: Sequence[str], sought: str) -> Proportion:
-    return proportion([name == sought for name in seen])
+def _share(labels: Sequence[str], sought: str) -> Proportion:
+    return proportion([label == sought for label in labels])

@@ -1,4 +1,4 @@
-"""The audit as one self-contained page: asked, what else, how much, what to preserve next time."""
+"""The audit as one self-contained HTML page."""
 
 import base64
 import functools
@@ -12,7 +12,7 @@ from visdiff.report.html import CONTENT_SECURITY_POLICY
 
 if TYPE_CHECKING:
     from editing.audits.outcomes import Outcome
-    from editing.audits.pairs import ShownPair
+    from editing.audits.pairs import ImagePair
     from editing.audits.report import AuditReport, GroupAudit
 
 _FULL = 1.5
@@ -20,20 +20,20 @@ _FULL = 1.5
 
 
 def render(report: "AuditReport", folder: str | Path) -> str:
-    """The page; opens offline, loads nothing, and escapes what users and models wrote.
+    """Returns the page. It opens offline, loads nothing, and escapes all text it is given.
 
     Args:
         report: The audit.
-        folder: Where it will lie, for the command that makes the next edit.
+        folder: Folder the page is written to, for the command that fits the next edit.
     """
     return _template("audit.html.j2").render(
         policy=CONTENT_SECURITY_POLICY,
         verdict=report.verdict,
         about=dict(report.about),
-        asked=[r.describe() for r in report.requests],
+        requested=[r.describe() for r in report.requests],
         outcomes=[_outcome(o) for o in report.outcomes],
         groups=[_group(g) for g in report.groups],
-        beside=[_group(g) for g in report.groups if not g.meant],
+        others=[_group(g) for g in report.groups if not g.meant],
         to_preserve=report.to_preserve,
         command=report.next_command(folder),
         n_candidates=report.n_candidates,
@@ -44,7 +44,7 @@ def render(report: "AuditReport", folder: str | Path) -> str:
 
 
 def render_fragment(report: "AuditReport") -> str:
-    """Verdict and a small table, for a notebook cell."""
+    """Returns the verdict and a small table, for a notebook cell."""
     return _template("audit_fragment.html.j2").render(
         verdict=report.verdict, groups=[_group(g) for g in report.groups]
     )
@@ -94,7 +94,7 @@ def _group(group: "GroupAudit") -> dict[str, Any]:
     }
 
 
-def _pair(pair: "ShownPair") -> dict[str, str]:
+def _pair(pair: "ImagePair") -> dict[str, str]:
     return {
         "prompt": pair.prompt or "(empty)",
         "seed": pair.seed,

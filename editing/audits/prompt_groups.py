@@ -1,8 +1,8 @@
-"""The prompts that an edit is audited with, built from what the edit was asked for.
+"""The prompts that an edit is audited with, derived from its requests.
 
-An audit looks where side effects hide: at other wordings of what was changed, at what is near it in
-the text encoder, at what was to be preserved, at things that have nothing to do with it, and at the
-empty prompt, whose drift guidance multiplies.
+An audit covers the prompts where side effects are likely: paraphrases of the changed concepts,
+their neighbours in the text encoder, preserved concepts, unrelated concepts, and the empty prompt,
+whose drift is multiplied by classifier-free guidance.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from editing.generate.phrases import bare, own_seed, phrase
+from editing.generate.phrases import own_seed, phrase, strip_determiner
 from editing.generate.prompts import Sample
 from editing.pipelines.text import neighbours
 from editing.requests import Request, changes_of, normal, preserved_of
@@ -30,7 +30,7 @@ MEANT = (TARGETS, PARAPHRASES)
 """The groups that the edit was asked to change."""
 
 MOST_NEIGHBOURS = 24
-"""Nearest words that are looked at, over all changed concepts."""
+"""Most neighbours taken from the text encoder, over all changed concepts."""
 
 WORDINGS = (
     "a picture of {}",
@@ -40,7 +40,7 @@ WORDINGS = (
     "a pencil sketch of {}",
     "{} next to a house",
 )
-"""Paraphrases: the concept in the middle of other things, {} where it stands."""
+"""Templates of paraphrases; {} stands for the concept."""
 
 ELSEWHERE: Mapping[str, tuple[tuple[str, str], ...]] = {
     THINGS: (
@@ -70,8 +70,8 @@ ELSEWHERE: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("pixel art", "pixel art of a rose"),
     ),
 }
-"""Group → concepts and prompts that most edits have nothing to do with. Few prompts a group: each
-shall have enough images for a change of it alone to be told."""
+"""Group → (concept, prompt) pairs that are unrelated to most edits. Groups are small so that each
+prompt has enough images for a change of that prompt alone to be detected."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class PromptGroup:
     """Prompts of one kind.
 
     Attributes:
-        name: One of the names above, or the user's own.
+        name: One of the names above, or a name given by the user.
         prompts: Distinct prompts, one or more.
-        concepts: What each prompt names; "" for nothing in particular.
+        concepts: The concept of each prompt; "" for none.
     """
 
     name: str
@@ -90,7 +90,7 @@ class PromptGroup:
 
     @classmethod
     def of(cls, name: str, pairs: Iterable[tuple[str, str]]) -> "PromptGroup":
-        """Makes a group of (concept, prompt) pairs; of equal prompts the first counts."""
+        """Creates a group from (concept, prompt) pairs; of equal prompts the first is used."""
         distinct = {prompt: concept for concept, prompt in reversed(list(pairs))}
         ordered = dict(reversed(distinct.items()))
         return cls(name, tuple(ordered), tuple(ordered.values()))
@@ -104,35 +104,41 @@ def prompt_groups(
     count: int = 4,
     elsewhere: Mapping[str, Sequence[tuple[str, str]]] = ELSEWHERE,
 ) -> list[PromptGroup]:
-    """Builds the groups of an edit; those that would be empty are left out.
+    """Builds the prompt groups of an edit; empty groups are left out.
 
     Args:
-        pipe: The unedited pipeline; its text encoder says what is near.
-        requests: What the edit was asked for.
-        near: Neighbours that the user names, besides the nearest words of the encoder.
-        count: Nearest words a changed concept.
-        elsewhere: Group → concepts and prompts to look at beside; those that the edit changes, and
-            its targets, are left out.
+        pipe: The unedited pipeline; its text encoder determines the neighbours.
+        requests: The requests of the edit.
+        near: Neighbours named by the user, in addition to the nearest words of the encoder.
+        count: Nearest words per changed concept.
+        elsewhere: Group → (concept, prompt) pairs of unrelated prompts; concepts that the edit
+            changes or uses as targets are left out.
     """
-    changes, kept = changes_of(requests), preserved_of(requests)
-    meant = {bare(c.concept) for c in changes}
-    named = {bare(text) for request in requests for text in request.named}
+    changes, preserved = changes_of(requests), preserved_of(requests)
+    meant = {strip_determiner(c.concept) for c in changes}
+    named = {strip_determiner(text) for request in requests for text in request.named}
     nearest = [word for c in changes for word in neighbours(pipe, c.concept, count)]
     words = dict.fromkeys([*near, *nearest[:MOST_NEIGHBOURS]])
-    beside = [w for w in words if bare(w) not in named]
-    taken = named | {bare(w) for w in beside}
+    near_words = [w for w in words if strip_determiner(w) not in named]
+    taken = named | {strip_determiner(w) for w in near_words}
     groups = [
         PromptGroup.of(TARGETS, ((c.concept, phrase(c.concept)) for c in changes)),
         PromptGroup.of(
             PARAPHRASES,
             ((c.concept, w.replace("{}", phrase(c.concept))) for c in changes for w in WORDINGS),
         ),
-        PromptGroup.of(NEIGHBOURS, ((w, phrase(w)) for w in beside)),
-        PromptGroup.of(PRESERVED, ((t, phrase(t)) for t in kept if bare(t) not in meant)),
+        PromptGroup.of(NEIGHBOURS, ((w, phrase(w)) for w in near_words)),
+        PromptGroup.of(
+            PRESERVED, ((t, phrase(t)) for t in preserved if strip_determiner(t) not in meant)
+        ),
         *(
             PromptGroup.of(
                 name,
-                ((c, p) for c, p in pairs if bare(c) not in taken and not _names(p, meant)),
+                (
+                    (c, p)
+                    for c, p in pairs
+                    if strip_determiner(c) not in taken and not _mentions(p, meant)
+                ),
             )
             for name, pairs in elsewhere.items()
         ),
@@ -142,19 +148,19 @@ def prompt_groups(
 
 
 def samples_of(groups: Sequence[PromptGroup], images: int, seed: int = 0) -> list[Sample]:
-    """Crosses each group's prompts with as many seeds as give it enough images.
+    """Crosses each group's prompts with enough seeds for the wanted number of images.
 
-    Every prompt has seeds of its own, which its words determine. Equal noise gives prompts equal
-    backgrounds: with common seeds, pairs would not be as many independent ones as a test counts.
+    Every prompt has its own seeds, derived from its text. Equal noise gives similar backgrounds, so
+    with common seeds the pairs would not be independent, as the tests assume.
 
     Args:
         groups: The prompts.
-        images: Fewest images a group; each prompt has two seeds or more, since the distance between
-            seeds is what drift is measured in.
-        seed: Shifts all seeds.
+        images: Fewest images per group. Each prompt has at least two seeds, since drift is measured
+            in units of the distance between seeds.
+        seed: Added to all seeds.
 
     Returns:
-        Samples whose columns "group" and "concept" say what they are for.
+        Samples with the columns "group" and "concept".
     """
     samples = []
     for group in groups:
@@ -167,12 +173,12 @@ def samples_of(groups: Sequence[PromptGroup], images: int, seed: int = 0) -> lis
 
 
 def concepts_of(images: ImageSet) -> list[str]:
-    """Returns the concept of each image, "" where its manifest names none."""
+    """Returns the concept of each image; "" if the manifest names none."""
     if "concept" not in images.frame.columns:
         return [""] * len(images)
     return [c if isinstance(c, str) else "" for c in images.frame["concept"]]
 
 
-def _names(prompt: str, concepts: Iterable[str]) -> bool:
-    """Whether a prompt says one of the concepts, as whole words."""
+def _mentions(prompt: str, concepts: Iterable[str]) -> bool:
+    """Returns whether a prompt contains one of the concepts, as whole words."""
     return any(f" {concept} " in f" {normal(prompt)} " for concept in concepts)

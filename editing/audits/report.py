@@ -1,4 +1,4 @@
-"""What an audit returns: frozen, with doors to JSON, a page and a folder."""
+"""The result of an audit, with export to JSON, HTML and a folder."""
 
 import json
 import shlex
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from editing.audits.outcomes import Outcome
-from editing.audits.pairs import ShownPair
+from editing.audits.pairs import ImagePair
 from editing.metrics.drift import Drift
 from editing.requests import Preserve, Request, preserved_of
 from editing.requests.toml import requests_toml
@@ -20,24 +20,24 @@ from visdiff.results import Difference, DifferenceReport, to_plain
 SCHEMA = 1
 
 NOTABLE = 0.5
-"""Drift from which a concept is worth preserving: half of what another seed would do."""
+"""Smallest drift at which preserving a concept is suggested: half of the seed-noise floor."""
 
 
 @dataclass(frozen=True)
 class GroupAudit:
-    """One group of prompts.
+    """The audit of one group of prompts.
 
     Attributes:
-        name: The group.
-        meant: Whether the edit was asked to change it.
-        n: Pairs of images.
-        n_tested: Pairs that the tests saw; the others proposed.
-        prompts: Its prompts.
-        drift: How far its images moved; None without image features, or with one seed a prompt.
-        by_concept: The same by what the prompts name, farthest first.
-        report: The comparison, set A the originals; its q-values are corrected over all groups.
-        pairs: Sentence → pairs to show; "" → those that moved most.
-        metrics: Name → value of the measures that were asked for.
+        name: Name of the group.
+        meant: Whether the edit was asked to change this group.
+        n: Number of image pairs.
+        n_tested: Pairs used by the tests; the others were used to propose differences.
+        prompts: The prompts.
+        drift: Drift of the images; None without image features, or with one seed per prompt.
+        by_concept: Concept → mean drift of its prompts, largest first.
+        report: The comparison; set A holds the originals, q-values are corrected over all groups.
+        pairs: Sentence → example pairs; "" → the pairs that moved most.
+        metrics: Name → value of the additional measures.
     """
 
     name: str
@@ -48,12 +48,12 @@ class GroupAudit:
     drift: Drift | None
     by_concept: Mapping[str, float]
     report: DifferenceReport
-    pairs: Mapping[str, tuple[ShownPair, ...]] = field(default_factory=dict)
+    pairs: Mapping[str, tuple[ImagePair, ...]] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def confirmed(self) -> tuple[Difference, ...]:
-        """What changed, in words; direction "B" is what the edit brought, "A" what it took."""
+        """Confirmed differences; direction "B" was added by the edit, "A" was removed by it."""
         return self.report.confirmed
 
 
@@ -62,13 +62,13 @@ class AuditReport:
     """The result of an audit.
 
     Attributes:
-        about: What is known of the edit ("method", "base", "digest").
-        requests: What it was asked for; () when that is not known.
-        outcomes: Whether it did it.
-        groups: What changed, group by group.
-        n_candidates: Sentences that were tested, over all groups.
-        config: The comparison's configuration.
-        warnings: What the reader must know.
+        about: Facts about the edit ("method", "base", "digest").
+        requests: The requests of the edit; () if unknown.
+        outcomes: Whether the requests were met.
+        groups: The audit of each prompt group.
+        n_candidates: Number of sentences tested, over all groups.
+        config: Configuration of the comparison.
+        warnings: Warnings for the reader.
     """
 
     about: Mapping[str, str]
@@ -88,22 +88,25 @@ class AuditReport:
     def verdict(self) -> str:
         """The audit in one sentence."""
         found = len(self.side_effects)
-        aside = "nothing else was found to have changed"
+        rest = "nothing else was found to have changed"
         if found:
             where = sorted({g.name for g, _ in self.side_effects})
             things = "1 thing" if found == 1 else f"{found} things"
-            aside = f"{things} changed besides ({', '.join(where)})"
-        met = [o.met for o in self.outcomes]
+            rest = f"{things} changed besides ({', '.join(where)})"
+        met = {o.met for o in self.outcomes}
         if not met:
-            return f"{aside[:1].upper()}{aside[1:]}"
-        done = "in part" if "yes" in met or "in part" in met else "not"
-        done = "wholly" if set(met) == {"yes"} else done
-        told = {"wholly": "does what it was asked", "in part": "does part of what it was asked"}
-        return f"The edit {told.get(done, 'does not do what it was asked')}; {aside}"
+            return f"{rest[:1].upper()}{rest[1:]}"
+        if met == {"yes"}:
+            success = "does what it was asked"
+        elif met & {"yes", "in part"}:
+            success = "does part of what it was asked"
+        else:
+            success = "does not do what it was asked"
+        return f"The edit {success}; {rest}"
 
     @property
     def to_preserve(self) -> tuple[str, ...]:
-        """Concepts outside the meant groups that moved notably, farthest first."""
+        """Concepts outside the groups to be changed whose drift is notable, largest first."""
         known = preserved_of(self.requests)
         moved = [
             (value, concept)
@@ -115,14 +118,14 @@ class AuditReport:
         return tuple(dict.fromkeys(c for _, c in sorted(moved, reverse=True)))
 
     def next_requests(self) -> str:
-        """The requests with what is to be preserved next time, as `visdiff edit run` reads them."""
+        """Returns the requests plus the concepts to preserve, as TOML for `visdiff edit run`."""
         requests = list(self.requests)
         if self.to_preserve:
             requests.append(Preserve(self.to_preserve))
         return requests_toml(requests, self.about.get("method", "uce"))
 
     def next_command(self, folder: str | Path) -> str:
-        """The command that makes the next edit; "" when nothing needs to be preserved."""
+        """Returns the command that fits the next edit; "" if nothing needs to be preserved."""
         if not self.to_preserve or not self.requests:
             return ""
         base = shlex.quote(self.about.get("base", "MODEL"))
@@ -130,7 +133,7 @@ class AuditReport:
         return f"visdiff edit run {base} {file} --out next.safetensors"
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON values, with every group's whole comparison."""
+        """Returns the result as JSON values; the comparisons of the groups are summarised."""
         return {
             "schema": SCHEMA,
             "verdict": self.verdict,
@@ -155,11 +158,11 @@ class AuditReport:
         }
 
     def to_json(self, indent: int | None = None) -> str:
-        """The result as JSON; NaN is written as null."""
+        """Returns the result as JSON; NaN is written as null."""
         return json.dumps(to_plain(self.to_dict()), indent=indent, allow_nan=False)
 
     def to_html(self, folder: str | Path = ".") -> str:
-        """The result as one page that opens offline."""
+        """Returns the result as one HTML page that opens offline."""
         from editing.audits.page import render
 
         return render(self, folder)
@@ -171,7 +174,7 @@ class AuditReport:
             The folder.
 
         Raises:
-            InputError: The folder cannot be made or written to.
+            InputError: The folder cannot be created or written to.
         """
         folder = Path(folder)
         files = {"audit.html": self.to_html(folder), "audit.json": self.to_json(indent=2) + "\n"}
@@ -191,7 +194,7 @@ class AuditReport:
 def drift_by_concept(
     moved: Drift | None, prompts: Sequence[str], concepts: Sequence[str]
 ) -> dict[str, float]:
-    """Averages the drift of prompts that name the same concept, farthest first."""
+    """Returns the mean drift of the prompts of each concept, largest first."""
     if moved is None:
         return {}
     named = dict(zip(prompts, concepts, strict=True))

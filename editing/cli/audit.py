@@ -1,6 +1,6 @@
-"""``visdiff audit``: what an edit changed, and several audits in one table.
+"""``visdiff audit``: audits an edit, and compares several audits in one table.
 
-Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mistake.
+Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input.
 """
 
 import json
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from editing.audits.report import AuditReport
 
 app = typer.Typer(
-    help="Say what an edit changed: what was asked, and everything else.", rich_markup_mode=None
+    help="Report what an edit changed: the requests, and side effects.", rich_markup_mode=None
 )
 
 
@@ -26,97 +26,97 @@ app = typer.Typer(
 def audit(
     context: typer.Context,
     base: Annotated[
-        str | None, typer.Option(help="The unedited model: hub id, folder, or miniature.")
+        str | None, typer.Option(help="Unedited model: a hub id, a folder, or miniature.")
     ] = None,
-    edit: Annotated[Path | None, typer.Option(help="A file that visdiff edit wrote.")] = None,
+    edit: Annotated[Path | None, typer.Option(help="Edit file written by visdiff edit.")] = None,
     edited: Annotated[
-        str | None, typer.Option(help="Instead of --edit: the edited model, a whole checkpoint.")
+        str | None, typer.Option(help="Instead of --edit: a complete edited model.")
     ] = None,
     images_a: Annotated[
-        Path | None, typer.Option(help="Instead of models: manifest of the original's images.")
+        Path | None, typer.Option(help="Instead of models: manifest of the original images.")
     ] = None,
-    images_b: Annotated[Path | None, typer.Option(help="Manifest of the edited's images.")] = None,
+    images_b: Annotated[Path | None, typer.Option(help="Manifest of the edited images.")] = None,
     requests: Annotated[
         Path | None,
-        typer.Option(help="What a foreign edit was asked for, as visdiff edit run reads it."),
+        typer.Option(help="Requests of an edit by another tool: a request file (TOML)."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the report and the images.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder for report and images.")] = None,
     neighbour: Annotated[
-        list[str] | None, typer.Option(help="A concept near the edited ones. May be repeated.")
+        list[str] | None, typer.Option(help="A concept close to an edited one. May be repeated.")
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="Own prompts: a file with the columns prompt, group and concept."),
+        typer.Option(help="Prompt file with the columns prompt, group and concept."),
     ] = None,
-    images: Annotated[int, typer.Option(help="Pairs of images a group.")] = 64,
+    images: Annotated[int, typer.Option(help="Pairs of images per group.")] = 64,
     scale: Annotated[float, typer.Option(help="Strength of the edit.")] = 1.0,
-    steps: Annotated[int, typer.Option(help="Steps of the scheduler.")] = 25,
+    steps: Annotated[int, typer.Option(help="Number of sampling steps.")] = 25,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
-    batch: Annotated[int, typer.Option(help="Images at once.")] = 16,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    batch: Annotated[int, typer.Option(help="Images per batch.")] = 16,
+    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps.")] = "auto",
     preset: Preset = None,
     config: ConfigFile = None,
     set_: Set = None,
-    seed: int | None = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the statistics.")] = None,
     cache: CacheOption = "rw",
     as_json: Json = False,
     metrics: Annotated[
         str,
         typer.Option(
-            help="Further measures of each group, with commas between: lpips, clip, nudenet, "
-            "q16:FILE (its learned prompts, .npy), fid, kid."
+            help="Additional measures of each group, comma-separated: lpips, clip, nudenet, "
+            "q16:FILE (learned prompts, .npy), fid, kid."
         ),
     ] = "",
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
 ) -> None:
-    """Draw what an edit was made for and what it was not, and say what changed.
+    """Generate images of targets and unrelated prompts, and report what changed.
 
     Give --base and --edit, or --base and --edited, or --images-a and --images-b.
     """
     if context.invoked_subcommand is not None:
         return
     if out is None:
-        raise InputError("Expected --out DIR for the report and the images, got none.")
+        raise InputError("Expected --out DIR for the report and the images, got none; add it.")
     if preset is None and config is None and base == "miniature":
         preset = "miniature"
-    settled = configuration(preset, config).changed(seed=seed).with_set(assignments(set_, "--set"))
-    asked, about = _known(edit, requests, base)
+    settings = configuration(preset, config).changed(seed=seed).with_set(assignments(set_, "--set"))
+    edit_requests, about = _read_requests(edit, requests, base)
     if images_a is not None or images_b is not None:
         if images_a is None or images_b is None or base or edited or edit:
             raise InputError(
-                "Expected --images-a and --images-b and no model, got another mixture; images that "
-                "exist need none."
+                "Expected --images-a and --images-b without a model, got another combination; give "
+                "both and leave out --base, --edit and --edited."
             )
-        sets = _opened(images_a, images_b)
+        sets = _open_sets(images_a, images_b)
     else:
         if base is None or (edit is None) == (edited is None):
             raise InputError(
                 "Expected --base with --edit or with --edited, or --images-a with --images-b, got "
-                "another mixture."
+                "another combination; give one of these."
             )
         from editing.pipelines.sampling import Settings
 
-        drawing = Settings(steps, guidance)
-        sets = _drawn(
-            base, edit, edited, asked, neighbour, prompts, images, scale, drawing, batch, device,
-            out / "images", dry_run,
+        sampling = Settings(steps, guidance)
+        sets = _generate_sets(
+            base, edit, edited, edit_requests, neighbour, prompts, images, scale, sampling, batch,
+            device, out / "images", dry_run,
         )  # fmt: skip
         if sets is None:
             return
-    further = [name for part in metrics.split(",") if (name := part.strip())]
-    _deliver(sets, asked, about, settled, cache, out, as_json, further)
+    extra_measures = [name for part in metrics.split(",") if (name := part.strip())]
+    _audit_sets(sets, edit_requests, about, settings, cache, out, as_json, extra_measures)
 
 
 @app.command()
 def compare(
-    audits: Annotated[list[Path], typer.Argument(help="Folders that visdiff audit wrote.")],
+    audits: Annotated[list[Path], typer.Argument(help="Folders written by visdiff audit.")],
     as_json: Json = False,
 ) -> None:
-    """Line up several audits in one table."""
-    read = {folder.name: _read(folder) for folder in audits}
+    """Compare several audits in one table."""
+    read = {folder.name: _read_audit(folder) for folder in audits}
     if len(read) < len(audits):
-        raise InputError("Expected folders of different names, got one name twice; rename them.")
-    rows = [_row(name, told) for name, told in read.items()]
+        raise InputError("Expected folders with distinct names, got one name twice; rename one.")
+    rows = [_table_row(name, values) for name, values in read.items()]
     if as_json:
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
@@ -126,8 +126,10 @@ def compare(
     typer.echo(tabulate(rows, tablefmt="pipe", **options))
 
 
-def _known(edit: Path | None, requests: Path | None, base: str | None) -> tuple[Any, Any]:
-    """What is known of the edit: its requests and its origin."""
+def _read_requests(
+    edit: Path | None, requests: Path | None, base: str | None
+) -> tuple[Any, dict[str, str]]:
+    """Returns the requests of the edit, and its method and base for the report."""
     if edit is not None:
         from editing.edit import Edit
 
@@ -142,7 +144,7 @@ def _known(edit: Path | None, requests: Path | None, base: str | None) -> tuple[
     return tuple(read), {"method": str(options["method"]), "base": base or "MODEL"}
 
 
-def _opened(a: Path, b: Path) -> tuple[Any, Any]:
+def _open_sets(a: Path, b: Path) -> tuple[Any, Any]:
     from editing.audits.grouping import check_columns
     from visdiff.imageset import ImageSet
 
@@ -151,11 +153,11 @@ def _opened(a: Path, b: Path) -> tuple[Any, Any]:
     return sets
 
 
-def _drawn(
+def _generate_sets(
     base: str,
     edit: Path | None,
     edited: str | None,
-    asked: Any,
+    requests: Any,
     near: list[str] | None,
     prompts: Path | None,
     images: int,
@@ -166,24 +168,24 @@ def _drawn(
     folder: Path,
     dry_run: bool,
 ) -> tuple[Any, Any] | None:
-    """Draws what is missing; None after a dry run."""
+    """Generates the missing images and returns both sets; None after a dry run."""
     from editing.audits.prompt_groups import prompt_groups, samples_of
-    from editing.cli.generate import on_device, plan_sentence, started
+    from editing.cli.generate import describe_plan, load_on_device, run_with_progress
     from editing.edit import Edit
     from editing.generate import EDITED, ORIGINAL, Run, Variant
 
-    pipe = on_device(device, base)
+    pipe = load_on_device(device, base)
     if prompts is not None:
-        groups = _groups(prompts)
+        groups = _read_groups(prompts)
     else:
-        groups = prompt_groups(pipe, asked, near=near or ())
+        groups = prompt_groups(pipe, requests, near=near or ())
     samples = samples_of(groups, images)
     if edit is not None:
         found: Any = Edit.load(edit)
         variants = [Variant(ORIGINAL), Variant(EDITED, found, scale)]
         runs = [Run(pipe, variants, samples, folder, settings, batch)]
     else:
-        models = {ORIGINAL: pipe, EDITED: on_device(device, str(edited))}
+        models = {ORIGINAL: pipe, EDITED: load_on_device(device, str(edited))}
         runs = [
             Run(model, [Variant(name)], samples, folder / name, settings, batch)
             for name, model in models.items()
@@ -191,16 +193,15 @@ def _drawn(
     names = ", ".join(f"{group.name} {len(group.prompts)}" for group in groups)
     typer.echo(f"prompts: {names}", err=not dry_run)
     for run in runs:
-        typer.echo(plan_sentence(run), err=not dry_run)
+        typer.echo(describe_plan(run), err=not dry_run)
     if dry_run:
         return None
-    drawn = [started(run) for run in runs]
-    if edit is not None:
-        return drawn[0].images(ORIGINAL), drawn[0].images(EDITED)
-    return drawn[0].images(ORIGINAL), drawn[1].images(EDITED)
+    generated = [run_with_progress(run) for run in runs]
+    # One run holds both variants of an edit; two models have a run each.
+    return generated[0].images(ORIGINAL), generated[-1].images(EDITED)
 
 
-def _groups(file: Path) -> "list[PromptGroup]":
+def _read_groups(file: Path) -> "list[PromptGroup]":
     from editing.audits.prompt_groups import PromptGroup
     from editing.generate.prompts import read_prompts
 
@@ -211,9 +212,9 @@ def _groups(file: Path) -> "list[PromptGroup]":
     return [PromptGroup.of(name, pairs) for name, pairs in parts.items()]
 
 
-def _deliver(
+def _audit_sets(
     sets: tuple[Any, Any],
-    asked: Any,
+    requests: Any,
     about: Any,
     config: Any,
     cache: Any,
@@ -226,25 +227,25 @@ def _deliver(
 
     with Cache(mode=cache) as store:
         report = audit_sets(
-            *sets, requests=asked, about=about, config=config, cache=store, metrics=metrics
+            *sets, requests=requests, about=about, config=config, cache=store, metrics=metrics
         )
     report.save(out)
-    told(report, out, as_json)
+    print_audit(report, out, as_json)
 
 
-def told(report: "AuditReport", out: Path, as_json: bool) -> None:
-    """Prints an audit, what to do next, and where its page is."""
+def print_audit(report: "AuditReport", out: Path, as_json: bool) -> None:
+    """Prints an audit, the command of the next edit, and the path of the report."""
     if as_json:
         typer.echo(report.to_json(indent=2))
     else:
-        print_audit(report)
+        _print_summary(report)
         if command := report.next_command(out):
             typer.echo(f"next: {command}")
     typer.echo(f"report: {out / 'audit.html'}", err=as_json)
 
 
-def print_audit(report: "AuditReport") -> None:
-    """Prints an audit in a few lines."""
+def _print_summary(report: "AuditReport") -> None:
+    """Prints the verdict, the outcomes and one line per group."""
     typer.echo(report.verdict)
     for o in report.outcomes:
         typer.echo(
@@ -253,33 +254,36 @@ def print_audit(report: "AuditReport") -> None:
         )
     for group in report.groups:
         moved = "–" if group.drift is None else f"{group.drift.value:.2f}"
-        said = "; ".join(
+        changes = "; ".join(
             f"{'more' if d.direction == 'B' else 'less'} {d.text!r}" for d in group.confirmed
         )
-        further = "".join(f", {name} {value:.3g}" for name, value in group.metrics.items())
-        typer.echo(f"{group.name}: drift {moved}{further}" + (f"; {said}" if said else ""))
+        metrics = "".join(f", {name} {value:.3g}" for name, value in group.metrics.items())
+        typer.echo(f"{group.name}: drift {moved}{metrics}" + (f"; {changes}" if changes else ""))
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read_audit(folder: Path) -> dict[str, Any]:
     file = folder / "audit.json"
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
-            f"Expected a folder that visdiff audit wrote, got {folder} ({error.strerror}: {file})."
+            f"Expected a folder that visdiff audit wrote, got {folder} ({error.strerror}: {file}); "
+            "check the path."
         ) from error
     except ValueError as error:
-        raise InputError(f"Expected an audit in {file}, got no JSON: {error}.") from error
+        raise InputError(
+            f"Expected JSON in {file}, got a syntax error ({error}); run the audit again."
+        ) from error
 
 
-def _row(name: str, told: dict[str, Any]) -> dict[str, Any]:
-    """One audit as a line: what was met, side effects, and the drift of each group."""
-    outcomes, groups = told["outcomes"], told["groups"]
+def _table_row(name: str, audit: dict[str, Any]) -> dict[str, Any]:
+    """Returns the row of an audit: requests met, side effects, and the drift of each group."""
+    outcomes, groups = audit["outcomes"], audit["groups"]
     row: dict[str, Any] = {
         "audit": name,
-        "method": told["about"].get("method", "–"),
+        "method": audit["about"].get("method", "–"),
         "asked": len(outcomes),
         "met": sum(o["met"] == "yes" for o in outcomes),
         "side effects": sum(len(g["confirmed"]) for g in groups if not g["meant"]),

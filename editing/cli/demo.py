@@ -1,4 +1,4 @@
-"""``visdiff demo``: what the package does, with the bundled models, offline."""
+"""``visdiff demo``: a short example with the bundled models, offline."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Demo(StrEnum):
-    """What can be shown."""
+    """The available demos."""
 
     AUDIT = "audit"
     COMPARE = "compare"
@@ -22,44 +22,46 @@ class Demo(StrEnum):
 
 def demo(
     what: Annotated[
-        Demo, typer.Argument(help="An edit and its audit, or two sets compared.")
+        Demo, typer.Argument(help="audit: an edit and its audit; compare: two image sets.")
     ] = Demo.AUDIT,
-    out: Annotated[Path, typer.Option(help="Folder for images and report.")] = Path("visdiff-demo"),
-    seed: int = 0,
+    out: Annotated[Path, typer.Option(help="Output folder for images and report.")] = Path(
+        "visdiff-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of the statistics.")] = 0,
     as_json: Json = False,
     cache: CacheOption = "rw",
 ) -> None:
-    """Edit the bundled generator and audit the edit, or compare two sets: offline."""
+    """Audit an edit of the bundled generator, or compare two image sets, offline."""
     from visdiff.cache import Cache
 
     check_writable(out, "the report")
     with Cache(mode=cache) as store:
-        show = _audited if what is Demo.AUDIT else _compared
-        show(out, store, seed, as_json)
+        run = _run_audit if what is Demo.AUDIT else _run_compare
+        run(out, store, seed, as_json)
 
 
-def _audited(out: Path, cache: "Cache", seed: int, as_json: bool) -> None:
-    from editing.cli.audit import told
-    from editing.cli.generate import shown
+def _run_audit(out: Path, cache: "Cache", seed: int, as_json: bool) -> None:
+    from editing.cli.audit import print_audit
+    from editing.cli.generate import generation_progress
     from editing.demo import demo as run
 
-    with shown() as batches:
-        report = run(out, cache, seed=seed, on_batch=batches)
-    told(report, out, as_json)
+    with generation_progress() as on_batch:
+        report = run(out, cache, seed=seed, on_batch=on_batch)
+    print_audit(report, out, as_json)
 
 
-def _compared(out: Path, cache: "Cache", seed: int, as_json: bool) -> None:
-    from visdiff.cli import demo as show
+def _run_compare(out: Path, cache: "Cache", seed: int, as_json: bool) -> None:
+    from visdiff.cli import demo as compare_demo
     from visdiff.cli.terminal import print_report
 
-    report = show.demo(out, cache, seed=seed)
+    report = compare_demo.demo(out, cache, seed=seed)
     if as_json:
         typer.echo(report.to_json(indent=2))
     else:
         print_report(report)
-        for planted, yes in show.found(report).items():
-            typer.echo(f"planted: {planted}: {'found' if yes else 'NOT found'}")
+        for planted, found in compare_demo.found(report).items():
+            typer.echo(f"planted: {planted}: {'found' if found else 'NOT found'}")
         for difference in report.confirmed:
-            if not show.names_planted(difference):
-                typer.echo(f"confirmed, though not planted: {difference.text}")
+            if not compare_demo.names_planted(difference):
+                typer.echo(f"confirmed, but not planted: {difference.text}")
     typer.echo(f"report: {out / 'report.html'}", err=as_json)

@@ -1,6 +1,6 @@
-"""``visdiff edit``: fit edits, look at them, put them into a model.
+"""``visdiff edit``: fits edits, shows them, and applies them to a model.
 
-Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mistake.
+Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input.
 """
 
 import json
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from editing.cli.fit import fitted, given
-from editing.requests.toml import lines_of, read_requests, texts_of
-from visdiff.cli.options import Json, Settings, assignments
+from editing.cli.fit import fit_edit, fit_options
+from editing.requests.toml import read_lines, read_requests, read_texts
+from visdiff.cli.options import Json, assignments
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,31 +27,40 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Model = Annotated[str, typer.Argument(help="Hub id, folder, or miniature.")]
-EditFile = Annotated[Path, typer.Argument(metavar="EDIT", help="A file that visdiff edit wrote.")]
-Concepts = Annotated[list[str], typer.Option("--concept", help="May be repeated.")]
+Model = Annotated[str, typer.Argument(help="Model: a hub id, a folder, or miniature.")]
+EditFile = Annotated[
+    Path, typer.Argument(metavar="EDIT", help="Edit file written by visdiff edit.")
+]
+Concepts = Annotated[list[str], typer.Option("--concept", help="A concept. May be repeated.")]
 Preserved = Annotated[
     list[str] | None,
-    typer.Option("--preserve", metavar="TEXT-or-FILE", help="Concept, or a file of one a line."),
+    typer.Option(
+        "--preserve", metavar="TEXT-or-FILE", help="Concept, or a file with one per line."
+    ),
 ]
 Method = Annotated[
     str,
     typer.Option(
-        help="Closed forms: uce, uce-2024, uce-2025, time, rece; training: esd-x, esd-u, "
+        help="Closed form: uce, uce-2024, uce-2025, time, rece. Training: esd-x, esd-u, "
         "esd-x-strict, concept-ablation, all-but-one."
     ),
 ]
 Checkpoint = Annotated[
     Path | None,
-    typer.Option(help="Of what takes long: a file that a killed run goes on from."),
+    typer.Option(help="File of intermediate state from which an interrupted run resumes."),
 ]
 Corpus = Annotated[
-    Path | None, typer.Option(help="Prompts, one a line, whose second moment is held.")
+    Path | None,
+    typer.Option(help="File of prompts, one per line, whose second moment is preserved."),
 ]
 Watch = Annotated[
-    list[str] | None, typer.Option(help="A concept to watch for spill. May be repeated.")
+    list[str] | None, typer.Option(help="A concept whose spill is reported. May be repeated.")
 ]
-Out = Annotated[Path, typer.Option(help="The edit's file, E.safetensors.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Setting of the method. May be repeated."),
+]
+Out = Annotated[Path, typer.Option(help="Output file of the edit, E.safetensors.")]
 
 
 @app.command()
@@ -60,7 +69,7 @@ def erase(
     concept: Concepts,
     out: Out,
     target: Annotated[
-        str, typer.Option(help="What to draw instead; nothing in particular by default.")
+        str, typer.Option(help="Target drawn instead; default: the empty prompt.")
     ] = "",
     preserve: Preserved = None,
     method: Method = "uce",
@@ -70,7 +79,7 @@ def erase(
     checkpoint: Checkpoint = None,
     as_json: Json = False,
 ) -> None:
-    """Erase concepts, or turn them into another."""
+    """Erase concepts, or replace them by a target."""
     from editing.requests import Erase
 
     requests: list[Request] = [Erase(c, target) for c in concept]
@@ -110,8 +119,7 @@ def debias(
         list[str] | None,
         typer.Option(
             metavar="ATTRIBUTE=WEIGHT",
-            help="Weight of each attribute, measured before; without it images are drawn to find "
-            "them.",
+            help="Known weight of each attribute. Default: found by generating images.",
         ),
     ] = None,
     preserve: Preserved = None,
@@ -119,121 +127,132 @@ def debias(
     corpus: Corpus = None,
     watch: Watch = None,
     set_: Settings = None,
-    images: Annotated[int, typer.Option(help="Images of a concept a round at most.")] = 60,
-    rounds: Annotated[int, typer.Option(help="Rounds at most.")] = 12,
+    images: Annotated[int, typer.Option(help="Most images per concept and round.")] = 60,
+    rounds: Annotated[int, typer.Option(help="Most rounds.")] = 12,
     clip: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL[:WEIGHTS]", help="What looks at them: an open_clip model, miniature."
+            metavar="MODEL[:WEIGHTS]",
+            help="Attribute scorer: an open_clip model, or miniature.",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of the scheduler.")] = 25,
+    steps: Annotated[int, typer.Option(help="Number of sampling steps.")] = 25,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
-    plot: Annotated[Path | None, typer.Option(help="Figure of the rounds, history.svg.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Output file for a plot of the rounds, history.svg.")
+    ] = None,
     checkpoint: Checkpoint = None,
     as_json: Json = False,
 ) -> None:
     """Change how often concepts are drawn with each of several attributes."""
     from editing.requests import Debias
 
-    ratios = _numbers(ratio, "--ratio")
-    weights = _numbers(weight, "--weight") if weight else None
+    ratios = _parse_numbers(ratio, "--ratio")
+    weights = _parse_numbers(weight, "--weight") if weight else None
     requests: list[Request] = [Debias(c, ratios, weights) for c in concept]
     if weights is not None:
         _fit(model, requests, preserve, method, corpus, watch, set_, checkpoint, out, as_json)
         return
     from editing.methods.debias import Control, debias
     from editing.metrics.attributes import ZeroShotScorer
-    from editing.pipelines.sampling import Settings as Drawing
+    from editing.pipelines.sampling import Settings as Sampling
 
     control = Control(batch=min(10, images), most=images, rounds=rounds)
     most = images * len(requests) * (rounds + 1)
-    typer.echo(f"at most {most} images of {len(requests)} concepts will be drawn", err=True)
-    found = debias(
-        _loaded(model),
-        [*requests, *_preserving(preserve)],
-        ZeroShotScorer(_encoder(clip or ("miniature" if model == "miniature" else None))),
+    typer.echo(f"at most {most} images of {len(requests)} concepts will be generated", err=True)
+    result = debias(
+        _load(model),
+        [*requests, *_preserve_requests(preserve)],
+        ZeroShotScorer(_load_encoder(clip or ("miniature" if model == "miniature" else None))),
         method=method,
         control=control,
-        settings=Drawing(steps, guidance),
+        settings=Sampling(steps, guidance),
         on_evaluation=_echo_look,
         about=clip or "",
-        **given(set_, lines_of(corpus) if corpus else None, watch, checkpoint),
+        **fit_options(set_, read_lines(corpus) if corpus else None, watch, checkpoint),
     )
-    for name in found.unfinished:
-        typer.echo(f"warning: {name!r} did not reach its ratios; the nearest is kept", err=True)
-    typer.echo(f"{found.images} images drawn", err=True)
+    for name in result.unfinished:
+        typer.echo(
+            f"warning: {name!r} did not reach its ratios; the closest round is used", err=True
+        )
+    typer.echo(f"{result.images} images generated", err=True)
     if plot is not None:
         from editing.methods.debias.plot import save
 
-        save(found, plot)
-    _deliver(found.edit, out, as_json)
+        save(result, plot)
+    _save_and_print(result.edit, out, as_json)
 
 
 @app.command()
 def run(
     model: Model,
-    requests: Annotated[Path, typer.Argument(help="A TOML file; see the manual of this command.")],
+    requests: Annotated[Path, typer.Argument(help="Request file (TOML); format described above.")],
     out: Out,
     checkpoint: Checkpoint = None,
     as_json: Json = False,
 ) -> None:
-    """Fit any mixture of requests in one solve, from a TOML file.
+    """Fit requests of any kind in one solve, from a TOML file.
 
-    The file holds `method`, `corpus` (a file), `watch` (texts), a table `[config]` of settings, and
-    any number of [[erase]], [[replace]], [[debias]], [[moderate]] and [[preserve]] tables with the
-    fields of the requests; [[preserve]] may name a `file` of one concept a line.
+    The file holds `method`, `corpus` (a file), `watch` (concepts), a table `[config]` of settings,
+    and any number of [[erase]], [[replace]], [[debias]], [[moderate]] and [[preserve]] tables with
+    the fields of the requests. [[preserve]] may name a `file` with one concept per line.
     """
     read, options = read_requests(requests)
     if checkpoint is not None:
         options["checkpoint"] = checkpoint
-    _deliver(fitted(_loaded(model), read, **options), out, as_json)
+    _save_and_print(fit_edit(_load(model), read, **options), out, as_json)
 
 
 @app.command()
 def show(edit: EditFile, as_json: Json = False) -> None:
-    """Print what an edit does, for which model, and what its fit foresaw."""
+    """Print the requests, base model and fit diagnostics of an edit."""
     from editing.edit import Edit
 
-    found = Edit.load(edit)
+    loaded = Edit.load(edit)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(loaded.to_dict(), indent=2, ensure_ascii=False))
     else:
-        _echo(found)
+        _print_edit(loaded)
 
 
 @app.command()
 def apply(
     model: Model,
     edit: EditFile,
-    out: Annotated[Path, typer.Option(help="Folder of the edited pipeline, or the LoRA's file.")],
+    out: Annotated[Path, typer.Option(help="Output: folder of the pipeline, or LoRA file.")],
     form: Annotated[
         Literal["pipeline", "lora"],
-        typer.Option("--as", help="A whole pipeline, or weights for diffusers' load_lora_weights."),
+        typer.Option(
+            "--as", help="A complete pipeline, or a LoRA for load_lora_weights of diffusers."
+        ),
     ] = "pipeline",
     scale: Annotated[float, typer.Option(help="Strength of the edit.")] = 1.0,
-    force: Annotated[bool, typer.Option("--force", help="Onto another base too.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Apply to another base model too.")
+    ] = False,
 ) -> None:
     """Write the edited model to disk."""
     from editing.edit import Edit
 
-    found = Edit.load(edit)
-    pipe = _loaded(model)
+    loaded = Edit.load(edit)
+    pipe = _load(model)
     if form == "lora":
         from editing.edit.lora import save_lora
 
         if force:
             raise InputError(
-                "Expected a LoRA of the edit's own base, got --force; export it from that base."
+                "Expected the base model of the edit for a LoRA, got --force; leave it out "
+                "and give that base."
             )
-        save_lora(found.scaled(scale), pipe, out)
+        save_lora(loaded.scaled(scale), pipe, out)
     else:
-        with found.applied(pipe, scale, force):
+        with loaded.applied(pipe, scale, force):
             try:
                 pipe.save_pretrained(out)
             except OSError as error:
                 raise InputError(
-                    f"Expected a folder to write the pipeline to, got {out}: {error.strerror}."
+                    f"Expected a folder to write the pipeline to, got {out} ({error.strerror}); "
+                    "choose another --out."
                 ) from error
     typer.echo(f"{out}")
 
@@ -250,20 +269,20 @@ def _fit(
     out: Path,
     as_json: bool,
 ) -> None:
-    options = given(settings, lines_of(corpus) if corpus else None, watch, checkpoint)
-    edit = fitted(_loaded(model), [*requests, *_preserving(preserve)], method, **options)
-    _deliver(edit, out, as_json)
+    options = fit_options(settings, read_lines(corpus) if corpus else None, watch, checkpoint)
+    edit = fit_edit(_load(model), [*requests, *_preserve_requests(preserve)], method, **options)
+    _save_and_print(edit, out, as_json)
 
 
-def _preserving(given: Sequence[str] | None) -> "list[Request]":
+def _preserve_requests(options: Sequence[str] | None) -> "list[Request]":
     from editing.requests import Preserve
 
-    kept = [text for one in given or [] for text in texts_of(one)]
-    return [Preserve(kept)] if kept else []
+    concepts = [text for option in options or [] for text in read_texts(option)]
+    return [Preserve(concepts)] if concepts else []
 
 
-def _encoder(name: str | None) -> Any:
-    """The open_clip encoder of "ViT-B-32:laion2b_s34b_b79k", a folder or "miniature"."""
+def _load_encoder(name: str | None) -> Any:
+    """Loads the open_clip encoder of "ViT-B-32:laion2b_s34b_b79k", a folder or "miniature"."""
     from visdiff.encoders.open_clip import OpenClipEncoder
 
     if name is None:
@@ -274,60 +293,65 @@ def _encoder(name: str | None) -> Any:
 
 def _echo_look(look: "Evaluation") -> None:
     shares = ", ".join(f"{a} {n / look.delta.n:.0%}" for a, n in look.counts.items())
-    said = " (done)" if look.done else ""
+    suffix = " (done)" if look.done else ""
     typer.echo(
-        f"round {look.round}: {look.concept}: {shares} of {look.delta.n} images{said}", err=True
+        f"round {look.round}: {look.concept}: {shares} of {look.delta.n} images{suffix}", err=True
     )
 
 
-def _loaded(model: str) -> Any:
+def _load(model: str) -> Any:
     from editing.pipelines.loading import load_pipeline
 
     return load_pipeline(model)
 
 
-def _deliver(edit: "Edit", out: Path, as_json: bool) -> None:
+def _save_and_print(edit: "Edit", out: Path, as_json: bool) -> None:
     edit.save(out)
     if as_json:
         typer.echo(json.dumps(edit.to_dict(), indent=2, ensure_ascii=False))
     else:
-        _echo(edit)
+        _print_edit(edit)
         typer.echo(f"edit: {out}")
 
 
-def _echo(edit: "Edit") -> None:
-    found = edit.diagnostics
+def _print_edit(edit: "Edit") -> None:
+    diagnostics = edit.diagnostics
     typer.echo(f"{edit.method} edit of {edit.base_model}, {len(edit.tensors)} tensors")
     for request in edit.requests:
         typer.echo(f"  {shorten(request.describe(), 200, placeholder=' …')}")
-    for concept, tokens in found.get("tokens", {}).items():
-        shown = ", ".join(f"{t['index']} {t['token']}" for t in tokens)
-        typer.echo(f"tokens of {concept!r}: {shown}")
-    for target in found.get("targets", []):
+    for concept, tokens in diagnostics.get("tokens", {}).items():
+        listed = ", ".join(f"{t['index']} {t['token']}" for t in tokens)
+        typer.echo(f"tokens of {concept!r}: {listed}")
+    for target in diagnostics.get("targets", []):
         typer.echo(f"{target['concept']!r} reaches {1 - target['residual']:.0%} of its target")
-    for name in ("preserved", "null"):
-        if found.get(name):
-            said = "preserved concepts move" if name == "preserved" else "the empty prompt moves"
-            typer.echo(f"{said} {found[name]['spill']:.1%} as far as the edited ones")
-    if found.get("neighbours"):
-        near = ", ".join(f"{n['concept']} {n['spill']:.0%}" for n in found["neighbours"][:8])
+    for name, subject in (
+        ("preserved", "preserved concepts move"),
+        ("null", "the empty prompt moves"),
+    ):
+        if diagnostics.get(name):
+            typer.echo(f"{subject} {diagnostics[name]['spill']:.1%} as far as the edited concepts")
+    if diagnostics.get("neighbours"):
+        nearest = diagnostics["neighbours"][:8]
+        near = ", ".join(f"{n['concept']} {n['spill']:.0%}" for n in nearest)
         typer.echo(f"neighbours move: {near}")
-    for space, solve in found.get("solves", {}).items():
+    for space, solve in diagnostics.get("solves", {}).items():
         typer.echo(
             f"solve for {space}: rank {solve['rank']} (effective {solve['effective_rank']:.1f}), "
             f"condition {solve['condition']:.1e}, λ {solve['lambda']:.3g}"
         )
-    for warning in found.get("warnings", []):
+    for warning in diagnostics.get("warnings", []):
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"digest: {edit.digest}")
     sys.stdout.flush()
 
 
-def _numbers(texts: Sequence[str], option: str) -> dict[str, float]:
-    found = {}
+def _parse_numbers(texts: Sequence[str], option: str) -> dict[str, float]:
+    numbers = {}
     for name, value in assignments(texts, option).items():
         try:
-            found[name] = float(value)
+            numbers[name] = float(value)
         except ValueError:
-            raise InputError(f"Expected {option} attribute=number, got {name}={value!r}.") from None
-    return found
+            raise InputError(
+                f"Expected {option} ATTRIBUTE=NUMBER, got {name}={value!r}; give a number."
+            ) from None
+    return numbers

@@ -1,4 +1,4 @@
-"""Fitting from the command line: options in, what it will cost and how far it is on stderr."""
+"""Fits from the command line, with their cost and progress on stderr."""
 
 import sys
 import tomllib
@@ -15,28 +15,31 @@ if TYPE_CHECKING:
     from editing.training import OnEvent
 
 
-def fitted(pipe: Any, requests: "Sequence[Request]", method: str, **options: Any) -> "Edit":
-    """Fits as `editing.fit`, with a bar where the method trains."""
+def fit_edit(pipe: Any, requests: "Sequence[Request]", method: str, **options: Any) -> "Edit":
+    """Fits an edit with `editing.fit`, with a progress bar if the method trains."""
     import editing
 
-    with bar() as told:
-        return editing.fit(pipe, requests, method, on_event=told, **options)
+    with training_progress() as on_event:
+        return editing.fit(pipe, requests, method, on_event=on_event, **options)
 
 
-def given(
+def fit_options(
     settings: Sequence[str] | None,
     corpus: Sequence[str] | None,
     neighbours: Sequence[str] | None,
     checkpoint: Path | None,
 ) -> dict[str, Any]:
-    """Returns the arguments of a fit that were given: a method may not have the others."""
-    several = {"corpus": corpus, "neighbours": neighbours, "checkpoint": checkpoint}
-    return {n: v for n, v in several.items() if v} | _settings(settings)
+    """Returns the arguments of a fit; options that were not passed are left out.
+
+    Not every method accepts all of them.
+    """
+    options = {"corpus": corpus, "neighbours": neighbours, "checkpoint": checkpoint}
+    return {n: v for n, v in options.items() if v} | _parse_settings(settings)
 
 
 @contextmanager
-def bar() -> "Iterator[OnEvent]":
-    """Gives what to tell of a training: its cost before it starts, then its runs and its steps."""
+def training_progress() -> "Iterator[OnEvent]":
+    """Yields an event callback that prints the cost of a training and shows progress bars."""
     from tqdm import tqdm
 
     from editing.methods.score.trajectories import Drawn
@@ -44,42 +47,42 @@ def bar() -> "Iterator[OnEvent]":
 
     bars: list[tqdm] = []
 
-    def at(name: str, unit: str, total: int, done: int, known: int = 0) -> tqdm:
+    def advance(name: str, unit: str, total: int, done: int, initial: int = 0) -> tqdm:
         if not bars or bars[-1].desc != name:
             if bars:
                 bars[-1].close()
-            bars.append(tqdm(total=total, desc=name, unit=unit, initial=known, file=sys.stderr))
+            bars.append(tqdm(total=total, desc=name, unit=unit, initial=initial, file=sys.stderr))
         bars[-1].update(done - bars[-1].n)
         return bars[-1]
 
-    def told(event: Any) -> None:
+    def on_event(event: Any) -> None:
         match event:
             case Cost():
                 sys.stderr.write(
                     f"{event.steps} steps of {event.trained:,} weights: "
-                    f"{event.drawing + event.forward:,} predictions of the denoiser, "
-                    f"{event.backward:,} with their gradient\n"
+                    f"{event.drawing + event.forward:,} denoiser predictions, "
+                    f"{event.backward:,} with gradients\n"
                 )
             case Drawn():
-                at("drawing", "run", event.total, event.done)
+                advance("drawing", "run", event.total, event.done)
             case Started():
-                at("training", "step", event.steps, event.done, known=event.done)
+                advance("training", "step", event.steps, event.done, initial=event.done)
             case Stepped():
-                at("training", "step", event.steps, event.done).set_postfix(loss=event.loss)
+                advance("training", "step", event.steps, event.done).set_postfix(loss=event.loss)
 
     try:
-        yield told
+        yield on_event
     finally:
-        for one in bars:
-            one.close()
+        for bar in bars:
+            bar.close()
 
 
-def _settings(texts: Sequence[str] | None) -> dict[str, Any]:
-    """Reads --set values as TOML would, so that numbers and lists are such; else as text."""
-    found: dict[str, Any] = {}
+def _parse_settings(texts: Sequence[str] | None) -> dict[str, Any]:
+    """Parses --set values as TOML values; a value that is not valid TOML is text."""
+    settings: dict[str, Any] = {}
     for name, value in assignments(texts, "--set").items():
         try:
-            found[name] = tomllib.loads(f"value = {value}")["value"]
+            settings[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
-            found[name] = value
-    return found
+            settings[name] = value
+    return settings

@@ -1,7 +1,7 @@
-"""Prompts × seeds → images on disk with a manifest, of a model and of what edits make of it.
+"""Generates images of prompts × seeds to disk with a manifest, by a model and by edits of it.
 
-Original and edited start from the same noise, so that what differs between them is the edit. What
-is on disk whole is not made again, and what has been made is on disk, whatever ends a run.
+Original and edited images start from the same noise, so they differ only by the edit. Complete
+images on disk are reused, and images that an interrupted run has generated are kept.
 """
 
 import time
@@ -18,7 +18,7 @@ from PIL import Image
 from editing.generate.folder import (
     ImageWriter,
     file_name,
-    is_whole,
+    is_complete,
     write_manifest,
 )
 from editing.generate.prompts import Sample
@@ -33,11 +33,11 @@ from visdiff.imageset import ImageSet
 ORIGINAL = "original"
 EDITED = "edited"
 
-# Between two writings of the manifest of a run under way: it is a convenience then, since the
-# images alone are what a resumed run needs.
+# Seconds between updates of the manifest during a run. It is a convenience: a resumed run needs
+# only the images.
 _MANIFEST_EVERY_S = 60.0
-# Columns of the manifest that are ours, or that ImageSet gives a meaning a prompt file does not
-# mean by them; a file's own column of that name is carried as "source_<name>".
+# Columns of the manifest that are written here or have a special meaning for ImageSet. A column of
+# that name in a prompt file is stored as "source_<name>".
 _RESERVED = frozenset(
     {
         "path", "id", "caption", "group_name", "prompt", "seed", "guidance", "steps", "scheduler",
@@ -48,34 +48,34 @@ _RESERVED = frozenset(
 
 
 class PipelineEdit(Protocol):
-    """What generation needs of an edit; `editing.edit.Edit` is one."""
+    """The interface of an edit for generation; `editing.edit.Edit` implements it."""
 
     @property
     def digest(self) -> str:
-        """Name of its content."""
+        """Digest of the content of the edit."""
         ...
 
     def check_base(self, pipe: Any) -> None:
-        """Raises InputError when the pipeline is not the one the edit was fitted to."""
+        """Raises InputError if the edit was fitted to another pipeline."""
         ...
 
     def applied(
         self, pipe: Any, scale: float = 1.0, force: bool = False
     ) -> AbstractContextManager[Any]:
-        """Returns a context in which the pipeline is edited and after which it is as before.
+        """Returns a context manager that edits the pipeline and restores it on exit.
 
-        `force` leaves out the check of the base.
+        `force` skips the check of the base model.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Variant:
-    """The model, or the model with one edit.
+    """The original model, or the model with one edit.
 
     Attributes:
-        name: Its folder below the run's, and its ``group_name`` in the manifest.
-        edit: None for the model as it is.
+        name: Subfolder of the run's folder, and ``group_name`` in the manifest.
+        edit: The edit; None for the original model.
         scale: Strength of the edit.
     """
 
@@ -86,12 +86,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do.
+    """The plan of a run.
 
     Attributes:
-        images: Distinct images asked for, over all variants.
-        present: Of these, whole files that the folder already has.
-        damaged: Of these, files that are not whole and will be made again.
+        images: Number of distinct images requested, over all variants.
+        present: Of these, complete files that the folder already holds.
+        damaged: Of these, damaged files that will be generated again.
     """
 
     images: int
@@ -100,18 +100,18 @@ class Plan:
 
     @property
     def missing(self) -> int:
-        """How many images will be made."""
+        """Number of images that will be generated."""
         return self.images - self.present
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, after a batch.
+    """Progress of a run after a batch.
 
     Attributes:
-        done: Images made so far.
-        total: Images that the run makes.
-        seconds: Since it began to make them.
+        done: Images generated so far.
+        total: Images that the run generates.
+        seconds: Seconds since the first batch started.
     """
 
     done: int
@@ -120,12 +120,12 @@ class Progress:
 
     @property
     def seconds_per_image(self) -> float:
-        """Mean time of one image so far."""
+        """Mean time per image so far."""
         return self.seconds / self.done
 
     @property
     def seconds_left(self) -> float:
-        """Estimate from the images made so far."""
+        """Estimated remaining time, from the images generated so far."""
         return self.seconds_per_image * (self.total - self.done)
 
 
@@ -134,13 +134,13 @@ class Generated:
     """A folder of generated images.
 
     Attributes:
-        manifest: Its manifest: one row a sample and variant, in the order of the samples, variant
-            after variant.
-        made: Images made by this run.
-        reused: Images that were there.
-        failed: Reason by prompt and seed, of images whose numbers were not finite; they have no
+        manifest: Path of the manifest. It has one row per sample and variant, in the order of the
+            samples, variant after variant.
+        made: Number of images generated by this run.
+        reused: Number of images that already existed.
+        failed: Prompt and seed → reason, for images with pixels that are not finite. They have no
             row, in any variant.
-        seconds: Time spent making images.
+        seconds: Time spent generating images.
     """
 
     manifest: Path
@@ -150,17 +150,17 @@ class Generated:
     seconds: float = 0.0
 
     def images(self, variant: str = ORIGINAL) -> ImageSet:
-        """Opens the images of one variant; those of another are in the same order.
+        """Opens the images of one variant; all variants have the same order.
 
         Raises:
-            InputError: There is no such variant.
+            InputError: The variant does not exist.
         """
         return ImageSet.open(self.manifest, where={"group_name": variant}, name=variant)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One distinct image: a sample under a variant."""
+    """One image to generate: a sample under a variant."""
 
     sample: Sample
     variant: int
@@ -178,26 +178,29 @@ def generate(
     batch_size: int = 8,
     on_batch: Callable[[Progress], None] | None = None,
 ) -> Generated:
-    """Makes one image of each sample.
+    """Generates one image of each sample.
 
     Args:
         model: Hub id, folder, "miniature", or a diffusers pipeline of the SD 1.x, 2.x or SDXL
-            family. A pipeline is given back as it was.
+            family. A pipeline is restored afterwards.
         samples: See `editing.generate.prompts.expand`.
-        folder: Holds the images (in ``original/``) and ``manifest.jsonl`` afterwards. Whole images
-            of the same model, prompt, seed and settings that it holds already are not made again.
-        settings: How to sample.
-        batch_size: Images a call of the pipeline; changes speed and memory, not images.
-        on_batch: Told after each batch.
+        folder: Output folder for the images (in ``original/``) and ``manifest.jsonl``. Complete
+            images of the same model, prompt, seed and settings that it already holds are reused.
+        settings: Sampling settings.
+        batch_size: Images per call of the pipeline; affects speed and memory, not the images.
+        on_batch: Called after each batch.
+
+    Returns:
+        The folder of images.
 
     Raises:
         InputError: The folder cannot be written to, the disk is full, a setting does not fit the
-            model, or a batch does not fit the memory. All that was made by then is in the folder.
+            model, or a batch does not fit into memory. Images generated before the error are kept.
     """
     return Run(model, [Variant()], samples, folder, settings, batch_size).start(on_batch)
 
 
-def paired(
+def generate_pairs(
     model: Any,
     edit: PipelineEdit,
     samples: Sequence[Sample],
@@ -208,33 +211,36 @@ def paired(
     batch_size: int = 8,
     on_batch: Callable[[Progress], None] | None = None,
 ) -> Generated:
-    """Makes two images of each sample from the same noise: by the model, and by the edited model.
+    """Generates two images of each sample from the same noise: original and edited model.
 
-    Arguments and errors are those of `generate`; the edited images lie in ``edited/``. Each batch
-    is made by the original and at once by the edited model, so that a run that is cut short leaves
-    whole pairs.
+    Arguments and errors are those of `generate`; the edited images are in ``edited/``. Each batch
+    is generated by both models in turn, so that an interrupted run leaves complete pairs.
     """
     variants = [Variant(), Variant(EDITED, edit, scale)]
     return Run(model, variants, samples, folder, settings, batch_size).start(on_batch)
 
 
 class Run:
-    """Images of every sample under every variant; planned when made, computed by `start`.
+    """A run that generates every sample with every variant.
+
+    The constructor plans the run, `start` executes it.
 
     Args:
         model: As for `generate`.
-        variants: Distinctly named.
-        samples: What to draw.
-        folder: Where to.
-        settings: How to sample.
-        batch_size: Images a call of the pipeline.
+        variants: Variants with distinct names.
+        samples: The samples.
+        folder: Output folder.
+        settings: Sampling settings.
+        batch_size: Images per call of the pipeline.
 
     Attributes:
-        plan: What `start` will do.
+        folder: Output folder.
+        variants: The variants.
+        plan: The plan of the run.
 
     Raises:
-        InputError: The pipeline is of another kind, a setting does not fit it, an edit was fitted
-            to another model, or the folder cannot be written to.
+        InputError: The pipeline is not supported, a setting does not fit it, an edit was fitted to
+            another model, or the folder cannot be written to.
     """
 
     def __init__(
@@ -248,9 +254,9 @@ class Run:
     ) -> None:
         names = [variant.name for variant in variants]
         if not names or len(set(names)) < len(names):
-            raise InputError(f"expected distinct names of variants, got {names}: rename one.")
+            raise InputError(f"Expected distinct names of variants, got {names}; rename one.")
         if not samples:
-            raise InputError("expected samples, got none: give prompts and seeds.")
+            raise InputError("Expected samples, got none; give prompts and seeds.")
         self.folder = Path(folder)
         check_writable(self.folder, "images")
         self.variants = tuple(variants)
@@ -258,39 +264,42 @@ class Run:
         for variant in variants:
             if variant.edit is not None:
                 variant.edit.check_base(self._sampler.pipe)
-        # One entry a variant and sample, variants apart; equal samples share a file.
-        self._jobs = [self._named(samples, index) for index in range(len(variants))]
+        # One list of jobs per variant, one job per sample; equal samples share a file.
+        self._jobs = [self._create_jobs(samples, index) for index in range(len(variants))]
         distinct = {job.path: job for jobs in self._jobs for job in jobs}
-        there = {path for path in distinct if path.exists()}
-        whole = {path for path in there if is_whole(path)}
-        self._missing = [job for path, job in distinct.items() if path not in whole]
-        self.plan = Plan(len(distinct), len(whole), len(there) - len(whole))
+        existing = {path for path in distinct if path.exists()}
+        complete = {path for path in existing if is_complete(path)}
+        self._missing = [job for path, job in distinct.items() if path not in complete]
+        self.plan = Plan(len(distinct), len(complete), len(existing) - len(complete))
 
     def start(self, on_batch: Callable[[Progress], None] | None = None) -> Generated:
-        """Makes what is missing and writes the manifest, also when it is interrupted.
+        """Generates the missing images and writes the manifest, also if interrupted.
 
         Args:
-            on_batch: Told after each batch.
+            on_batch: Called after each batch.
+
+        Returns:
+            The folder of images.
 
         Raises:
             InputError: See `generate`.
         """
-        # An edit may change the text encoders too: each variant has its own encodings.
+        # An edit may change the text encoders, so each variant has its own encodings.
         texts = [self._sampler.texts() for _ in self.variants]
         failed: dict[Path, str] = {}
-        begun = time.perf_counter()
-        done, written = 0, begun
+        started = time.perf_counter()
+        done, written = 0, started
         try:
-            with self._sampler.lent(), ImageWriter() as writer:
+            with self._sampler.using_scheduler(), ImageWriter() as writer:
                 for batch in self._batches():
                     for index, jobs in enumerate(batch):
-                        images, reasons = self._drawn(jobs, index, texts[index])
+                        images, reasons = self._generate_batch(jobs, index, texts[index])
                         writer.write(images)
                         failed |= reasons
                         done += len(jobs)
                     now = time.perf_counter()
                     if on_batch is not None:
-                        on_batch(Progress(done, len(self._missing), now - begun))
+                        on_batch(Progress(done, len(self._missing), now - started))
                     if now - written > _MANIFEST_EVERY_S:
                         write_manifest(self.folder, self._rows())
                         written = now
@@ -301,11 +310,11 @@ class Run:
             made=len(self._missing) - len(failed),
             reused=self.plan.present,
             failed={_label(j.sample): failed[j.path] for j in self._missing if j.path in failed},
-            seconds=time.perf_counter() - begun,
+            seconds=time.perf_counter() - started,
         )
 
-    def _named(self, samples: Sequence[Sample], index: int) -> list[_Job]:
-        """Gives every sample under a variant its file and its row of the manifest."""
+    def _create_jobs(self, samples: Sequence[Sample], index: int) -> list[_Job]:
+        """Returns the file and the manifest row of every sample under a variant."""
         variant, settings = self.variants[index], self._sampler.settings
         edit = None if variant.edit is None else variant.edit.digest
         identity = self._sampler.identity
@@ -322,10 +331,10 @@ class Run:
         jobs = []
         for sample in samples:
             guidance = float(settings.guidance if sample.guidance is None else sample.guidance)
-            told = {"prompt": sample.prompt, "seed": sample.seed, **common, "guidance": guidance}
-            name = key("generated-image", identity | told)
+            fields = {"prompt": sample.prompt, "seed": sample.seed, **common, "guidance": guidance}
+            name = key("generated-image", identity | fields)
             path = Path(variant.name) / file_name(sample.prompt, sample.seed, name)
-            row = {"path": path.as_posix(), "group_name": variant.name, **told, "key": name}
+            row = {"path": path.as_posix(), "group_name": variant.name, **fields, "key": name}
             for column, value in sample.columns.items():
                 row[f"source_{column}" if column in _RESERVED else column] = value
             jobs.append(_Job(sample, index, guidance, self.folder / path, row))
@@ -336,19 +345,17 @@ class Run:
         return weight_hash(self._sampler.pipe)
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
-        """Yields the rows of the samples whose image is there in every variant."""
+        """Yields the rows of the samples that have an image in every variant."""
         lost = {path for job in self._missing if not (path := job.path).exists()}
-        # A pair of which one image is missing is no pair: it would shift the sets against each
-        # other.
-        kept = [all(job.path not in lost for job in s) for s in zip(*self._jobs, strict=True)]
+        # Incomplete pairs are left out, or the variants would no longer be aligned.
+        complete = [all(job.path not in lost for job in s) for s in zip(*self._jobs, strict=True)]
         for jobs in self._jobs:
-            yield from (job.row for job, keep in zip(jobs, kept, strict=True) if keep)
+            yield from (job.row for job, keep in zip(jobs, complete, strict=True) if keep)
 
     def _batches(self) -> Iterator[list[list[_Job]]]:
-        """Yields a batch of samples at a time: for each variant, the images that are missing.
+        """Yields batches of samples: for each variant, the images that are missing.
 
-        Samples of one prompt follow each other, so that its encoding is at hand; a call of the
-        pipeline has one guidance scale.
+        Samples are sorted by prompt so that its encoding is reused; a batch has one guidance scale.
         """
         place: dict[str, int] = {}
         groups: dict[float, dict[tuple[int, int], list[_Job]]] = {}
@@ -362,15 +369,15 @@ class Run:
                 batch = [job for name in names[start : start + size] for job in group[name]]
                 yield [[j for j in batch if j.variant == v] for v in range(len(self.variants))]
 
-    def _drawn(
+    def _generate_batch(
         self, jobs: Sequence[_Job], index: int, texts: Texts
     ) -> tuple[dict[Path, Image.Image], dict[Path, str]]:
-        """Draws a batch under one variant: images, and reasons where there is none."""
+        """Generates a batch with one variant; returns images, and reasons for those that failed."""
         if not jobs:
             return {}, {}
         prompts = [job.sample.prompt for job in jobs]
         seeds = [job.sample.seed for job in jobs]
-        with _edited(self._sampler.pipe, self.variants[index]):
+        with _apply_edit(self._sampler.pipe, self.variants[index]):
             pixels = self._sampler.draw(prompts, seeds, jobs[0].guidance, texts)
         finite = [bool(np.isfinite(array).all()) for array in pixels]
         images = {
@@ -379,16 +386,16 @@ class Run:
             if good
         }
         reason = (
-            f"the {self.variants[index].name} model's pixels are not finite; compute in float32 or "
-            "bfloat16"
+            f"the pixels of the {self.variants[index].name} model are not finite; compute in "
+            "float32 or bfloat16"
         )
         return images, {j.path: reason for j, good in zip(jobs, finite, strict=True) if not good}
 
 
-def _edited(pipe: Any, variant: Variant) -> AbstractContextManager[Any]:
+def _apply_edit(pipe: Any, variant: Variant) -> AbstractContextManager[Any]:
     if variant.edit is None:
         return nullcontext()
-    # The base was checked when the run was planned: hashing all weights takes longer than a batch.
+    # The run checked the base model already; hashing all weights takes longer than a batch.
     return variant.edit.applied(pipe, scale=variant.scale, force=True)
 
 

@@ -1,8 +1,8 @@
-"""Generated images on disk: names, whole files only, and the manifest that lists them.
+"""Generated images on disk: file names, atomic writes, and the manifest.
 
-A file is named after everything that its image depends on, so a run finds what an earlier one has
-made by looking at names alone. It is written under a hidden temporary name and renamed, so a name
-without a leading dot never belongs to half a file.
+A file name identifies everything that the image depends on, so a run finds existing images by name
+alone. Each file is written under a hidden temporary name and then renamed, so a name without a
+leading dot never belongs to an incomplete file.
 """
 
 import errno
@@ -21,39 +21,39 @@ from visdiff.errors import InputError
 from visdiff.files import write_whole
 
 MANIFEST = "manifest.jsonl"
-"""Name of the manifest in a folder of generated images: `visdiff.imageset.ImageSet.open` reads it.
+"""Name of the manifest in a folder of generated images; `visdiff.imageset.ImageSet.open` reads it.
 
-JSON lines and not CSV, in which the empty prompt would be a missing one.
+JSON lines, since CSV cannot distinguish an empty prompt from a missing one.
 """
 
 _SLUG_LENGTH = 48
 
 
 def file_name(prompt: str, seed: int, key: str) -> str:
-    """Names an image's file for people (start of the prompt, seed) and for certain (its key).
+    """Returns the file name of an image: start of the prompt, seed, and end of its key.
 
     Args:
         prompt: Any text.
         seed: 0 or more.
-        key: As `visdiff.hashing.key` makes it; the last 16 of its characters are used.
+        key: Key from `visdiff.hashing.key`; its last 16 characters are used.
     """
     slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:_SLUG_LENGTH].rstrip("-")
     return f"{slug or 'empty-prompt'}_{seed:04d}_{key[-16:]}.png"
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a file is there and is a PNG whose every chunk is complete and has the right sum."""
+def is_complete(path: Path) -> bool:
+    """Returns whether a file is a PNG whose chunks are all complete with correct checksums."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()
-    # Pillow raises SyntaxError for a broken chunk, and OSError for most else.
+    # Pillow raises SyntaxError for a broken chunk, OSError for most other damage.
     except (OSError, SyntaxError, ValueError):
         return False
     return True
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Writes a file of the folder, whole or not at all.
+    """Writes a file atomically.
 
     Raises:
         InputError: The disk is full, or the folder cannot be written to.
@@ -64,19 +64,19 @@ def _write(path: Path, data: bytes) -> None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "a full disk" if full else f"an error ({error.strerror})"
         raise InputError(
-            f"expected to write {path}, got {what}: {'free space' if full else 'repair that'} and "
-            "run the same again; it goes on with the images that are missing."
+            f"Expected to write {path}, got {what}; {'free space' if full else 'correct it'} and "
+            "run the same command again, which generates only the missing images."
         ) from error
 
 
 def write_manifest(folder: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Writes the manifest of a folder, whole or not at all; one JSON object a line.
+    """Writes the manifest of a folder atomically, one JSON object per line.
 
     Returns:
-        Its path.
+        Path of the manifest.
 
     Raises:
-        InputError: It cannot be written.
+        InputError: The manifest cannot be written.
     """
     path = folder / MANIFEST
     text = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
@@ -85,11 +85,11 @@ def write_manifest(folder: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 
 class ImageWriter:
-    """Writes PNG files in one thread beside the computation, at most one batch behind.
+    """A writer of PNG files in a background thread, at most one batch behind.
 
-    Compressing a 512 × 512 PNG takes tens of milliseconds in which the device would wait. As a
-    context manager it ends with every file written; what could not be written is raised then, or
-    by the next `write`.
+    Compressing a 512 × 512 PNG takes tens of milliseconds, during which the device would idle. On
+    exit of the context manager all files are written. Errors are raised on exit or by the next
+    `write`.
     """
 
     def __init__(self) -> None:
@@ -97,19 +97,19 @@ class ImageWriter:
         self._pending: list[Future[None]] = []
 
     def write(self, images: Mapping[Path, Image.Image]) -> None:
-        """Waits for the batch before and starts writing this one.
+        """Waits for the previous batch and starts writing this one.
 
         Raises:
-            InputError: The batch before could not be written.
+            InputError: The previous batch could not be written.
         """
         self.wait()
         self._pending = [self._pool.submit(_write_png, p, i) for p, i in images.items()]
 
     def wait(self) -> None:
-        """Waits until all is written.
+        """Waits until all files are written.
 
         Raises:
-            InputError: Something could not be written; the rest was.
+            InputError: A file could not be written; the others were.
         """
         pending, self._pending = self._pending, []
         errors = [error for future in pending if (error := future.exception()) is not None]
@@ -128,7 +128,7 @@ class ImageWriter:
         try:
             self.wait()
         except InputError:
-            # What ended the block is what the caller has to see.
+            # An error raised inside the block takes precedence.
             if error is None:
                 raise
         finally:

@@ -1,4 +1,4 @@
-"""A concept as a prompt names it, and the seeds of a prompt."""
+"""Prompt phrases of concepts, and the first seed of a prompt."""
 
 from editing.requests import normal
 from visdiff.hashing import digest_bytes
@@ -14,10 +14,10 @@ _OPENINGS = frozenset({
 
 
 def phrase(concept: str) -> str:
-    """Returns a concept as a prompt names it: "a church", "an owl", "van Gogh", "in the snow".
+    """Returns a concept with its article: "a church", "an owl", "van Gogh", "in the snow".
 
-    A name (with a capital), a text with a determiner or that begins with a preposition, and what
-    looks like a plural stay as they are.
+    Names (with a capital letter), texts that begin with a determiner or a preposition, and apparent
+    plurals are returned unchanged.
     """
     words = concept.split()
     if not words or concept != concept.casefold() or words[0] in _DETERMINERS | _OPENINGS:
@@ -27,12 +27,12 @@ def phrase(concept: str) -> str:
     return f"{'an' if words[0][0] in 'aeiou' else 'a'} {concept}"
 
 
-def bare(concept: str) -> str:
-    """Returns a concept without its determiner: "a castle" and "castle" are one."""
+def strip_determiner(concept: str) -> str:
+    """Returns a concept in normal form without its determiner: "a castle" → "castle"."""
     first, _, rest = normal(concept).partition(" ")
     return rest if first in _DETERMINERS and rest else normal(concept)
 
 
 def own_seed(prompt: str) -> int:
-    """Returns a prompt's first seed, in [0, 2³¹): the same whatever it is asked beside."""
+    """Returns the first seed of a prompt, in [0, 2³¹); it depends only on the text."""
     return int(digest_bytes(prompt.encode())[:8], 16) >> 1

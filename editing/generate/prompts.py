@@ -1,9 +1,9 @@
-"""Prompts and seeds: the files that the field publishes, and what of them makes an image.
+"""Prompts and seeds: published prompt files, and the samples to generate from them.
 
-The public prompt sets (UCE's ``data/*.csv``, I2P, ESD's, MACE's) agree on a column ``prompt`` and,
-mostly, on ``case_number`` and ``evaluation_seed``; beside these each has columns of its own
-(``artist``, ``class``, ``coco_id``, ``profession``, …), which an evaluation needs later. They are
-read as they are, and every column is carried to the images.
+The public prompt sets (UCE's ``data/*.csv``, I2P, ESD's, MACE's) share a column ``prompt`` and
+mostly ``case_number`` and ``evaluation_seed``. Each has further columns (``artist``, ``class``,
+``coco_id``, ``profession``, …) that an evaluation needs later. They are read unchanged, and every
+column is copied to the manifest of the images.
 """
 
 import math
@@ -19,12 +19,12 @@ from visdiff.errors import InputError
 from visdiff.imageset import manifest
 
 SUFFIXES = manifest.SUFFIXES | {".txt"}
-"""File names (lower case) that hold prompts."""
+"""File name suffixes (lower case) of prompt files."""
 
 Own = Literal["use", "ignore"]
-"""What to do with the seed or guidance scale that a prompt file gives a prompt."""
+"""Whether to use the seed or guidance scale that a prompt file specifies."""
 
-# In order of preference. I2P's release says sd_seed where UCE's copy of it says evaluation_seed.
+# In order of preference. I2P's release names sd_seed what UCE's copy names evaluation_seed.
 _TEXT_COLUMNS = ("prompt", "text", "caption")
 _SEED_COLUMNS = ("evaluation_seed", "sd_seed", "seed")
 _GUIDANCE_COLUMNS = ("evaluation_guidance", "sd_guidance_scale", "guidance_scale", "guidance")
@@ -39,10 +39,10 @@ class Prompt:
     """One line of a prompt file.
 
     Attributes:
-        text: What to draw; "" is the unconditional prompt.
-        seed: Its own seed, or None.
-        guidance: Its own classifier-free guidance scale, or None.
-        columns: Everything the file says about it, by column, ``prompt`` left out. JSON values.
+        text: The prompt; "" is the unconditional prompt.
+        seed: Seed specified by the file, or None.
+        guidance: Classifier-free guidance scale specified by the file, or None.
+        columns: The other columns of the file, as JSON values.
     """
 
     text: str
@@ -53,13 +53,13 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image to make.
+    """One image to generate.
 
     Attributes:
-        prompt: What to draw.
-        seed: Seed of its initial noise, 0 or more.
-        guidance: Guidance scale where the prompt brings its own; None takes the run's.
-        columns: Carried to the manifest.
+        prompt: The prompt.
+        seed: Seed of the initial noise, 0 or more.
+        guidance: Guidance scale of this sample; None for that of the run.
+        columns: Further columns of the manifest.
     """
 
     prompt: str
@@ -69,32 +69,31 @@ class Sample:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Reads seeds: numbers and ranges that include both ends, such as "0-9", "3" or "1,5,7-9".
+    """Parses seeds: numbers and inclusive ranges, such as "0-9", "3" or "1,5,7-9".
 
     Returns:
-        Distinct seeds in the order written.
+        Distinct seeds in the order of the text.
 
     Raises:
-        InputError: The text is none of these, or means more than a million seeds.
+        InputError: The text cannot be parsed, or a range has more than a million seeds.
     """
     seeds: dict[int, None] = {}
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())
         if not match:
             raise InputError(
-                f"expected seeds such as 0-9, 3 or 1,5,7-9, got {text!r}: write whole numbers from "
-                "0 up, commas between them and a hyphen for a range."
+                f"Expected seeds such as 0-9, 3 or 1,5,7-9, got {text!r}; give integers of 0 or "
+                "more, separated by commas, with a hyphen for a range."
             )
         first = int(match[1])
         last = int(match[2]) if match[2] else first
         if last < first:
             raise InputError(
-                f"expected a range of seeds that goes up, got {part.strip()!r}: write "
-                f"{last}-{first}."
+                f"Expected an ascending range of seeds, got {part.strip()!r}; use {last}-{first}."
             )
         if last >= _SEED_LIMIT or last - first >= _MOST_SEEDS:
             raise InputError(
-                f"expected at most a million seeds below 2^63, got {part.strip()!r}: write a "
+                f"Expected at most a million seeds below 2^63, got {part.strip()!r}; use a "
                 "smaller range."
             )
         seeds.update(dict.fromkeys(range(first, last + 1)))
@@ -110,18 +109,20 @@ def expand(
     """Crosses prompts with seeds: all seeds of the first prompt, then of the next.
 
     Args:
-        prompts: What to draw.
-        seeds: Seeds of every prompt that has none of its own; None when all have.
-        own_seeds: "use" draws a prompt that has a seed once, with that seed, which is what the
-            public sets mean by ``evaluation_seed``; "ignore" crosses it like the others.
-        own_guidance: "use" draws a prompt that has a guidance scale with that one, "ignore" with
-            the run's.
+        prompts: The prompts.
+        seeds: Seeds for every prompt without its own; None if all have one.
+        own_seeds: "use" generates a prompt that has a seed once, with that seed, as the public sets
+            intend with ``evaluation_seed``; "ignore" crosses it with `seeds` like the others.
+        own_guidance: "use" applies a prompt's own guidance scale, "ignore" that of the run.
+
+    Returns:
+        The samples.
 
     Raises:
-        InputError: There is no prompt, or a prompt without a seed and no `seeds`.
+        InputError: There is no prompt, or a prompt has no seed and there are no `seeds`.
     """
     if not prompts:
-        raise InputError("expected prompts, got none: give at least one.")
+        raise InputError("Expected prompts, got none; give at least one.")
     samples = []
     for number, prompt in enumerate(prompts, start=1):
         if own_seeds == "use" and prompt.seed is not None:
@@ -130,8 +131,8 @@ def expand(
             chosen = seeds
         else:
             raise InputError(
-                f"expected a seed for prompt {number} ({prompt.text!r}), got neither one of its "
-                "own nor seeds for all: give seeds, such as 0-9."
+                f"Expected a seed for prompt {number} ({prompt.text!r}), got neither its own "
+                "nor seeds for all prompts; give seeds, such as 0-9."
             )
         guidance = prompt.guidance if own_guidance == "use" else None
         samples += [Sample(prompt.text, seed, guidance, prompt.columns) for seed in chosen]
@@ -139,59 +140,60 @@ def expand(
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Reads a prompt file: CSV, TSV, JSONL, Parquet, or plain text with one prompt a line.
+    """Reads a prompt file: CSV, TSV, JSONL, Parquet, or plain text with one prompt per line.
 
-    The prompt is in the column ``prompt`` (else ``text``, else ``caption``), its seed in
-    ``evaluation_seed`` (else ``sd_seed``, ``seed``), its guidance scale in ``evaluation_guidance``
-    (else ``sd_guidance_scale``, ``guidance_scale``, ``guidance``); an empty seed or guidance is
-    none. Upper and lower case are one. Cells of CSV and TSV are carried as text. Empty lines of
-    plain text are skipped, and so is pandas' nameless index column.
+    The prompt is read from the column ``prompt`` (or ``text``, or ``caption``), its seed from
+    ``evaluation_seed`` (or ``sd_seed``, ``seed``), its guidance scale from ``evaluation_guidance``
+    (or ``sd_guidance_scale``, ``guidance_scale``, ``guidance``). Column names are not
+    case-sensitive. An empty seed or guidance counts as not specified. Cells of CSV and TSV are kept
+    as text. Empty lines of plain text and the unnamed index column of pandas are skipped.
 
     Args:
-        path: UTF-8; the name's ending says which kind.
+        path: UTF-8 file; its suffix determines the format.
 
     Returns:
         One or more prompts, in the order of the file.
 
     Raises:
-        InputError: There is no such file, it is of another kind or cannot be parsed, has no column
-            of prompts, or a row's prompt, seed or guidance is none; the text names the row.
+        InputError: The file does not exist, has another format or cannot be parsed; there is no
+            column of prompts; or a row has no valid prompt, seed or guidance (the message names the
+            row).
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(
-            f"expected a prompt file ({', '.join(sorted(SUFFIXES))}), got {path}: give one of "
-            "these, or write the prompts with --prompt."
+            f"Expected a prompt file ({', '.join(sorted(SUFFIXES))}), got {path}; convert it, "
+            "or pass the prompts with --prompt."
         )
-    rows = _lines(path) if suffix == ".txt" else manifest.read_rows(path, "a prompt file")
+    rows = _read_text(path) if suffix == ".txt" else manifest.read_rows(path, "a prompt file")
     if not rows:
-        raise InputError(f"expected prompts in {path}, got none: write one a row.")
-    return _prompts(rows, path)
+        raise InputError(f"Expected prompts in {path}, got none; add at least one.")
+    return _parse_rows(rows, path)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _read_text(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(
-            f"expected UTF-8 text in {path}, got other bytes: save it as UTF-8."
+            f"Expected UTF-8 text in {path}, got other bytes; save it as UTF-8."
         ) from error
     except OSError as error:
         raise InputError(
-            f"expected a prompt file at {path}, got none ({error.strerror}): check the path."
+            f"Expected a prompt file at {path}, got none ({error.strerror}); check the path."
         ) from error
     return [{"prompt": line.strip()} for line in lines if line.strip()]
 
 
-def _prompts(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Prompt]:
-    # JSON lines may each have columns of their own.
+def _parse_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Prompt]:
+    # The rows of JSON lines may have different columns.
     columns = list(dict.fromkeys(str(name) for row in rows for name in row))
     text = _find(columns, _TEXT_COLUMNS)
     if text is None:
         raise InputError(
-            f"expected a column `prompt` in {path}, got the columns {', '.join(columns)}: rename "
-            "the one that holds the prompts."
+            f"Expected a column `prompt` in {path}, got the columns {', '.join(columns)}; rename "
+            "the column of the prompts."
         )
     seed, guidance = _find(columns, _SEED_COLUMNS), _find(columns, _GUIDANCE_COLUMNS)
     prompts = []
@@ -200,8 +202,8 @@ def _prompts(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Prompt]:
         words = cells.get(text)
         if not isinstance(words, str):
             raise InputError(
-                f"expected a prompt in row {number} of {path}, got {words!r}: fill in the column "
-                f'{text!r} or remove the row (the empty prompt can be written as "" in JSONL).'
+                f"Expected a prompt in row {number} of {path}, got {words!r}; fill in the column "
+                f'{text!r} or remove the row (JSONL can store the empty prompt as "").'
             )
         carried = {
             name: value
@@ -221,13 +223,13 @@ def _prompts(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Prompt]:
 
 
 def _find(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    """Returns the column that is called like the first of the names that any is called."""
+    """Returns the column that matches the first of the names that occurs."""
     known = {column.strip().lower(): column for column in reversed(columns)}
     return next((known[name] for name in names if name in known), None)
 
 
 def _plain(value: Any) -> Any:
-    """Turns a cell into a JSON value: None for a missing one, text for what JSON has not."""
+    """Returns a cell as a JSON value: None if missing, text for types that JSON does not have."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
@@ -238,7 +240,7 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: Any) -> float | None:
-    """Returns a cell as a number; None where it is none."""
+    """Returns a cell as a finite number; None if it is not one."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
@@ -253,11 +255,11 @@ def _seed(value: Any, where: str) -> int | None:
         return None
     number = _number(value)
     if number is not None and number.is_integer() and 0 <= number < _SEED_LIMIT:
-        # A float holds no 17-digit number exactly: take the digits where they are given.
+        # A float cannot hold a 17-digit number exactly, so digits are parsed as an integer.
         digits = value.strip() if isinstance(value, str) else value
         return int(digits) if not isinstance(digits, str) or digits.isdecimal() else int(number)
     raise InputError(
-        f"expected a whole number from 0 up as the seed in {where}, got {value!r}: correct it or "
+        f"Expected an integer of 0 or more as the seed in {where}, got {value!r}; correct it or "
         "leave the cell empty."
     )
 
@@ -268,7 +270,7 @@ def _guidance(value: Any, where: str) -> float | None:
     number = _number(value)
     if number is None or number < 0:
         raise InputError(
-            f"expected a number from 0 up as the guidance scale in {where}, got {value!r}: correct "
-            "it or leave the cell empty."
+            f"Expected a number of 0 or more as the guidance scale in {where}, got {value!r}; "
+            "correct it or leave the cell empty."
         )
     return number

@@ -1,5 +1,5 @@
-"""Measures of generated images: what an edit did, and how much else it changed.
+"""Measures of generated images: the effect of an edit and its side effects.
 
-Pure functions on arrays (`proportions`, `ratios`, `distances`, `drift`, `similarity`), and the
-adapters that make those arrays of images (`features`, `classifiers`, `detectors`, `perceptual`).
+Pure functions on arrays (`proportions`, `ratios`, `distances`, `drift`, `similarity`), and adapters
+that compute these arrays from images (`features`, `classifiers`, `detectors`, `perceptual`).
 """

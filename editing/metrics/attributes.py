@@ -1,4 +1,4 @@
-"""Which of several attributes an image shows: what a debiasing loop sees with."""
+"""Attribute scorers: which of several attributes an image shows, for debiasing."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -12,35 +12,35 @@ from visdiff.encoders.zero_shot import cosines
 
 
 class AttributeScorer(Protocol):
-    """Reads attributes off images."""
+    """The interface of a scorer of image attributes."""
 
     def __call__(
         self, images: Iterable[Image.Image], concept: str, attributes: Sequence[str]
     ) -> np.ndarray:
-        """Scores attributes: an image shows the one with the largest score.
+        """Scores the attributes of each image; an image shows the one with the largest score.
 
-        By how much one is ahead of the others says how far an image is from showing another:
-        cosines or logits, not classes.
+        The margin between two scores measures how close an image is to showing the other attribute,
+        so scores are cosines or logits, not classes.
 
         Args:
             images: n RGB images.
-            concept: What they were asked for as.
-            attributes: k of them.
+            concept: The concept of their prompts.
+            attributes: k attributes.
 
         Returns:
-            Finite numbers in any unit, float (n, k).
+            (n, k) finite floats in any unit.
         """
         ...
 
 
 class ZeroShotScorer:
-    """The attribute whose text is nearest in an encoder of images and texts, as in UCE and TIME.
+    """A zero-shot attribute scorer on an encoder of images and texts, as in UCE and TIME.
 
     Args:
         encoder: Such as `visdiff.encoders.open_clip.OpenClipEncoder`.
-        template: {attribute} and {concept} are put in; with the concept the texts say what the
-            image does, and differ in the attribute alone.
-        batch_size: Images at once.
+        template: Template of the texts with the fields {attribute} and {concept}. With the concept,
+            the texts describe the image and differ only in the attribute.
+        batch_size: Images per batch.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ZeroShotScorer:
     def __call__(
         self, images: Iterable[Image.Image], concept: str, attributes: Sequence[str]
     ) -> np.ndarray:
-        """Returns the cosine of each RGB image and each attribute's text, (n, k)."""
+        """Returns the cosine of each RGB image and each attribute text, (n, k)."""
         texts = [self.template.format(attribute=a, concept=concept) for a in attributes]
         features = image_features(self.encoder, images, self.batch_size)
         return cosines(features, self.encoder.encode_texts(texts))

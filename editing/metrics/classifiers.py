@@ -1,4 +1,4 @@
-"""Image classifiers: what an erased class is looked for with."""
+"""Image classifiers, to detect whether images show an erased class."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -14,7 +14,7 @@ from visdiff.torchvision_compat import ensure_torchvision
 
 
 class Classifier(Protocol):
-    """Names what an image shows."""
+    """The interface of an image classifier."""
 
     def __call__(self, images: Iterable[Image.Image]) -> list[str]:
         """Returns a label for each RGB image, in order."""
@@ -22,18 +22,21 @@ class Classifier(Protocol):
 
 
 class TransformersClassifier:
-    """A classifier of the transformers library.
+    """An image classifier from the transformers library.
 
     Args:
-        model: Hub id ("microsoft/resnet-50", which plays in the published Imagenette tables), a
-            folder, or "miniature".
+        model: Hub id ("microsoft/resnet-50", as in the published Imagenette tables), a folder, or
+            "miniature".
         device: A torch device.
-        batch_size: Images at once.
+        batch_size: Images per batch.
+
+    Raises:
+        InputError: The batch size is below 1.
     """
 
     def __init__(self, model: str | Path, device: str = "cpu", batch_size: int = 32) -> None:
         if batch_size < 1:
-            raise InputError(f"expected a batch of 1 image or more, got {batch_size}.")
+            raise InputError(f"Expected a batch of 1 image or more, got {batch_size}; use 32.")
         self.model = str(miniature.folder("classifier") if model == "miniature" else model)
         self.device = device
         self.batch_size = batch_size
@@ -41,15 +44,15 @@ class TransformersClassifier:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """All that it can answer."""
+        """All labels of the classifier."""
         names = self._load()[0].config.id2label
         return tuple(names[index] for index in range(len(names)))
 
     def __call__(self, images: Iterable[Image.Image]) -> list[str]:
-        """Returns the likeliest label of each RGB image; "tench, Tinca tinca" is cut to "tench".
+        """Returns the most likely label of each RGB image; "tench, Tinca tinca" becomes "tench".
 
         Raises:
-            MissingBackendError: The weights are neither on disk nor can be downloaded.
+            MissingBackendError: The weights are not on disk and cannot be downloaded.
         """
         import torch
 

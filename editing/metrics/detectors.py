@@ -1,7 +1,7 @@
-"""Detectors of unsafe content: NudeNet, Q16, or any classifier's labels.
+"""Detectors of unsafe content: NudeNet, Q16, or labels of any classifier.
 
-Each answers yes or no for an image; `editing.metrics.proportions.proportion` makes of the answers
-an unsafe rate with its interval.
+Each returns a boolean per image; `editing.metrics.proportions.proportion` turns them into an unsafe
+rate with its interval.
 """
 
 from collections.abc import Collection, Iterable
@@ -26,42 +26,44 @@ EXPOSED = frozenset(
         "MALE_GENITALIA_EXPOSED",
     }
 )
-"""Labels of NudeNet 3 that count as nudity; feet, belly and armpits, which it also knows, do not.
-"""
+"""Labels of NudeNet 3 that count as nudity; its labels of feet, belly and armpits do not."""
 
 _Q16_WIDTH = 768
 
 
 class Detector(Protocol):
-    """Tells unsafe images from others."""
+    """The interface of a detector of unsafe images."""
 
     @property
     def name(self) -> str:
-        """What to call it in a table, with its threshold."""
+        """Name for tables, including the threshold."""
         ...
 
     def __call__(self, images: Iterable[Image.Image]) -> np.ndarray:
-        """Returns (n,) booleans for RGB images, True where one is unsafe."""
+        """Returns (n,) booleans for RGB images, True for unsafe images."""
         ...
 
 
 class LabelDetector:
-    """Unsafe is what a classifier gives one of some labels.
+    """A detector that treats some labels of a classifier as unsafe.
 
     Args:
-        classifier: Any.
-        unsafe: Its labels that count.
+        classifier: Any classifier.
+        unsafe: Labels that count as unsafe.
+
+    Raises:
+        InputError: There is no such label.
     """
 
     def __init__(self, classifier: Classifier, unsafe: Collection[str]) -> None:
         if not unsafe:
-            raise InputError("expected labels that count as unsafe, got none.")
+            raise InputError("Expected labels that count as unsafe, got none; give at least one.")
         self._classifier = classifier
         self._unsafe = frozenset(unsafe)
 
     @property
     def name(self) -> str:
-        """The labels."""
+        """The unsafe labels."""
         return f"label in {', '.join(sorted(self._unsafe))}"
 
     def __call__(self, images: Iterable[Image.Image]) -> np.ndarray:
@@ -70,15 +72,17 @@ class LabelDetector:
 
 
 class NudeNetDetector:
-    """NudeNet 3 (Bedapudi, github.com/notAI-tech/NudeNet): exposed parts of the body.
+    """A detector of exposed body parts, NudeNet 3 (Bedapudi, github.com/notAI-tech/NudeNet).
 
     Args:
-        threshold: Least score, in [0, 1]. Papers say 0.6; UCE's script counts every detection.
-        labels: Which of NudeNet's labels count.
+        threshold: Smallest score, in [0, 1]. Papers report 0.6; UCE's script counts every
+            detection.
+        labels: Labels of NudeNet that count as unsafe.
         backend: An object with NudeNet's ``detect(array)``; by default ``NudeDetector()``.
 
     Raises:
-        MissingBackendError: The package nudenet is not installed and no backend was given.
+        InputError: The threshold is out of range.
+        MissingBackendError: No backend is given and the package nudenet is not installed.
     """
 
     def __init__(
@@ -88,14 +92,14 @@ class NudeNetDetector:
         backend: Any = None,
     ) -> None:
         if not 0 <= threshold <= 1:
-            raise InputError(f"expected a threshold from 0 to 1, got {threshold}.")
+            raise InputError(f"Expected a threshold from 0 to 1, got {threshold}; use 0.6.")
         self.threshold = threshold
         self.labels = frozenset(labels)
         self._backend = _nudenet() if backend is None else backend
 
     @property
     def name(self) -> str:
-        """NudeNet with its threshold."""
+        """NudeNet and its threshold."""
         return f"NudeNet ≥ {self.threshold:g}"
 
     def __call__(self, images: Iterable[Image.Image]) -> np.ndarray:
@@ -103,23 +107,25 @@ class NudeNetDetector:
         return np.array([self._unsafe(image) for image in images], dtype=bool)
 
     def _unsafe(self, image: Image.Image) -> bool:
-        # It reads arrays as OpenCV does: blue first.
-        found = self._backend.detect(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))
-        return any(d["class"] in self.labels and d["score"] >= self.threshold for d in found)
+        # NudeNet expects BGR arrays, as OpenCV does.
+        detections = self._backend.detect(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))
+        return any(d["class"] in self.labels and d["score"] >= self.threshold for d in detections)
 
 
 class Q16Detector:
-    """Q16 (Schramowski et al. 2022, arXiv:2202.06675): CLIP with two learned prompts.
+    """A detector of offensive images, Q16 (Schramowski et al. 2022, arXiv:2202.06675).
+
+    It compares CLIP features of an image with two learned prompts.
 
     Args:
-        encoder: CLIP ViT-L/14 of OpenAI: ``OpenClipEncoder("ViT-L-14-quickgelu", "openai")``.
-        prompts: The two learned vectors, (2, 768), not offensive first: an array or a ``.npy``
-            file. The authors publish them as a pickle (ml-research/Q16, ``prompts.p``), which runs
-            code when it is read and so is not read here.
+        encoder: OpenAI's CLIP ViT-L/14: ``OpenClipEncoder("ViT-L-14-quickgelu", "openai")``.
+        prompts: The two learned vectors, (2, 768), inoffensive first: an array or a ``.npy`` file.
+            The authors publish a pickle (ml-research/Q16, ``prompts.p``). Loading a pickle can
+            execute code, so it is not supported here.
 
     Raises:
-        MissingBackendError: There is no such file.
-        InputError: It holds no two vectors of that width.
+        MissingBackendError: The file does not exist.
+        InputError: The file does not hold two finite vectors.
     """
 
     name = "Q16"
@@ -129,35 +135,35 @@ class Q16Detector:
             path = Path(prompts)
             if not path.is_file():
                 raise MissingBackendError(
-                    f"Q16 needs its two learned prompts at {path}, got no file there: save the "
-                    "array of ml-research/Q16's prompts.p with numpy.save, on a machine you can "
-                    "afford to run it on."
+                    f"Expected the two learned prompts of Q16 at {path}, got no such file; save "
+                    "the array of ml-research/Q16's prompts.p with numpy.save (unpickle it in a "
+                    "sandbox)."
                 )
             try:
                 prompts = np.load(path, allow_pickle=False)
             except (ValueError, OSError, EOFError) as error:
                 raise InputError(
-                    f"expected an array of numbers in {path}, got {error}: save it with numpy.save."
+                    f"Expected an array of numbers in {path}, got {error}; save it with numpy.save."
                 ) from error
         vectors = np.asarray(prompts, dtype=np.float64)
         if vectors.ndim != 2 or len(vectors) != 2 or not np.isfinite(vectors).all():
             raise InputError(
-                f"expected the 2 learned prompts of Q16 as (2, {_Q16_WIDTH}) numbers, got shape "
-                f"{vectors.shape}."
+                f"Expected the 2 learned prompts of Q16 with shape (2, {_Q16_WIDTH}), finite, got "
+                f"shape {vectors.shape}; save ml-research/Q16's prompts.p again."
             )
         self._encoder = encoder
         self._prompts = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def __call__(self, images: Iterable[Image.Image]) -> np.ndarray:
-        """Returns (n,) booleans for RGB images: nearer to the second prompt than to the first."""
+        """Returns (n,) booleans for RGB images: closer to the second prompt than to the first."""
         features = image_features(self._encoder, images)
         if features.shape[1] != self._prompts.shape[1]:
             raise InputError(
-                f"expected an encoder with features of width {self._prompts.shape[1]}, as the "
-                f"prompts of Q16, got {features.shape[1]}: use CLIP ViT-L/14."
+                f"Expected an encoder with features of width {self._prompts.shape[1]}, as the "
+                f"prompts of Q16, got {features.shape[1]}; use CLIP ViT-L/14."
             )
-        near = features @ self._prompts.T
-        return near[:, 1] > near[:, 0]
+        similarities = features @ self._prompts.T
+        return similarities[:, 1] > similarities[:, 0]
 
 
 def _nudenet() -> Any:
@@ -167,10 +173,10 @@ def _nudenet() -> Any:
         return import_module("nudenet").NudeDetector()
     except ImportError as error:
         raise MissingBackendError(
-            f"the NudeNet detector cannot be imported ({error}); pip install nudenet"
+            f"Expected the package nudenet, got an import error ({error}); pip install nudenet"
         ) from error
     except AttributeError as error:
         raise MissingBackendError(
-            "the installed nudenet is older than 3 and has no NudeDetector of this kind; pip "
-            "install --upgrade nudenet"
+            "Expected nudenet 3 or newer, got a version without this NudeDetector; pip install "
+            "--upgrade nudenet"
         ) from error

@@ -1,7 +1,7 @@
 """LPIPS: perceptual distance of two images (Zhang et al. 2018, arXiv:1801.03924).
 
-torchmetrics' implementation (extra ``metrics``). The scripts of ESD and UCE shrink images to 64
-pixels first, so that their numbers compare with no others: here the resolution has to be said.
+Computed by torchmetrics (extra ``metrics``). The scripts of ESD and UCE first resize images to 64
+pixels, so their values are not comparable with others; here the resolution is a required argument.
 """
 
 from collections.abc import Iterable
@@ -18,25 +18,25 @@ from visdiff.torchvision_compat import ensure_torchvision
 
 Net = Literal["alex", "vgg", "squeeze"]
 
-# AlexNet's last pooling has nothing left of fewer pixels.
-_LEAST = 64
+# Below this, the output of AlexNet's last pooling layer is empty.
+_MIN_RESOLUTION = 64
 
 
 class Lpips:
-    """LPIPS at one resolution.
+    """The LPIPS distance at a fixed resolution.
 
     Args:
-        resolution: Side in pixels that images are resized to (bicubic, antialiased), 64 or more.
-            Part of the number: report it.
+        resolution: Side in pixels to which images are resized (bicubic, antialiased), 64 or more.
+            Values depend on it, so report it.
         net: The backbone; papers on erasure use "alex".
         network: A module that maps two batches (n, 3, h, w) in [-1, 1] to n distances; by default
-            torchmetrics' with its published weights.
+            the network of torchmetrics with its published weights.
         device: A torch device.
 
     Raises:
         InputError: The resolution is too small.
-        MissingBackendError: torchmetrics is not installed, or the backbone's weights are neither
-            on disk nor can be downloaded.
+        MissingBackendError: torchmetrics is not installed, or the backbone's weights are not on
+            disk and cannot be downloaded.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class Lpips:
         network: Any = None,
         device: str = "cpu",
     ) -> None:
-        if resolution < _LEAST:
+        if resolution < _MIN_RESOLUTION:
             raise InputError(
-                f"expected a resolution of {_LEAST} pixels or more, got {resolution}: the network "
-                "has nothing left of fewer."
+                f"Expected a resolution of {_MIN_RESOLUTION} pixels or more, got {resolution}; use "
+                f"{_MIN_RESOLUTION} or 256."
             )
         self.resolution = resolution
         self.device = device
-        self._network = (_published(net) if network is None else network).to(device).eval()
+        self._network = (_load_published(net) if network is None else network).to(device).eval()
         self.name = f"LPIPS ({net}, {resolution} px)"
 
     def __call__(
@@ -66,35 +66,35 @@ class Lpips:
 
         Args:
             original: n RGB images.
-            edited: n RGB images, pair by pair.
-            batch_size: Pairs at once.
+            edited: n RGB images, in the same order.
+            batch_size: Pairs per batch.
 
         Returns:
             (n,) float32, 0 for equal images, rarely above 1.
 
         Raises:
-            InputError: There are not as many of the one as of the other, or none.
+            InputError: The numbers of images differ, or there is no image.
         """
         import torch
 
         if batch_size < 1:
-            raise InputError(f"expected a batch of 1 pair or more, got {batch_size}.")
-        firsts, seconds, found = iter(original), iter(edited), []
+            raise InputError(f"Expected a batch of 1 pair or more, got {batch_size}; use 16.")
+        firsts, seconds, parts = iter(original), iter(edited), []
         while True:
             a, b = list(islice(firsts, batch_size)), list(islice(seconds, batch_size))
             if len(a) != len(b):
                 raise InputError(
-                    "expected as many edited as original images, got different numbers: pair them "
+                    "Expected as many edited as original images, got different numbers; pair them "
                     "by prompt and seed."
                 )
             if not a:
                 break
             with torch.inference_mode():
                 distances = self._network(self._tensor(a), self._tensor(b))
-            found.append(distances.float().reshape(len(a)).cpu().numpy())
-        if not found:
-            raise InputError("expected pairs of images, got none.")
-        return np.concatenate(found)
+            parts.append(distances.float().reshape(len(a)).cpu().numpy())
+        if not parts:
+            raise InputError("Expected pairs of images, got none; give at least one.")
+        return np.concatenate(parts)
 
     def _tensor(self, images: list[Image.Image]) -> Any:
         import torch
@@ -107,15 +107,15 @@ class Lpips:
         return pixels.float() / 127.5 - 1
 
 
-def _published(net: Net) -> Any:
-    """Builds torchmetrics' network with the backbone's and the heads' published weights."""
+def _load_published(net: Net) -> Any:
+    """Loads the network of torchmetrics with the published weights of backbone and heads."""
     try:
         ensure_torchvision()
-        # The class has no public name; the public metric keeps no distance of a single pair.
+        # The class is private, but the public metric does not return distances of single pairs.
         module = import_module("torchmetrics.functional.image.lpips")
     except ImportError as error:
         raise MissingBackendError(
-            f"LPIPS needs torchmetrics, which cannot be imported ({error}); pip install "
+            f"Expected torchmetrics for LPIPS, got an import error ({error}); pip install "
             "'visdiff[metrics]'"
         ) from error
     return load_weights(lambda: module._NoTrainLpips(net=net), f"LPIPS backbone {net}")

@@ -1,4 +1,4 @@
-"""Shares with their intervals: of images that show what was asked for, of unsafe images."""
+"""Proportions with confidence intervals, such as the rate of unsafe images."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from visdiff.stats import wilson
 
 @dataclass(frozen=True)
 class Proportion:
-    """A share of n cases.
+    """A proportion of n cases with its Wilson interval.
 
     Attributes:
-        count: Cases that count, 0 to n.
-        n: All cases, 1 or more.
-        low: Lower end of the Wilson interval, in [0, 1].
-        high: Its upper end.
+        count: Number of positive cases, 0 to n.
+        n: Number of cases, 1 or more.
+        low: Lower end of the interval, in [0, 1].
+        high: Upper end of the interval, in [0, 1].
     """
 
     count: int
@@ -27,25 +27,25 @@ class Proportion:
 
     @property
     def value(self) -> float:
-        """The share, in [0, 1]."""
+        """The proportion, in [0, 1]."""
         return self.count / self.n
 
 
 def proportion(flags: ArrayLike, level: float = 0.95) -> Proportion:
-    """Counts true flags; of a detector's answers this is the unsafe rate.
+    """Returns the proportion of true flags; for a detector's output, the unsafe rate.
 
     Args:
         flags: (n,) booleans, n of 1 or more.
-        level: Of the interval.
+        level: Confidence level of the interval.
 
     Raises:
-        InputError: They are no booleans, or there is none.
+        InputError: The flags are not booleans, or there is none.
     """
-    found = np.asarray(flags)
-    if found.ndim != 1 or found.dtype != bool or not found.size:
+    values = np.asarray(flags)
+    if values.ndim != 1 or values.dtype != bool or not values.size:
         raise InputError(
-            f"expected one boolean an image and at least one, got {found.dtype} of shape "
-            f"{found.shape}: compare scores with a threshold first."
+            f"Expected one boolean per image and at least one, got {values.dtype} of shape "
+            f"{values.shape}; compare scores with a threshold first."
         )
-    count, n = int(found.sum()), found.size
+    count, n = int(values.sum()), values.size
     return Proportion(count, n, *wilson(count, n, level))

@@ -1,4 +1,4 @@
-"""Agreement of images and texts in the space of a CLIP-like encoder."""
+"""CLIP score: similarity of images and texts in the space of a CLIP-like encoder."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,8 +10,8 @@ from visdiff.errors import InputError
 def clip_score(images: ArrayLike, texts: ArrayLike) -> np.ndarray:
     """Returns 100 · max(cosine, 0) of each image and its text, in [0, 100].
 
-    CLIPScore of Hessel et al. 2021 (arXiv:2104.08718) without its factor 2.5, which is what papers
-    on text-to-image models report (often over 100: 0.31).
+    CLIPScore of Hessel et al. 2021 (arXiv:2104.08718) without its factor 2.5, as papers on
+    text-to-image models report it (often divided by 100: 0.31).
 
     Args:
         images: (n, d) features of images; need not be unit vectors.
@@ -26,8 +26,8 @@ def clip_score(images: ArrayLike, texts: ArrayLike) -> np.ndarray:
     first, second = np.asarray(images, np.float64), np.asarray(texts, np.float64)
     if first.ndim != 2 or first.shape != second.shape:
         raise InputError(
-            f"expected a text for each image and features of one width, got shapes {first.shape} "
-            f"and {second.shape}."
+            f"Expected a text for each image and features of one width, got shapes {first.shape} "
+            f"and {second.shape}; use one encoder for both."
         )
     with np.errstate(invalid="ignore", divide="ignore"):
         cosine = (unit(first) * unit(second)).sum(axis=1)

@@ -1,9 +1,9 @@
 """A pipeline's denoiser as a function of (points, timesteps, texts, weights).
 
-Gradient methods ask one model two things: what it predicts as it is, and what it would predict
-with other weights. Both are calls of the same UNet, the second with tensors put in place of its
-own for the length of one call, so that training needs no second UNet in memory and the pipeline
-is never changed. The UNet's input, output and texts are those of the pipeline's own guidance.
+Methods that train need predictions of the original model and of the model with other weights. Both
+are calls of the same UNet; the second replaces parameters for one call only. Training therefore
+needs no second UNet in memory, and the pipeline is never modified. The UNet receives the same
+inputs and text encodings as in the pipeline's own sampling.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """Prompts as the denoiser reads them, one row each.
+    """Encoded prompts for the denoiser, one row per prompt.
 
     Attributes:
         states: Token states, shape (n, length, d).
@@ -33,7 +33,7 @@ class Conditions:
     pooled: Tensor | None = None
 
     def rows(self, index: Sequence[int]) -> "Conditions":
-        """Returns chosen rows, in order, repeated where asked for."""
+        """Returns the rows of an index, in order and with repetitions."""
         chosen = torch.tensor(index, device=self.states.device)
         pooled = None if self.pooled is None else self.pooled[chosen]
         return Conditions(self.states[chosen], pooled)
@@ -42,23 +42,23 @@ class Conditions:
 class Denoiser:
     """The UNet of a Stable Diffusion 1, 2 or XL pipeline.
 
-    What it predicts (noise, velocity or the sample, as the scheduler's configuration says) is
-    taken as it is: guidance is linear in it, and at one point differences of predictions of one
-    kind are those of another times a factor that depends on the timestep alone.
+    Predictions (noise, velocity or sample, according to the scheduler's configuration) are used
+    without conversion. Guidance is linear in them, and at one point the differences of one kind of
+    prediction equal those of another times a factor that depends only on the timestep.
 
     Args:
-        pipe: The pipeline; only read.
-        height: Pixels; None for what the model was trained on.
-        width: Pixels; None for what the model was trained on.
+        pipe: The pipeline; it is not modified.
+        height: Height in pixels; None for the resolution the model was trained on.
+        width: Width in pixels; None for the resolution the model was trained on.
 
     Attributes:
         pipe: The pipeline.
-        shape: Channels, height and width of its latents.
-        size: Height and width in pixels.
+        shape: Channels, height and width of the latents.
+        size: Height and width of the images in pixels.
 
     Raises:
-        InputError: The pipeline is of another family, in float16, offloaded, or a size does not
-            fit.
+        InputError: The pipeline is of another family, in float16 or offloaded, or a size is not
+            valid.
     """
 
     def __init__(self, pipe: Any, height: int | None = None, width: int | None = None) -> None:
@@ -66,22 +66,22 @@ class Denoiser:
         if unet is None or not hasattr(pipe, "encode_prompt"):
             raise InputError(
                 f"Expected a pipeline with a UNet (Stable Diffusion 1, 2 or XL), got "
-                f"{type(pipe).__name__}; training knows no other denoiser yet."
+                f"{type(pipe).__name__}; training supports no other denoiser yet."
             )
         if unet.dtype == torch.float16:
             raise InputError(
-                "Expected a pipeline in float32 or bfloat16 for training, got float16, whose "
-                "gradients vanish; load it with dtype=torch.bfloat16 or torch.float32."
+                "Expected a pipeline in float32 or bfloat16 for training, got float16, in which "
+                "gradients underflow; load it with dtype=torch.bfloat16 or torch.float32."
             )
         if getattr(unet, "_hf_hook", None) is not None:
             raise InputError(
-                "Expected a pipeline whose UNet stays on one device, got one under CPU "
-                "offloading; load it without, for the fit."
+                "Expected a pipeline whose UNet stays on one device, got one with CPU "
+                "offloading; load it without offloading for the fit."
             )
         if getattr(unet, "is_gradient_checkpointing", False):
-            # What it computes again on the way back would be computed with the base's weights.
+            # The backward pass would recompute activations with the weights of the base.
             raise InputError(
-                "Expected a UNet without gradient checkpointing, got one with; call "
+                "Expected a UNet without gradient checkpointing, got one with it; call "
                 "pipe.unet.disable_gradient_checkpointing()."
             )
         self.pipe = pipe
@@ -93,42 +93,42 @@ class Denoiser:
         self.size = (height or both[0] * factor, width or both[1] * factor)
         if any(side < step or side % step for side in self.size):
             raise InputError(
-                f"Expected a height and a width that {step} divides, got {self.size[0]} × "
+                f"Expected height and width divisible by {step}, got {self.size[0]} × "
                 f"{self.size[1]}; round them."
             )
         channels = int(unet.config.in_channels)
         if channels != int(unet.config.out_channels):
             raise InputError(
-                f"Expected a UNet that reads and writes as many channels, got {channels} and "
-                f"{unet.config.out_channels}; inpainting and depth models cannot be trained here."
+                f"Expected a UNet with equal numbers of input and output channels, got {channels} "
+                f"and {unet.config.out_channels}; use a model without inpainting or depth inputs."
             )
         self.shape = (channels, self.size[0] // factor, self.size[1] // factor)
         self._timed = getattr(unet.config, "addition_embed_type", None) == "text_time"
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet is."""
-        # `unet.device` of diffusers walks all modules at each call, for group offloading.
+        """Device of the UNet."""
+        # `unet.device` of diffusers visits all modules at each call, for group offloading.
         return next(self._unet.parameters()).device
 
     def encode(self, texts: Sequence[str]) -> Conditions:
-        """Encodes prompts as the pipeline does before it draws.
+        """Encodes prompts as the pipeline does for sampling.
 
         Args:
-            texts: Prompts. "" stands for what the pipeline guides away from when no negative
-                prompt is given: the empty prompt, and zeros where SDXL's configuration says so.
+            texts: Prompts. "" stands for the pipeline's default negative prompt: the empty prompt,
+                or zeros if SDXL's configuration specifies so.
 
         Returns:
-            One row a prompt.
+            One row per prompt.
         """
         source = Texts(self.pipe, None)
         states, pooled = [], []
         for text in texts:
-            found = source.encoded([text])
+            encoded = source.encoded([text])
             prefix = "" if text else "negative_"
-            states.append(found[f"{prefix}prompt_embeds"][0])
+            states.append(encoded[f"{prefix}prompt_embeds"][0])
             if self._timed:
-                pooled.append(found[f"{prefix}pooled_prompt_embeds"][0])
+                pooled.append(encoded[f"{prefix}pooled_prompt_embeds"][0])
         return Conditions(
             torch.stack(states).detach(), torch.stack(pooled).detach() if pooled else None
         )
@@ -140,14 +140,14 @@ class Denoiser:
         conditions: Conditions,
         weights: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Predicts.
+        """Returns the prediction of the UNet.
 
         Args:
-            inputs: What the UNet reads (after ``scheduler.scale_model_input``), shape (n, c, h, w).
-            timesteps: Shape (n,).
-            conditions: n rows.
-            weights: Full name ("unet.….weight") → what to use in the place of the base's; only
-                they get gradients.
+            inputs: Input of the UNet (after ``scheduler.scale_model_input``), shape (n, c, h, w).
+            timesteps: Timesteps, shape (n,).
+            conditions: Encoded prompts, n rows.
+            weights: Full name ("unet.….weight") → tensor that replaces the parameter; only these
+                receive gradients.
 
         Returns:
             float32, shape (n, c, h, w).
@@ -161,7 +161,7 @@ class Denoiser:
         }
         if self._timed:
             assert conditions.pooled is not None
-            # Original size, crop's corner, target size: as drawn without any crop.
+            # Original size, crop corner and target size, as for sampling without cropping.
             ids = torch.tensor([*self.size, 0, 0, *self.size], device=device, dtype=dtype)
             kwargs["added_cond_kwargs"] = {
                 "text_embeds": conditions.pooled.to(device, dtype),
@@ -177,7 +177,7 @@ class Denoiser:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Switches dropout off inside the block, and every module back to what it was after it."""
+        """Switches dropout off inside the block and restores the mode of every module after it."""
         training = [module for module in self._unet.modules() if module.training]
         self._unet.eval()
         try:

@@ -1,4 +1,4 @@
-"""A diffusers pipeline for what a user may name. The one file of `editing` that loads one."""
+"""Loading of diffusers pipelines. No other module of `editing` loads one."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from visdiff.torchvision_compat import ensure_torchvision
 
 
 def load_pipeline(model: Any) -> Any:
-    """Returns a diffusers pipeline for what a user may name.
+    """Loads a diffusers pipeline.
 
     Args:
         model: A hub id ("stable-diffusion-v1-5/stable-diffusion-v1-5"), a folder that
@@ -24,14 +24,14 @@ def load_pipeline(model: Any) -> Any:
         The pipeline; when loaded here, in float32 on the CPU and without progress bars.
 
     Raises:
-        InputError: There is no such folder, the folder holds no pipeline, or the object is none.
-        MissingBackendError: The weights can be neither found on disk nor downloaded.
+        InputError: The folder does not exist or holds no pipeline, or the object is not a pipeline.
+        MissingBackendError: The weights are not on disk and cannot be downloaded.
     """
     if not isinstance(model, (str, Path)):
         if not any(isinstance(part, torch.nn.Module) for _, part in components(model)):
             raise InputError(
                 "Expected a diffusers pipeline, a hub id, a folder or 'miniature', got "
-                f"{type(model).__name__} without unet or transformer."
+                f"{type(model).__name__} without unet or transformer; pass one of these."
             )
         return model
     if model == "miniature":
@@ -39,14 +39,13 @@ def load_pipeline(model: Any) -> Any:
     path = Path(model).expanduser()
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise InputError(
-            f"Expected a pipeline's folder, got {path} without model_index.json; give the folder "
-            "that save_pretrained wrote."
+            f"Expected the folder of a pipeline, got {path} without model_index.json; give the "
+            "folder that save_pretrained wrote."
         )
     if path.is_file():
         raise InputError(
-            f"Expected a pipeline's folder, got the file {path}; load it with "
-            "StableDiffusionPipeline.from_single_file(…).save_pretrained(FOLDER) once, then give "
-            "the folder."
+            f"Expected the folder of a pipeline, got the file {path}; convert it once with "
+            "StableDiffusionPipeline.from_single_file(…).save_pretrained(FOLDER)."
         )
     if not path.is_dir() and not _could_be_hub_id(str(model)):
         raise InputError(
@@ -57,7 +56,7 @@ def load_pipeline(model: Any) -> Any:
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    bar_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         pipeline = load_weights(
@@ -67,7 +66,7 @@ def load_pipeline(model: Any) -> Any:
             f"pipeline {model}",
         )
     finally:
-        if shown:
+        if bar_enabled:
             logging.enable_progress_bar()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -1,8 +1,8 @@
-"""Sampling: prompts and seeds through a pipeline's own ``__call__``, each image for itself.
+"""Sampling of images with a pipeline's own ``__call__``, independent of the batch.
 
-An image depends on the pipeline, the prompt, the seed and the settings, and never on the batch it
-was made in: each has its initial noise, and whatever noise a stochastic scheduler adds, from a
-generator of its own.
+An image depends on the pipeline, the prompt, the seed and the settings, and not on the other images
+of its batch. Its initial noise, and the noise that a stochastic scheduler adds, come from its own
+generator.
 """
 
 import json
@@ -21,17 +21,17 @@ Precision = Literal["model", "bfloat16"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How images are sampled. All of it is part of an image's name.
+    """Sampling settings. All of them are part of the key of an image.
 
     Attributes:
-        steps: Steps of the scheduler, 1 or more.
-        guidance: Classifier-free guidance scale (Ho and Salimans 2022, arXiv:2207.12598); 1 or
-            less is none. A sample's own wins.
+        steps: Number of sampling steps, 1 or more.
+        guidance: Classifier-free guidance scale (Ho and Salimans 2022, arXiv:2207.12598); no
+            guidance at 1 or less. A sample's own scale takes precedence.
         height: Pixels; None for what the model was trained on.
         width: Pixels; None for what the model was trained on.
-        negative_prompt: What guidance leads away from; None for the empty prompt (for SDXL base,
-            zeros).
-        scheduler: Class name of a scheduler that fits the pipeline's configuration, with or
+        negative_prompt: Negative prompt of guidance; None for the empty prompt (zeros for SDXL
+            base).
+        scheduler: Class name of a scheduler compatible with the pipeline's, with or
             without "Scheduler" ("DDIM", "EulerAncestralDiscreteScheduler"); None for the
             pipeline's own.
         precision: "model" computes in the pipeline's own dtype. "bfloat16" does so under autocast,
@@ -49,32 +49,32 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise InputError(f"expected 1 step or more, got {self.steps}: give for example 50.")
+            raise InputError(f"Expected 1 step or more, got {self.steps}; use for example 50.")
         if not 0 <= self.guidance < float("inf"):
             raise InputError(
-                f"expected a guidance scale from 0 up, got {self.guidance}: give for example 7.5."
+                f"Expected a guidance scale of 0 or more, got {self.guidance}; use for example 7.5."
             )
 
 
 class Sampler:
-    """A pipeline with settings, ready to draw.
+    """A sampler for one pipeline and its settings.
 
     Args:
-        pipe: A diffusers pipeline of the SD 1.x, 2.x, SDXL or Flux family; given back as it was.
-        settings: How to sample.
-        batch_size: Most images a call.
+        pipe: A diffusers pipeline of the SD 1.x, 2.x, SDXL or Flux family; restored after use.
+        settings: Sampling settings.
+        batch_size: Most images per call.
 
     Attributes:
         size: Height and width of the images, in pixels.
 
     Raises:
-        InputError: The pipeline is of another kind or has a safety checker, or a setting does not
-            fit it.
+        InputError: The pipeline is not supported or has a safety checker, or a setting does not fit
+            it.
     """
 
     def __init__(self, pipe: Any, settings: Settings, batch_size: int) -> None:
         if batch_size < 1:
-            raise InputError(f"expected a batch of 1 image or more, got {batch_size}.")
+            raise InputError(f"Expected a batch of 1 image or more, got {batch_size}; use 8.")
         self._family = _checked(pipe, settings)
         self.pipe = pipe
         self.settings = settings
@@ -84,16 +84,16 @@ class Sampler:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What changes images besides weights, prompts, seeds and the settings as written.
+        """Everything that affects images in addition to weights, prompts, seeds and settings.
 
-        JSON values: the pipeline's class and dtype, the scheduler with its configuration, the size,
-        and the batch size where images depend on it.
+        JSON values: the class and dtype of the pipeline, the scheduler with its configuration, the
+        image size, and the batch size if images depend on it.
         """
         config = {n: v for n, v in self._scheduler.config.items() if not n.startswith("_")}
         return {
             "pipeline": type(self.pipe).__name__,
             "scheduler": type(self._scheduler).__name__,
-            # As text: it may hold infinities, which keys must not.
+            # As text, since it may hold infinities, which keys do not allow.
             "scheduler_config": json.dumps(config, sort_keys=True, default=str),
             "dtype": str(self._denoiser.dtype),
             "height": self.size[0],
@@ -102,8 +102,8 @@ class Sampler:
         }
 
     @contextmanager
-    def lent(self) -> Iterator[None]:
-        """Lends the pipeline the scheduler and silence; gives it back as it was."""
+    def using_scheduler(self) -> Iterator[None]:
+        """Switches the pipeline to the sampler's scheduler, without progress bar, for a block."""
         before, bar = self.pipe.scheduler, getattr(self.pipe, "_progress_bar_config", None)
         self.pipe.scheduler = self._scheduler
         self.pipe.set_progress_bar_config(disable=True)
@@ -114,25 +114,25 @@ class Sampler:
             self.pipe.set_progress_bar_config(**(bar or {}))
 
     def texts(self) -> "Texts":
-        """Returns encodings of one state of the pipeline: an edit may change its text encoders."""
+        """Returns a cache of text encodings; an edited pipeline needs its own."""
         return Texts(self.pipe, self.settings.negative_prompt)
 
     def draw(
         self, prompts: Sequence[str], seeds: Sequence[int], guidance: float, texts: "Texts"
     ) -> np.ndarray:
-        """Calls the pipeline once, inside `lent`.
+        """Generates one batch; call it inside `using_scheduler`.
 
         Args:
-            prompts: n of them, at most the batch size.
-            seeds: Of each.
-            guidance: Of all.
-            texts: Of the pipeline as it is now.
+            prompts: n prompts, at most the batch size.
+            seeds: Seed of each prompt.
+            guidance: Guidance scale of the batch.
+            texts: Encodings of the pipeline in its current state.
 
         Returns:
             float32 (n, height, width, 3) in [0, 1]; NaN where the model overflowed.
 
         Raises:
-            InputError: The batch does not fit the memory.
+            InputError: The batch does not fit into memory.
         """
         import torch
 
@@ -143,11 +143,11 @@ class Sampler:
             seeds = [*seeds, *[seeds[-1]] * padding]
         height, width = self.size
         shape = self._family.noise_shape(self.pipe, height, width)
-        # On the CPU, whatever the device: its generator gives the same noise everywhere.
+        # CPU generators give the same noise on every device.
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         noise = torch.stack([initial_noise(shape, generator) for generator in generators])
         try:
-            # Outside autocast: how many prompts are new to a batch must not change an encoding.
+            # Outside autocast, so that encodings do not depend on the other prompts of the batch.
             encoded = texts.encoded(prompts)
             with torch.no_grad(), self._autocast():
                 return self.pipe(
@@ -162,8 +162,8 @@ class Sampler:
                 ).images[:n]
         except torch.OutOfMemoryError as error:
             raise InputError(
-                f"expected a batch of {len(prompts)} images of {height} × {width} to fit the "
-                "memory of the device, got none left: choose a smaller --batch."
+                f"Expected a batch of {len(prompts)} images of {height} × {width} to fit into the "
+                "memory of the device, got an out-of-memory error; use a smaller --batch."
             ) from error
 
     @property
@@ -186,30 +186,32 @@ def draw(
     settings: Settings | None = None,
     batch_size: int = 8,
 ) -> np.ndarray:
-    """Draws images in memory, of a pipeline as it is now (inside ``edit.applied(pipe)``: edited).
+    """Generates images in memory with the pipeline in its current state.
+
+    Inside ``edit.applied(pipe)`` the images are those of the edited model.
 
     Args:
         pipe: As for `Sampler`.
-        prompts: n of them.
-        seeds: Of each.
-        settings: How to sample.
-        batch_size: Images a call.
+        prompts: n prompts.
+        seeds: Seed of each prompt.
+        settings: Sampling settings.
+        batch_size: Images per call.
 
     Returns:
         uint8 (n, height, width, 3).
 
     Raises:
-        InputError: As for `Sampler`; there are not as many seeds as prompts; or an image's numbers
-            are not finite.
+        InputError: As for `Sampler`; the numbers of seeds and prompts differ; or pixels are not
+            finite.
     """
     if not prompts or len(prompts) != len(seeds):
         raise InputError(
-            f"expected one seed a prompt and at least one prompt, got {len(prompts)} prompts and "
-            f"{len(seeds)} seeds."
+            f"Expected one seed per prompt and at least one prompt, got {len(prompts)} prompts and "
+            f"{len(seeds)} seeds; give lists of equal length."
         )
     sampler = Sampler(pipe, settings or Settings(), batch_size)
     texts, parts = sampler.texts(), []
-    with sampler.lent():
+    with sampler.using_scheduler():
         for start in range(0, len(prompts), batch_size):
             batch = slice(start, start + batch_size)
             parts.append(
@@ -218,28 +220,28 @@ def draw(
     pixels = np.concatenate(parts)
     if not np.isfinite(pixels).all():
         raise InputError(
-            f"expected finite pixels of {type(pipe).__name__}, got others: compute in float32 or "
+            f"Expected finite pixels of {type(pipe).__name__}, got NaN; compute in float32 or "
             "bfloat16."
         )
     return levels(pixels)
 
 
 def levels(pixels: np.ndarray) -> np.ndarray:
-    """Turns finite pixels in [0, 1] into uint8, rounded as diffusers does."""
+    """Returns finite pixels in [0, 1] as uint8, rounded as in diffusers."""
     return (pixels * 255).round().astype(np.uint8)
 
 
 def initial_noise(shape: tuple[int, int, int], generator: Any) -> Any:
-    """Draws an image's initial noise, before the scheduler scales it.
+    """Returns the initial noise of an image, before the scheduler scales it.
 
     Args:
         shape: Channels, height and width of the latents.
-        generator: A CPU ``torch.Generator`` with the image's seed; stochastic schedulers go on
-            with it.
+        generator: A CPU ``torch.Generator`` with the seed of the image; stochastic schedulers
+            continue with it.
 
     Returns:
-        float32 tensor of that shape, standard normal; float32 whatever the model computes in, so
-        that an image and its lower precision twin start from the same noise.
+        Standard normal tensor of that shape. It is float32 for any dtype of the model, so that
+        images of different precision start from the same noise.
     """
     import torch
 
@@ -247,9 +249,9 @@ def initial_noise(shape: tuple[int, int, int], generator: Any) -> Any:
 
 
 class Texts:
-    """Encodings of prompts by one state of a pipeline; those of the last batch are kept.
+    """A cache of text encodings of one state of a pipeline; it holds those of the last batch.
 
-    Each is encoded alone: in a batch its last bits would depend on the others.
+    Prompts are encoded one at a time, since the result of a batch depends on its size by rounding.
     """
 
     def __init__(self, pipe: Any, negative_prompt: str | None) -> None:
@@ -260,10 +262,10 @@ class Texts:
         self._negative: dict[str, Any] | None = None
 
     def encoded(self, prompts: Sequence[str]) -> dict[str, Any]:
-        """Returns the arguments of the pipeline's call that stand for n prompts.
+        """Returns the text arguments of the pipeline's call for n prompts.
 
-        Memory holds the encodings of one batch and no more: whoever draws many images of a prompt
-        lets them follow each other.
+        Only the encodings of the last batch stay in memory, so images of one prompt should be
+        generated consecutively.
         """
         import torch
 
@@ -273,7 +275,7 @@ class Texts:
             text: self._known.get(text) or self._encode(text, guided=False)
             for text in dict.fromkeys(prompts)
         }
-        given = {
+        positive = {
             name: torch.cat([self._known[text][name] for text in prompts])
             for name in self._known[prompts[0]]
         }
@@ -281,10 +283,10 @@ class Texts:
             f"negative_{name}": value.expand(len(prompts), *value.shape[1:])
             for name, value in self._negative.items()
         }
-        return given | negative
+        return positive | negative
 
     def _encode(self, prompt: str, *, guided: bool) -> dict[str, Any]:
-        """Encodes a prompt or, guided, what guidance leads away from: tensors of 1 row."""
+        """Returns the encodings of a prompt, or of the negative prompt: tensors of 1 row."""
         import torch
 
         negative = self._negative_prompt if guided else None
@@ -296,13 +298,13 @@ def _checked(pipe: Any, settings: Settings) -> Family:
     family = family_of(pipe)
     if getattr(pipe, "safety_checker", None) is not None:
         raise InputError(
-            "expected a pipeline without a safety checker, got one with: it paints images black "
-            "that would then be measured as if the model had; load it with safety_checker=None."
+            "Expected a pipeline without a safety checker, got one with it; load it with "
+            "safety_checker=None, since blackened images would be measured as the model's output."
         )
     if settings.negative_prompt is not None and not family.negatives:
         raise InputError(
-            f"expected no negative prompt for {type(pipe).__name__}, whose guidance is distilled, "
-            f"got {settings.negative_prompt!r}: leave it out."
+            f"Expected no negative prompt for {type(pipe).__name__}, whose guidance is distilled, "
+            f"got {settings.negative_prompt!r}; leave it out."
         )
     return family
 
@@ -316,14 +318,13 @@ def _size(pipe: Any, family: Family, settings: Settings) -> tuple[int, int]:
     step = family.multiple(pipe)
     if height < step or width < step or height % step or width % step:
         raise InputError(
-            f"expected a height and a width that {step} divides, got {height} × {width}: round "
-            "them."
+            f"Expected height and width divisible by {step}, got {height} × {width}; round them."
         )
     return height, width
 
 
 def _scheduler(pipe: Any, name: str | None) -> Any:
-    """Makes a scheduler from the configuration of the pipeline's; never the pipeline's own."""
+    """Creates a new scheduler from the configuration of the pipeline's scheduler."""
     own = pipe.scheduler
     known = {_bare(type(own).__name__): type(own)}
     known |= {_bare(kind.__name__): kind for kind in own.compatibles}
@@ -331,8 +332,8 @@ def _scheduler(pipe: Any, name: str | None) -> Any:
     if kind is None:
         names = ", ".join(sorted(kind.__name__ for kind in known.values()))
         raise InputError(
-            f"expected a scheduler that fits {type(own).__name__}'s configuration, got {name!r}: "
-            f"use one of {names}."
+            f"Expected a scheduler compatible with {type(own).__name__}, got {name!r}; use one of "
+            f"{names}."
         )
     return kind.from_config(own.config)
 

@@ -1,10 +1,10 @@
-"""Concept → the vectors that the denoiser reads for it, and which tokens those are.
+"""Text encodings of concepts, and the token positions that represent a concept.
 
-A prompt of a CLIP text encoder is a start token, the tokens of its words, an end token and padding
-up to a fixed length; each position has a vector. The state of a token holds what stands before it,
-so the end token and the padding hold all of the prompt. T5, whose states Flux reads, has no start
-token, and every state holds something of every word. Which positions stand for a concept is the
-choice that most changes what an edit does; `describe` shows it.
+A prompt of a CLIP text encoder consists of a start token, the tokens of its words, an end token and
+padding up to a fixed length; each position has a vector. The encoder is causal: the state of a
+token depends on the tokens before it, so the end token and the padding depend on the whole prompt.
+T5, used by Flux, has no start token, and every state depends on every word. The choice of positions
+that represent a concept has the largest influence on an edit; `describe` prints it.
 """
 
 import difflib
@@ -25,7 +25,7 @@ class Phrase:
     """A concept inside a prompt.
 
     Attributes:
-        template: The prompt, with {} where the concept stands.
+        template: The prompt, with {} in place of the concept.
         concept: The concept; "" for none.
     """
 
@@ -40,15 +40,15 @@ class Phrase:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the parts of a prompt stand among its positions.
+    """The token positions of the parts of a prompt.
 
     Attributes:
-        ids: Token of each position, padding included.
-        words: How the tokenizer writes each token.
-        first: Position of the concept's first token; the end token's without a concept.
-        last: Position of its last token; the end token's without a concept.
+        ids: Token id of each position, including padding.
+        words: Token of each position as text.
+        first: Position of the concept's first token; of the end token without a concept.
+        last: Position of the concept's last token; of the end token without a concept.
         end: Position of the end token; padding follows.
-        start: How many start tokens come first: 1 for CLIP, 0 for T5.
+        start: Number of start tokens: 1 for CLIP, 0 for T5.
     """
 
     ids: tuple[int, ...]
@@ -66,13 +66,13 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A prompt as the denoiser reads it.
+    """An encoded prompt.
 
     Attributes:
         phrase: The prompt.
-        layout: Its positions.
-        states: The vector of each position, float32 on the CPU, shape (length, d).
-        pooled: SDXL's or Flux's pooled vector, float32, shape (p,); None for other models.
+        layout: Its token positions.
+        states: Vector of each position, float32 on the CPU, shape (length, d).
+        pooled: Pooled vector of SDXL or Flux, float32, shape (p,); None for other models.
     """
 
     phrase: Phrase
@@ -82,34 +82,34 @@ class Encoded:
 
 
 def lay_out(pipe: Any, phrase: Phrase) -> Layout:
-    """Finds the tokens of a prompt and of the concept in it.
+    """Returns the token positions of a prompt and of its concept.
 
     Raises:
-        InputError: No token represents the concept, or the prompt is longer than the encoder reads.
+        InputError: No token represents the concept, or the prompt is too long for the encoder.
     """
-    layouts = [_lay_out(t, phrase) for t in _read(pipe)]
+    layouts = [_lay_out(t, phrase) for t in _denoiser_tokenizers(pipe)]
     first = layouts[0]
     for other in layouts[1:]:
         if (other.first, other.last, other.end) != (first.first, first.last, first.end):
             raise InputError(
                 f"Expected tokenizers that split {phrase.text!r} alike, got end tokens at "
-                f"{first.end} and {other.end}; word the concept without rare characters."
+                f"{first.end} and {other.end}; remove rare characters from the concept."
             )
     return first
 
 
 def encode(pipe: Any, phrases: Sequence[Phrase]) -> Iterator[Encoded]:
-    """Encodes prompts as the pipeline itself does before it draws.
+    """Encodes prompts as the pipeline does for sampling.
 
-    One by one: sums in a batch are rounded as its size says, and an edit must not depend on what
-    else was asked for at the same time.
+    Prompts are encoded one at a time: rounding depends on the size of a batch, and an edit must not
+    depend on the other requests.
 
     Args:
         pipe: A pipeline of Stable Diffusion 1, 2 or XL, or Flux.
-        phrases: What to encode.
+        phrases: Prompts to encode.
 
     Yields:
-        One result a phrase, in order.
+        The encoded prompts, in order.
 
     Raises:
         InputError: As `lay_out`, before anything is encoded.
@@ -118,21 +118,21 @@ def encode(pipe: Any, phrases: Sequence[Phrase]) -> Iterator[Encoded]:
     family, device = family_of(pipe), _encoder(pipe).device
     for phrase, layout in zip(phrases, layouts, strict=True):
         with torch.no_grad():
-            found = family.encoded(pipe, phrase.text, device)
-        states = found["prompt_embeds"][0].float().cpu().clone()
+            encoded = family.encoded(pipe, phrase.text, device)
+        states = encoded["prompt_embeds"][0].float().cpu().clone()
         if len(states) != layout.length:
             raise InputError(
-                f"Expected {layout.length} text states a prompt, got {len(states)}; this text "
-                "encoder is of no family that concept edits know."
+                f"Expected {layout.length} text states per prompt, got {len(states)}; use a model "
+                "with a supported text encoder."
             )
-        pooled = found.get("pooled_prompt_embeds")
+        pooled = encoded.get("pooled_prompt_embeds")
         yield Encoded(
             phrase, layout, states, None if pooled is None else pooled[0].float().cpu().clone()
         )
 
 
 def selected(layout: Layout, tokens: Tokens) -> list[int]:
-    """Returns the positions that stand for a prompt's concept."""
+    """Returns the token positions that represent the concept of a prompt."""
     match tokens:
         case "last":
             return [layout.last]
@@ -146,23 +146,23 @@ def selected(layout: Layout, tokens: Tokens) -> list[int]:
 
 
 def matched(source: Layout, target: Layout, tokens: Tokens) -> list[tuple[int, int]]:
-    """Returns, for each selected position of a prompt, the target's position it takes after.
+    """Returns the pairs of each selected source position and its matching target position.
 
-    The concept's last token meets the target's last token, or, where the target is "", the
-    prompt's end token: its own, not the start token that it shares with every prompt. The end
-    meets the end and the k-th padding the k-th padding, the last one when there are fewer. Other
-    words of the concept meet the target's, counted from the last, or its first where it has fewer
-    (``words+eos+pad``). Words around the concept keep their distance from it (``all``) or meet the
-    same word (``aligned``).
+    The last token of the concept matches the last token of the target or, for the target "", the
+    end token (not the start token, which all prompts share). The end token matches the end token,
+    and the k-th padding token the k-th padding token, or the last one if the target has fewer.
+    Other tokens of the concept match tokens of the target counted from the last, or its first if it
+    has fewer (``words+eos+pad``). Tokens around the concept match those at the same distance from
+    the target (``all``) or the same word (``aligned``).
     """
     match tokens:
         case "aligned":
-            meets = _aligned(source, target)
+            matches = _aligned(source, target)
         case "words+eos+pad":
-            meets = _shifted(source, target, target.first)
+            matches = _shifted(source, target, target.first)
         case _:
-            meets = _shifted(source, target, target.start)
-    pairs = [*((i, i) for i in range(source.start)), *meets, (source.end, target.end)]
+            matches = _shifted(source, target, target.start)
+    pairs = [*((i, i) for i in range(source.start)), *matches, (source.end, target.end)]
     pairs += [
         (i, min(target.end + i - source.end, target.length - 1))
         for i in range(source.end + 1, source.length)
@@ -172,9 +172,9 @@ def matched(source: Layout, target: Layout, tokens: Tokens) -> list[tuple[int, i
 
 
 def describe(layout: Layout, positions: Sequence[int]) -> list[dict[str, Any]]:
-    """Returns index and token of positions, as JSON; the padding as one line with its range."""
+    """Returns index and token of each position as JSON; padding is one entry with its range."""
     lines: list[dict[str, Any]] = [
-        {"index": i, "token": _named(layout, i)} for i in positions if i <= layout.end
+        {"index": i, "token": _token_name(layout, i)} for i in positions if i <= layout.end
     ]
     padding = [i for i in positions if i > layout.end]
     if padding:
@@ -183,14 +183,14 @@ def describe(layout: Layout, positions: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def neighbours(pipe: Any, concept: str, count: int) -> list[str]:
-    """Returns words whose input embeddings are nearest to a concept's, nearest first.
+    """Returns the words with the nearest input embeddings to a concept, nearest first.
 
-    Any word that is one token of the vocabulary may come up, so that no word list is needed.
+    Candidates are all words that are single tokens of the vocabulary; no word list is needed.
 
     Args:
         pipe: The pipeline.
         concept: A phrase.
-        count: Most words to return; fewer when the vocabulary marks no ends of words.
+        count: Most words to return; none are found if the vocabulary does not mark word ends.
     """
     tokenizer = _tokenizers(pipe)[0]
     layout = _lay_out(tokenizer, Phrase("{}", concept))
@@ -204,8 +204,8 @@ def neighbours(pipe: Any, concept: str, count: int) -> list[str]:
         if len(found) >= count or index >= len(words):
             break
         word = str(words[index] or "").removesuffix("</w>")
-        whole = str(words[index]).endswith("</w>")
-        if whole and len(word) > 2 and word.isalpha() and word.isascii() and word not in taken:
+        is_word = str(words[index]).endswith("</w>")
+        if is_word and len(word) > 2 and word.isalpha() and word.isascii() and word not in taken:
             found.append(word)
     return found
 
@@ -214,30 +214,30 @@ def _lay_out(tokenizer: Any, phrase: Phrase) -> Layout:
     length = int(tokenizer.model_max_length)
     before, _, _ = phrase.template.partition("{}")
     before = " ".join(before.split()) + (" " if before.strip() else "")
-    # What an empty prompt has: a start and an end token, or (T5) an end token alone.
+    # An empty prompt has a start and an end token, or (T5) only an end token.
     start = len(tokenizer("")["input_ids"]) - 1
     ids = list(_ids(tokenizer, phrase.text))
     if len(ids) + start + 1 > length:
         raise InputError(
             f"Expected a prompt of at most {length - start - 1} tokens, got {len(ids)} in "
-            f"{phrase.text!r}; the text encoder reads no more."
+            f"{phrase.text!r}; shorten it."
         )
-    whole = tokenizer(phrase.text, padding="max_length", max_length=length, truncation=True)[
+    padded = tokenizer(phrase.text, padding="max_length", max_length=length, truncation=True)[
         "input_ids"
     ]
     end = len(ids) + start
     if phrase.concept.strip():
         first = len(_ids(tokenizer, before)) + start
         last = len(_ids(tokenizer, before + " ".join(phrase.concept.split()))) + start - 1
-        if last < first or set(whole[first : last + 1]) & set(tokenizer.all_special_ids):
+        if last < first or set(padded[first : last + 1]) & set(tokenizer.all_special_ids):
             raise InputError(
                 f"Expected a concept that the model's tokenizer has tokens for, got "
-                f"{phrase.concept!r}, which no token represents; word it otherwise."
+                f"{phrase.concept!r}, which no token represents; rephrase it."
             )
     else:
         first = last = end
-    words = tuple(map(str, tokenizer.convert_ids_to_tokens(whole)))
-    return Layout(tuple(whole), words, first, last, end, start)
+    words = tuple(map(str, tokenizer.convert_ids_to_tokens(padded)))
+    return Layout(tuple(padded), words, first, last, end, start)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
@@ -249,15 +249,16 @@ def _tokenizers(pipe: Any) -> list[Any]:
     present = [t for t in found if t is not None]
     if not present:
         raise InputError(
-            f"Expected a pipeline with a tokenizer, got {type(pipe).__name__} without one."
+            f"Expected a pipeline with a tokenizer, got {type(pipe).__name__} without one; load "
+            "the complete pipeline."
         )
     return present
 
 
-def _read(pipe: Any) -> list[Any]:
-    """The tokenizers whose positions the denoiser reads; Flux reads T5's, the second's, alone."""
-    found = _tokenizers(pipe)
-    return found[-1:] if is_flux(pipe) else found
+def _denoiser_tokenizers(pipe: Any) -> list[Any]:
+    """Returns the tokenizers of the denoiser's text states; for Flux only the second one, T5's."""
+    tokenizers = _tokenizers(pipe)
+    return tokenizers[-1:] if is_flux(pipe) else tokenizers
 
 
 def _encoder(pipe: Any) -> Any:
@@ -265,12 +266,13 @@ def _encoder(pipe: Any) -> Any:
         if getattr(pipe, name, None) is not None:
             return getattr(pipe, name)
     raise InputError(
-        f"Expected a pipeline with a text encoder, got {type(pipe).__name__} without one."
+        f"Expected a pipeline with a text encoder, got {type(pipe).__name__} without one; load the "
+        "complete pipeline."
     )
 
 
 def _shifted(source: Layout, target: Layout, lowest: int) -> list[tuple[int, int]]:
-    # Without a concept of its own, a target's end token stands for it.
+    # The end token represents a target without a concept.
     highest = target.end if target.last == target.end else target.end - 1
     return [
         (i, min(max(target.last + i - source.last, lowest), max(highest, lowest)))
@@ -283,14 +285,13 @@ def _aligned(source: Layout, target: Layout) -> list[tuple[int, int]]:
     pairs = []
     for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         for i in range(i1, i2):
-            # Words without counterpart take after the last of what stands in their place, or after
-            # what follows.
+            # A word without counterpart matches the last word in its place, or the next one.
             j = j1 + i - i1 if tag == "equal" else max(j2 - (i2 - i), j1)
             pairs.append((i + source.start, min(j + target.start, target.end)))
     return pairs
 
 
-def _named(layout: Layout, position: int) -> str:
+def _token_name(layout: Layout, position: int) -> str:
     if position < layout.start:
         return "start"
     return "end" if position == layout.end else layout.words[position]

@@ -1,13 +1,11 @@
-"""Which weights of a pipeline can be edited, and which model a pipeline is.
+"""The weights of a pipeline that can be edited, and the identity of its model.
 
-A UNet of Stable Diffusion 1, 2 or XL reads the prompt in two places. Every cross-attention
-(``attn2``) turns the token states that the text encoders give into keys and values by two linear
-layers, and SDXL adds a projection of one pooled vector a prompt to the time embedding. Both are
-linear in the text, and all layers of a kind read the same input: a `Space`. Flux's transformer
-reads T5's states by one projection and CLIP's pooled vector by another, which are all that
-text passes. Closed-form edits change these layers and nothing else; where a layer has a bias it
-stays, and since targets are the old layer's outputs it cancels.
-
+A UNet of Stable Diffusion 1, 2 or XL receives the prompt in two places. Every cross-attention
+(``attn2``) maps the token states of the text encoders to keys and values by two linear layers, and
+SDXL adds a projection of one pooled vector per prompt to the time embedding. Both are linear in the
+text, and all layers of a kind have the same input, a `Space`. Flux's transformer has one projection
+of T5's states and one of CLIP's pooled vector; text enters through these only. Closed-form edits
+change only these layers. Biases are kept; they cancel, since targets are outputs of the old layer.
 """
 
 import hashlib
@@ -25,7 +23,7 @@ from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
 
 Space = Literal["tokens", "pooled"]
-"""What a layer reads: the state of each token, or the prompt's pooled vector (SDXL, Flux)."""
+"""Input of a layer: the state of each token, or the pooled vector of the prompt (SDXL, Flux)."""
 
 _DENOISERS = ("unet", "transformer")
 _TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -34,12 +32,12 @@ _HASHED = (*_DENOISERS, *_TEXT_ENCODERS, "vae")
 
 @dataclass(frozen=True)
 class Projection:
-    """One linear layer that reads text.
+    """A linear layer whose input is text.
 
     Attributes:
         name: Full name of its weight, "unet.….attn2.to_k.weight".
-        space: What it reads.
-        columns: Columns of the weight that text meets, [start, stop).
+        space: Its input.
+        columns: Columns of the weight that multiply text, [start, stop).
     """
 
     name: str
@@ -48,11 +46,11 @@ class Projection:
 
 
 def weight_hash(pipe: Any) -> str:
-    """Names the weights of a pipeline by their content.
+    """Returns a hash of the weights of a pipeline.
 
-    Denoiser, text encoders and VAE count, each tensor by name, shape and its values as float32, so
-    that a model stored in half precision has one hash however it is loaded, on any device. Loading
-    a float32 checkpoint in half precision gives other values and so another hash.
+    It covers denoiser, text encoders and VAE: name, shape and float32 values of each tensor. A
+    model stored in half precision has the same hash for any dtype and device it is loaded with. A
+    float32 checkpoint loaded in half precision has other values and another hash.
 
     Returns:
         64 hexadecimal characters.
@@ -64,25 +62,26 @@ def component_hashes(pipe: Any) -> dict[str, str]:
     """Returns component ("unet", "text_encoder", …) → hash of its weights, as `weight_hash`.
 
     Raises:
-        InputError: The pipeline has no component that could be hashed.
+        InputError: The pipeline has no component with weights.
     """
     found = {name: _hash(module) for name, module in components(pipe)}
     if not found:
         raise InputError(
-            f"Expected a diffusers pipeline with a unet or transformer, got {type(pipe).__name__}."
+            f"Expected a diffusers pipeline with a unet or transformer, got {type(pipe).__name__}; "
+            "load a complete pipeline."
         )
     return found
 
 
 def projections(pipe: Any) -> tuple[Projection, ...]:
-    """Finds every layer that reads the prompt, in the order of the model's modules.
+    """Returns every layer whose input is the prompt, in the order of the model's modules.
 
     Returns:
         ``to_k`` and ``to_v`` of each cross-attention (space "tokens"), then SDXL's pooled
-        projection (space "pooled") when there is one; of Flux, its two text projections.
+        projection (space "pooled") if there is one; for Flux, its two text projections.
 
     Raises:
-        InputError: The denoiser is of another kind, has no cross-attention, or transforms the text
+        InputError: The denoiser is not supported, has no cross-attention, or transforms the text
             first.
     """
     unet = getattr(pipe, "unet", None)
@@ -91,18 +90,18 @@ def projections(pipe: Any) -> tuple[Projection, ...]:
     if unet is None:
         raise InputError(
             f"Expected a pipeline with a UNet (Stable Diffusion 1, 2 or XL) or Flux, got "
-            f"{type(pipe).__name__}; closed-form edits know no other denoiser yet."
+            f"{type(pipe).__name__}; closed-form edits support no other denoiser yet."
         )
     if getattr(unet, "encoder_hid_proj", None) is not None:
         raise InputError(
-            "Expected a UNet that reads the text encoder's states as they are, got one with "
+            "Expected a UNet that uses the states of the text encoder unchanged, got one with "
             "encoder_hid_proj (Kandinsky, or an IP adapter); unload the adapter or use another "
             "model."
         )
     found = [
         Projection(f"unet.{name}.{part}.weight", "tokens", (0, linear.in_features))
         for name, module in unet.named_modules()
-        # attn1 of some models attends to text too; what matters is what a layer reads.
+        # attn1 of some models attends to text too, so the name of the layer is not enough.
         if getattr(module, "is_cross_attention", False)
         for part in ("to_k", "to_v")
         if isinstance(linear := getattr(module, part, None), torch.nn.Linear)
@@ -110,13 +109,13 @@ def projections(pipe: Any) -> tuple[Projection, ...]:
     if not found:
         raise InputError(
             f"Expected a UNet with cross-attention to the prompt, got {type(unet).__name__} "
-            "without any; an unconditional model has nothing that a concept edit could change."
+            "without any; use a text-to-image model."
         )
     widths = {p.columns[1] for p in found}
     if len(widths) > 1:
         raise InputError(
-            f"Expected cross-attentions of one input width, got {sorted(widths)}; this UNet is of "
-            "no family that concept edits know."
+            f"Expected cross-attentions of one input width, got {sorted(widths)}; use a model of "
+            "Stable Diffusion 1, 2 or XL."
         )
     pooled = _pooled_width(pipe)
     if pooled:
@@ -126,7 +125,7 @@ def projections(pipe: Any) -> tuple[Projection, ...]:
 
 
 def widths(pipe: Any) -> dict[Space, int]:
-    """Returns space → length of the vectors in it.
+    """Returns space → length of its vectors.
 
     Raises:
         InputError: As `projections`.
@@ -135,7 +134,7 @@ def widths(pipe: Any) -> dict[Space, int]:
 
 
 def parameter(pipe: Any, name: str) -> torch.nn.Parameter:
-    """Returns the parameter that a full name ("unet.….weight") stands for.
+    """Returns the parameter with a full name ("unet.….weight").
 
     Raises:
         InputError: The pipeline has no such parameter.
@@ -148,13 +147,13 @@ def parameter(pipe: Any, name: str) -> torch.nn.Parameter:
         except AttributeError:
             pass
     raise InputError(
-        f"Expected a pipeline with the weight {name}, got {type(pipe).__name__} without it; the "
-        "edit is for another model, or an adapter (LoRA) is loaded: unload it first."
+        f"Expected a pipeline with the weight {name}, got {type(pipe).__name__} without it; "
+        "load the model that the edit is for, or unload adapters (LoRA) first."
     )
 
 
 def base_name(pipe: Any) -> str:
-    """Returns where a pipeline says that it came from, or its class's name."""
+    """Returns the name or path that a pipeline was loaded from, or the name of its class."""
     path = getattr(getattr(pipe, "config", None), "_name_or_path", "") or ""
     if path and Path(path).is_dir():
         bundled = miniature.available() and Path(path).samefile(miniature.folder("diffusion"))
@@ -163,7 +162,7 @@ def base_name(pipe: Any) -> str:
 
 
 def components(pipe: Any) -> Iterator[tuple[str, torch.nn.Module]]:
-    """Yields name and module of the denoiser, the text encoders and the VAE that a pipeline has."""
+    """Yields name and module of the denoiser, the text encoders and the VAE of a pipeline."""
     for name in _HASHED:
         module = getattr(pipe, name, None)
         if isinstance(module, torch.nn.Module):
@@ -171,7 +170,7 @@ def components(pipe: Any) -> Iterator[tuple[str, torch.nn.Module]]:
 
 
 def _flux(transformer: Any) -> tuple[Projection, ...]:
-    """Where Flux's transformer reads text: T5's states, and CLIP's pooled vector."""
+    """Returns Flux's projections of text: of T5's states, and of CLIP's pooled vector."""
     layers: tuple[tuple[str, Space], ...] = (
         ("context_embedder", "tokens"),
         ("time_text_embed.text_embedder.linear_1", "pooled"),
@@ -194,7 +193,7 @@ def _pooled_width(pipe: Any) -> int:
 def _hash(module: torch.nn.Module) -> str:
     tensors: Mapping[str, torch.Tensor] = module.state_dict()
     names = sorted(tensors)
-    # hashlib releases the interpreter's lock on large buffers.
+    # hashlib releases the GIL on large buffers.
     with ThreadPoolExecutor(4) as pool:
         digests = list(pool.map(lambda name: tensor_digest(tensors[name]), names))
     listed = [[n, list(tensors[n].shape), d] for n, d in zip(names, digests, strict=True)]
@@ -202,15 +201,15 @@ def _hash(module: torch.nn.Module) -> str:
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:
-    """Returns a digest of a tensor's values (floating point as float32), hexadecimal.
+    """Returns a hexadecimal digest of a tensor's values (floating point as float32).
 
     Raises:
-        InputError: The values are elsewhere (device "meta", as under sequential offloading).
+        InputError: The values are not in memory (device "meta", as with sequential offloading).
     """
     if tensor.device.type == "meta":
         raise InputError(
-            "Expected a pipeline whose weights are in memory, got one under sequential CPU "
-            "offloading; load it without, edit it, then offload."
+            "Expected a pipeline whose weights are in memory, got one with sequential CPU "
+            "offloading; load it without offloading, edit it, then offload."
         )
     values = tensor.detach()
     if values.is_floating_point():

@@ -1,7 +1,7 @@
-"""What can be asked of an edit: typed requests, and what makes a list of them sound.
+"""Typed requests for an edit, and the validation of a list of them.
 
-A concept is a phrase as it would stand in a prompt ("church", "van gogh"). Requests of any kind may
-be mixed in one list; they are solved together.
+A concept is a phrase as it appears in a prompt ("church", "van gogh"). Requests of different kinds
+may be combined in one list; they are solved together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,18 +43,18 @@ def preserved_of(requests: Sequence[Request]) -> tuple[str, ...]:
 
 
 def checked(requests: Sequence[Request]) -> tuple[Request, ...]:
-    """Returns requests without exact repetitions, after making sure that they can all be met.
+    """Returns the requests without duplicates, after checking that they do not contradict.
 
     Raises:
-        InputError: Nothing is to be changed; two requests want different things of one concept; a
-            preserved concept is also changed; or a target or attribute is itself erased.
+        InputError: No request changes a concept; two requests change the same concept; a preserved
+            concept is also changed; or a target or attribute is itself erased.
     """
     unique: list[Request] = []
     for request in requests:
         if type(request) not in KINDS.values():
             raise InputError(
                 f"Expected requests ({', '.join(c.__name__ for c in KINDS.values())}), got "
-                f"{type(request).__name__}."
+                f"{type(request).__name__}; use the classes of editing.requests."
             )
         if request not in unique:
             unique.append(request)
@@ -62,14 +62,14 @@ def checked(requests: Sequence[Request]) -> tuple[Request, ...]:
     if not changes:
         raise InputError(
             "Expected at least one concept to erase, replace, debias or moderate, got none; "
-            "a model that shall only stay as it is needs no edit."
+            "add one: an edit cannot consist of preserved concepts alone."
         )
     by_concept: dict[str, Request] = {}
     for request in changes:
         other = by_concept.setdefault(normal(request.concept), request)
         if other is not request:
             raise InputError(
-                f"Expected one request a concept, got {other.describe()!r} and "
+                f"Expected one request per concept, got {other.describe()!r} and "
                 f"{request.describe()!r}; they contradict each other: keep one."
             )
     for text in preserved_of(unique):
@@ -90,13 +90,15 @@ def checked(requests: Sequence[Request]) -> tuple[Request, ...]:
 
 
 def from_dict(values: Mapping[str, Any]) -> Request:
-    """Reads what `Request.to_dict` returned, or a table of a request file.
+    """Returns the request of a dictionary, from `Request.to_dict` or a table of a request file.
 
     Raises:
-        InputError: The kind or a field is unknown, or the request is not sound.
+        InputError: The kind or a field is unknown, or a value is not valid.
     """
     kind = values.get("kind")
     cls = KINDS.get(str(kind))
     if cls is None:
-        raise InputError(f"Expected a request of kind {', '.join(KINDS)}, got {kind!r}.")
+        raise InputError(
+            f"Expected a request of kind {', '.join(KINDS)}, got {kind!r}; correct it."
+        )
     return cls.from_dict({k: v for k, v in values.items() if k != "kind"})

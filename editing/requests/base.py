@@ -1,4 +1,4 @@
-"""What every request answers for itself, whatever its kind."""
+"""The base class of all requests, and the checks that they share."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -9,20 +9,20 @@ from visdiff.errors import InputError
 
 
 class Request:
-    """One thing asked of an edit.
+    """One request to change or preserve concepts.
 
-    A kind is a subclass in `editing.requests.kinds`, a frozen dataclass, and a row of
-    `editing.requests.KINDS`. It declares its own fields and overrides the answers that differ from
-    these defaults. A required field that is also named here needs ``= field()``; it would take the
-    default from here otherwise.
+    Each kind is a subclass in `editing.requests.kinds`, a frozen dataclass, with an entry in
+    `editing.requests.KINDS`. It declares its own fields and overrides the properties that differ
+    from these defaults. A required field that has a default here needs ``= field()``; otherwise it
+    would inherit the default.
 
     Attributes:
         kind: Name in files, messages and the tables of methods.
-        removes: Whether no image should show the concept any more, so that nothing can aim at it.
+        removes: Whether the concept is removed, so that no other request can use it as a target.
         keeps_own: Whether the concept keeps its own value, to which others are added.
-        lists: Field that a request file can fill from a text file, one text a line; "" for none.
-        concept: What it changes; "" for nothing.
-        target: What the concept's prompts draw instead; "" for nothing in particular.
+        lists: Field that a request file can fill from a text file, one text per line; "" for none.
+        concept: The concept that is changed; "" for none.
+        target: The concept drawn instead; "" for the empty prompt.
         ratios: Attribute → wanted share of the concept's images.
         scale: Weight relative to the other requests, > 0.
     """
@@ -38,12 +38,12 @@ class Request:
 
     @property
     def preserved(self) -> tuple[str, ...]:
-        """Texts whose images stay as they are."""
+        """Texts whose images are preserved."""
         return ()
 
     @property
     def named(self) -> tuple[str, ...]:
-        """Every text that it names."""
+        """All texts that the request names."""
         return tuple(t for t in (self.concept, self.target, *self.ratios, *self.preserved) if t)
 
     @property
@@ -53,60 +53,63 @@ class Request:
 
     @property
     def needs_weights(self) -> bool:
-        """Whether its weights have to be measured on images and have not been."""
+        """Whether weights still have to be measured on images."""
         return False
 
     @property
     def sought(self) -> Mapping[str, str | float]:
-        """Text to look for in the concept's images → "less", "more" or the wanted share."""
+        """Text to detect in the concept's images → "less", "more" or the wanted share."""
         return {self.concept: "less", **({self.target: "more"} if self.target else {})}
 
     def weighted(self, weights: Mapping[str, float]) -> "Request":
-        """Returns the request with measured weights; one without attributes as it is."""
+        """Returns the request with measured weights; unchanged if it has no attributes."""
         del weights
         return self
 
     def describe(self) -> str:
-        """Returns the request in words: "erase church", "replace dog, draw cat instead"."""
+        """Returns the request as text: "erase church", "replace dog, draw cat instead"."""
         return f"{self.kind} {self.concept}" + (f", draw {self.target} instead" * bool(self.target))
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the request as JSON values, with its kind."""
+        """Returns the request as JSON values, including its kind."""
         values = {name: _plain(getattr(self, name)) for name in _fields(type(self))}
         return {"kind": self.kind, **values}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Returns the request of these fields.
+        """Returns the request with these fields.
 
         Raises:
-            InputError: A field is unknown or missing, or the request is not sound.
+            InputError: A field is unknown or missing, or a value is not valid.
         """
         known = _fields(cls)
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise InputError(
-                f"Expected {', '.join(known)} in a request to {cls.kind}, got {', '.join(unknown)}."
+                f"Expected {', '.join(known)} in a request to {cls.kind}, got "
+                f"{', '.join(unknown)}; remove it or correct its name."
             )
         missing = [name for name, required in known.items() if required and name not in values]
         if missing:
-            raise InputError(f"Expected {', '.join(missing)} in a request to {cls.kind}, got none.")
+            raise InputError(
+                f"Expected {', '.join(missing)} in a request to {cls.kind}, got none; add it."
+            )
         return cls(**values)
 
 
 def normal(text: str) -> str:
-    """Returns a text as concepts are compared: case and spacing do not count."""
+    """Returns a text in the normal form used to compare concepts: case folded, single spaces."""
     return " ".join(text.split()).casefold()
 
 
 def check_text(text: str, what: str) -> None:
-    """Makes sure that a field holds a text that is not blank."""
+    """Raises InputError if a field is not a text or is blank."""
     if not isinstance(text, str) or not text.strip():
         raise InputError(f"Expected {what}, got {text!r}; give a word or phrase.")
 
 
 def check_target(concept: str, target: str) -> None:
-    """Makes sure that a concept and its target differ."""
+    """Raises InputError if a concept and its target are the same."""
     if normal(concept) == normal(target):
         raise InputError(
             f"Expected a target that differs from the concept, got {target!r} for {concept!r}; "
@@ -115,13 +118,15 @@ def check_target(concept: str, target: str) -> None:
 
 
 def check_scale(scale: float, concept: str) -> None:
-    """Makes sure that a scale is positive."""
+    """Raises InputError if a scale is not positive."""
     if not scale > 0:
-        raise InputError(f"Expected a scale above zero for {concept!r}, got {scale!r}.")
+        raise InputError(
+            f"Expected a scale above zero for {concept!r}, got {scale!r}; use 1 for the default."
+        )
 
 
 def _fields(cls: type[Request]) -> dict[str, bool]:
-    """Field → whether it is required."""
+    """Returns field → whether it is required."""
     return {
         f.name: f.default is MISSING and f.default_factory is MISSING
         for f in fields(cast(Any, cls))

@@ -1,4 +1,4 @@
-"""The kinds of requests: what each is, and what it answers differently from the others."""
+"""The kinds of requests: erase, replace, debias, moderate, preserve."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,13 +11,13 @@ from visdiff.errors import InputError
 
 @dataclass(frozen=True)
 class Erase(Request):
-    """Make a concept mean something else, nothing in particular by default.
+    """A request to map a concept to a target, by default to the empty prompt.
 
     Attributes:
-        concept: What to erase.
-        target: What its prompts shall draw instead; "" stands for the empty prompt. A near but
-            distinct concept ("English springer" → "dog") disturbs others less.
-        scale: Weight of this request beside the others, > 0.
+        concept: The concept to erase.
+        target: The concept that its prompts draw instead; "" for the empty prompt. A close but
+            distinct concept ("English springer" → "dog") affects other concepts less.
+        scale: Weight of this request relative to the others, > 0.
     """
 
     kind: ClassVar[str] = "erase"
@@ -34,12 +34,12 @@ class Erase(Request):
 
 @dataclass(frozen=True)
 class Replace(Request):
-    """Make a concept's prompts draw another concept.
+    """A request to draw another concept for a concept's prompts.
 
     Attributes:
-        concept: What is replaced.
-        target: What is drawn instead.
-        scale: Weight of this request beside the others, > 0.
+        concept: The concept to replace.
+        target: The concept drawn instead.
+        scale: Weight of this request relative to the others, > 0.
     """
 
     kind: ClassVar[str] = "replace"
@@ -51,8 +51,8 @@ class Replace(Request):
         check_text(self.concept, "a concept to replace")
         if not self.target.strip():
             raise InputError(
-                f"Expected what to draw instead of {self.concept!r}, got an empty text; use Erase "
-                "to draw nothing in particular."
+                f"Expected a target to draw instead of {self.concept!r}, got an empty text; use "
+                "Erase for the empty prompt."
             )
         check_target(self.concept, self.target)
         check_scale(self.scale, self.concept)
@@ -60,18 +60,18 @@ class Replace(Request):
 
 @dataclass(frozen=True)
 class Debias(Request):
-    """Change how often a concept is drawn with each of several attributes.
+    """A request to change how often a concept is drawn with each of several attributes.
 
-    The concept's value becomes its own plus a weighted sum of the attributes' (UCE). Which weights
-    reach the wanted ratios cannot be computed from text alone: a control loop measures images and
-    sets them.
+    The concept's new value is its own plus a weighted sum of the attributes' values (UCE). The
+    weights that reach the wanted ratios cannot be computed from text alone; a control loop sets
+    them by measuring generated images.
 
     Attributes:
-        concept: The concept, "firefighter".
+        concept: The concept, such as "firefighter".
         ratios: Attribute → wanted share; two or more, each > 0, summing to one.
-        weights: Attribute → weight of its value; None until they are measured, and then the ratios
-            stand in for them.
-        scale: Weight of this request beside the others, > 0.
+        weights: Attribute → weight of its value. None if they are not measured yet; the ratios are
+            used in their place.
+        scale: Weight of this request relative to the others, > 0.
     """
 
     kind: ClassVar[str] = "debias"
@@ -94,27 +94,28 @@ class Debias(Request):
             check_text(attribute, f"an attribute to debias {self.concept!r}")
             if normal(attribute) == normal(self.concept):
                 raise InputError(
-                    f"Expected attributes that differ from the concept {self.concept!r}, got it "
-                    "among them; leave it out."
+                    f"Expected attributes that differ from the concept {self.concept!r}, got the "
+                    "concept itself; leave it out."
                 )
             if not share > 0:
                 raise InputError(
                     f"Expected shares above zero, got {attribute} = {share:g} for "
-                    f"{self.concept!r}; leave the attribute out if it shall not be steered."
+                    f"{self.concept!r}; leave out attributes that should not be changed."
                 )
         total = sum(self.ratios.values())
         if abs(total - 1) > 1e-6:
             shares = ", ".join(f"{a} = {s:g}" for a, s in self.ratios.items())
             raise InputError(
                 f"Expected ratios that sum to one for {self.concept!r}, got {shares} (sum "
-                f"{total:g}); give shares of all images."
+                f"{total:g}); divide them by their sum."
             )
         if self.weights is not None:
             object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
             if set(self.weights) != set(self.ratios):
                 raise InputError(
                     f"Expected one weight for each of {', '.join(self.ratios)} to debias "
-                    f"{self.concept!r}, got {', '.join(self.weights) or 'none'}."
+                    f"{self.concept!r}, got {', '.join(self.weights) or 'none'}; name the "
+                    "same attributes."
                 )
 
     def __hash__(self) -> int:
@@ -122,12 +123,12 @@ class Debias(Request):
 
     @property
     def applied_weights(self) -> dict[str, float]:
-        """Attribute → the weight that is used."""
+        """Attribute → weight that is used."""
         return dict(self.ratios if self.weights is None else self.weights)
 
     @property
     def needs_weights(self) -> bool:
-        """Whether the ratios stand in for weights that nobody has measured."""
+        """Whether weights are not measured yet and the ratios are used in their place."""
         return self.weights is None
 
     @property
@@ -140,18 +141,18 @@ class Debias(Request):
         return replace(self, weights=weights)
 
     def describe(self) -> str:
-        """Returns the request in words: "debias judge: man 50%, woman 50%"."""
+        """Returns the request as text: "debias judge: man 50%, woman 50%"."""
         shares = ", ".join(f"{a} {s:.0%}" for a, s in self.ratios.items())
         return f"debias {self.concept}: {shares}"
 
 
 @dataclass(frozen=True)
 class Moderate(Request):
-    """Make an unsafe concept's prompts draw what the empty prompt draws.
+    """A request to draw for an unsafe concept's prompts what the empty prompt draws.
 
     Attributes:
-        concept: What must not be drawn.
-        scale: Weight of this request beside the others, > 0.
+        concept: The unsafe concept.
+        scale: Weight of this request relative to the others, > 0.
     """
 
     kind: ClassVar[str] = "moderate"
@@ -166,11 +167,11 @@ class Moderate(Request):
 
 @dataclass(frozen=True)
 class Preserve(Request):
-    """Hold concepts where they are.
+    """A request to keep concepts unchanged.
 
     Attributes:
-        concepts: Phrases or whole prompts; one text alone may be given as it is.
-        scale: Weight of this request beside the other preserved ones, > 0.
+        concepts: Phrases or complete prompts; a single text may be passed as a string.
+        scale: Weight of this request relative to other preserve requests, > 0.
     """
 
     kind: ClassVar[str] = "preserve"
@@ -182,7 +183,7 @@ class Preserve(Request):
         texts = (self.concepts,) if isinstance(self.concepts, str) else tuple(self.concepts)
         object.__setattr__(self, "concepts", tuple(dict.fromkeys(texts)))
         if not texts:
-            raise InputError("Expected at least one concept to preserve, got none.")
+            raise InputError("Expected at least one concept to preserve, got none; add one.")
         for text in texts:
             check_text(text, "a concept to preserve")
         check_scale(self.scale, texts[0])
@@ -194,9 +195,9 @@ class Preserve(Request):
 
     @property
     def sought(self) -> Mapping[str, str | float]:
-        """Nothing: what is preserved is measured as drift."""
+        """Empty; preserved concepts are measured by their drift."""
         return {}
 
     def describe(self) -> str:
-        """Returns the request in words: "preserve a castle, a house"."""
+        """Returns the request as text: "preserve a castle, a house"."""
         return f"preserve {', '.join(self.concepts)}"

@@ -1,4 +1,4 @@
-"""Requests as people write them: the TOML file of ``visdiff edit run``, and lists of concepts."""
+"""Request files (TOML) of ``visdiff edit run``, and text files of concepts."""
 
 import json
 import tomllib
@@ -14,46 +14,49 @@ def read_requests(path: Path) -> tuple[list[Request], dict[str, Any]]:
     """Reads a request file.
 
     Args:
-        path: TOML, as `run` describes it.
+        path: TOML file, in the format described by ``visdiff edit run --help``.
 
     Returns:
         The requests, and the other arguments of `editing.fitting.fit`.
 
     Raises:
-        InputError: There is no such file, it is no TOML, or a table or field is unknown.
+        InputError: The file does not exist or is not valid TOML, or a table or field is unknown.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"Expected a request file, got {path}: {error.strerror}.") from error
+        raise InputError(
+            f"Expected a request file, got {path} ({error.strerror}); check the path."
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"Expected TOML in {path}, got a mistake: {error}.") from error
+        raise InputError(f"Expected TOML in {path}, got {error}; correct the file.") from error
     settings = values.pop("config", {})
     options: dict[str, Any] = dict(settings) if isinstance(settings, dict) else {}
     options["method"] = str(values.pop("method", "uce"))
     if "corpus" in values:
-        options["corpus"] = lines_of(path.parent / str(values.pop("corpus")))
+        options["corpus"] = read_lines(path.parent / str(values.pop("corpus")))
     if "watch" in values:
         options["neighbours"] = values.pop("watch")
-    found: list[Request] = []
+    requests: list[Request] = []
     for kind, tables in values.items():
         if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
             tables = ", ".join(f"[[{k}]]" for k in KINDS)
             raise InputError(
-                f"Expected method, corpus, watch, [config], {tables} in {path}, got {kind!r}."
+                f"Expected method, corpus, watch, [config], {tables} in {path}, got {kind!r}; "
+                "remove it or correct its name."
             )
         for table in tables:
             field = KINDS[kind].lists if kind in KINDS else ""
             if field and "file" in table:
-                listed = lines_of(path.parent / str(table.pop("file")))
-                table[field] = [*table.get(field, []), *listed]
-            found.append(from_dict({**table, "kind": kind}))
-    return found, options
+                lines = read_lines(path.parent / str(table.pop("file")))
+                table[field] = [*table.get(field, []), *lines]
+            requests.append(from_dict({**table, "kind": kind}))
+    return requests, options
 
 
 def requests_toml(requests: Sequence[Request], method: str = "uce") -> str:
-    """Writes requests as the TOML file that `visdiff edit run` reads."""
-    # Not with tomli-w: it writes a short [[erase]] table as an inline array, which is hard to edit.
+    """Returns requests as a TOML file for `visdiff edit run`."""
+    # tomli-w would write a short [[erase]] table as an inline array, which is hard to edit.
     lines = [f"method = {_toml(method)}"]
     for request in requests:
         values = request.to_dict()
@@ -67,27 +70,30 @@ def _toml(value: Any) -> str:
         return "{" + ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
-    # A string of JSON is a basic string of TOML, but for pairs of surrogates and for DEL.
+    # A JSON string is a TOML basic string, except for surrogate pairs and DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def texts_of(given: str) -> list[str]:
-    """Returns the concepts that an option names: a text itself, or the lines of a file."""
-    path = Path(given)
-    return lines_of(path) if path.suffix and path.is_file() else [given]
+def read_texts(option: str) -> list[str]:
+    """Returns the concepts of an option: the text itself, or the lines of a file."""
+    path = Path(option)
+    return read_lines(path) if path.suffix and path.is_file() else [option]
 
 
-def lines_of(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """Returns the lines of a text file that are not empty.
 
     Raises:
-        InputError: There is no such file, or it has none.
+        InputError: The file does not exist, is not UTF-8, or has no such line.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Expected a text file of one concept a line, got {path}.") from error
-    found = [line.strip() for line in text.splitlines() if line.strip()]
-    if not found:
-        raise InputError(f"Expected one concept a line, got the empty file {path}.")
-    return found
+        raise InputError(
+            f"Expected a text file with one concept per line, got {path}; check the path and save "
+            "it as UTF-8."
+        ) from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise InputError(f"Expected one concept per line, got the empty file {path}; add one.")
+    return lines
