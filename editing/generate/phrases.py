@@ -1,5 +1,7 @@
 """Prompt phrases of concepts, and the first seed of a prompt."""
 
+import re
+
 from editing.requests import normal
 from visdiff.hashing import digest_bytes
 
@@ -7,6 +9,7 @@ _DETERMINERS = frozenset({
     "a", "an", "the", "some", "one", "two", "three", "my", "your", "his", "her", "its", "our",
     "their", "this", "that", "these", "those",
 })  # fmt: skip
+_VOWEL_SOUND = re.compile(r"[ai]|e(?!u)|o(?!ne\b)|u(?!ni|se|ti|k|-)", re.IGNORECASE)
 _OPENINGS = frozenset({
     "in", "on", "at", "by", "of", "with", "under", "against", "near", "from", "made", "photo",
     "picture",
@@ -24,7 +27,12 @@ def phrase(concept: str) -> str:
         return concept
     if words[-1] == "style" or (words[-1].endswith("s") and not words[-1].endswith(("ss", "us"))):
         return concept
-    return f"{'an' if words[0][0] in 'aeiou' else 'a'} {concept}"
+    return with_article(concept)
+
+
+def with_article(phrase: str) -> str:
+    """Returns a noun phrase with "a" or "an", by the sound of its first letters: "a unicorn"."""
+    return f"{'an' if _VOWEL_SOUND.match(phrase) else 'a'} {phrase}" if phrase else ""
 
 
 def strip_determiner(concept: str) -> str:

@@ -1,0 +1,136 @@
+"""``visdiff personalize``: the data of a personalisation, checked and written before any training.
+
+Data goes to stdout, notes to stderr. Exit status: 0 done, 2 the user's mistake, 3 finished in part
+(captions that describe the subject).
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from visdiff.cli.options import Json
+
+if TYPE_CHECKING:
+    from editing.personalize.subject import Subject
+
+app = typer.Typer(
+    help="Teach a subject to a text-to-image model: check its images, write its class prompts.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Source = Annotated[
+    str, typer.Argument(help="Folder (captions in .txt files, metadata.jsonl, kohya), or manifest.")
+]
+Noun = Annotated[str | None, typer.Option(help="Class noun, such as dog; a kohya folder names it.")]
+Identifier = Annotated[
+    str | None, typer.Option(help="Token that stands for the subject; olis by default.")
+]
+
+
+@app.command("check")
+def check(
+    source: Source,
+    noun: Noun = None,
+    identifier: Identifier = None,
+    as_json: Json = False,
+) -> None:
+    """Print what a subject's captions state, by the cases of SID's table 1.
+
+    Case 3 (everything but the subject is described) is what the paper recommends. A caption of case
+    4 describes the subject: the identifier does not learn what words already say.
+    """
+    from editing.personalize.captions import Case
+    from editing.personalize.subject import Subject
+
+    subject = Subject.open(source, identifier, noun)
+    rows = caption_rows(subject)
+    if as_json:
+        typer.echo(json.dumps({"notes": list(subject.notes), "captions": rows}, indent=2))
+    else:
+        typer.echo(f"{len(subject)} images of {subject.phrase}")
+        for row in rows:
+            details = f" (details: {', '.join(row['details'])})" if row["details"] else ""
+            typer.echo(f"case {row['case']}  {row['id']}  {row['caption']}{details}")
+    for note in subject.notes:
+        typer.echo(f"note: {note}", err=True)
+    described = sum(row["case"] == Case.SUBJECT_DETAILS for row in rows)
+    if described:
+        typer.echo(
+            f"warning: {described} captions describe the subject: remove the details", err=True
+        )
+        raise typer.Exit(3)
+
+
+@app.command("class-prompts")
+def class_prompts_command(
+    noun: Annotated[str, typer.Argument(help="Class noun, such as dog.")],
+    out: Annotated[Path, typer.Option(help="Prompt file to write, .csv.")],
+    kind: Annotated[
+        Literal["thing", "living", "person"], typer.Option(help="What the noun names.")
+    ] = "thing",
+    count: Annotated[int, typer.Option(help="Number of prompts; the paper uses 2000.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the words and of the images.")] = 0,
+    subject: Annotated[
+        str | None,
+        typer.Option(help="The subject's images: their captions' backgrounds are used as well."),
+    ] = None,
+    with_evaluation_prompts: Annotated[
+        bool,
+        typer.Option(
+            "--with-evaluation-prompts",
+            help="Keep words that DreamBench's prompts ask for, as the paper did.",
+        ),
+    ] = False,
+) -> None:
+    """Write the structured prompts of a regularisation set, for `visdiff generate --prompts`."""
+    import numpy as np
+    import pandas as pd
+
+    from editing.personalize.regularization import Pools, background_of, class_prompts
+    from editing.personalize.subject import Subject
+    from visdiff.files import explained, write_whole
+
+    backgrounds: list[str] = []
+    if subject is not None:
+        captions = Subject.open(subject, None, noun).captions
+        backgrounds = [b for c in captions if (b := background_of(c, noun))]
+    pools = Pools.of(kind, () if with_evaluation_prompts else None)
+    prompts = class_prompts(noun, pools, count, np.random.default_rng(seed), backgrounds)
+    rows = [
+        {"prompt": p.text, "evaluation_seed": seed + i, **p.columns()}
+        for i, p in enumerate(prompts)
+    ]
+    table = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+    with explained("a file that can be written", out):
+        write_whole(out, table.encode())
+    parts = pd.Series([p.part for p in prompts]).value_counts()
+    typer.echo(f"{len(rows)} prompts ({', '.join(f'{n} {k}' for k, n in parts.items())}): {out}")
+    if pools.excluded:
+        typer.echo(
+            f"{len(pools.excluded)} words of the pools were left out, since evaluation prompts ask "
+            "for them (--with-evaluation-prompts keeps them)",
+            err=True,
+        )
+
+
+def caption_rows(subject: "Subject") -> list[dict[str, Any]]:
+    """Returns id, caption, case, details of the subject and other things, one row an image."""
+    from editing.personalize.captions import case_of
+
+    rows = []
+    for name, caption in zip(subject.images.ids, subject.captions, strict=True):
+        checked = case_of(caption, subject.noun, subject.identifier)
+        rows.append(
+            {
+                "id": name,
+                "caption": caption,
+                "case": int(checked.case),
+                "details": list(checked.subject_details),
+                "others": list(checked.others),
+            }
+        )
+    return rows

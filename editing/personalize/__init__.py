@@ -1,0 +1,1 @@
+"""Personalisation: teaching a subject to a text-to-image model."""

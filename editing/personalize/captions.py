@@ -1,0 +1,228 @@
+"""Training captions: selectively informative descriptions (SID, Kim et al., arXiv 2403.15330).
+
+A caption that describes everything except the subject lets the identifier learn the subject alone.
+The paper's table 1 names four cases by what a caption states:
+
+    case   subject noun   its details   other things   their details
+    1      yes            no            no             no              "a [v] dog"
+    2      yes            no            yes            no              "a [v] dog on a couch"
+    3      yes            no            yes            yes             "a [v] dog on a green couch"
+    4      yes            yes           any            any             "a brown [v] dog on a couch"
+
+Case 4 loses the identity: details in words need not be learnt by the identifier. `case_of` sorts a
+caption into its case without a language model, from the words around the class noun; `reduced`
+makes the poorer cases from a case 3 caption, for ablations.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+
+from editing.generate.phrases import with_article
+from visdiff.errors import InputError
+
+INSTRUCTION = (
+    "Write one caption of this image for training. The subject is the {noun}. Refer to the subject "
+    "only as 'a {noun}': no colour, shape, material, texture, breed, brand, markings or any other "
+    "attribute of its permanent appearance. Describe everything else precisely: other objects with "
+    "their colour, material and position, things worn by or attached to the subject, contents, the "
+    "background, the lighting, the subject's pose, action and facial expression. Start with "
+    "'a {noun}'. One sentence, at most 60 tokens."
+)
+"""What a chat model is asked. Ours: the paper shows its instruction as a figure only."""
+
+STYLE_INSTRUCTION = (
+    "Describe all depicted content of this image in detail, but nothing about artistic style, "
+    "medium, palette or brushwork. End with 'in the style of art'. One sentence, at most 60 tokens."
+)
+"""The same where the subject is a style (the paper's bias "substance")."""
+
+_DETERMINERS = frozenset({
+    "a", "an", "the", "this", "that", "one", "some", "its", "his", "her", "their", "my", "your",
+    "our", "two", "three", "several", "many",
+})  # fmt: skip
+_FUNCTION_WORDS = _DETERMINERS | frozenset({
+    "in", "on", "at", "by", "of", "with", "under", "against", "near", "from", "next", "to",
+    "beside", "behind", "between", "over", "above", "below", "into", "onto", "through", "across",
+    "along", "around", "inside", "outside", "front", "top", "side", "left", "right", "background",
+    "foreground", "and", "or", "but", "while", "as", "is", "are", "was", "were", "it", "who",
+    "which", "there", "up", "down", "out", "off", "very",
+})  # fmt: skip
+# What a subject has by nature: "with floppy ears" is a detail of the subject, "with a ball" is not.
+_OWN_PARTS = frozenset({
+    "fur", "hair", "coat", "skin", "ears", "ear", "eyes", "eye", "nose", "snout", "tail", "paws",
+    "paw", "legs", "leg", "feet", "spots", "spot", "stripes", "stripe", "markings", "marking",
+    "patches", "patch", "mane", "beak", "feathers", "wings", "horns", "whiskers", "face", "body",
+    "handle", "handles", "strap", "straps", "lid", "sole", "soles", "laces", "logo", "label",
+    "buttons", "wheels", "sleeves", "zip", "pockets", "pattern",
+})  # fmt: skip
+_PHOTOGRAPH = re.compile(
+    r"^\s*(?:an?|the)?\s*(?:photo|photograph|picture|image)\s+of\s+", re.IGNORECASE
+)
+
+
+class Case(IntEnum):
+    """The cases of SID's table 1."""
+
+    NOUN = 1
+    OTHERS = 2
+    SID = 3
+    SUBJECT_DETAILS = 4
+
+
+@dataclass(frozen=True)
+class CaptionCheck:
+    """What a caption states.
+
+    Attributes:
+        case: Its case.
+        subject_details: Words that describe the subject itself; () in the cases 1 to 3.
+        others: Other things that are named, each with its modifiers.
+    """
+
+    case: Case
+    subject_details: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+def case_of(caption: str, noun: str, identifier: str) -> CaptionCheck:
+    """Sorts a caption into its case.
+
+    Words between a determiner and the class noun, and "with" followed by a part of the subject
+    ("with floppy ears"), are details of the subject. A run of two or more other content words is a
+    thing with details ("green couch"). Verbs in -ing are neither.
+
+    Args:
+        caption: With or without the identifier.
+        noun: The class noun, one word or more.
+        identifier: The token that stands for the subject, "olis".
+
+    Raises:
+        InputError: The caption does not name the class noun exactly once.
+    """
+    words = _words(_PHOTOGRAPH.sub("", caption))
+    target = _words(noun)
+    places = [
+        i for i in range(len(words) - len(target) + 1) if words[i : i + len(target)] == target
+    ]
+    if len(places) != 1:
+        raise InputError(
+            f"Expected a caption that names the class noun {noun!r} once, got it {len(places)} "
+            f"times in {caption!r}; edit the caption."
+        )
+    start = places[0]
+    details = [w for w in _before(words[:start]) if w != identifier.lower()]
+    rest = words[start + len(target) :]
+    others: list[str] = []
+    for run in _runs(rest):
+        own = run[-1] in _OWN_PARTS
+        (details if own else others).append(" ".join(run))
+    if details:
+        case = Case.SUBJECT_DETAILS
+    elif any(" " in thing for thing in others):
+        case = Case.SID
+    else:
+        case = Case.OTHERS if others else Case.NOUN
+    return CaptionCheck(case, tuple(details), tuple(others))
+
+
+def check_caption(caption: str, noun: str, identifier: str) -> CaptionCheck:
+    """Checks a training caption and refuses one that describes the subject.
+
+    Raises:
+        InputError: The identifier is missing or not directly before the class noun, the noun is not
+            there exactly once, or the caption describes the subject (case 4).
+    """
+    checked = case_of(caption, noun, identifier)
+    joined = " ".join(_words(caption))
+    if f"{identifier.lower()} {' '.join(_words(noun))}" not in joined:
+        raise InputError(
+            f"Expected the identifier directly before the noun ('{identifier} {noun}'), got "
+            f"{caption!r}; write it with `insert_identifier` or by hand."
+        )
+    if checked.case is Case.SUBJECT_DETAILS:
+        raise InputError(
+            f"Expected a caption that leaves the subject to the identifier, got its details "
+            f"({', '.join(checked.subject_details)}) in {caption!r}; remove them: what words "
+            "describe, the identifier does not learn."
+        )
+    return checked
+
+
+def insert_identifier(caption: str, noun: str, identifier: str) -> str:
+    """Returns a caption with the identifier before the class noun's first occurrence.
+
+    "[identifier]" in the caption is replaced; an identifier that is there already stays.
+
+    Raises:
+        InputError: The caption has neither the noun, nor the placeholder, nor the identifier.
+    """
+    if "[identifier]" in caption:
+        return caption.replace("[identifier]", identifier)
+    if re.search(rf"\b{re.escape(identifier)}\b", caption, re.IGNORECASE):
+        return caption
+    pattern = re.compile(rf"\b(?:(an?)\s+)?{re.escape(noun)}\b", re.IGNORECASE)
+    found = pattern.search(caption)
+    if found is None:
+        raise InputError(
+            f"Expected a caption with the class noun {noun!r} or [identifier], got {caption!r}; "
+            "edit the caption."
+        )
+    article = f"{found.group(1)} " if found.group(1) else ""
+    named = caption[found.end() - len(noun) : found.end()]
+    return f"{caption[: found.start()]}{article}{identifier} {named}{caption[found.end() :]}"
+
+
+def reduced(caption: str, noun: str, identifier: str, case: Case) -> str:
+    """Returns the case 1, 2 or 3 form of a SID caption, for the paper's ablation.
+
+    Args:
+        caption: A caption of case 3 (or poorer).
+        noun: The class noun.
+        identifier: The identifier.
+        case: `Case.NOUN` keeps "a [identifier] [noun]"; `Case.OTHERS` drops the modifiers of other
+            things; `Case.SID` is the caption itself.
+
+    Raises:
+        InputError: Case 4 is asked for: details of the subject cannot be invented from a caption.
+    """
+    if case is Case.SUBJECT_DETAILS:
+        raise InputError(
+            "Expected case 1, 2 or 3, got case 4; a caption with the subject's details has to be "
+            "written from the image (style 'plain')."
+        )
+    if case is Case.NOUN:
+        return f"a {identifier} {noun}"
+    if case is Case.SID:
+        return caption
+    text = caption
+    for thing in case_of(caption, noun, identifier).others:
+        modifiers, _, head = thing.rpartition(" ")
+        if modifiers:
+            phrase = rf"\b(an?\s+)?{re.escape(modifiers)}\s+{re.escape(head)}\b"
+            bare = with_article(head)
+            text = re.sub(phrase, lambda m, n=head, b=bare: b if m[1] else n, text, flags=re.I)
+    return text
+
+
+def _before(words: list[str]) -> list[str]:
+    """The words between the last determiner (or the beginning) and the noun."""
+    for i in range(len(words) - 1, -1, -1):
+        if words[i] in _DETERMINERS:
+            return words[i + 1 :]
+    return words
+
+
+def _runs(words: list[str]) -> list[list[str]]:
+    """Runs of content words: what stands between function words and verbs in -ing."""
+    runs: list[list[str]] = [[]]
+    for word in words:
+        if word in _FUNCTION_WORDS or word.endswith("ing"):
+            runs.append([])
+        else:
+            runs[-1].append(word)
+    return [run for run in runs if run]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9][a-z0-9'-]*", text.lower())

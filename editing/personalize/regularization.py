@@ -1,0 +1,272 @@
+"""Structured regularisation prompts: what a class looks like when it is not the subject.
+
+He et al. (arXiv 2311.04315) draw regularisation images from many prompts of one grammar instead of
+the single "a dog" of DreamBooth:
+
+    a [style] of a [shape] [colour] [texture] [noun] [background]      things
+    a [style] of a [body] [skin] [emotion] [noun] [motion]             animals
+    a [style] of a [build] [skin] [emotion] [noun] [motion]            people
+
+A fifth of the prompts describes the training images' own backgrounds ("against"), three fifths are
+photographs and a fifth is in other styles. The words are ours (``pools/*.toml``); their numbers are
+the paper's. The paper's sets include the evaluation prompts. Ours leave them out by default.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+
+from editing.generate.phrases import with_article
+from visdiff.errors import InputError
+
+Kind = Literal["thing", "living", "person"]
+"""What the class noun names; it decides the slots of the grammar."""
+
+Part = Literal["against", "photo", "styled"]
+"""Which part of the set a prompt belongs to."""
+
+SHARES: Mapping[Part, float] = MappingProxyType({"against": 0.2, "photo": 0.6, "styled": 0.2})
+"""Share of each part in a regularisation set (He et al., section 3)."""
+
+_FUNCTION_WORDS = frozenset({
+    "a", "an", "the", "of", "on", "in", "at", "by", "to", "with", "from", "around", "its", "top",
+    "background", "and", "front",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pools:
+    """The words of one kind of class.
+
+    Attributes:
+        kind: Which grammar they fill.
+        adjectives: Slot → words, in the order in which the slots stand before the noun.
+        settings: Backgrounds of a thing, motions of a living being.
+        photographic: Wordings of a photograph.
+        styles: Other styles.
+        excluded: Words of the pools that were left out because an evaluation prompt asks for them.
+    """
+
+    kind: Kind
+    adjectives: Mapping[str, tuple[str, ...]]
+    settings: tuple[str, ...]
+    photographic: tuple[str, ...]
+    styles: tuple[str, ...]
+    excluded: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, kind: Kind, evaluation: Sequence[str] | None = None) -> "Pools":
+        """Returns the bundled pools of a kind.
+
+        Args:
+            kind: "thing", "living" (animals) or "person".
+            evaluation: Phrases of evaluation prompts ("in the snow", "red"). A pool entry with all
+                content words of one of them is left out. DreamBench's by default; () excludes none.
+
+        Raises:
+            InputError: The kind is unknown.
+        """
+        if kind not in ("thing", "living", "person"):
+            raise InputError(
+                f"Expected the kind of a class, got {kind!r}; choose from thing, living, person."
+            )
+        words, styles = _table(kind), _table("styles")
+        if kind == "thing":
+            places = _table("places")
+            settings = _products(places["places"], places["conditions"])
+        else:
+            motions = _table("motions")
+            settings = _products(words.get("actions", motions["actions"]), motions["places"])
+        pools = cls(
+            kind,
+            MappingProxyType({slot: tuple(words[slot]) for slot in words["slots"]}),
+            settings,
+            tuple(styles["photographic"]),
+            tuple(styles["styled"]),
+        )
+        return pools.without(evaluation_phrases(kind) if evaluation is None else evaluation)
+
+    def without(self, phrases: Sequence[str]) -> "Pools":
+        """Returns the pools without every entry that has all content words of a phrase."""
+        asked = [content for p in phrases if (content := _content(p))]
+        dropped: list[str] = []
+
+        def kept(entries: Iterable[str]) -> tuple[str, ...]:
+            left = []
+            for entry in entries:
+                hit = any(content <= _content(entry) for content in asked)
+                (dropped if hit else left).append(entry)
+            return tuple(left)
+
+        adjectives = {slot: kept(entries) for slot, entries in self.adjectives.items()}
+        pools = replace(
+            self,
+            adjectives=MappingProxyType(adjectives),
+            settings=kept(self.settings),
+            styles=kept(self.styles),
+            excluded=(*self.excluded, *dropped),
+        )
+        empty = [s for s, e in {**adjectives, "settings": pools.settings}.items() if not e]
+        if empty:
+            raise InputError(
+                f"Expected evaluation prompts that leave words in every pool, got none left for "
+                f"{', '.join(empty)}; give more specific prompts to exclude."
+            )
+        return pools
+
+
+@dataclass(frozen=True)
+class ClassPrompt:
+    """One regularisation prompt.
+
+    Attributes:
+        noun: The class noun, "dog".
+        part: Part of the set.
+        style: How the image is made, "photo".
+        adjectives: Slot → word, in order.
+        setting: What follows the noun, "on a wooden table at sunset".
+    """
+
+    noun: str
+    part: Part
+    style: str
+    adjectives: Mapping[str, str]
+    setting: str
+
+    @property
+    def text(self) -> str:
+        """The prompt in words; articles fit the words that follow them."""
+        phrase = " ".join([*self.adjectives.values(), self.noun])
+        return " ".join(
+            part
+            for part in (with_article(self.style), "of", with_article(phrase), self.setting)
+            if part
+        )
+
+    def without(self, slots: Iterable[str]) -> "ClassPrompt":
+        """Returns the prompt without the adjectives of some slots."""
+        gone = set(slots)
+        left = {slot: word for slot, word in self.adjectives.items() if slot not in gone}
+        return replace(self, adjectives=MappingProxyType(left))
+
+    def drop_words(self, probability: float, rng: np.random.Generator) -> "ClassPrompt":
+        """Returns the prompt with each adjective removed independently.
+
+        The image stays the one that was drawn from the whole prompt. The paper does not state its
+        probability; 0.3 keeps all three adjectives in a third of the steps.
+
+        Args:
+            probability: Of removing one adjective, in [0, 1].
+            rng: Decides.
+        """
+        removed = rng.random(len(self.adjectives)) < probability
+        return self.without(s for s, r in zip(self.adjectives, removed, strict=True) if r)
+
+    def columns(self) -> dict[str, str]:
+        """Returns what a manifest records of the prompt: noun, part, style, setting, slots."""
+        slots = {f"slot_{slot}": word for slot, word in self.adjectives.items()}
+        return {
+            "noun": self.noun, "part": self.part, "style": self.style, "setting": self.setting,
+            **slots,
+        }  # fmt: skip
+
+
+def class_prompts(
+    noun: str,
+    pools: Pools,
+    count: int,
+    rng: np.random.Generator,
+    backgrounds: Sequence[str] = (),
+    shares: Mapping[Part, float] = SHARES,
+) -> list[ClassPrompt]:
+    """Writes the prompts of a regularisation set.
+
+    Args:
+        noun: The class noun, "dog".
+        pools: Words to choose from.
+        count: Number of prompts, 1 or more.
+        rng: Chooses the words.
+        backgrounds: What the training captions say after the noun ("on a rock"); the part
+            "against" uses them. Without any, its share goes to the photographs.
+        shares: Share of each part; they sum to one.
+
+    Returns:
+        ``count`` distinct prompts, in the order against, photo, styled.
+
+    Raises:
+        InputError: The noun is empty, the count is below one or larger than the grammar allows, or
+            the shares do not sum to one.
+    """
+    if not noun.strip():
+        raise InputError("Expected a class noun such as 'dog', got an empty text; give one.")
+    if count < 1:
+        raise InputError(f"Expected at least one regularisation prompt, got {count}; ask for more.")
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        raise InputError(f"Expected shares that sum to one, got {dict(shares)}; change them.")
+    if not backgrounds:
+        shares = {**shares, "against": 0.0, "photo": shares["photo"] + shares["against"]}
+    settings: Mapping[Part, Sequence[str]] = {
+        "against": backgrounds, "photo": pools.settings, "styled": pools.settings,
+    }  # fmt: skip
+    styles: Mapping[Part, Sequence[str]] = {
+        "against": pools.photographic, "photo": pools.photographic, "styled": pools.styles,
+    }  # fmt: skip
+    found: dict[str, ClassPrompt] = {}
+    for part, n in _counts(count, shares).items():
+        wanted = len(found) + n
+        for _ in range(100 * n):
+            if len(found) == wanted:
+                break
+            adjectives = {s: str(rng.choice(words)) for s, words in pools.adjectives.items()}
+            prompt = ClassPrompt(
+                noun, part, str(rng.choice(styles[part])), MappingProxyType(adjectives),
+                str(rng.choice(settings[part])),
+            )  # fmt: skip
+            found.setdefault(prompt.text, prompt)
+        if len(found) < wanted:
+            raise InputError(
+                f"Expected at most as many prompts as the pools can form, got {count}; ask for "
+                "fewer or exclude fewer words."
+            )
+    return list(found.values())
+
+
+def background_of(caption: str, noun: str) -> str:
+    """Returns what a training caption says after the class noun; "" when nothing follows it."""
+    found = re.search(rf"\b{re.escape(noun)}\b[\s,]*(.*)", caption, re.IGNORECASE | re.DOTALL)
+    return found.group(1).strip().rstrip(".") if found else ""
+
+
+def evaluation_phrases(kind: Kind) -> tuple[str, ...]:
+    """Returns what DreamBench's prompts ask for, for a kind of class."""
+    table = _table("dreambench")
+    return (*table["both"], *table["thing" if kind == "thing" else "living"])
+
+
+def _counts(count: int, shares: Mapping[Part, float]) -> dict[Part, int]:
+    """Whole numbers with the given shares and sum; the photographs take the remainder."""
+    counts: dict[Part, int] = {part: int(count * share) for part, share in shares.items()}
+    counts["photo"] += count - sum(counts.values())
+    return counts
+
+
+def _products(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{a} {b}".strip() for a in first for b in second)
+
+
+def _content(phrase: str) -> frozenset[str]:
+    words = re.findall(r"[a-z0-9]+", phrase.casefold())
+    return frozenset(w for w in words if w not in _FUNCTION_WORDS)
+
+
+@cache
+def _table(name: str) -> dict[str, list[str]]:
+    file = resources.files("editing.personalize") / "pools" / f"{name}.toml"
+    return tomllib.loads(file.read_text("utf-8"))

@@ -1,0 +1,270 @@
+"""What is learnt: a subject's images, its identifier and class noun, captions and masks.
+
+The layouts that people have are read as they are: a folder of images with sidecar captions
+(``.txt`` or ``.caption``), a folder with ``metadata.jsonl`` or ``metadata.csv`` (Hugging Face's
+image folder), kohya's ``10_olis dog`` folders, a manifest, and a dataset of the ``datasets``
+library. Files that are not images are counted and named, never a crash.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from editing.personalize.captions import insert_identifier
+from visdiff.errors import InputError
+from visdiff.imageset import ImageSet
+from visdiff.imageset.manifest import SUFFIXES, read_table
+
+CAPTION_SUFFIXES = (".txt", ".caption")
+"""Sidecar files with the caption of the image of the same name, in order of preference."""
+
+CAPTION_COLUMNS = ("caption", "text", "prompt")
+"""Columns of a table that hold captions, in order of preference."""
+
+_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+_KOHYA = re.compile(r"(?P<repeats>[1-9][0-9]*)_(?P<identifier>\S+)\s+(?P<noun>\S.*)")
+_MASK_NAME = re.compile(r"(?P<stem>.+)[._-]mask")
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A subject to teach to a model.
+
+    Attributes:
+        images: n images, 1 or more.
+        captions: n training captions, each with the identifier before the class noun.
+        masks: n masks of the subject ("L", white = subject, as large as its image), or None.
+        identifier: The token that comes to mean the subject, "olis".
+        noun: The class noun, "dog".
+        repeats: How often kohya's folder name asks for the images; 1 elsewhere.
+        notes: Sentences about what was left out or assumed; show them to the user.
+    """
+
+    images: ImageSet
+    captions: tuple[str, ...]
+    masks: tuple[Image.Image | None, ...]
+    identifier: str
+    noun: str
+    repeats: int = 1
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def phrase(self) -> str:
+        """The subject as a prompt names it, "a olis dog"."""
+        return f"a {self.identifier} {self.noun}"
+
+    @classmethod
+    def open(
+        cls,
+        source: Any,
+        identifier: str | None = None,
+        noun: str | None = None,
+        captions: Mapping[str, str] | None = None,
+    ) -> "Subject":
+        """Opens a subject.
+
+        Args:
+            source: A folder, a manifest (CSV, TSV, JSONL or Parquet with the column ``path`` or
+                ``file_name``), a list of paths or Pillow images, an `ImageSet`, or a dataset of the
+                ``datasets`` library with the column ``image``.
+            identifier: "olis" when neither this nor a kohya folder name gives one.
+            noun: The class noun; a kohya folder name may give it instead.
+            captions: Image id → caption, before all captions that the source has.
+
+        Raises:
+            InputError: There is no image, no noun, a caption without identifier and noun, or a mask
+                of another size than its image.
+        """
+        repeats, notes = 1, []
+        path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
+        if path is not None and path.is_dir() and (named := _KOHYA.fullmatch(path.name)):
+            repeats = int(named["repeats"])
+            identifier, noun = identifier or named["identifier"], noun or named["noun"]
+        if noun is None or not noun.strip():
+            raise InputError(
+                "Expected a class noun such as 'dog', got none; name what the subject is (--noun)."
+            )
+        identifier = identifier or "olis"
+        if not re.fullmatch(r"\S+", identifier):
+            raise InputError(
+                f"Expected an identifier without spaces, got {identifier!r}; 'olis' is the default."
+            )
+        opened, table, masks, left_out = _opened(source, path)
+        if left_out:
+            shown = ", ".join(left_out[:3]) + (", …" if len(left_out) > 3 else "")
+            notes.append(f"{len(left_out)} files are no images and were left out ({shown}).")
+        if len(opened) == 1:
+            notes.append("There is one image: the subject's pose and background are likely learnt.")
+        texts = {**table, **(captions or {})}
+        unknown = [name for name in captions or {} if name not in opened.ids]
+        if unknown:
+            raise InputError(
+                f"Expected captions of the images {', '.join(opened.ids[:3])}, …, got one of "
+                f"{unknown[0]!r}; use the image's path relative to the folder."
+            )
+        subject = cls(opened, (), (), identifier, noun.strip(), repeats)
+        bare = sum(name not in texts for name in opened.ids)
+        if texts and bare:
+            notes.append(f"{bare} images have no caption; '{subject.phrase}' is used for them.")
+        written = tuple(
+            insert_identifier(texts[name], subject.noun, identifier) if name in texts
+            else subject.phrase
+            for name in opened.ids
+        )  # fmt: skip
+        return replace(
+            subject,
+            captions=written,
+            masks=tuple(_mask(masks.get(name), opened, i) for i, name in enumerate(opened.ids)),
+            notes=tuple(notes),
+        )
+
+    def with_captions(self, captions: Sequence[str]) -> "Subject":
+        """Returns the subject with other captions, one an image, in order.
+
+        Raises:
+            InputError: There are not as many captions as images, or one has neither the identifier
+                nor the noun.
+        """
+        if len(captions) != len(self):
+            raise InputError(
+                f"Expected one caption for each of {len(self)} images, got {len(captions)}; "
+                "caption all of them."
+            )
+        written = tuple(insert_identifier(c, self.noun, self.identifier) for c in captions)
+        return replace(self, captions=written)
+
+
+def _opened(
+    source: Any, path: Path | None
+) -> tuple[ImageSet, dict[str, str], dict[str, Any], list[str]]:
+    """The images, captions and masks by image id, and files that were left out."""
+    if path is not None and path.is_dir():
+        table = next((path / name for name in _METADATA if (path / name).is_file()), None)
+        return _from_table(table) if table is not None else _from_folder(path)
+    if path is not None and path.suffix.lower() in SUFFIXES:
+        return _from_table(path)
+    if hasattr(source, "column_names") and hasattr(source, "features"):
+        return _from_dataset(source)
+    opened = ImageSet.open(source)
+    return opened, _captions_of(opened), {}, []
+
+
+def _from_folder(folder: Path) -> tuple[ImageSet, dict[str, str], dict[str, Any], list[str]]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    found = ImageSet.open(folder)
+    known = {folder / name: i for i, name in enumerate(found.ids)}
+    masks: dict[tuple[Path, str], Path] = {}
+    for file in known:
+        named = _MASK_NAME.fullmatch(file.stem)
+        if named:
+            masks[file.parent, named["stem"]] = file
+        elif file.parent.name == "masks":
+            masks[file.parent.parent, file.stem] = file
+    images = [i for file, i in known.items() if file not in masks.values()]
+    if not images:
+        raise InputError(
+            f"Expected images of the subject in {folder}, got masks alone; add the images."
+        )
+    opened = found.subset(images)
+    texts: dict[str, str] = {}
+    used = set(known)
+    for name in opened.ids:
+        for suffix in CAPTION_SUFFIXES:
+            sidecar = (folder / name).with_suffix(suffix)
+            if sidecar.is_file():
+                used.add(sidecar)
+                text = _read_text(sidecar)
+                if text:
+                    texts.setdefault(name, text)
+    by_id = {
+        name: mask
+        for name in opened.ids
+        if (mask := masks.get(((folder / name).parent, (folder / name).stem))) is not None
+    }
+    left_out = [str(p.relative_to(folder)) for p in files if p not in used]
+    return opened, texts, by_id, left_out
+
+
+def _from_table(path: Path) -> tuple[ImageSet, dict[str, str], dict[str, Any], list[str]]:
+    table = read_table(path)
+    if "path" not in table.columns and "file_name" in table.columns:
+        table = table.rename(columns={"file_name": "path"})
+    if "path" not in table.columns:
+        raise InputError(
+            f"Expected a table with the column path or file_name, got {path} with "
+            f"{', '.join(map(str, table.columns)) or 'none'}; rename the column."
+        )
+    here = table.assign(path=[str(path.absolute().parent / str(p)) for p in table["path"]])
+    opened = ImageSet.open(here.assign(id=table["path"].astype(str)))
+    masks: dict[str, Any] = {}
+    if "mask" in table.columns:
+        masks = {
+            name: path.absolute().parent / str(mask)
+            for name, mask in zip(opened.ids, table["mask"], strict=True)
+            if isinstance(mask, str) and mask
+        }
+    return opened, _captions_of(opened), masks, []
+
+
+def _from_dataset(dataset: Any) -> tuple[ImageSet, dict[str, str], dict[str, Any], list[str]]:
+    if "image" not in dataset.column_names:
+        raise InputError(
+            f"Expected a dataset with the column image, got {', '.join(dataset.column_names)}; "
+            "rename the column."
+        )
+    rows = list(dataset)
+    opened = ImageSet.open([row["image"] for row in rows])
+    column = next((c for c in CAPTION_COLUMNS if c in dataset.column_names), None)
+    texts = {
+        name: row[column]
+        for name, row in zip(opened.ids, rows, strict=True)
+        if column and row[column]
+    }
+    masks = {
+        name: row["mask"]
+        for name, row in zip(opened.ids, rows, strict=True)
+        if row.get("mask") is not None
+    }
+    return opened, texts, masks, []
+
+
+def _captions_of(images: ImageSet) -> dict[str, str]:
+    frame: pd.DataFrame = images.frame
+    column = next((c for c in CAPTION_COLUMNS if c in frame.columns), None)
+    if column is None:
+        return {}
+    return {
+        name: text.strip()
+        for name, text in zip(images.ids, frame[column], strict=True)
+        if isinstance(text, str) and text.strip()
+    }
+
+
+def _mask(mask: Any, images: ImageSet, index: int) -> Image.Image | None:
+    if mask is None:
+        return None
+    opened = mask if isinstance(mask, Image.Image) else ImageSet.open([str(mask)]).image(0)
+    expected = images.image(index).size
+    if opened.size != expected:
+        raise InputError(
+            f"Expected a mask of {expected[0]}×{expected[1]} pixels for {images.ids[index]}, got "
+            f"{opened.size[0]}×{opened.size[1]}; resize the mask to its image."
+        )
+    return opened.convert("L")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"Expected a caption in UTF-8, got {path} ({error.reason}); save it as UTF-8."
+        ) from error
