@@ -39,8 +39,6 @@ hypothesis.settings.load_profile("visdiff")
 
 _HOME = pytest.StashKey[Path]()
 _LOOPBACK = ("127.", "::1", "localhost")
-# Files whose tests are long and share nothing: these may run on several workers at once.
-_INDEPENDENT = {"test_bench_scripts.py", "test_demo.py", "test_notebooks.py"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -59,19 +57,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts files with slow tests first, and keeps a file on one worker under xdist.
-
-    A fixture of a module is then made once a session, and no long test is left for the end.
-    """
+    """Put files with slow tests first, so that no long test is left for the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(
-        key=lambda item: (item.path.name not in _INDEPENDENT, item.path not in slow)
-    )  # stable: the order within a file stays
-    for item in items:
-        if item.path.name not in _INDEPENDENT:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    items.sort(key=lambda item: item.path not in slow)  # stable: the order within a file stays
 
 
 @pytest.fixture(autouse=True)

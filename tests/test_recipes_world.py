@@ -13,6 +13,7 @@ from PIL import Image
 from visdiff import miniature
 from visdiff.cache import Cache
 from visdiff.config import Config
+from visdiff.engine import Runtime
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.miniature import world
@@ -190,4 +191,4 @@ def test_a_score_that_a_place_moves(draw: Draw, settings: dict[str, Any]) -> Non
 
 
 def _models(settings: dict[str, Any]) -> dict[str, Any]:
-    return {"cache": settings["cache"], "progress": False, "device": "cpu"}
+    return {"runtime": Runtime(settings["cache"]), "device": "cpu"}
