@@ -3,9 +3,8 @@
 The original and the edited model generate images from the same prompts and the same noise. For
 each group of prompts, `visdiff` compares the pairs: it proposes differences from one half and
 tests them on the other, with paired tests and one false discovery rate over all groups. The
-distance between the two images of a pair is compared with the seed-noise floor, the distance
-between images of different seeds. Concepts outside the targets that moved far should be preserved
-by the next edit.
+distance between the two images of a pair is compared with the distance between images of
+different seeds. Other concepts that moved far should be preserved by the next edit.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +23,8 @@ from editing.pipelines.sampling import Settings
 from editing.requests import Request
 from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
-from visdiff.comparison.compare import conclude, score
 from visdiff.comparison.many import corrected
-from visdiff.comparison.split import pair_up, split_pair
+from visdiff.comparison.split import pair_up
 from visdiff.config import Config
 from visdiff.config.backends import NgramsConfig
 from visdiff.imageset import ImageSet
@@ -134,20 +132,12 @@ def audit_sets(
     warnings = [f"{left_out} images without a partner were left out."] if left_out else []
     warnings += warn_shared_seeds(groups)
     with Backends.using(config, cache, progress) as models:
-        configs = [g.pairing_config(config) for g in groups]
-        scored = [
-            score(split_pair(g.original, g.edited, group_config), group_config, models)
-            for g, group_config in zip(groups, configs, strict=True)
+        measured = [group.measure(config, models) for group in groups]
+        n = sum(len(m.hypotheses) for m in measured)
+        audits = [
+            group.conclude(m, tests, config, models, n, extra_measures)
+            for group, m, tests in zip(groups, measured, corrected(measured, config), strict=True)
         ]
-        n = sum(len(measured.hypotheses) for measured in scored)
-        audits = []
-        for g, group_config, measured, tests in zip(
-            groups, configs, scored, corrected(scored, config), strict=True
-        ):
-            report = conclude(measured, tests, group_config, models, n)
-            features = models.features(g.original, g.edited)
-            n_tested = len(measured.halves.scoring_a)
-            audits.append(g.build_audit(report, n_tested, features, config.seed, extra_measures))
         outcomes = evaluate_outcomes(requests, first, second, by, models)
     return AuditReport(
         about=dict(about or {}),

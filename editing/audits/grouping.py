@@ -12,10 +12,14 @@ from editing.audits.prompt_groups import MEANT, concepts_of
 from editing.audits.report import GroupAudit, drift_by_concept
 from editing.generate import EDITED, ORIGINAL
 from editing.metrics.drift import Drift, drift
+from visdiff.comparison.backends import Backends
+from visdiff.comparison.compare import conclude, score
+from visdiff.comparison.findings import Tests
+from visdiff.comparison.measurements import Measurements
+from visdiff.comparison.split import split_pair
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
-from visdiff.results import DifferenceReport
 
 
 @dataclass(frozen=True)
@@ -42,36 +46,45 @@ class PairedGroup:
         several = len(set(self.prompts)) > 1
         return config.changed(paired_by=("prompt", "seed") if several else ("seed", "prompt"))
 
-    def build_audit(
+    def measure(self, config: Config, models: Backends) -> Measurements:
+        """Proposes differences from half of the pairs and tests them on the other half."""
+        config = self.pairing_config(config)
+        return score(split_pair(self.original, self.edited, config), config, models)
+
+    def conclude(
         self,
-        report: DifferenceReport,
-        n_tested: int,
-        features: np.ndarray | None,
-        seed: int,
+        measured: Measurements,
+        tests: Tests,
+        config: Config,
+        models: Backends,
+        n_candidates: int,
         extra_measures: Sequence[Measure] = (),
     ) -> GroupAudit:
-        """Returns the audit of this group.
+        """Returns the audit of this group: its sentences, its drift and its pairs.
 
         Args:
-            report: Comparison of the group.
-            n_tested: Number of pairs used by the tests.
-            features: (2n, d) features of the originals, then of the edited images; None if the
-                ranker has no image features.
-            seed: Seed of the bootstrap interval of the drift.
+            measured: Result of `measure`.
+            tests: Its tests, corrected over all groups.
+            config: The configuration of the audit; its seed draws the interval of the drift.
+            models: Models of the comparison.
+            n_candidates: Number of candidates of all groups.
             extra_measures: Additional measures to compute.
         """
+        report = conclude(measured, tests, self.pairing_config(config), models, n_candidates)
+        features = models.features(self.original, self.edited)
+        rng = np.random.default_rng(config.seed)
         n, prompts = len(self.original), self.prompts
         moved: Drift | None = None
         distances: np.ndarray | None = None
         if features is not None:
             distances = np.linalg.norm(features[:n] - features[n:], axis=1)
             if min(Counter(prompts).values()) > 1:
-                moved = drift(features[:n], features[n:], prompts, np.random.default_rng(seed))
+                moved = drift(features[:n], features[n:], prompts, rng)
         return GroupAudit(
             name=self.name,
             meant=self.name in MEANT,
             n=n,
-            n_tested=n_tested,
+            n_tested=len(measured.halves.scoring_a),
             prompts=tuple(dict.fromkeys(prompts)),
             drift=moved,
             by_concept=drift_by_concept(moved, prompts, concepts_of(self.original)),

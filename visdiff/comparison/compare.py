@@ -1,9 +1,7 @@
 """The comparison of two sets: images A, images B → captions → hypotheses → scores → report.
 
 Hypotheses are proposed from one half of the images and tested on the other half. Proposing and
-ranking follow VisDiff (Dunlap et al., CVPR 2024). This module adds the split, the tests, the
-correction for multiple testing, the grouping of synonyms, the explained separability and the
-verdict "no difference found".
+ranking follow VisDiff (Dunlap et al., CVPR 2024); the split and the tests are ours.
 
 There are two parts. `score` runs the models and tests every candidate; `conclude` turns the
 measurements into a report. `visdiff.comparison.many` corrects several comparisons in between.
