@@ -410,7 +410,7 @@ def test_on_the_miniature_a_biased_profession_is_balanced() -> None:
     control = Control(most=40, rounds=8, tolerance=0.15)
     found = debias(
         pipe, [Debias("firefighter", HALVES)], scorer,
-        control=control, settings=Settings(8, 5.0, scheduler="DPMSolverMultistep"), nearest=0,
+        control=control, settings=Settings(6, 5.0, scheduler="DPMSolverMultistep"), nearest=0,
     )  # fmt: skip
     first, last = (
         found.evaluations[0].delta,

@@ -411,7 +411,7 @@ def test_bfloat16_weights_are_trained_in_float32(pipe: Any) -> None:
         (ESD_U, [Erase("a dog")], {"weights": "attn2"}, "Expected weights as esd-u defines it"),
         (ESD_U, [Erase("a dog")], {"stepz": 3}, "did you mean 'steps'"),
         (ESD_U, [Erase("a dog")], {"lr": -1.0}, "got lr"),
-        (ESD_U, [Erase("a dog")], {"height": 33}, "divides"),
+        (ESD_U, [Erase("a dog")], {"height": 33}, "divisible by 8"),
         (ESD_U, [Erase("a dog")], {"lr": 1e30, "steps": 5}, "finite loss"),
     ],
 )

@@ -228,7 +228,7 @@ def test_prompts_are_filled_completely_in_one_pass() -> None:
         prompt.fill(a=1)
     with pytest.raises(ValueError, match="'c'"):
         prompt.fill(a=1, b=2, c=3)
-    with pytest.raises(InputError, match="expected a prompt"):
+    with pytest.raises(InputError, match="Expected a prompt"):
         prompts.load("none-such")
 
 
