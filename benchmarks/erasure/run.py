@@ -206,12 +206,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/erasure"))
     parser.add_argument("--methods", nargs="*", choices=[m.row for m in METHODS])
+    parser.add_argument(
+        "--classes", nargs="*", choices=CLASSES, help="erase only these; writes no results.json"
+    )
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=12)
     add_precision(parser)
     parser.add_argument("--quick", action="store_true", help="2 classes, 1 seed, 1 step, UCE")
     args = parser.parse_args()
-    seeds, steps, classes, empty = args.seeds, args.steps, CLASSES, EMPTY_SEEDS
+    seeds, steps, empty = args.seeds, args.steps, EMPTY_SEEDS
+    classes = args.classes or CLASSES
     methods = [m for m in METHODS if args.methods is None or m.row in args.methods]
     if args.quick:
         seeds, steps, classes, empty = 1, 1, CLASSES[:2], 8
@@ -242,7 +246,7 @@ def main() -> None:
         if {"fit_s", "erased", "empty_drift"} <= cell.keys()
     ]
     sys.stdout.write(table(complete) + "\n")
-    if not args.quick:
+    if not args.quick and args.classes is None:
         write_results(Path(__file__).parent, sampling, complete)
 
 

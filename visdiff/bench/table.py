@@ -112,16 +112,16 @@ def render(table: Sequence[Row], published: bool = True) -> str:
         Lines with aligned columns; no line end at the end.
     """
     shown = [_HEAD, *(_cells(row) for row in table)]
-    said = {(p["system"], p["split"]) for row in table for p in row["published"]}
+    with_published = {(p["system"], p["split"]) for row in table for p in row["published"]}
     if published:
         shown += [
-            (p.proposer, p.ranker, p.split, *[""] * 5, _beside(_published(p)))
+            (p.proposer, p.ranker, p.split, *[""] * 5, _reference(_published(p)))
             for p in PUBLISHED
-            if (p.system, p.split) not in said
+            if (p.system, p.split) not in with_published
         ]
     text = tabulate(shown, tablefmt="plain", disable_numparse=True)
     lines = [line.rstrip() for line in text.splitlines()]
-    if published or said:
+    if published or with_published:
         sources = dict.fromkeys(p.source for p in PUBLISHED)
         lines.append(f"Published, on VisDiffBench: {'; '.join(sources)}. * second-hand.")
     return "\n".join(lines)
@@ -176,9 +176,9 @@ def _cells(row: Row) -> tuple[str, ...]:
     accuracies = (_number(row["acc1"]), _interval(row["acc1_ci"]), _number(row["acc5"]))
     if row["split"] == NULL:
         accuracies = (f"{row['confirmed_pairs']} with a confirmed difference", "", "")
-    beside = "; ".join(_beside(published) for published in row["published"])
+    reference = "; ".join(_reference(published) for published in row["published"])
     counts = (str(row["n"]), *accuracies, str(row["unscored"]))
-    return (row["proposer"], row["ranker"], label, *counts, beside)
+    return (row["proposer"], row["ranker"], label, *counts, reference)
 
 
 def _is_unscored(verdicts: Verdicts | None) -> bool:
@@ -197,7 +197,7 @@ def _published(p: Published) -> Row:
     }
 
 
-def _beside(published: Row) -> str:
+def _reference(published: Row) -> str:
     star = "*" if published["second_hand"] else ""
     numbers = f"{_number(published['acc1'])}/{_number(published['acc5'])}"
     return f"{numbers}{star} ({published['system']})"

@@ -31,7 +31,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
     In CSV and TSV an empty cell is missing, and nothing else is ("NA" and "None" are text); a
     column becomes integer or float only when every cell reads so and no two different texts become
-    one number ("007" and "1.10" beside "1.1" stay text).
+    one number ("007", or "1.10" next to "1.1", stay text).
 
     Raises:
         InputError: The file does not exist, is empty or cannot be parsed.

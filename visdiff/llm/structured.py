@@ -202,7 +202,7 @@ def _translate(schema: Any, where: str) -> core.CoreSchema:
     if "anyOf" in rest:
         options = rest.pop("anyOf")
         if rest:
-            raise _unsupported(where, f"{sorted(rest)[0]} beside anyOf")
+            raise _unsupported(where, f"{sorted(rest)[0]} next to anyOf")
         return _either(
             _translate(option, f"{where}.anyOf[{i}]") for i, option in enumerate(options)
         )
@@ -211,12 +211,12 @@ def _translate(schema: Any, where: str) -> core.CoreSchema:
         values = rest.pop("enum", None)
         values = [rest.pop("const")] if values is None else values
         if rest:
-            raise _unsupported(where, f"{sorted(rest)[0]} beside enum or const")
+            raise _unsupported(where, f"{sorted(rest)[0]} next to enum or const")
         return _either(_literal(value, where) for value in values)
     if isinstance(kind, list):
         parts = [_typed(one, _own(one, rest), where) for one in kind]
         if left := set(rest).difference(*(_KEYWORDS.get(one, ()) for one in kind)):
-            raise _unsupported(where, f"{sorted(left)[0]} beside type {kind}")
+            raise _unsupported(where, f"{sorted(left)[0]} next to type {kind}")
         return _either(parts)
     return _typed(kind, rest, where)
 
