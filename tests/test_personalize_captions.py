@@ -7,8 +7,10 @@ from editing.personalize.captions import (
     Case,
     case_of,
     check_caption,
+    has_identifier,
     insert_identifier,
     reduced,
+    replace_identifier,
 )
 from visdiff.errors import InputError
 
@@ -61,6 +63,8 @@ def test_the_noun_has_to_be_there_once(caption: str) -> None:
         ("a dog on a couch", "a olis dog on a couch"),
         ("A dog", "A olis dog"),
         ("a [identifier] dog", "a olis dog"),
+        ("a photo of [trigger]", "a photo of olis"),
+        ("a <olis> dog", "a <olis> olis dog"),
         ("a olis dog", "a olis dog"),
         ("the dog sleeps", "the olis dog sleeps"),
     ],
@@ -92,3 +96,26 @@ def test_case_4_cannot_be_made_from_a_caption() -> None:
 
 def test_the_instruction_names_the_subject() -> None:
     assert "a dog" in INSTRUCTION.format(noun="dog")
+
+
+@pytest.mark.parametrize("identifier", ["<olis>", "V*", "olis", "<new-1>", "x.y"])
+def test_an_identifier_of_any_signs_is_one_word(identifier: str) -> None:
+    caption = insert_identifier("a dog on a green couch", "dog", identifier)
+    assert caption == f"a {identifier} dog on a green couch"
+    assert insert_identifier(caption, "dog", identifier) == caption
+    assert check_caption(caption, "dog", identifier).case is Case.SID
+    assert case_of(f"a brown {identifier} dog", "dog", identifier).subject_details == ("brown",)
+    assert reduced(caption, "dog", identifier, Case.OTHERS) == f"a {identifier} dog on a couch"
+
+
+@pytest.mark.parametrize("text", ["a <olis> dog", "a trolis dog", "a olis2 dog", "a dog"])
+def test_a_part_of_a_word_is_not_the_identifier(text: str) -> None:
+    assert not has_identifier(text, "olis")
+    assert replace_identifier(text, "olis", "zwx") == text
+    with pytest.raises(InputError, match="Expected the identifier directly before"):
+        check_caption(text, "dog", "olis")
+
+
+def test_an_identifier_is_replaced_by_another() -> None:
+    text = replace_identifier("a olis dog, Olis", "olis", r"<\1>")
+    assert text == r"a <\1> dog, <\1>"

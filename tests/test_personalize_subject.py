@@ -141,7 +141,7 @@ def no_utf8(folder: Path) -> None:
     [
         (no_images, "images"),
         (wrong_mask, r"Expected a mask of 16×12 pixels for a\.png, got 4×4"),
-        (foreign_caption, "Expected a caption with the class noun 'dog'"),
+        (foreign_caption, r"the class noun 'dog', .*, got none of them in a\.png \('a cat'\);"),
         (no_utf8, "Expected a caption in UTF-8"),
     ],
 )
@@ -174,3 +174,46 @@ def test_as_many_captions_as_images(tmp_path: Path) -> None:
     assert subject.with_captions(["a dog at sea"]).captions == ("a olis dog at sea",)
     with pytest.raises(InputError, match="one caption for each of 1 images, got 2"):
         subject.with_captions(["a dog", "a dog"])
+
+
+def with_mask(folder: Path, caption: str = "a dog on a hill") -> Subject:
+    write_images(folder, "a.png", "b.png")
+    Image.new("L", (16, 12), 255).save(folder / "a_mask.png")
+    (folder / "a.txt").write_text(caption)
+    return Subject.open(folder, noun="dog")
+
+
+def test_another_identifier_takes_captions_and_masks_along(tmp_path: Path) -> None:
+    subject = with_mask(tmp_path)
+    renamed = subject.renamed("<olis>")
+    assert renamed.phrase == "a <olis> dog"
+    assert renamed.captions == ("a <olis> dog on a hill", "a <olis> dog")
+    assert renamed.notes == ("1 images have no caption; 'a <olis> dog' is used for them.",)
+    assert renamed.masks == subject.masks
+    assert renamed.renamed("olis").captions == subject.captions
+    with pytest.raises(InputError, match="identifier without spaces"):
+        subject.renamed("two words")
+
+
+def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
+    subject = with_mask(tmp_path / "a")
+    assert subject.digest == with_mask(tmp_path / "copy").digest
+    others = [
+        subject.renamed("zwx"),
+        subject.with_captions(["a dog", "a dog"]),
+        with_mask(tmp_path / "b", "a dog on a rock"),
+        Subject.open(write_images(tmp_path / "c", "a.png", "b.png"), noun="dog"),
+    ]
+    assert len({subject.digest, *(other.digest for other in others)}) == 5
+
+
+def test_files_of_masks_are_known(tmp_path: Path) -> None:
+    assert with_mask(tmp_path).mask_files == (tmp_path / "a_mask.png", None)
+
+
+def test_captions_without_noun_and_identifier_are_counted(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png", "b.png")
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("a cat")
+    with pytest.raises(InputError, match=r"in a\.png \('a cat'\) and 1 more; edit the captions"):
+        Subject.open(tmp_path, noun="dog")

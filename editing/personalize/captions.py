@@ -59,6 +59,9 @@ _OWN_PARTS = frozenset({
 _PHOTOGRAPH = re.compile(
     r"^\s*(?:an?|the)?\s*(?:photo|photograph|picture|image)\s+of\s+", re.IGNORECASE
 )
+_PLACEHOLDER = re.compile(r"\[(?:identifier|trigger)\]", re.IGNORECASE)
+# Tokens of textual inversion such as "<olis>" are one word, with their brackets.
+_WORD = re.compile(r"<[^<>\s]+>|[^\W_][\w'-]*")
 
 
 class Case(IntEnum):
@@ -100,7 +103,7 @@ def case_of(caption: str, noun: str, identifier: str) -> CaptionCheck:
     Raises:
         InputError: The caption does not name the class noun exactly once.
     """
-    words = _words(_PHOTOGRAPH.sub("", caption))
+    words = _words(_PHOTOGRAPH.sub("", caption), identifier)
     target = _words(noun)
     places = [
         i for i in range(len(words) - len(target) + 1) if words[i : i + len(target)] == target
@@ -134,8 +137,8 @@ def check_caption(caption: str, noun: str, identifier: str) -> CaptionCheck:
             there exactly once, or the caption describes the subject (case 4).
     """
     checked = case_of(caption, noun, identifier)
-    joined = " ".join(_words(caption))
-    if f"{identifier.lower()} {' '.join(_words(noun))}" not in joined:
+    joined = " ".join(_words(caption, identifier))
+    if f" {identifier.lower()} {' '.join(_words(noun))} " not in f" {joined} ":
         raise InputError(
             f"Expected the identifier directly before the noun ('{identifier} {noun}'), got "
             f"{caption!r}; write it with `insert_identifier` or by hand."
@@ -152,14 +155,15 @@ def check_caption(caption: str, noun: str, identifier: str) -> CaptionCheck:
 def insert_identifier(caption: str, noun: str, identifier: str) -> str:
     """Returns a caption with the identifier before the class noun's first occurrence.
 
-    "[identifier]" in the caption is replaced; an identifier that is there already stays.
+    "[identifier]" and "[trigger]" in the caption are replaced; an identifier that is there already
+    stays. An identifier in angle brackets, "<olis>", differs from the word without them.
 
     Raises:
         InputError: The caption has neither the noun, nor the placeholder, nor the identifier.
     """
-    if "[identifier]" in caption:
-        return caption.replace("[identifier]", identifier)
-    if re.search(rf"\b{re.escape(identifier)}\b", caption, re.IGNORECASE):
+    if _PLACEHOLDER.search(caption):
+        return _PLACEHOLDER.sub(lambda _: identifier, caption)
+    if has_identifier(caption, identifier):
         return caption
     pattern = re.compile(rf"\b(?:(an?)\s+)?{re.escape(noun)}\b", re.IGNORECASE)
     found = pattern.search(caption)
@@ -171,6 +175,16 @@ def insert_identifier(caption: str, noun: str, identifier: str) -> str:
     article = f"{found.group(1)} " if found.group(1) else ""
     named = caption[found.end() - len(noun) : found.end()]
     return f"{caption[: found.start()]}{article}{identifier} {named}{caption[found.end() :]}"
+
+
+def has_identifier(caption: str, identifier: str) -> bool:
+    """Returns whether the identifier is a word of the caption, in any case of letters."""
+    return _pattern_of(identifier).search(caption) is not None
+
+
+def replace_identifier(text: str, old: str, new: str) -> str:
+    """Returns the text with another identifier, wherever the old one is a word of it."""
+    return _pattern_of(old).sub(lambda _: new, text)
 
 
 def reduced(caption: str, noun: str, identifier: str, case: Case) -> str:
@@ -224,5 +238,14 @@ def _runs(words: list[str]) -> list[list[str]]:
     return [run for run in runs if run]
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9][a-z0-9'-]*", text.lower())
+def _words(text: str, identifier: str | None = None) -> list[str]:
+    """Lower-case words of a text; an identifier such as "V*" is one word, with its signs."""
+    text = text.lower()
+    if identifier is None:
+        return _WORD.findall(text)
+    return re.findall(f"{_pattern_of(identifier.lower()).pattern}|{_WORD.pattern}", text)
+
+
+def _pattern_of(identifier: str) -> re.Pattern[str]:
+    # \b is no boundary before "<": a sign that is no letter needs none.
+    return re.compile(rf"(?<![\w<]){re.escape(identifier)}(?![\w>])", re.IGNORECASE)

@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from editing.personalize.captions import insert_identifier
+from editing.personalize.captions import insert_identifier, replace_identifier
 from visdiff.errors import InputError
+from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.imageset import ImageSet
 from visdiff.imageset.manifest import SUFFIXES, read_table
 
@@ -42,6 +43,7 @@ class Subject:
         identifier: The token that comes to mean the subject, "olis".
         noun: The class noun, "dog".
         repeats: How often kohya's folder name asks for the images; 1 elsewhere.
+        mask_files: n files of the masks; None without a mask, or for one in memory.
         notes: Sentences about what was left out or assumed; show them to the user.
     """
 
@@ -51,6 +53,7 @@ class Subject:
     identifier: str
     noun: str
     repeats: int = 1
+    mask_files: tuple[Path | None, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -60,6 +63,26 @@ class Subject:
     def phrase(self) -> str:
         """The subject as a prompt names it, "a olis dog"."""
         return f"a {self.identifier} {self.noun}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the images, masks, captions and names, in order; 64 hexadecimal characters.
+
+        File names do not count: a copied folder has the same digest.
+        """
+        masks = [
+            None if mask is None else digest_bytes(f"{mask.size}".encode() + mask.tobytes())
+            for mask in self.masks
+        ]
+        content = {
+            "images": [self.images.digest(i) for i in range(len(self))],
+            "masks": masks,
+            "captions": self.captions,
+            "identifier": self.identifier,
+            "noun": self.noun,
+            "repeats": self.repeats,
+        }
+        return digest_bytes(canonical_json(content).encode())
 
     @classmethod
     def open(
@@ -92,11 +115,7 @@ class Subject:
             raise InputError(
                 "Expected a class noun such as 'dog', got none; name what the subject is (--noun)."
             )
-        identifier = identifier or "olis"
-        if not re.fullmatch(r"\S+", identifier):
-            raise InputError(
-                f"Expected an identifier without spaces, got {identifier!r}; 'olis' is the default."
-            )
+        identifier = _checked_identifier(identifier or "olis")
         opened, table, masks, left_out = _opened(source, path)
         if left_out:
             shown = ", ".join(left_out[:3]) + (", …" if len(left_out) > 3 else "")
@@ -114,15 +133,14 @@ class Subject:
         bare = sum(name not in texts for name in opened.ids)
         if texts and bare:
             notes.append(f"{bare} images have no caption; '{subject.phrase}' is used for them.")
-        written = tuple(
-            insert_identifier(texts[name], subject.noun, identifier) if name in texts
-            else subject.phrase
-            for name in opened.ids
-        )  # fmt: skip
         return replace(
             subject,
-            captions=written,
+            captions=_with_identifier(subject, [texts.get(name) for name in opened.ids]),
             masks=tuple(_mask(masks.get(name), opened, i) for i, name in enumerate(opened.ids)),
+            mask_files=tuple(
+                Path(mask) if isinstance(mask := masks.get(name), (str, Path)) else None
+                for name in opened.ids
+            ),
             notes=tuple(notes),
         )
 
@@ -138,8 +156,54 @@ class Subject:
                 f"Expected one caption for each of {len(self)} images, got {len(captions)}; "
                 "caption all of them."
             )
-        written = tuple(insert_identifier(c, self.noun, self.identifier) for c in captions)
-        return replace(self, captions=written)
+        return replace(self, captions=_with_identifier(self, captions))
+
+    def renamed(self, identifier: str) -> "Subject":
+        """Returns the subject with another identifier, in its captions and notes as well.
+
+        Args:
+            identifier: The new token; one in angle brackets ("<olis>") for textual inversion.
+
+        Raises:
+            InputError: The identifier is empty or has spaces.
+        """
+        new = _checked_identifier(identifier)
+        return replace(
+            self,
+            identifier=new,
+            captions=tuple(replace_identifier(c, self.identifier, new) for c in self.captions),
+            notes=tuple(replace_identifier(n, self.identifier, new) for n in self.notes),
+        )
+
+
+def _checked_identifier(identifier: str) -> str:
+    if not re.fullmatch(r"\S+", identifier):
+        raise InputError(
+            f"Expected an identifier without spaces, got {identifier!r}; 'olis' is the default."
+        )
+    return identifier
+
+
+def _with_identifier(subject: Subject, captions: Sequence[str | None]) -> tuple[str, ...]:
+    """The captions with the identifier; the subject's phrase in place of a missing one."""
+    written: list[str] = []
+    foreign: list[str] = []
+    for name, caption in zip(subject.images.ids, captions, strict=True):
+        try:
+            written.append(
+                subject.phrase if caption is None
+                else insert_identifier(caption, subject.noun, subject.identifier)
+            )  # fmt: skip
+        except InputError:
+            foreign.append(f"{name} ({caption!r})")
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise InputError(
+            f"Expected a caption with the class noun {subject.noun!r}, the identifier "
+            f"{subject.identifier!r} or [identifier], got none of them in {foreign[0]}{more}; "
+            "edit the captions or give another --noun."
+        )
+    return tuple(written)
 
 
 def _opened(
