@@ -216,3 +216,39 @@ def _condition(b: Tensor, factor: Tensor, steps: int = 30) -> float:
         bottom = float(low.norm())
         low = low / bottom
     return top * bottom
+
+
+def constrained(
+    weight: Tensor, kept: Tensor, sources: Tensor, values: Tensor, ridge: float = 1e-6
+) -> Tensor:
+    r"""Returns the weight nearest to W on some vectors among those that map others exactly.
+
+    .. math:: \min_{W'} \|(W' - W) K^T\|_F \quad \text{with} \quad W' C^T = V^T, \qquad
+              W' = W + (V^T - W C^T) (D C^T)^{-1} D, \quad D = C (K^T K)^{-1}
+
+    Custom Diffusion (Kumari et al., CVPR 2023, arXiv:2212.04488, equation 4).
+
+    Args:
+        weight: W, shape (out, d).
+        kept: K, vectors whose outputs should change least, shape (k, d).
+        sources: C, shape (n, d), linearly independent, n ≤ d.
+        values: V, their outputs, shape (n, out).
+        ridge: Added to the diagonal of KᵀK, relative to its mean, so that fewer than d vectors do.
+
+    Returns:
+        W', float64.
+
+    Raises:
+        InputError: The sources are not linearly independent.
+    """
+    base, c, v = (t.to(torch.float64) for t in (weight, sources, values))
+    second = gram(kept)
+    second.diagonal().add_(absolute_lambda(second, ridge))
+    d = torch.cholesky_solve(c.T, torch.linalg.cholesky(second)).T
+    system = d @ c.T
+    if not float(torch.linalg.cond(system)) < 1e12:
+        raise InputError(
+            f"Expected {len(c)} linearly independent vectors to map, got dependent ones; merge "
+            "fewer subjects, or subjects of different nouns."
+        )
+    return base + torch.linalg.solve(system, (v - c @ base.T)).T @ d

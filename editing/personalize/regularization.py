@@ -219,15 +219,18 @@ def class_prompts(
         "against": pools.photographic, "photo": pools.photographic, "styled": pools.styles,
     }  # fmt: skip
     found: dict[str, ClassPrompt] = {}
+    # A stream for each part: subjects of one noun share the photographs and the styled images.
+    streams = dict(zip(SHARES, rng.spawn(len(SHARES)), strict=True))
     for part, n in _counts(count, shares).items():
         wanted = len(found) + n
         for _ in range(100 * n):
             if len(found) == wanted:
                 break
-            adjectives = {s: str(rng.choice(words)) for s, words in pools.adjectives.items()}
+            draw = streams[part].choice
+            adjectives = {s: str(draw(words)) for s, words in pools.adjectives.items()}
             prompt = ClassPrompt(
-                noun, part, str(rng.choice(styles[part])), MappingProxyType(adjectives),
-                str(rng.choice(settings[part])),
+                noun, part, str(draw(styles[part])), MappingProxyType(adjectives),
+                str(draw(settings[part])),
             )  # fmt: skip
             found.setdefault(prompt.text, prompt)
         if len(found) < wanted:

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from editing.requests.base import Request, normal
-from editing.requests.kinds import Debias, Erase, Moderate, Preserve, Replace
+from editing.requests.kinds import Debias, Erase, Learn, Moderate, Preserve, Replace
 from visdiff.errors import InputError
 
 __all__ = [
     "KINDS",
     "Debias",
     "Erase",
+    "Learn",
     "Moderate",
     "Preserve",
     "Replace",
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 KINDS: dict[str, type[Request]] = {
-    cls.kind: cls for cls in (Erase, Replace, Debias, Moderate, Preserve)
+    cls.kind: cls for cls in (Erase, Replace, Debias, Moderate, Preserve, Learn)
 }
 """Name → class of every kind of request."""
 

@@ -1,4 +1,4 @@
-"""The kinds of requests: erase, replace, debias, moderate, preserve."""
+"""The kinds of requests: erase, replace, debias, moderate, preserve, learn."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -201,3 +201,35 @@ class Preserve(Request):
     def describe(self) -> str:
         """Returns the request as text: "preserve a castle, a house"."""
         return f"preserve {', '.join(self.concepts)}"
+
+
+@dataclass(frozen=True)
+class Learn(Request):
+    """A request to draw a subject, known from images, for an identifier.
+
+    Attributes:
+        identifier: The token that names the subject, "olis".
+        noun: Its class noun, "dog".
+        images: Digest of its images and captions.
+        scale: Without meaning for this kind; 1.
+    """
+
+    kind: ClassVar[str] = "learn"
+    identifier: str = field()
+    noun: str = field()
+    images: str = ""
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_text(self.identifier, "an identifier of a subject")
+        check_text(self.noun, f"a class noun of the subject {self.identifier!r}")
+
+    @property
+    def concept(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The subject in prompts, "olis dog"."""
+        return f"{self.identifier} {self.noun}"
+
+    @property
+    def sought(self) -> Mapping[str, str | float]:
+        """The subject, to be seen more often."""
+        return {self.concept: "more"}

@@ -1,0 +1,334 @@
+"""The procedure that all personalisation methods share: subject in, edit out."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from editing.edit import Edit
+from editing.generate.phrases import with_article
+from editing.personalize.data import Caption, Pictures
+from editing.personalize.framing import Framing
+from editing.personalize.objective import Objective
+from editing.personalize.priors import ClassImages, class_images
+from editing.personalize.samples import Samples, grids
+from editing.personalize.settings import COMMON, PersonalizeConfig
+from editing.personalize.subject import Subject
+from editing.personalize.trained import Trained, Weights
+from editing.pipelines.denoiser import Denoiser
+from editing.pipelines.loading import load_pipeline
+from editing.pipelines.substitute import without_gradients
+from editing.pipelines.weights import base_name, weight_hash
+from editing.requests import Learn
+from editing.training import Group, Observer, OnEvent, Validated, mean_losses, train
+from visdiff.errors import InputError
+from visdiff.hashing import canonical_json, digest_bytes
+
+_HELD_OUT = 16
+"""Samples of the validation loss."""
+
+_DEFAULT_FOLDER = Path("class-images")
+
+
+@dataclass(frozen=True)
+class Noted:
+    """The event of a note: something that was assumed or left out.
+
+    Attributes:
+        text: A sentence.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Personalizer:
+    """A personalisation method.
+
+    Attributes:
+        name: Name of the method.
+        config: Its published settings, for Stable Diffusion 1 and 2.
+        own: Settings that this method uses besides the common ones.
+        trained: (Pipeline, subjects, settings) → what is trained.
+        groups: Settings → groups of tensors with a rate of their own.
+        prior: Its usual prior.
+        variants: Settings that differ for SDXL ("sdxl"), Flux ("flux"), SD 3 ("sd3") and the
+            bundled model ("miniature").
+        families: Families of pipelines that it supports, "sd", "sdxl", "flux", "sd3".
+    """
+
+    name: str
+    config: PersonalizeConfig
+    own: frozenset[str]
+    trained: Callable[[Any, Sequence[Subject], PersonalizeConfig], Trained]
+    groups: Callable[[PersonalizeConfig], tuple[Group, ...]]
+    prior: str = "structured"
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    families: frozenset[str] = frozenset({"sd", "sdxl"})
+
+    def configure(self, pipe: Any, settings: Mapping[str, Any]) -> PersonalizeConfig:
+        """Returns the settings for a pipeline, with some values replaced.
+
+        Raises:
+            InputError: The family is not supported, or a setting is unknown, out of range, or not
+                used by this method.
+        """
+        family = family_name(pipe)
+        if family not in self.families:
+            raise InputError(
+                f"Expected a pipeline of {', '.join(sorted(self.families))} for {self.name}, got "
+                f"{type(pipe).__name__}; use lora, which supports all families."
+            )
+        own = self.config.changed(**self.variants.get(family, {}))
+        if base_name(pipe) == "miniature":
+            own = own.changed(**self.variants.get("miniature", {}))
+        config = own.changed(**settings)
+        unused = sorted(n for n in settings if n not in COMMON | self.own)
+        if unused:
+            raise InputError(
+                f"Expected settings that {self.name} uses, got {', '.join(unused)}; leave it out, "
+                f"or choose from {', '.join(sorted(self.own)) or 'the common ones'}."
+            )
+        return config
+
+    def fit(
+        self,
+        pipe: Any,
+        subject: Subject | Sequence[Subject],
+        *,
+        prior: str | Path | None = None,
+        class_folder: str | Path = _DEFAULT_FOLDER,
+        samples: Samples | None = None,
+        validate_every: int | None = None,
+        checkpoint: str | Path | None = None,
+        save_every: int = 100,
+        on_event: OnEvent | None = None,
+        **settings: Any,
+    ) -> Edit:
+        """Teaches a subject to a model. The pipeline is not changed.
+
+        Args:
+            pipe: A pipeline, or what `editing.pipelines.loading.load_pipeline` accepts.
+            subject: The subject, or several that are taught together.
+            prior: One of `editing.personalize.priors.PRIORS`, or a folder or manifest with images
+                of the class; None for the method's own.
+            class_folder: Folder of the class images that the model draws; they are used again.
+            samples: Sample images that are drawn while training.
+            validate_every: Steps between losses on fixed samples; None for none.
+            checkpoint: File to resume from, as for `editing.training.train`.
+            save_every: Steps between checkpoints.
+            on_event: Called with `Noted`, `editing.generate.Progress` while class images are drawn,
+                and the events of `editing.training.train`.
+            **settings: Fields of `PersonalizeConfig` that replace the method's defaults.
+
+        Returns:
+            The edit. Its diagnostics are the loss on fixed samples before and after training, and
+            the notes.
+
+        Raises:
+            InputError: A setting is invalid, the pipeline is not supported, subjects share an
+                identifier, the loss is not finite, or the checkpoint belongs to another run.
+        """
+        pipe = load_pipeline(pipe)
+        config = self.configure(pipe, settings)
+        report: OnEvent = on_event or (lambda event: None)
+        subjects = [subject] if isinstance(subject, Subject) else list(subject)
+        subjects = [_named(s, config) for s in subjects]
+        _check_distinct(subjects)
+        denoiser = Denoiser(pipe, config.height, config.width)
+        trained = self.trained(pipe, subjects, config)
+        notes = [note for s in subjects for note in (*s.notes, *_token_notes(pipe, s, config))]
+        priors = [
+            class_images(pipe, s, prior or self.prior, config, Path(class_folder), report)
+            for s in subjects
+        ]
+        notes += [note for found in priors for note in found.notes]
+        for note in notes:
+            report(Noted(note))
+        about = digest_bytes(
+            canonical_json(
+                [
+                    self.name,
+                    weight_hash(pipe),
+                    [s.digest for s in subjects],
+                    [[p.identity, p.from_teacher] for p in priors],
+                    config.model_dump(mode="json", exclude={"steps", "micro_batch"}),
+                ]
+            ).encode()
+        )
+        with _prepared(denoiser, trained, config):
+            objective = _objective(denoiser, trained, subjects, priors, config)
+
+            def held_out(weights: Weights) -> float:
+                with trained.substituted(weights):
+                    found = mean_losses(
+                        weights, objective, config.seed, _HELD_OUT, config.micro_batch
+                    )
+                return found["subject"]
+
+            observers: list[Observer] = []
+            if samples is not None:
+                observers.append(grids(denoiser, trained, samples, _prompts(samples, subjects)))
+            if validate_every is not None:
+                observers.append(
+                    Observer(validate_every, lambda done, w: Validated(done, held_out(w)))
+                )
+            initial = trained.initial
+            weights = train(
+                initial,
+                objective,
+                config.plan(
+                    save_every,
+                    groups=self.groups(config),
+                    loss_scale="dynamic" if _is_half(denoiser, config) else "none",
+                ),
+                substituted=trained.substituted,
+                observers=observers,
+                on_event=report,
+                checkpoint=None if checkpoint is None else Path(checkpoint),
+                about=about,
+            )
+            diagnostics = {
+                "loss": {"before": held_out(initial), "after": held_out(weights)},
+                "notes": notes,
+            }
+            changes = trained.deltas(weights)
+        return Edit.of(
+            pipe,
+            base_model=base_name(pipe),
+            method=self.name,
+            requests=tuple(Learn(s.identifier, s.noun, s.digest) for s in subjects),
+            config={
+                **config.model_dump(mode="json"),
+                "prior": str(prior or self.prior),
+                "captions": [list(s.captions) for s in subjects],
+            },
+            changes=changes,
+            diagnostics=diagnostics,
+            seeds=(config.seed,),
+        )
+
+
+def family_name(pipe: Any) -> str:
+    """Returns "sd", "sdxl", "flux" or "sd3"; the class name for another pipeline."""
+    unet = getattr(pipe, "unet", None)
+    if unet is not None:
+        xl = getattr(unet.config, "addition_embed_type", None) == "text_time"
+        return "sdxl" if xl else "sd"
+    kind = type(getattr(pipe, "transformer", None)).__name__
+    known = {"FluxTransformer2DModel": "flux", "SD3Transformer2DModel": "sd3"}
+    return known.get(kind, type(pipe).__name__)
+
+
+def no_groups(config: PersonalizeConfig) -> tuple[Group, ...]:
+    """Returns no groups: one rate for all."""
+    del config
+    return ()
+
+
+def _named(subject: Subject, config: PersonalizeConfig) -> Subject:
+    """Returns the subject with a token of its own as identifier, if one is trained."""
+    if not config.new_token or subject.identifier.startswith("<"):
+        return subject
+    return subject.renamed(f"<{subject.identifier}>")
+
+
+def _check_distinct(subjects: Sequence[Subject]) -> None:
+    names = [s.identifier for s in subjects]
+    if not subjects or len(set(names)) < len(names):
+        raise InputError(
+            f"Expected one or more subjects with an identifier each, got "
+            f"{', '.join(names) or 'none'}; give each its own."
+        )
+
+
+def _token_notes(pipe: Any, subject: Subject, config: PersonalizeConfig) -> list[str]:
+    notes = []
+    if config.new_token:
+        notes.append(f"The subject is {subject.phrase!r} in prompts: the token is new.")
+    else:
+        pieces = pipe.tokenizer.tokenize(subject.identifier)
+        if len(pieces) > 1:
+            notes.append(
+                f"The identifier {subject.identifier!r} is {len(pieces)} tokens "
+                f"({' '.join(pieces)}), which prompts with these pieces share; a single rare token "
+                "is better (visdiff personalize identifier)."
+            )
+    pieces = pipe.tokenizer.tokenize(subject.noun)
+    if len(pieces) > 2 * len(subject.noun.split()):
+        notes.append(
+            f"The noun {subject.noun!r} is {len(pieces)} pieces for the model, which may not know "
+            "it; name a more common class."
+        )
+    return notes
+
+
+def _objective(
+    denoiser: Denoiser,
+    trained: Trained,
+    subjects: Sequence[Subject],
+    priors: Sequence[ClassImages],
+    config: PersonalizeConfig,
+) -> Objective:
+    sizes: tuple[tuple[int, int], ...] = ()
+    if config.buckets:
+        from diffusers.training_utils import generate_aspect_ratio_buckets
+
+        side = round((denoiser.size[0] * denoiser.size[1]) ** 0.5)
+        step = denoiser.family.multiple(denoiser.pipe)
+        sizes = tuple(generate_aspect_ratio_buckets(side, step))
+    return Objective(
+        denoiser,
+        trained,
+        subjects,
+        [_pictures(s, config) for s in subjects],
+        [p.pictures for p in priors if p.pictures is not None],
+        any(p.from_teacher for p in priors),
+        config,
+        Framing(denoiser.size, config.crop, config.flip, sizes),
+    )
+
+
+def _pictures(subject: Subject, config: PersonalizeConfig) -> Pictures:
+    return Pictures(
+        subject.images,
+        [_caption(text, subject.phrase, config.templates) for text in subject.captions],
+        subject.phrase,
+        subject.masks,
+    )
+
+
+def _caption(text: str, phrase: str, templates: Sequence[str]) -> Caption:
+    if text != phrase:
+        return lambda rng: text
+    return lambda rng: templates[int(rng.integers(len(templates)))].replace("{}", text)
+
+
+def _prompts(samples: Samples, subjects: Sequence[Subject]) -> tuple[str, ...]:
+    if samples.prompts:
+        return samples.prompts
+    first = subjects[0]
+    named = tuple(s.phrase for s in subjects)
+    return (*named, f"{first.phrase} on the grass", with_article(first.noun))
+
+
+def _is_half(denoiser: Denoiser, config: PersonalizeConfig) -> bool:
+    return config.precision == "float16" or denoiser.dtype == torch.float16
+
+
+@contextmanager
+def _prepared(
+    denoiser: Denoiser, trained: Trained, config: PersonalizeConfig
+) -> Iterator[None]:
+    """Makes the pipeline ready for training and restores it afterwards."""
+    module = denoiser.module
+    with ExitStack() as stack:
+        stack.enter_context(without_gradients(denoiser.pipe))
+        stack.enter_context(trained.installed())
+        if config.gradient_checkpointing and not module.is_gradient_checkpointing:
+            module.enable_gradient_checkpointing()
+            stack.callback(module.disable_gradient_checkpointing)
+        yield
