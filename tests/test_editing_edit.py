@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import editing
 from editing.edit import Edit
 from editing.edit.compose import compose, overlap
-from editing.edit.deltas import Full, LowRank, NewTokens, SharedMap
+from editing.edit.deltas import Full, LowRank, NewTokens, SharedMap, SpectralShift
 from editing.edit.lora import save_lora, to_lora
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.weights import base_name, parameter, projections, weight_hash
@@ -281,6 +281,42 @@ def test_a_composition_is_the_sum_of_its_parts(pipe: Any) -> None:
     assert both.requests == (Erase("church"), Replace("dog", "cat"))
     with pytest.raises(InputError, match="with its ledger"):
         editing.add(both, pipe, [Erase("bus")])
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_a_personalisation_and_an_erasure_compose(family: str, tmp_path: Path) -> None:
+    pipe = MAKERS[family]()
+    g = torch.Generator().manual_seed(0)
+    erasure = editing.fit(pipe, [Erase("church")], nearest=0)
+    rows, width = parameter(pipe, LAYER).shape
+    encoders = ["text_encoder", "text_encoder_2"] if family == "sdxl" else ["text_encoder"]
+    tokenizer = encoders[-1].replace("text_encoder", "tokenizer")
+    subject = make_edit(
+        pipe,
+        LowRank(LAYER, torch.randn(rows, 2, generator=g), torch.randn(2, width, generator=g)),
+        Full("unet.conv_in.weight", 0.1 * torch.ones_like(pipe.unet.conv_in.weight.detach())),
+        SpectralShift(LAYER.replace("to_k", "to_v"), torch.ones(min(rows, width))),
+        *(
+            NewTokens(encoder.replace("text_encoder", "tokenizer"), encoder,
+                      {"<dog>": torch.randn(getattr(pipe, encoder).config.hidden_size)})
+            for encoder in encoders
+        ),
+    )  # fmt: skip
+    base = tiny.weights(pipe)
+    names = {*subject.tensors, *erasure.tensors}
+    total = {name: base[name].double() for name in names}
+    for edit in (subject, erasure):
+        with edit.applied(pipe):
+            during = tiny.weights(pipe)
+        total = {n: t + during[n].double() - base[n].double() for n, t in total.items()}
+    both = Edit.load(compose([subject, erasure]).edit.save(tmp_path / "both.safetensors"))
+    assert set(both.tensors) == names
+    with both.applied(pipe):
+        assert all("<dog>" in t.get_vocab() for t in (pipe.tokenizer, pipe.components[tokenizer]))
+        during = tiny.weights(pipe)
+    for name in names:
+        torch.testing.assert_close(during[name].double(), total[name], atol=1e-5, rtol=1e-5)
+    assert tiny.identical(base, tiny.weights(pipe))
 
 
 def test_edits_of_the_same_concept_overlap_more_than_of_others(pipe: Any) -> None:

@@ -1,4 +1,4 @@
-"""Diffusers pipelines of a few thousand random weights: SD 1, 2, XL, Flux, one without prompts."""
+"""Diffusers pipelines of a few thousand random weights: SD 1 to 3, Flux, one without prompts."""
 
 from typing import Any
 
@@ -76,7 +76,7 @@ def unet(width: int, **more: Any) -> Any:
     )
 
 
-def vae() -> Any:
+def vae(**more: Any) -> Any:
     from diffusers import AutoencoderKL
 
     build: Any = AutoencoderKL  # its annotations know one block only
@@ -87,6 +87,7 @@ def vae() -> Any:
             up_block_types=("UpDecoderBlock2D",) * 3,
             norm_num_groups=2,
             latent_channels=4,
+            **more,
         ),
         2,
     )
@@ -146,21 +147,10 @@ def sdxl() -> Any:
 
 def flux() -> Any:
     """Flux: T5's states and CLIP's pooled vector, biased projections of both, a transformer."""
-    words = tokenizer()
-    from diffusers import (
-        AutoencoderKL,
-        FlowMatchEulerDiscreteScheduler,
-        FluxPipeline,
-        FluxTransformer2DModel,
-    )
-    from transformers import CLIPTextModel, T5Config, T5EncoderModel
+    words, pieces = tokenizer(), t5_tokenizer()
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from transformers import CLIPTextModel
 
-    pieces = t5_tokenizer()
-    t5 = T5EncoderModel(
-        T5Config(
-            vocab_size=len(pieces), d_model=WIDTH, d_kv=8, d_ff=2 * WIDTH, num_layers=2, num_heads=4
-        )
-    )
     transformer = FluxTransformer2DModel(
         in_channels=16,
         num_layers=1,
@@ -172,30 +162,74 @@ def flux() -> Any:
         guidance_embeds=True,
         axes_dims_rope=(4, 4, 8),
     )
-    decoder: Any = AutoencoderKL
     pipe = FluxPipeline(
         FlowMatchEulerDiscreteScheduler(),
-        spread(
-            decoder(
-                block_out_channels=(4, 4, 4),
-                down_block_types=("DownEncoderBlock2D",) * 3,
-                up_block_types=("UpDecoderBlock2D",) * 3,
-                norm_num_groups=2,
-                latent_channels=4,
-                shift_factor=0.1,
-                scaling_factor=0.36,
-            ),
-            2,
-        ),
+        vae(shift_factor=0.1, scaling_factor=0.36),
         text_encoder(CLIPTextModel, 3, words, WIDTH // 2),
         words,
-        spread(t5, 4),
+        t5(pieces),
         pieces,
         spread(transformer, 1),
     )
     pipe.default_sample_size = 8
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def sd3() -> Any:
+    """Stable Diffusion 3: states and pooled vectors of two CLIP encoders, T5, a transformer."""
+    words, more_words, pieces = tokenizer(), tokenizer("!"), t5_tokenizer()
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+    from transformers import CLIPTextModelWithProjection
+
+    half = WIDTH // 2
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        caption_projection_dim=half,
+        pooled_projection_dim=WIDTH,
+        pos_embed_max_size=16,
+    )
+    pipe = StableDiffusion3Pipeline(
+        transformer=spread(transformer, 1),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae(shift_factor=0.06, scaling_factor=1.5),
+        text_encoder=text_encoder(CLIPTextModelWithProjection, 3, words, half),
+        tokenizer=words,
+        text_encoder_2=text_encoder(CLIPTextModelWithProjection, 4, more_words, half, "gelu"),
+        tokenizer_2=more_words,
+        text_encoder_3=t5(pieces),
+        tokenizer_3=pieces,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def sd3_without_t5() -> Any:
+    """Stable Diffusion 3 without its third text encoder, as many load it."""
+    pipe = sd3()
+    pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
+    return pipe
+
+
+def t5(pieces: Any) -> Any:
+    """A T5 encoder of two layers."""
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=len(pieces), d_model=WIDTH, d_kv=8, d_ff=2 * WIDTH, num_layers=2, num_heads=4
+    )
+    return spread(T5EncoderModel(config), 4)
 
 
 def t5_tokenizer() -> Any:
@@ -248,7 +282,10 @@ def weights(pipe: Any) -> dict[str, torch.Tensor]:
     """A copy of every tensor of a pipeline."""
     return {
         f"{part}.{name}": value.clone()
-        for part in ("unet", "transformer", "text_encoder", "text_encoder_2", "vae")
+        for part in (
+            *("unet", "transformer", "vae"),
+            *("text_encoder", "text_encoder_2", "text_encoder_3"),
+        )
         if isinstance(module := getattr(pipe, part, None), torch.nn.Module)
         for name, value in module.state_dict().items()
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from editing.cli.identifier import identifier
 from visdiff.cli.options import Json
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.command("identifier")(identifier)
 
 Source = Annotated[
     str, typer.Argument(help="Folder (captions in .txt files, metadata.jsonl, kohya), or manifest.")

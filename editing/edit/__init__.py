@@ -95,7 +95,15 @@ class Edit:
         return cls(base_model=base_model, base_hash=base_hash, base_parts=parts, **fields)
 
     def scaled(self, factor: float) -> "Edit":
-        """Returns the edit times a factor: 0 is the base, 1 the edit, −1 its opposite."""
+        """Returns the edit at another strength: 0 is the base, 1 the edit, −1 its opposite.
+
+        Weights move on the line through base and edit; spectral shifts are multiplied, so their
+        weights leave that line once a singular value reaches 0. New tokens stay in the tokenizer:
+        at 0 they are the words that they were initialised from.
+
+        Raises:
+            InputError: The edit adds tokens whose starts are not known, and the factor is not 1.
+        """
         changed = tuple(change.scaled(factor) for change in self.changes)
         # Solving from the ledger would give the unscaled edit.
         return replace(self, changes=changed, ledger=self.ledger if factor == 1 else None)

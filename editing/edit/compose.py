@@ -83,7 +83,8 @@ def compose(edits: Sequence[Edit], scales: Sequence[float] | None = None) -> Com
         for edit, scale in zip(edits, scales, strict=True)
         for change in edit.changes
     )
-    tokens = [t for c in changes for t in c.tokens()]
+    # One edit may add a token to each of two tokenizers.
+    tokens = [t for edit in edits for t in {t for c in edit.changes for t in c.tokens()}]
     if len(tokens) != len(set(tokens)):
         raise InputError(
             "Expected edits that add different tokens, got the same token twice; train one of them "

@@ -1,5 +1,6 @@
 """Loading of diffusers pipelines. No other module of `editing` loads one."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def load_pipeline(model: Any) -> Any:
     try:
         pipeline = load_weights(
             lambda: DiffusionPipeline.from_pretrained(
-                path if path.is_dir() else str(model), dtype=torch.float32
+                path if path.is_dir() else str(model), dtype=torch.float32, **_absent(path)
             ),
             f"pipeline {model}",
         )
@@ -70,6 +71,24 @@ def load_pipeline(model: Any) -> Any:
             logging.enable_progress_bar()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _absent(path: Path) -> dict[str, None]:
+    """Returns the components that a folder was saved without, such as T5 of Stable Diffusion 3.
+
+    diffusers saves a pipeline without a required component and then refuses to load it.
+    """
+    index = path / "model_index.json"
+    if not index.is_file():
+        return {}
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"Expected JSON in {index}, got {error}; save the pipeline again."
+        ) from error
+    saved = found.items() if isinstance(found, dict) else ()
+    return {name: None for name, kind in saved if kind == [None, None]}
 
 
 def _could_be_hub_id(text: str) -> bool:

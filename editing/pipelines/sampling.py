@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from editing.pipelines.family import Family, family_of
+from editing.pipelines.family import Family, family_of, image_size
 from visdiff.errors import InputError
 
 Precision = Literal["model", "bfloat16"]
@@ -60,7 +60,7 @@ class Sampler:
     """A sampler for one pipeline and its settings.
 
     Args:
-        pipe: A diffusers pipeline of the SD 1.x, 2.x, SDXL or Flux family; restored after use.
+        pipe: A diffusers pipeline of Stable Diffusion 1, 2, XL or 3, or Flux; restored after use.
         settings: Sampling settings.
         batch_size: Most images per call.
 
@@ -79,7 +79,7 @@ class Sampler:
         self.pipe = pipe
         self.settings = settings
         self.batch_size = batch_size
-        self.size = _size(pipe, self._family, settings)
+        self.size = image_size(pipe, self._family, settings.height, settings.width)
         self._scheduler = _scheduler(pipe, settings.scheduler)
 
     @property
@@ -291,7 +291,7 @@ class Texts:
 
         negative = self._negative_prompt if guided else None
         with torch.no_grad():
-            return self._family.encoded(self._pipe, prompt, self._pipe.device, negative, guided)
+            return self._family.encoded(self._pipe, [prompt], self._pipe.device, negative, guided)
 
 
 def _checked(pipe: Any, settings: Settings) -> Family:
@@ -307,20 +307,6 @@ def _checked(pipe: Any, settings: Settings) -> Family:
             f"got {settings.negative_prompt!r}; leave it out."
         )
     return family
-
-
-def _size(pipe: Any, family: Family, settings: Settings) -> tuple[int, int]:
-    """Returns height and width in pixels."""
-    both = family.side(pipe)
-    factor = pipe.vae_scale_factor
-    height = settings.height or both[0] * factor
-    width = settings.width or both[1] * factor
-    step = family.multiple(pipe)
-    if height < step or width < step or height % step or width % step:
-        raise InputError(
-            f"Expected height and width divisible by {step}, got {height} × {width}; round them."
-        )
-    return height, width
 
 
 def _scheduler(pipe: Any, name: str | None) -> Any:

@@ -118,7 +118,7 @@ def encode(pipe: Any, phrases: Sequence[Phrase]) -> Iterator[Encoded]:
     family, device = family_of(pipe), _encoder(pipe).device
     for phrase, layout in zip(phrases, layouts, strict=True):
         with torch.no_grad():
-            encoded = family.encoded(pipe, phrase.text, device)
+            encoded = family.encoded(pipe, [phrase.text], device)
         states = encoded["prompt_embeds"][0].float().cpu().clone()
         if len(states) != layout.length:
             raise InputError(

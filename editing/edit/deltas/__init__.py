@@ -1,8 +1,8 @@
 """The kinds of weight changes.
 
 A closed-form edit is a shared map: a few kilobytes that define a linear map of text vectors, from
-which the change of every layer follows. Trained edits are low-rank or full changes. New tokens
-extend a tokenizer and its embedding table.
+which the change of every layer follows. Trained edits are low-rank changes, full changes, or shifts
+of singular values. New tokens extend a tokenizer and its embedding table.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,10 +15,13 @@ from editing.edit.deltas.full import Full
 from editing.edit.deltas.low_rank import LowRank
 from editing.edit.deltas.new_tokens import NewTokens
 from editing.edit.deltas.shared_map import SharedMap
+from editing.edit.deltas.spectral_shift import SpectralShift
 from editing.linear import Tensor
 from editing.pipelines.weights import tensor_digest
 
-KINDS: dict[str, type[Delta]] = {kind.form: kind for kind in (SharedMap, LowRank, Full, NewTokens)}
+KINDS: dict[str, type[Delta]] = {
+    kind.form: kind for kind in (SharedMap, LowRank, Full, SpectralShift, NewTokens)
+}
 """Name in the header of a file → kind of change."""
 
 
@@ -67,6 +70,7 @@ __all__ = [
     "LowRank",
     "NewTokens",
     "SharedMap",
+    "SpectralShift",
     "content",
     "pack",
     "tensors_of",

@@ -27,7 +27,8 @@ class Delta(ABC):
 
     Attributes:
         form: Name of the kind in the header of an edit's file.
-        standalone: Whether `delta` does not depend on the base weight.
+        standalone: Whether `delta` does not depend on the base weight (at most on its shape). Two
+            standalone changes of a tensor can be compared without the model.
     """
 
     form: ClassVar[str]
@@ -43,10 +44,14 @@ class Delta(ABC):
 
     @abstractmethod
     def scaled(self, factor: float) -> Self:
-        """Returns the change times a factor.
+        """Returns the change at another strength: 0 is no change, 1 the change itself.
+
+        Most kinds multiply the change by the factor. A spectral shift multiplies its shift, which
+        is the same while no singular value reaches 0; new tokens move along the line from their
+        starts to their vectors.
 
         Raises:
-            InputError: The kind cannot be scaled.
+            InputError: The change cannot be scaled: new tokens whose starts are not known.
         """
 
     @abstractmethod
@@ -63,8 +68,11 @@ class Delta(ABC):
         """
 
     def factors(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns (up, down), float64, whose product is the change of a linear layer."""
-        delta = self.delta(name, weight)
+        """Returns (up, down), float64, whose product is the change of the weight as a matrix.
+
+        A weight of a convolution is the matrix (out, in · h · w).
+        """
+        delta = self.delta(name, weight).flatten(1)
         return delta, torch.eye(delta.shape[1], dtype=torch.float64)
 
     def extend(self, pipe: Any, handle: Handle) -> None:  # noqa: B027

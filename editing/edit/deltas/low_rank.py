@@ -1,4 +1,4 @@
-"""A low-rank change of one linear layer."""
+"""A low-rank change of one linear layer or convolution."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,12 +12,14 @@ from editing.linear import Tensor
 
 @dataclass(frozen=True, eq=False)
 class LowRank(Delta):
-    """W ← W + up · down, for one linear layer.
+    """W ← W + up · down, for one linear layer or convolution.
+
+    A weight of a convolution is the matrix (out, in · h · w).
 
     Attributes:
         name: Full name of the tensor.
         up: Shape (out, rank).
-        down: Shape (rank, in).
+        down: Shape (rank, in), or (rank, in · h · w).
         scale: Factor on the change.
     """
 
@@ -40,7 +42,9 @@ class LowRank(Delta):
     def delta(self, name: str, weight: Tensor) -> Tensor:
         """Returns the change of the tensor, float64, in its shape."""
         up, down = self.factors(name, weight)
-        return up @ down
+        product = up @ down
+        # Of another size: the caller compares the shapes.
+        return product.reshape(weight.shape) if product.numel() == weight.numel() else product
 
     def scaled(self, factor: float) -> Self:
         """Returns the change times a factor."""

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -21,7 +21,8 @@ class NewTokens(Delta):
         tokenizer: Name of the tokenizer that is extended, "tokenizer" or "tokenizer_2".
         encoder: Name of the text encoder whose table is extended, "text_encoder" or
             "text_encoder_2".
-        vectors: Token → embedding, shape (d,). They cannot be scaled.
+        vectors: Token → embedding, shape (d,).
+        starts: Token → row that it was initialised from, shape (d,); empty if they are not known.
     """
 
     form: ClassVar[str] = "new tokens"
@@ -29,11 +30,18 @@ class NewTokens(Delta):
     tokenizer: str
     encoder: str
     vectors: Mapping[str, Tensor]
+    starts: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "vectors", MappingProxyType(dict(self.vectors)))
+        for name in ("vectors", "starts"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         if not self.vectors:
             raise InputError("Expected at least one new token, got none; add one.")
+        if self.starts and self.starts.keys() != self.vectors.keys():
+            raise InputError(
+                f"Expected the starts of the tokens {', '.join(self.vectors)}, got those of "
+                f"{', '.join(self.starts)}; give the start of each token, or none."
+            )
 
     def names(self) -> tuple[str, ...]:
         """Returns an empty tuple: the embedding table is extended, not changed."""
@@ -44,17 +52,23 @@ class NewTokens(Delta):
         raise KeyError(name)
 
     def scaled(self, factor: float) -> Self:
-        """Returns itself.
+        """Returns the tokens at start + factor · (vector − start): at 0 they are as initialised.
 
         Raises:
-            InputError: The factor is not 1: tokens cannot be scaled.
+            InputError: The starts are not known and the factor is not 1.
         """
-        if factor != 1.0:
+        if factor == 1.0:
+            return self
+        if not self.starts:
             raise InputError(
                 f"Expected scale 1 for an edit that adds tokens, got {factor:g}; leave the token "
                 "out of the prompt instead."
             )
-        return self
+        moved = {
+            token: torch.lerp(self.starts[token].double(), vector.double(), factor).to(vector)
+            for token, vector in self.vectors.items()
+        }
+        return replace(self, vectors=moved)
 
     def pack(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Returns the JSON header and the tensors."""
@@ -63,13 +77,19 @@ class NewTokens(Delta):
             "encoder": self.encoder,
             "tokens": list(self.vectors),
         }
-        return header, {"vectors": torch.stack(list(self.vectors.values()))}
+        tensors = {"vectors": torch.stack(list(self.vectors.values()))}
+        if self.starts:
+            tensors["starts"] = torch.stack([self.starts[token] for token in self.vectors])
+        return header, tensors
 
     @classmethod
     def unpack(cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """Returns the change that `pack` serialised."""
-        rows = zip(header["tokens"], tensors["vectors"], strict=True)
-        return cls(header["tokenizer"], header["encoder"], dict(rows))
+        tokens = header["tokens"]
+        vectors = dict(zip(tokens, tensors["vectors"], strict=True))
+        # Files of earlier versions have no starts.
+        starts = dict(zip(tokens, tensors["starts"], strict=True)) if "starts" in tensors else {}
+        return cls(header["tokenizer"], header["encoder"], vectors, starts)
 
     def tokens(self) -> tuple[str, ...]:
         """Returns the tokens."""
@@ -100,4 +120,6 @@ class NewTokens(Delta):
         extended[ids] = rows
         handle.swap(table.weight, extended)
         handle.swap_part(table, "num_embeddings", size)
+        # `save_pretrained` writes it, and loading compares it with the table.
+        handle.swap_part(encoder.config, "vocab_size", size)
         handle.swap_part(pipe, self.tokenizer, tokenizer)

@@ -136,6 +136,7 @@ class ScoreMethod:
         self.check(requests, config)
         names = trained_names(pipe, config.weights)
         denoiser = Denoiser(pipe, config.height, config.width)
+        denoiser.check_functional_training()
         task = Task.of(requests, config)
         for phrase in task.phrases():
             lay_out(pipe, phrase)
