@@ -19,21 +19,26 @@ if TYPE_CHECKING:
     from editing.edit import Edit
     from editing.edit.compose import compose
     from editing.fitting import add, fit, withdraw
+    from editing.personalize import personalize
+    from editing.personalize.subject import Subject
     from editing.pipelines.loading import load_pipeline
-    from editing.requests import Debias, Erase, Moderate, Preserve, Replace
+    from editing.requests import Debias, Erase, Learn, Moderate, Preserve, Replace
 
 __all__ = [
     "Debias",
     "Edit",
     "Erase",
+    "Learn",
     "Moderate",
     "Preserve",
     "Replace",
+    "Subject",
     "add",
     "audit",
     "compose",
     "fit",
     "load_pipeline",
+    "personalize",
     "withdraw",
 ]
 
@@ -41,14 +46,17 @@ _HOME = {
     "Debias": "editing.requests",
     "Edit": "editing.edit",
     "Erase": "editing.requests",
+    "Learn": "editing.requests",
     "Moderate": "editing.requests",
     "Preserve": "editing.requests",
     "Replace": "editing.requests",
+    "Subject": "editing.personalize.subject",
     "add": "editing.fitting",
     "audit": "editing.audits.audit",
     "compose": "editing.edit.compose",
     "fit": "editing.fitting",
     "load_pipeline": "editing.pipelines.loading",
+    "personalize": "editing.personalize",
     "withdraw": "editing.fitting",
 }
 

@@ -2,7 +2,7 @@
 
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,16 +34,37 @@ def fit_options(
     Not every method accepts all of them.
     """
     options = {"corpus": corpus, "neighbours": neighbours, "checkpoint": checkpoint}
-    return {n: v for n, v in options.items() if v} | _parse_settings(settings)
+    return {n: v for n, v in options.items() if v} | parse_settings(settings)
 
 
 @contextmanager
-def training_progress() -> "Iterator[OnEvent]":
-    """Yields an event callback that prints the cost of a training and shows progress bars."""
+def training_progress(
+    trackers: Sequence[str] | None = None,
+    folder: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> "Iterator[OnEvent]":
+    """Yields an event callback that prints the cost of a training and shows progress bars.
+
+    Args:
+        trackers: Names of accelerate's trackers, which get the numbers as well.
+        folder: Folder of their files.
+        settings: Settings that they record.
+    """
     from tqdm import tqdm
 
+    from editing.generate import Progress
     from editing.methods.score.trajectories import Drawn
-    from editing.training import Cost, Started, Stepped
+    from editing.personalize.personalizer import Noted
+    from editing.training import (
+        Cost,
+        Estimate,
+        Sampled,
+        Skipped,
+        Started,
+        Stepped,
+        Validated,
+    )
+    from editing.training.trackers import tracking
 
     bars: list[tqdm] = []
 
@@ -55,8 +76,30 @@ def training_progress() -> "Iterator[OnEvent]":
         bars[-1].update(done - bars[-1].n)
         return bars[-1]
 
-    def on_event(event: Any) -> None:
+    def show(event: Any) -> None:
         match event:
+            case Noted():
+                tqdm.write(f"note: {event.text}", file=sys.stderr)
+            case Progress():
+                advance("class images", "image", event.total, event.done)
+            case Estimate():
+                hours = event.steps * event.seconds_per_step / 3600
+                tqdm.write(
+                    f"{event.steps} steps of {event.trained:,} weights: about "
+                    f"{event.seconds_per_step:.2f} s each, {hours:.1f} h in all, "
+                    f"{event.memory / 2**30:.2f} GiB besides the model",
+                    file=sys.stderr,
+                )
+            case Sampled():
+                tqdm.write(f"samples: {event.path}", file=sys.stderr)
+            case Validated():
+                tqdm.write(f"step {event.done}: loss {event.loss:.4f}", file=sys.stderr)
+            case Skipped():
+                tqdm.write(
+                    f"step {event.done}: gradients overflowed and the step changed nothing "
+                    f"({event.skipped} so far)",
+                    file=sys.stderr,
+                )
             case Cost():
                 sys.stderr.write(
                     f"{event.steps} steps of {event.trained:,} weights: "
@@ -71,13 +114,13 @@ def training_progress() -> "Iterator[OnEvent]":
                 advance("training", "step", event.steps, event.done).set_postfix(loss=event.loss)
 
     try:
-        yield on_event
+        yield show
     finally:
         for bar in bars:
             bar.close()
 
 
-def _parse_settings(texts: Sequence[str] | None) -> dict[str, Any]:
+def parse_settings(texts: Sequence[str] | None) -> dict[str, Any]:
     """Parses --set values as TOML values; a value that is not valid TOML is text."""
     settings: dict[str, Any] = {}
     for name, value in assignments(texts, "--set").items():

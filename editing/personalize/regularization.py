@@ -19,15 +19,16 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from editing.generate.phrases import with_article
 from visdiff.errors import InputError
 
-Kind = Literal["thing", "living", "person"]
-"""What the class noun names; it decides the slots of the grammar."""
+Kind = Literal["thing", "living", "person", "miniature"]
+"""What the class noun names; it decides the slots of the grammar. "miniature": anything that the
+bundled model knows, in its words."""
 
 Part = Literal["against", "photo", "styled"]
 """Which part of the set a prompt belongs to."""
@@ -66,19 +67,22 @@ class Pools:
         """Returns the bundled pools of a kind.
 
         Args:
-            kind: "thing", "living" (animals) or "person".
+            kind: "thing", "living" (animals), "person", or "miniature".
             evaluation: Phrases of evaluation prompts ("in the snow", "red"). A pool entry with all
                 content words of one of them is left out. DreamBench's by default; () excludes none.
 
         Raises:
             InputError: The kind is unknown.
         """
-        if kind not in ("thing", "living", "person"):
+        if kind not in get_args(Kind):
             raise InputError(
-                f"Expected the kind of a class, got {kind!r}; choose from thing, living, person."
+                f"Expected the kind of a class, got {kind!r}; choose from "
+                f"{', '.join(get_args(Kind))}."
             )
         words, styles = _table(kind), _table("styles")
-        if kind == "thing":
+        if "settings" in words:
+            settings = tuple(words["settings"])
+        elif kind == "thing":
             places = _table("places")
             settings = _products(places["places"], places["conditions"])
         else:
@@ -88,8 +92,8 @@ class Pools:
             kind,
             MappingProxyType({slot: tuple(words[slot]) for slot in words["slots"]}),
             settings,
-            tuple(styles["photographic"]),
-            tuple(styles["styled"]),
+            tuple(words.get("photographic", styles["photographic"])),
+            tuple(words.get("styled", styles["styled"])),
         )
         return pools.without(evaluation_phrases(kind) if evaluation is None else evaluation)
 
@@ -249,6 +253,9 @@ def background_of(caption: str, noun: str) -> str:
 
 def evaluation_phrases(kind: Kind) -> tuple[str, ...]:
     """Returns what DreamBench's prompts ask for, for a kind of class."""
+    if kind == "miniature":
+        # Its pools leave out half of the places and styles already.
+        return ()
     table = _table("dreambench")
     return (*table["both"], *table["thing" if kind == "thing" else "living"])
 

@@ -116,7 +116,7 @@ class Subject:
                 "Expected a class noun such as 'dog', got none; name what the subject is (--noun)."
             )
         identifier = _checked_identifier(identifier or "olis")
-        opened, table, masks, left_out = _opened(source, path)
+        opened, table, masks, left_out = open_images(source)
         if left_out:
             shown = ", ".join(left_out[:3]) + (", …" if len(left_out) > 3 else "")
             notes.append(f"{len(left_out)} files are no images and were left out ({shown}).")
@@ -206,10 +206,21 @@ def _with_identifier(subject: Subject, captions: Sequence[str | None]) -> tuple[
     return tuple(written)
 
 
-def _opened(
-    source: Any, path: Path | None
+def open_images(
+    source: Any,
 ) -> tuple[ImageSet, dict[str, str], dict[str, Any], list[str]]:
-    """The images, captions and masks by image id, and files that were left out."""
+    """Opens images with what is known of each.
+
+    Args:
+        source: As for `Subject.open`.
+
+    Returns:
+        The images; image id → caption; image id → mask; names of files that were left out.
+
+    Raises:
+        InputError: There is no image, or the source cannot be read.
+    """
+    path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
     if path is not None and path.is_dir():
         table = next((path / name for name in _METADATA if (path / name).is_file()), None)
         return _from_table(table) if table is not None else _from_folder(path)

@@ -1,0 +1,193 @@
+"""``visdiff personalize METHOD``: one command a method, with the same options.
+
+Data goes to stdout, notes and progress to stderr. Exit status: 0 done, 2 the user's mistake.
+"""
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from editing.cli.fit import parse_settings, training_progress
+from editing.personalize import find, names
+from visdiff.cli.options import Json, with_options
+from visdiff.errors import InputError
+
+if TYPE_CHECKING:
+    from editing.edit import Edit
+    from editing.personalize.subject import Subject
+
+Model = Annotated[str, typer.Argument(help="Model: a hub id, a folder, or miniature.")]
+Source = Annotated[
+    str,
+    typer.Argument(help="The subject: folder of images (captions in .txt files), or a manifest."),
+]
+Out = Annotated[Path, typer.Option(help="Output file of the edit, E.safetensors.")]
+
+
+@dataclass(frozen=True)
+class TeachOptions:
+    """Options of every method."""
+
+    noun: Annotated[
+        str | None, typer.Option(help="Class noun, such as dog; a kohya folder names it.")
+    ] = None
+    identifier: Annotated[
+        str | None, typer.Option(help="Token that stands for the subject; olis by default.")
+    ] = None
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE,IDENTIFIER,NOUN", help="A further subject, taught together; repeatable."
+        ),
+    ] = None
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            help="none, prompt, structured, teacher, or a folder or manifest of class images."
+        ),
+    ] = None
+    captions: Annotated[
+        Path | None, typer.Option(help="Manifest of captions (visdiff personalize caption).")
+    ] = None
+    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with these options and settings.")
+    ] = None
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Setting of the method; repeatable."),
+    ] = None
+    class_images: Annotated[
+        Path, typer.Option(help="Folder of the class images that the model draws.")
+    ] = Path("class-images")
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File from which an interrupted training resumes.")
+    ] = None
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100
+    sample_every: Annotated[
+        int | None, typer.Option(help="Steps between grids of sample images.")
+    ] = None
+    sample_prompt: Annotated[
+        list[str] | None, typer.Option(help="Prompt of a row of the grids; repeatable.")
+    ] = None
+    samples: Annotated[
+        Path | None, typer.Option(help="Folder of the grids; by default OUT with -samples.")
+    ] = None
+    validate_every: Annotated[
+        int | None, typer.Option(help="Steps between losses on fixed samples.")
+    ] = None
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Tracker of accelerate, such as tensorboard or wandb; repeatable."),
+    ] = None
+    as_json: Json = False
+
+
+def add_methods(app: typer.Typer) -> None:
+    """Adds a command for each method to an app."""
+    for name in names():
+        summary = (find_summary(name)).rstrip(".")
+        app.command(name, help=f"{summary}.")(_command(name))
+
+
+def find_summary(name: str) -> str:
+    """Returns what a method does, without loading it."""
+    return {
+        "custom-diffusion": "Teach a subject: keys and values of the cross-attention and a token",
+        "dreambooth": "Teach a subject: all weights of the denoiser",
+        "lora": "Teach a subject: low-rank changes of the attention layers",
+        "svdiff": "Teach a subject: shifts of the singular values of all layers",
+        "textual-inversion": "Teach a subject: the embedding of a new token alone",
+    }[name]
+
+
+def _command(method: str) -> Any:
+    @with_options(TeachOptions)
+    def command(model: Model, source: Source, out: Out, options: TeachOptions) -> None:
+        _teach(method, model, source, out, options)
+
+    return command
+
+
+def _teach(method: str, model: str, source: str, out: Path, options: TeachOptions) -> None:
+    from editing.personalize.samples import Samples
+    from editing.pipelines.loading import load_pipeline
+    from visdiff.files import check_writable
+
+    check_writable(out.absolute().parent, "the edit")
+    file = _read_config(options.config)
+    identifier = options.identifier or file.pop("identifier", None)
+    noun = options.noun or file.pop("noun", None)
+    prior = options.prior or file.pop("prior", None)
+    subjects = [_open(source, identifier, noun, options.captions)]
+    subjects += [_open_also(text) for text in options.also or []]
+    given = {"steps": options.steps, "lr": options.lr, "seed": options.seed}
+    settings = {
+        **file,
+        **{name: value for name, value in given.items() if value is not None},
+        **parse_settings(options.set_),
+    }
+    samples = None
+    if options.sample_every is not None:
+        folder = options.samples or out.with_name(f"{out.stem}-samples")
+        samples = Samples(folder, options.sample_every, tuple(options.sample_prompt or ()))
+    with training_progress(options.track, out.absolute().parent, settings) as on_event:
+        edit = find(method).fit(
+            load_pipeline(model),
+            subjects,
+            prior=prior,
+            class_folder=options.class_images,
+            samples=samples,
+            validate_every=options.validate_every,
+            checkpoint=options.checkpoint,
+            save_every=options.save_every,
+            on_event=on_event,
+            **settings,
+        )
+    edit.save(out)
+    _echo(edit, out, options.as_json)
+
+
+def _open(source: str, identifier: Any, noun: Any, captions: Path | None) -> "Subject":
+    from editing.personalize.subject import Subject, captions_from
+
+    texts = None if captions is None else captions_from(captions)
+    return Subject.open(source, identifier, noun, texts)
+
+
+def _open_also(text: str) -> "Subject":
+    from editing.personalize.subject import Subject
+
+    parts = text.rsplit(",", 2)
+    if len(parts) != 3:
+        raise InputError(
+            f"Expected --also SOURCE,IDENTIFIER,NOUN, got {text!r}; separate them by commas."
+        )
+    return Subject.open(*parts)
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"Expected a TOML file of settings, got {path} ({error}); correct it."
+                         ) from error  # fmt: skip
+
+
+def _echo(edit: "Edit", out: Path, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(edit.to_dict(), indent=2))
+        return
+    loss = edit.diagnostics["loss"]
+    for request in edit.requests:
+        typer.echo(f"learnt {request.concept!r} by {edit.method}: {out}")
+    typer.echo(f"loss on fixed samples {loss['before']:.4f} → {loss['after']:.4f}")
+    typer.echo(f"next: visdiff audit --base MODEL --edit {out} --out audit/")
