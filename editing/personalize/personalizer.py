@@ -23,7 +23,15 @@ from editing.pipelines.loading import load_pipeline
 from editing.pipelines.substitute import without_gradients
 from editing.pipelines.weights import base_name, weight_hash
 from editing.requests import Learn
-from editing.training import Group, Observer, OnEvent, Validated, mean_losses, train
+from editing.training import (
+    Group,
+    Observer,
+    OnEvent,
+    Validated,
+    estimate,
+    mean_losses,
+    train,
+)
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
 
@@ -177,14 +185,16 @@ class Personalizer:
                     Observer(validate_every, lambda done, w: Validated(done, held_out(w)))
                 )
             initial = trained.initial
+            plan = config.plan(
+                save_every,
+                groups=self.groups(config),
+                loss_scale="dynamic" if _is_half(denoiser, config) else "none",
+            )
+            report(estimate(initial, objective, plan, substituted=trained.substituted))
             weights = train(
                 initial,
                 objective,
-                config.plan(
-                    save_every,
-                    groups=self.groups(config),
-                    loss_scale="dynamic" if _is_half(denoiser, config) else "none",
-                ),
+                plan,
                 substituted=trained.substituted,
                 observers=observers,
                 on_event=report,
