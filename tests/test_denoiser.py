@@ -329,7 +329,7 @@ def test_float16_and_checkpointing_are_refused_where_gradients_would_be_wrong() 
         denoiser.check_functional_training()
 
 
-def test_a_denoiser_with_other_inputs_is_refused() -> None:
+def test_other_inputs_models_and_sizes_are_refused() -> None:
     pipe = fresh("sd1")
     pipe.unet.register_to_config(in_channels=9)  # as for inpainting
     with pytest.raises(InputError, match="equal numbers of input and output channels, got 9 and 4"):
@@ -338,6 +338,9 @@ def test_a_denoiser_with_other_inputs_is_refused() -> None:
         Denoiser(tiny.unconditional())
     with pytest.raises(InputError, match="divisible by 8"):
         Denoiser(made("sd3"), 36, 32)
+    assert Denoiser(made("sd3"), 128, 32).size == (128, 32)
+    with pytest.raises(InputError, match="at most 128"):
+        Denoiser(made("sd3"), 136, 32)
 
 
 def test_offloading_is_refused() -> None:

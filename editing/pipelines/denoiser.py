@@ -212,7 +212,8 @@ class Denoiser:
         Returns:
             float32, shape (n, c, h, w).
         """
-        output = self.module(**self._arguments(inputs, timesteps, conditions, sizes))[0]
+        positional, named = self._arguments(inputs, timesteps, conditions, sizes)
+        output = self.module(*positional, **named)[0]
         return self.family.prediction(output, *inputs.shape[2:]).float()
 
     def predict(
@@ -241,12 +242,12 @@ class Denoiser:
         if weights is None:
             with torch.no_grad():
                 return self.forward(inputs, timesteps, conditions, sizes)
-        arguments = self._arguments(inputs, timesteps, conditions, sizes)
+        positional, named = self._arguments(inputs, timesteps, conditions, sizes)
         prefix, device, dtype = f"{self.family.denoiser}.", self.device, self.dtype
         used = {name: value.detach() for name, value in self.module.named_parameters()}
         for name, value in weights.items():
             used[name.removeprefix(prefix)] = value.to(device, dtype)
-        output = functional_call(self.module, used, (), arguments)[0]
+        output = functional_call(self.module, used, positional, named)[0]
         return self.family.prediction(output, *inputs.shape[2:]).float()
 
     @torch.no_grad()
@@ -299,7 +300,7 @@ class Denoiser:
 
     def _arguments(
         self, inputs: Tensor, timesteps: Tensor, conditions: Conditions, sizes: Tensor | None
-    ) -> dict[str, Any]:
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
         first = self._first
         device, dtype = first.device, first.dtype
         return self.family.arguments(

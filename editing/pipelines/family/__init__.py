@@ -67,6 +67,13 @@ def image_size(pipe: Any, family: Family, height: int | None, width: int | None)
         raise InputError(
             f"Expected height and width divisible by {step}, got {size[0]} × {size[1]}; round them."
         )
+    # Stable Diffusion 3 has a table of positions, which is no larger than it was trained with.
+    places = getattr(getattr(pipe, family.denoiser).config, "pos_embed_max_size", None)
+    if places is not None and max(size) > (most := places * factor * int(pipe.patch_size)):
+        raise InputError(
+            f"Expected height and width of at most {most}, got {size[0]} × {size[1]}; use a "
+            "smaller size."
+        )
     return size
 
 

@@ -59,8 +59,8 @@ class Flux:
     def arguments(
         self, pipe: Any, inputs: Tensor, timesteps: Tensor, states: Tensor, pooled: Tensor | None,
         sizes: Tensor | None,
-    ) -> dict[str, Any]:  # fmt: skip
-        """Returns the arguments of the denoiser's call, as `StableDiffusion.arguments`.
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:  # fmt: skip
+        """Returns arguments of the denoiser, as `StableDiffusion.arguments`.
 
         A model with distilled guidance receives scale 1, as in diffusers' training scripts; the
         pipeline's default for sampling is 3.5.
@@ -70,7 +70,7 @@ class Flux:
         columns = torch.arange(width // 2, device=inputs.device)
         places = torch.cartesian_prod(rows, columns).view(-1, 2)
         distilled = bool(pipe.transformer.config.guidance_embeds)
-        return {
+        return (), {
             "hidden_states": self.latents(inputs),
             # In the dtype of the latents before the division, as in the pipeline's sampling.
             "timestep": timesteps.to(inputs.dtype) / 1000,

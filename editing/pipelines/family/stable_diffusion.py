@@ -74,8 +74,8 @@ class StableDiffusion:
     def arguments(
         self, pipe: Any, inputs: Tensor, timesteps: Tensor, states: Tensor, pooled: Tensor | None,
         sizes: Tensor | None,
-    ) -> dict[str, Any]:  # fmt: skip
-        """Returns the arguments of the denoiser's call, as in the pipeline's sampling.
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:  # fmt: skip
+        """Returns positional and keyword arguments of the denoiser, as in the pipeline's sampling.
 
         Args:
             pipe: The pipeline.
@@ -88,19 +88,14 @@ class StableDiffusion:
                 width, top before left), shape (n, 6); None for images of the size of the inputs,
                 neither scaled nor cropped. SD 1 and 2 do not use it.
         """
-        found: dict[str, Any] = {
-            "sample": inputs,
-            "timestep": timesteps,
-            "encoder_hidden_states": states,
-            "return_dict": False,
-        }
+        found: dict[str, Any] = {"encoder_hidden_states": states, "return_dict": False}
         if getattr(pipe.unet.config, "addition_embed_type", None) == "text_time":
             assert pooled is not None
             if sizes is None:
                 own = [side * int(pipe.vae_scale_factor) for side in inputs.shape[2:]]
                 sizes = inputs.new_tensor([*own, 0, 0, *own]).expand(len(inputs), -1)
             found["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes}
-        return found
+        return (inputs, timesteps), found
 
     def prediction(self, output: Tensor, height: int, width: int) -> Tensor:
         """Returns the denoiser's output for latents of a height and width as (n, c, h, w)."""

@@ -69,9 +69,9 @@ class StableDiffusion3:
     def arguments(
         self, pipe: Any, inputs: Tensor, timesteps: Tensor, states: Tensor, pooled: Tensor | None,
         sizes: Tensor | None,
-    ) -> dict[str, Any]:  # fmt: skip
-        """Returns the arguments of the denoiser's call, as `StableDiffusion.arguments`."""
-        return {
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:  # fmt: skip
+        """Returns arguments of the denoiser, as `StableDiffusion.arguments`."""
+        return (), {
             "hidden_states": inputs,
             "timestep": timesteps,
             "encoder_hidden_states": states,
