@@ -5,7 +5,7 @@ rendering need. Places and filters are computed here.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +37,13 @@ class Art:
         self._sprites = sprites
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Art":
+    def load(cls, folder: str | Path, more: Sequence[str] = ()) -> "Art":
         """Loads and rasterises the icons (about five seconds).
 
         Args:
             folder: Folder in which ``npm install @iconify-json/noto @iconify-json/twemoji
                 @iconify-json/fluent-emoji-flat`` was run; contains ``node_modules``.
+            more: Icons outside the world, such as "fox".
 
         Raises:
             InputError: The packages are missing.
@@ -64,7 +65,7 @@ class Art:
                     + f"` in {folder}."
                 )
             icons = json.loads(file.read_text())
-            for name in _icon_names():
+            for name in (*_icon_names(), *more):
                 svg = _svg(icons, name)
                 data = resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE)
                 sprites[art, name] = _decode(bytes(data))
@@ -73,6 +74,12 @@ class Art:
     def sprite(self, art: str, subject: str, gender: str = "", tone: str = "") -> np.ndarray:
         """Returns one icon, (64, 64, 4) uint8 RGBA."""
         return self._sprites[art, icon_name(subject, gender, tone)]
+
+    def replaced(self, subject: str, change: Callable[[np.ndarray], np.ndarray]) -> "Art":
+        """Returns the art with the icons of a subject changed, RGBA (64, 64, 4) uint8 to the same."""
+        name = icon_name(subject)
+        changed = {key: change(s) for key, s in self._sprites.items() if key[1] == name}
+        return Art({**self._sprites, **changed})
 
     def render(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
         """Renders a scene; position, scale and the details of the place depend on ``rng``.
