@@ -117,7 +117,7 @@ def train(
     observers = observers if processes.first else ()
     report(Started(done, plan.steps))
     if done == 0:
-        observe(observers, 0, plan.steps, run.average.values(), report)
+        observe(observers, 0, plan.steps, run.average, report)
     for step in range(done, plan.steps):
         started = time.perf_counter()
         means = accumulate(run.weights, loss, plan, step, processes, run.scaler, substituted)
@@ -129,7 +129,7 @@ def train(
         parts = {name: mean for name, mean in means.items() if name}
         report(Stepped(done, plan.steps, means[""], parts, norm, plan.rate(step), seconds))
         # Before the checkpoint, so that a resumed run lacks no observation.
-        observe(observers, done, plan.steps, run.average.values(), report)
+        observe(observers, done, plan.steps, run.average, report)
         if checkpoint is not None and (done % plan.save_every == 0 or done == plan.steps):
             if processes.first:
                 save(checkpoint, run.weights, run.state(), identity, done)

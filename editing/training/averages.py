@@ -34,9 +34,7 @@ class Average:
     def values(self) -> dict[str, Tensor]:
         """Returns name → averaged weight, without a graph and not copied."""
         averaged = self._weights.values() if self._ema is None else self._ema.shadow_params
-        return {
-            name: value.detach() for name, value in zip(self._weights, averaged, strict=True)
-        }
+        return {name: value.detach() for name, value in zip(self._weights, averaged, strict=True)}
 
     def state(self) -> dict[str, Any]:
         """Returns the state, as tensors and numbers; empty without a decay."""

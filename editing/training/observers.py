@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from editing.training.averages import Average
+from editing.training.events import OnEvent
 from editing.training.losses import Weights
 from visdiff.errors import InputError
 
@@ -35,12 +37,13 @@ def observe(
     observers: Sequence[Observer],
     done: int,
     steps: int,
-    weights: Weights,
-    report: Callable[[Any], None],
+    average: Average,
+    report: OnEvent,
 ) -> None:
     """Calls the observers that are due after a number of steps, and reports their events."""
     for observer in observers:
         if done % observer.every == 0 or done == steps:
+            weights = average.values()
             with undisturbed(weights):
                 event = observer.observe(done, weights)
             if event is not None:
