@@ -1,4 +1,9 @@
-"""The checkpoint of a training: weights and optimizer state in one safetensors file."""
+"""The checkpoint of a training: weights and all other state in one safetensors file.
+
+State is any nesting of mappings, lists and tuples, whose leaves are tensors, numbers, texts and
+None, so that no optimizer has to be known here. Tensors keep their dtype. Numbers are stored as
+JSON, which is exact for Python's integers and floats.
+"""
 
 import json
 from collections.abc import Mapping
@@ -13,81 +18,127 @@ from visdiff.errors import InputError
 from visdiff.files import explained, write_whole
 
 _KEY = "visdiff_training"
-_VERSION = 1
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""Adam's state of each weight."""
+_VERSION = 2
 
 
 def save(
     path: Path,
     weights: Mapping[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
     identity: Mapping[str, Any],
     done: int,
 ) -> None:
-    """Writes the state atomically.
+    """Writes a checkpoint atomically: if that fails, the file keeps its old content.
 
     Args:
         path: Path of the file; missing folders are created.
-        weights: Name → tensor, in the order of the optimizer's parameters.
-        optimizer: Adam or AdamW, after at least one step.
+        weights: Name → tensor.
+        state: All other state.
         identity: Settings that must match for resuming, as JSON.
         done: Completed steps.
 
     Raises:
         InputError: The file cannot be written.
     """
-    tensors = {f"weight.{name}": value.detach() for name, value in weights.items()}
-    state = optimizer.state_dict()["state"]
-    for name, number in zip(weights, sorted(state), strict=True):
-        for key in _MOMENTS:
-            tensors[f"{key}.{name}"] = torch.as_tensor(state[number][key])
-    description = {"version": _VERSION, "done": done, "same": dict(identity)}
-    contiguous = {name: value.cpu().contiguous() for name, value in tensors.items()}
+    found: dict[int, tuple[str, torch.Tensor]] = {}
+    packed = _packed(state, "state", found)
+    description = {"version": _VERSION, "done": done, "same": identity, "state": packed}
+    tensors = {f"weight.{name}": value for name, value in weights.items()} | dict(found.values())
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata = {_KEY: json.dumps(description)}
-    with explained("a path to write the checkpoint to", path):
-        write_whole(path, lambda part: save_file(contiguous, part, metadata))
+
+    def write(part: Path) -> None:
+        try:
+            save_file(contiguous, part, metadata)
+        except SafetensorError as error:
+            # How safetensors reports a full disk.
+            raise OSError(str(error)) from error
+
+    with explained("a path to write the checkpoint to", path, "free space or name another file"):
+        write_whole(path, write)
 
 
-def restore(
-    path: Path,
-    weights: Mapping[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    identity: Mapping[str, Any],
-) -> int:
-    """Restores weights and optimizer from a file of `save`, and returns the completed steps.
+def load(
+    path: Path, weights: Mapping[str, torch.Tensor], identity: Mapping[str, Any]
+) -> tuple[dict[str, torch.Tensor], dict[str, Any], int]:
+    """Reads a checkpoint of `save`.
+
+    Args:
+        path: Path of the file.
+        weights: Name → tensor of the shape that the checkpoint must have.
+        identity: Settings that must match, as JSON.
+
+    Returns:
+        The weights, all other state, and the completed steps. The tensors are on the CPU.
 
     Raises:
-        InputError: The file cannot be read or belongs to another training. Nothing is changed then.
+        InputError: The file cannot be read, or belongs to another training or an earlier version.
     """
     try:
         with safe_open(path, "pt") as file:
             description = json.loads((file.metadata() or {})[_KEY])
             # Not a mapping: it has no values().
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        matches = description["version"] == _VERSION and description["same"] == dict(identity)
+        version = int(description["version"])
         done = int(description["done"])
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        matches = description["same"] == identity
+        state = _unpacked(description["state"], tensors) if version == _VERSION else {}
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(
             f"Expected the checkpoint of a training, got {path}, which cannot be read "
             f"({type(error).__name__}); delete it to start again."
         ) from error
-    expected_shapes = {name: value.shape for name, value in weights.items()}
-    stored_shapes = {
-        name.removeprefix("weight."): value.shape
+    if version != _VERSION:
+        raise InputError(
+            f"Expected a checkpoint of version {_VERSION}, got {path} of version {version}, of "
+            "another release of visdiff; delete it to start again, or finish it with that release."
+        )
+    stored = {
+        name.removeprefix("weight."): value
         for name, value in tensors.items()
         if name.startswith("weight.")
     }
-    if not matches or expected_shapes != stored_shapes:
+    expected_shapes = {name: value.shape for name, value in weights.items()}
+    if not matches or expected_shapes != {name: value.shape for name, value in stored.items()}:
         raise InputError(
             f"Expected the checkpoint of this training, got {path} of another (other requests, "
             "settings or base); delete it, or name another file."
         )
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    with torch.no_grad():
-        for number, (name, value) in enumerate(weights.items()):
-            value.copy_(tensors[f"weight.{name}"])
-            state[number] = {key: tensors[f"{key}.{name}"] for key in _MOMENTS}
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return done
+    return stored, state, done
+
+
+def _packed(value: Any, name: str, found: dict[int, tuple[str, torch.Tensor]]) -> Any:
+    """Returns a value as JSON, and adds its tensors with their names to those that were found."""
+    match value:
+        case torch.Tensor():
+            # Optimizers may share a tensor, which safetensors refuses to store twice.
+            key, _ = found.setdefault(id(value), (name, value))
+            return {"tensor": key}
+        case Mapping():
+            items = value.items()
+            return {"items": [[key, _packed(v, f"{name}.{key}", found)] for key, v in items]}
+        case list() | tuple():
+            kind = "tuple" if isinstance(value, tuple) else "list"
+            return {kind: [_packed(v, f"{name}.{i}", found) for i, v in enumerate(value)]}
+        case None | bool() | int() | float() | str():
+            return {"value": value}
+        case _:
+            raise TypeError(f"{name} is of the type {type(value).__name__}, which is not stored.")
+
+
+def _unpacked(packed: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
+    """Returns the value of which `_packed` made the JSON."""
+    ((kind, content),) = packed.items()
+    match kind:
+        case "tensor":
+            return tensors[content]
+        case "items":
+            return {key: _unpacked(v, tensors) for key, v in content}
+        case "list":
+            return [_unpacked(v, tensors) for v in content]
+        case "tuple":
+            return tuple(_unpacked(v, tensors) for v in content)
+        case "value":
+            return content
+        case _:
+            raise ValueError(kind)
