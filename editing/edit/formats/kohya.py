@@ -1,5 +1,6 @@
 """LoRA as kohya's sd-scripts save it: ComfyUI, A1111 and diffusers read it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ _ORIGINAL = {
 
 
 class KohyaLora(Format):
-    """ "lora_unet_….lora_down.weight", "….lora_up.weight", "….alpha", "lora_te…".
+    """Names without dots: "lora_unet_….lora_down.weight", "….lora_up.weight", "….alpha".
 
     New tokens are written as learned embeddings into the same folder.
     """
@@ -63,10 +64,32 @@ def to_kohya(edit: Edit, pipe: Any) -> dict[str, Tensor]:
 
     single = getattr(pipe, "text_encoder_2", None) is None
     found: dict[str, Tensor] = {}
-    for name, tensor in convert_state_dict_to_kohya(to_lora(edit, pipe)).items():
+    tensors = to_lora(edit, pipe)
+    for name, tensor in convert_state_dict_to_kohya(tensors | _missing_outputs(tensors)).items():
         module, _, part = name.partition(".")
         module = _ORIGINAL.get(module, module)
         if single:
             module = module.replace("lora_te1_", "lora_te_", 1)
         found[f"{module}.{part}"] = tensor.to(torch.float32)
+    return found
+
+
+def _missing_outputs(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns LoRA weights of zero for the output of one attention of each text encoder.
+
+    diffusers recognises kohya's text encoders by the outputs of their attention, and without any
+    loses the queries, keys and values.
+    """
+    found: dict[str, Tensor] = {}
+    for name, down in tensors.items():
+        module, _, part = name.rpartition(".lora_A")
+        head, _, last = module.rpartition(".")
+        encoder = head.partition(".")[0]
+        if last not in ("q_proj", "k_proj", "v_proj") or not part:
+            continue
+        if any(n.startswith(encoder + ".") and ".out_proj." in n for n in (*tensors, *found)):
+            continue
+        # Attention maps a state to one of the same length.
+        found[f"{head}.out_proj.lora_A.weight"] = torch.zeros_like(down)
+        found[f"{head}.out_proj.lora_B.weight"] = torch.zeros_like(down.T)
     return found

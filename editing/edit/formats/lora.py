@@ -95,8 +95,9 @@ def read_lora(file: TensorFile, pipe: Any) -> Imported:
     found = _changes(file, layers, pipe)
     if not found.changes:
         # diffusers knows the names that the transformers have in other tools.
-        layers, ignored = _layers(_converted(file, pipe))
-        found = _changes(file, layers, pipe)
+        converted, more = _layers(_converted(file, pipe))
+        if converted:
+            found, ignored = _changes(file, converted, pipe), more
     if not found.changes:
         raise InputError(
             f"Expected a LoRA of {type(pipe).__name__}, got {file.path}, none of whose "
@@ -176,6 +177,8 @@ def _changes(file: TensorFile, layers: Mapping[str, _Layer], pipe: Any) -> Impor
                 f"{tuple(up.shape)} times {tuple(down.shape)}; name the base that it was trained "
                 "on."
             )
+        if not up.any() and "magnitude" not in layer.parts:
+            continue
         factor = scale.of(module, layer, len(down))
         change = LowRank(full, up.contiguous(), down.contiguous(), factor)
         if "magnitude" in layer.parts:
