@@ -160,6 +160,50 @@ def test_apply_writes_the_edited_model_or_a_lora(model: Path, tmp_path: Path) ->
     assert (tmp_path / "lora.safetensors").stat().st_size > 0
 
 
+def test_files_of_other_tools_are_exported_imported_and_shown(model: Path, tmp_path: Path) -> None:
+    own, lora, again = (tmp_path / n for n in ("e.safetensors", "l.safetensors", "i.safetensors"))
+    run("erase", model, "--concept", "church", "--out", own)
+    result = run("export", own, "--as", "kohya", "--base", model, "--out", lora)
+    assert result.stdout.strip() == str(lora)
+    shown = run("show", lora).stdout
+    assert "a LoRA of kohya's sd-scripts" in shown
+    assert "visdiff edit import" in shown
+    assert json.loads(run("show", lora, "--json").stdout)["files"][0]["format"] == "kohya"
+    assert "import edit of tiny" in run("import", lora, "--base", model, "--out", again).stdout
+    pipe = load_pipeline(model)
+    with Edit.load(own).applied(pipe):
+        expected = tiny.picture(pipe)
+    with Edit.load(again).applied(pipe):
+        assert abs(tiny.picture(pipe) - expected).max() <= 1e-4
+    run("export", lora, "--as", "folder", "--base", model, "--out", tmp_path / "whole")
+    assert abs(tiny.picture(load_pipeline(tmp_path / "whole")) - expected).max() <= 1e-4
+
+
+def test_audit_and_generate_take_files_of_other_tools(model: Path, tmp_path: Path) -> None:
+    import typer
+    from safetensors.torch import save_file
+
+    from editing.cli.audit import app as audit
+    from editing.cli.generate import generate
+
+    state = load_pipeline(model).unet.state_dict()
+    edited = {n: v + 0.01 for n, v in state.items() if "attn2.to_k" in n or "attn2.to_v" in n}
+    file = tmp_path / "uce.safetensors"
+    save_file({**edited, "more": next(iter(edited.values())) + 1}, file)
+    (tmp_path / "prompts.csv").write_text("prompt,group,concept\na dog,dogs,dog\n")
+    drawing = typer.Typer()
+    drawing.command()(generate)
+    for command, arguments in (
+        (drawing, [model, "--prompt", "a dog", "--steps", 2]),
+        (audit, ["--base", model, "--prompts", tmp_path / "prompts.csv", "--dry-run"]),
+    ):
+        options = [*arguments, "--edit", file, "--out", tmp_path / "out"]
+        result = CliRunner().invoke(command, [str(o) for o in options], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert "warning: 1 tensors of the file were not used: more" in result.output
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -28,7 +28,10 @@ def audit(
     base: Annotated[
         str | None, typer.Option(help="Unedited model: a hub id, a folder, or miniature.")
     ] = None,
-    edit: Annotated[Path | None, typer.Option(help="Edit file written by visdiff edit.")] = None,
+    edit: Annotated[
+        Path | None,
+        typer.Option(help="Edit file of visdiff edit, or weights of another tool (LoRA, …)."),
+    ] = None,
     edited: Annotated[
         str | None, typer.Option(help="Instead of --edit: a complete edited model.")
     ] = None,
@@ -130,12 +133,21 @@ def _read_requests(
     edit: Path | None, requests: Path | None, base: str | None
 ) -> tuple[Any, dict[str, str]]:
     """Returns the requests of the edit, and its method and base for the report."""
-    if edit is not None:
-        from editing.edit import Edit
+    read, about = _read_request_file(requests, base)
+    if edit is None:
+        return read, about
+    from editing.edit import Edit
+    from editing.edit.formats import describe, is_edit
 
-        found = Edit.load(edit)
-        about = {"method": found.method, "base": base or found.base_model, "digest": found.digest}
-        return found.requests, about
+    if edit.exists() and not is_edit(edit):
+        formats = dict.fromkeys(file["format"] for file in describe(edit)["files"])
+        return read, about or {"method": f"import of {', '.join(formats)}", "base": base or "MODEL"}
+    found = Edit.load(edit)
+    about = {"method": found.method, "base": base or found.base_model, "digest": found.digest}
+    return found.requests, about
+
+
+def _read_request_file(requests: Path | None, base: str | None) -> tuple[Any, dict[str, str]]:
     if requests is None:
         return (), {}
     from editing.requests.toml import read_requests
@@ -170,8 +182,8 @@ def _generate_sets(
 ) -> tuple[Any, Any] | None:
     """Generates the missing images and returns both sets; None after a dry run."""
     from editing.audits.prompt_groups import prompt_groups, samples_of
+    from editing.cli.edit_files import open_any
     from editing.cli.generate import describe_plan, load_on_device, run_with_progress
-    from editing.edit import Edit
     from editing.generate import EDITED, ORIGINAL, Run, Variant
 
     pipe = load_on_device(device, base)
@@ -181,7 +193,7 @@ def _generate_sets(
         groups = prompt_groups(pipe, requests, near=near or ())
     samples = samples_of(groups, images)
     if edit is not None:
-        found: Any = Edit.load(edit)
+        found: Any = open_any(edit, pipe)
         variants = [Variant(ORIGINAL), Variant(EDITED, found, scale)]
         runs = [Run(pipe, variants, samples, folder, settings, batch)]
     else:

@@ -1,24 +1,21 @@
-"""``visdiff edit``: fits edits, shows them, and applies them to a model.
+"""``visdiff edit``: fits edits. The commands for their files are in `editing.cli.edit_files`.
 
 Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input.
 """
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import shorten
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from editing.cli.edit_files import Model, Out, apply, export, import_, save_and_print, show
 from editing.cli.fit import fit_edit, fit_options
 from editing.requests.toml import read_lines, read_requests, read_texts
 from visdiff.cli.options import Json, assignments
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:
-    from editing.edit import Edit
     from editing.methods.debias import Evaluation
     from editing.requests import Request
 
@@ -27,10 +24,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Model = Annotated[str, typer.Argument(help="Model: a hub id, a folder, or miniature.")]
-EditFile = Annotated[
-    Path, typer.Argument(metavar="EDIT", help="Edit file written by visdiff edit.")
-]
 Concepts = Annotated[list[str], typer.Option("--concept", help="A concept. May be repeated.")]
 Preserved = Annotated[
     list[str] | None,
@@ -60,7 +53,6 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Setting of the method. May be repeated."),
 ]
-Out = Annotated[Path, typer.Option(help="Output file of the edit, E.safetensors.")]
 
 
 @app.command()
@@ -180,7 +172,7 @@ def debias(
         from editing.methods.debias.plot import save
 
         save(result, plot)
-    _save_and_print(result.edit, out, as_json)
+    save_and_print(result.edit, out, as_json)
 
 
 @app.command()
@@ -200,61 +192,12 @@ def run(
     read, options = read_requests(requests)
     if checkpoint is not None:
         options["checkpoint"] = checkpoint
-    _save_and_print(fit_edit(_load(model), read, **options), out, as_json)
+    save_and_print(fit_edit(_load(model), read, **options), out, as_json)
 
 
-@app.command()
-def show(edit: EditFile, as_json: Json = False) -> None:
-    """Print the requests, base model and fit diagnostics of an edit."""
-    from editing.edit import Edit
-
-    loaded = Edit.load(edit)
-    if as_json:
-        typer.echo(json.dumps(loaded.to_dict(), indent=2, ensure_ascii=False))
-    else:
-        _print_edit(loaded)
-
-
-@app.command()
-def apply(
-    model: Model,
-    edit: EditFile,
-    out: Annotated[Path, typer.Option(help="Output: folder of the pipeline, or LoRA file.")],
-    form: Annotated[
-        Literal["pipeline", "lora"],
-        typer.Option(
-            "--as", help="A complete pipeline, or a LoRA for load_lora_weights of diffusers."
-        ),
-    ] = "pipeline",
-    scale: Annotated[float, typer.Option(help="Strength of the edit.")] = 1.0,
-    force: Annotated[
-        bool, typer.Option("--force", help="Apply to another base model too.")
-    ] = False,
-) -> None:
-    """Write the edited model to disk."""
-    from editing.edit import Edit
-
-    loaded = Edit.load(edit)
-    pipe = _load(model)
-    if form == "lora":
-        from editing.edit.lora import save_lora
-
-        if force:
-            raise InputError(
-                "Expected the base model of the edit for a LoRA, got --force; leave it out "
-                "and give that base."
-            )
-        save_lora(loaded.scaled(scale), pipe, out)
-    else:
-        with loaded.applied(pipe, scale, force):
-            try:
-                pipe.save_pretrained(out)
-            except OSError as error:
-                raise InputError(
-                    f"Expected a folder to write the pipeline to, got {out} ({error.strerror}); "
-                    "choose another --out."
-                ) from error
-    typer.echo(f"{out}")
+for _command in (show, apply, export):
+    app.command()(_command)
+app.command("import")(import_)
 
 
 def _fit(
@@ -271,7 +214,7 @@ def _fit(
 ) -> None:
     options = fit_options(settings, read_lines(corpus) if corpus else None, watch, checkpoint)
     edit = fit_edit(_load(model), [*requests, *_preserve_requests(preserve)], method, **options)
-    _save_and_print(edit, out, as_json)
+    save_and_print(edit, out, as_json)
 
 
 def _preserve_requests(options: Sequence[str] | None) -> "list[Request]":
@@ -303,46 +246,6 @@ def _load(model: str) -> Any:
     from editing.pipelines.loading import load_pipeline
 
     return load_pipeline(model)
-
-
-def _save_and_print(edit: "Edit", out: Path, as_json: bool) -> None:
-    edit.save(out)
-    if as_json:
-        typer.echo(json.dumps(edit.to_dict(), indent=2, ensure_ascii=False))
-    else:
-        _print_edit(edit)
-        typer.echo(f"edit: {out}")
-
-
-def _print_edit(edit: "Edit") -> None:
-    diagnostics = edit.diagnostics
-    typer.echo(f"{edit.method} edit of {edit.base_model}, {len(edit.tensors)} tensors")
-    for request in edit.requests:
-        typer.echo(f"  {shorten(request.describe(), 200, placeholder=' …')}")
-    for concept, tokens in diagnostics.get("tokens", {}).items():
-        listed = ", ".join(f"{t['index']} {t['token']}" for t in tokens)
-        typer.echo(f"tokens of {concept!r}: {listed}")
-    for target in diagnostics.get("targets", []):
-        typer.echo(f"{target['concept']!r} reaches {1 - target['residual']:.0%} of its target")
-    for name, subject in (
-        ("preserved", "preserved concepts move"),
-        ("null", "the empty prompt moves"),
-    ):
-        if diagnostics.get(name):
-            typer.echo(f"{subject} {diagnostics[name]['spill']:.1%} as far as the edited concepts")
-    if diagnostics.get("neighbours"):
-        nearest = diagnostics["neighbours"][:8]
-        near = ", ".join(f"{n['concept']} {n['spill']:.0%}" for n in nearest)
-        typer.echo(f"neighbours move: {near}")
-    for space, solve in diagnostics.get("solves", {}).items():
-        typer.echo(
-            f"solve for {space}: rank {solve['rank']} (effective {solve['effective_rank']:.1f}), "
-            f"condition {solve['condition']:.1e}, λ {solve['lambda']:.3g}"
-        )
-    for warning in diagnostics.get("warnings", []):
-        typer.echo(f"warning: {warning}", err=True)
-    typer.echo(f"digest: {edit.digest}")
-    sys.stdout.flush()
 
 
 def _parse_numbers(texts: Sequence[str], option: str) -> dict[str, float]:

@@ -42,7 +42,10 @@ def generate(
     ] = "use",
     edit: Annotated[
         Path | None,
-        typer.Option(help="Edit file; also generates with this edit, from the same noise."),
+        typer.Option(
+            help="Edit file, or weights of another tool (LoRA, …); also generates with this edit, "
+            "from the same noise."
+        ),
     ] = None,
     scale: Annotated[float, typer.Option(help="Strength of the edit.")] = 1.0,
     only: Annotated[
@@ -72,9 +75,10 @@ def generate(
     from editing.generate import Run
     from editing.pipelines.sampling import Settings
 
+    pipe = load_on_device(device, model)
     run = Run(
-        load_on_device(device, model),
-        _load_variants(edit, scale, only),
+        pipe,
+        _load_variants(edit, pipe, scale, only),
         samples,
         out,
         Settings(steps, guidance, height, width, negative_prompt, scheduler, precision),
@@ -111,15 +115,15 @@ def _read_samples(
     return expand(lines, parse_seeds(seeds or _DEFAULT_SEEDS), own_seeds, own_guidance)
 
 
-def _load_variants(file: Path | None, scale: float, only: str) -> "list[Variant]":
+def _load_variants(file: Path | None, pipe: object, scale: float, only: str) -> "list[Variant]":
     from editing.generate import EDITED, Variant
 
     if file is None:
         return [Variant()]
-    from editing.edit import Edit
+    from editing.cli.edit_files import open_any
 
     # The type checker does not accept a cached property where the protocol has a property.
-    edited = Variant(EDITED, cast(Any, Edit.load(file)), scale)
+    edited = Variant(EDITED, cast(Any, open_any(file, pipe)), scale)
     return [edited] if only == "edited" else [Variant(), edited]
 
 

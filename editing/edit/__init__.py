@@ -29,7 +29,9 @@ from visdiff.files import explained, write_whole
 from visdiff.hashing import canonical_json, digest_bytes
 
 SCHEMA = 1
-_KEY = "visdiff_edit"
+KEY = "visdiff_edit"
+"""Key of the description in the header of a file."""
+
 _PACKAGES = ("visdiff", "torch", "diffusers", "transformers", "safetensors")
 
 
@@ -172,7 +174,7 @@ class Edit:
         described = {**self.to_dict(), "changes": headers, "ledger": entries}
         # Several changes may share a tensor; safetensors does not accept shared memory.
         own = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
-        metadata = {_KEY: json.dumps(described, ensure_ascii=False)}
+        metadata = {KEY: json.dumps(described, ensure_ascii=False)}
         with explained("a path to write the edit to", path):
             write_whole(path, lambda part: save_file(own, part, metadata))
         return path
@@ -191,7 +193,7 @@ class Edit:
             )
         try:
             with safe_open(path, "pt") as file:
-                text = (file.metadata() or {}).get(_KEY)
+                text = (file.metadata() or {}).get(KEY)
                 # Not a mapping: it has no values().
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if text is None:
@@ -321,4 +323,4 @@ def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in _PACKAGES}
 
 
-__all__ = ["SCHEMA", "Applied", "Edit", "weight_hash"]
+__all__ = ["KEY", "SCHEMA", "Applied", "Edit", "weight_hash"]
