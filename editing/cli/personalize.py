@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from editing.cli.captioning import EPILOG, caption
 from editing.cli.identifier import identifier
 from visdiff.cli.options import Json
+from visdiff.errors import InputError
 
 if TYPE_CHECKING:
     from editing.personalize.subject import Subject
@@ -24,6 +26,7 @@ app = typer.Typer(
 )
 
 app.command("identifier")(identifier)
+app.command("caption", epilog=EPILOG)(caption)
 
 Source = Annotated[
     str, typer.Argument(help="Folder (captions in .txt files, metadata.jsonl, kohya), or manifest.")
@@ -57,7 +60,7 @@ def check(
         typer.echo(f"{len(subject)} images of {subject.phrase}")
         for row in rows:
             details = f" (details: {', '.join(row['details'])})" if row["details"] else ""
-            typer.echo(f"case {row['case']}  {row['id']}  {row['caption']}{details}")
+            typer.echo(f"case {row['case'] or '?'}  {row['id']}  {row['caption']}{details}")
     for note in subject.notes:
         typer.echo(f"note: {note}", err=True)
     described = sum(row["case"] == Case.SUBJECT_DETAILS for row in rows)
@@ -65,6 +68,14 @@ def check(
         typer.echo(
             f"warning: {described} captions describe the subject: remove the details", err=True
         )
+    unclear = [row["id"] for row in rows if row["case"] is None]
+    if unclear:
+        typer.echo(
+            f"warning: {len(unclear)} captions do not name {subject.noun!r} once (first: "
+            f"{unclear[0]}): edit them",
+            err=True,
+        )
+    if described or unclear:
         raise typer.Exit(3)
 
 
@@ -121,19 +132,25 @@ def class_prompts_command(
 
 
 def caption_rows(subject: "Subject") -> list[dict[str, Any]]:
-    """Returns id, caption, case, details of the subject and other things, one row an image."""
+    """Returns id, caption, case, details of the subject and other things, one row an image.
+
+    The case is None for a caption that does not name the class noun once.
+    """
     from editing.personalize.captions import case_of
 
     rows = []
-    for name, caption in zip(subject.images.ids, subject.captions, strict=True):
-        checked = case_of(caption, subject.noun, subject.identifier)
+    for name, text in zip(subject.images.ids, subject.captions, strict=True):
+        try:
+            checked = case_of(text, subject.noun, subject.identifier)
+        except InputError:
+            checked = None
         rows.append(
             {
                 "id": name,
-                "caption": caption,
-                "case": int(checked.case),
-                "details": list(checked.subject_details),
-                "others": list(checked.others),
+                "caption": text,
+                "case": None if checked is None else int(checked.case),
+                "details": [] if checked is None else list(checked.subject_details),
+                "others": [] if checked is None else list(checked.others),
             }
         )
     return rows

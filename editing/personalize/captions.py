@@ -19,23 +19,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from editing.generate.phrases import with_article
+from editing.personalize.instructions import INSTRUCTION as INSTRUCTION
+from editing.personalize.instructions import STYLE_INSTRUCTION as STYLE_INSTRUCTION
 from visdiff.errors import InputError
-
-INSTRUCTION = (
-    "Write one caption of this image for training. The subject is the {noun}. Refer to the subject "
-    "only as 'a {noun}': no colour, shape, material, texture, breed, brand, markings or any other "
-    "attribute of its permanent appearance. Describe everything else precisely: other objects with "
-    "their colour, material and position, things worn by or attached to the subject, contents, the "
-    "background, the lighting, the subject's pose, action and facial expression. Start with "
-    "'a {noun}'. One sentence, at most 60 tokens."
-)
-"""What a chat model is asked. Ours: the paper shows its instruction as a figure only."""
-
-STYLE_INSTRUCTION = (
-    "Describe all depicted content of this image in detail, but nothing about artistic style, "
-    "medium, palette or brushwork. End with 'in the style of art'. One sentence, at most 60 tokens."
-)
-"""The same where the subject is a style (the paper's bias "substance")."""
 
 _DETERMINERS = frozenset({
     "a", "an", "the", "this", "that", "one", "some", "its", "his", "her", "their", "my", "your",
