@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from editing.cli.captioning import EPILOG, caption
+from editing.cli import captioning, word_pools
 from editing.cli.identifier import identifier
 from visdiff.cli.options import Json
 from visdiff.errors import InputError
@@ -26,7 +26,8 @@ app = typer.Typer(
 )
 
 app.command("identifier")(identifier)
-app.command("caption", epilog=EPILOG)(caption)
+app.command("caption", epilog=captioning.EPILOG)(captioning.caption)
+app.command("pools", epilog=word_pools.EPILOG)(word_pools.pools)
 
 Source = Annotated[
     str, typer.Argument(help="Folder (captions in .txt files, metadata.jsonl, kohya), or manifest.")
@@ -84,8 +85,12 @@ def class_prompts_command(
     noun: Annotated[str, typer.Argument(help="Class noun, such as dog.")],
     out: Annotated[Path, typer.Option(help="Prompt file to write, .csv.")],
     kind: Annotated[
-        Literal["thing", "living", "person"], typer.Option(help="What the noun names.")
-    ] = "thing",
+        Literal["thing", "living", "person"] | None,
+        typer.Option(help="What the noun names; thing, or that of --pools."),
+    ] = None,
+    pools: Annotated[
+        Path | None, typer.Option(help="Words in a file by `visdiff personalize pools`.")
+    ] = None,
     count: Annotated[int, typer.Option(help="Number of prompts; the paper uses 2000.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the words and of the images.")] = 0,
     subject: Annotated[
@@ -112,8 +117,13 @@ def class_prompts_command(
     if subject is not None:
         captions = Subject.open(subject, None, noun).captions
         backgrounds = [b for c in captions if (b := background_of(c, noun))]
-    pools = Pools.of(kind, () if with_evaluation_prompts else None)
-    prompts = class_prompts(noun, pools, count, np.random.default_rng(seed), backgrounds)
+    evaluation = () if with_evaluation_prompts else None
+    words = Pools.read(pools, evaluation) if pools else Pools.of(kind or "thing", evaluation)
+    if kind not in (None, words.kind):
+        raise InputError(
+            f"Expected --kind {words.kind} with {pools}, got {kind!r}; leave --kind out."
+        )
+    prompts = class_prompts(noun, words, count, np.random.default_rng(seed), backgrounds)
     rows = [
         {"prompt": p.text, "evaluation_seed": seed + i, **p.columns()}
         for i, p in enumerate(prompts)
@@ -123,9 +133,9 @@ def class_prompts_command(
         write_whole(out, table.encode())
     parts = pd.Series([p.part for p in prompts]).value_counts()
     typer.echo(f"{len(rows)} prompts ({', '.join(f'{n} {k}' for k, n in parts.items())}): {out}")
-    if pools.excluded:
+    if words.excluded:
         typer.echo(
-            f"{len(pools.excluded)} words of the pools were left out, since evaluation prompts ask "
+            f"{len(words.excluded)} words of the pools were left out, since evaluation prompts ask "
             "for them (--with-evaluation-prompts keeps them)",
             err=True,
         )
