@@ -123,7 +123,11 @@ class Subject:
 
     @classmethod
     def without_captions(
-        cls, source: Any, identifier: str | None = None, noun: str | None = None
+        cls,
+        source: Any,
+        identifier: str | None = None,
+        noun: str | None = None,
+        suffixes: Sequence[str] = CAPTION_SUFFIXES,
     ) -> "Subject":
         """Opens a subject whose captions are to be written; those that the source has are unread.
 
@@ -131,6 +135,7 @@ class Subject:
             source: As for `open`.
             identifier: As for `open`.
             noun: As for `open`.
+            suffixes: Of files that are captions; others of a folder are named in the notes.
 
         Returns:
             The subject with its phrase ("a olis dog") as every caption.
@@ -138,7 +143,7 @@ class Subject:
         Raises:
             InputError: As `open`, except for captions.
         """
-        return _read(source, identifier, noun)[0]
+        return _read(source, identifier, noun, suffixes)[0]
 
     def with_captions(self, captions: Sequence[str]) -> "Subject":
         """Returns the subject with other captions, one an image, in order.
@@ -172,7 +177,12 @@ class Subject:
         )
 
 
-def _read(source: Any, identifier: str | None, noun: str | None) -> tuple[Subject, dict[str, str]]:
+def _read(
+    source: Any,
+    identifier: str | None,
+    noun: str | None,
+    suffixes: Sequence[str] = CAPTION_SUFFIXES,
+) -> tuple[Subject, dict[str, str]]:
     """The subject with its phrase as every caption, and the captions of the source by image id."""
     repeats, notes = 1, []
     path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
@@ -184,7 +194,7 @@ def _read(source: Any, identifier: str | None, noun: str | None) -> tuple[Subjec
             "Expected a class noun such as 'dog', got none; name what the subject is (--noun)."
         )
     identifier = _checked_identifier(identifier or "olis")
-    opened, texts, masks, left_out = _opened(source, path)
+    opened, texts, masks, left_out = _opened(source, path, suffixes)
     if left_out:
         shown = ", ".join(left_out[:3]) + (", …" if len(left_out) > 3 else "")
         notes.append(f"{len(left_out)} files are no images and were left out ({shown}).")
@@ -237,12 +247,12 @@ def _with_identifier(subject: Subject, captions: Sequence[str | None]) -> tuple[
 
 
 def _opened(
-    source: Any, path: Path | None
+    source: Any, path: Path | None, suffixes: Sequence[str]
 ) -> tuple[ImageSet, dict[str, str], dict[str, Any], list[str]]:
     """The images, captions and masks by image id, and files that were left out."""
     if path is not None and path.is_dir():
         table = next((path / name for name in _METADATA if (path / name).is_file()), None)
-        return _from_table(table) if table is not None else _from_folder(path)
+        return _from_table(table) if table is not None else _from_folder(path, suffixes)
     if path is not None and path.suffix.lower() in SUFFIXES:
         return _from_table(path)
     if hasattr(source, "column_names") and hasattr(source, "features"):
@@ -251,7 +261,9 @@ def _opened(
     return opened, _captions_of(opened), {}, []
 
 
-def _from_folder(folder: Path) -> tuple[ImageSet, dict[str, str], dict[str, Any], list[str]]:
+def _from_folder(
+    folder: Path, suffixes: Sequence[str]
+) -> tuple[ImageSet, dict[str, str], dict[str, Any], list[str]]:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     found = ImageSet.open(folder)
     known = {folder / name: i for i, name in enumerate(found.ids)}
@@ -271,11 +283,11 @@ def _from_folder(folder: Path) -> tuple[ImageSet, dict[str, str], dict[str, Any]
     texts: dict[str, str] = {}
     used = set(known)
     for name in opened.ids:
-        for suffix in CAPTION_SUFFIXES:
+        for suffix in suffixes:
             sidecar = (folder / name).with_suffix(suffix)
             if sidecar.is_file():
                 used.add(sidecar)
-                text = _read_text(sidecar)
+                text = read_caption(sidecar)
                 if text:
                     texts.setdefault(name, text)
     by_id = {
@@ -355,7 +367,12 @@ def _mask(mask: Any, images: ImageSet, index: int) -> Image.Image | None:
     return opened.convert("L")
 
 
-def _read_text(path: Path) -> str:
+def read_caption(path: Path) -> str:
+    """Returns the caption in a sidecar file.
+
+    Raises:
+        InputError: The file is not UTF-8.
+    """
     try:
         return path.read_text("utf-8-sig").strip()
     except UnicodeDecodeError as error:
