@@ -304,6 +304,14 @@ def test_the_plan_names_the_calls(tmp_path: Path) -> None:
     assert json.loads(ran.stdout) == {"images": 2, "kept": 0, "most_calls": 4}
 
 
+def test_case_1_needs_no_model(tmp_path: Path) -> None:
+    subject_of(tmp_path / "s")
+    out = tmp_path / "c.csv"
+    ran = runner.invoke(app, f"caption {tmp_path / 's'} --noun dog --case 1 --out {out}")
+    assert ran.exit_code == 0, ran.output
+    assert Subject.open(out, noun="dog").captions == ("a olis dog",) * 2
+
+
 def test_the_help_shows_the_instruction() -> None:
     ran = runner.invoke(app, ["caption", "--help"])
     assert "Write one caption of this image for training" in ran.stdout

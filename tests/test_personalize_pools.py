@@ -110,7 +110,10 @@ def test_slots_of_a_file_are_free(tmp_path: Path) -> None:
 
 
 def make(text: str) -> Callable[[Path], None]:
-    return lambda file: file.write_text(text) and None
+    def write(file: Path) -> None:
+        file.write_text(text)
+
+    return write
 
 
 @pytest.mark.parametrize(

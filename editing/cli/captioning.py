@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from editing.personalize.captioning import Captioned
     from editing.personalize.describers import Describer
     from editing.personalize.subject import Subject
+    from visdiff.cache import Mode
     from visdiff.config import Config
     from visdiff.llm.budget import Ledger
 
@@ -101,10 +102,14 @@ def caption(
     kept = captioning.read_captions(out)
     case_asked = None if case is None else Case(case)
     if options.dry_run:
-        _print_plan(subject, sum(bool(c.text) for c in kept.values()), settings, options.as_json)
+        todo = len(subject) - sum(bool(c.text) for c in kept.values())
+        # A caption of the style sid may be asked for twice.
+        chat = settings.captioner.backend == "chat" and case != 1
+        calls = (2 if style == "sid" else 1) * todo if chat else 0
+        _print_plan(len(subject), todo, calls, options.as_json)
         return
     prompt = settings.captioner.model_dump().get("prompt")
-    with _describer(settings, subject, style, options.cache) as (describer, ledger):
+    with _describer(settings, subject, style, case, options.cache) as (describer, ledger):
         found = captioning.caption(
             subject,
             describer,
@@ -124,7 +129,7 @@ def caption(
 
 @contextmanager
 def _describer(
-    settings: "Config", subject: "Subject", style: str, mode: str
+    settings: "Config", subject: "Subject", style: str, case: int | None, mode: "Mode"
 ) -> "Iterator[tuple[Describer, Ledger]]":
     """Makes the configured model, which writes through the user's cache."""
     from editing.personalize.describers import CaptionerDescriber, ChatDescriber
@@ -137,7 +142,7 @@ def _describer(
 
     backend = settings.captioner.backend
     with Cache(mode=mode) as store:
-        if backend == "chat":
+        if backend == "chat" and case != 1:
             ledger = Ledger(settings.llm.max_calls, settings.llm.max_cost)
             own = settings.captioner.model_dump()
             yield (
@@ -154,7 +159,8 @@ def _describer(
             settings = _with_beginning(settings, subject.noun)
         runtime = Runtime.of(settings.engine, store, progress=True)
         captioner, ledger = captioner_of(settings, runtime)
-        check_captioner(captioner, subject.images, runtime)
+        if case != 1:  # no model is asked
+            check_captioner(captioner, subject.images, runtime)
         model = settings.captioner.model_dump().get("model")
         yield CaptionerDescriber(captioner, f"{backend} {model}" if model else backend), ledger
 
@@ -171,14 +177,12 @@ def _with_beginning(settings: "Config", noun: str) -> "Config":
     return settings.changed(captioner__prompt=f"a {noun}")
 
 
-def _print_plan(subject: "Subject", kept: int, settings: "Config", as_json: bool) -> None:
-    todo = len(subject) - kept
-    calls = 2 * todo if settings.captioner.backend == "chat" else 0
+def _print_plan(images: int, todo: int, calls: int, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"images": len(subject), "kept": kept, "most_calls": calls}))
+        typer.echo(json.dumps({"images": images, "kept": images - todo, "most_calls": calls}))
     else:
         typer.echo(
-            f"{todo} of {len(subject)} images to caption ({kept} captions are kept), less what "
+            f"{todo} of {images} images to caption ({images - todo} captions are kept), less what "
             f"the cache holds; at most {calls} calls of the chat model."
         )
 
