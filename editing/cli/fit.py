@@ -64,7 +64,7 @@ def training_progress(
         Stepped,
         Validated,
     )
-    from editing.training.trackers import tracking
+    from editing.training.trackers import tracker
 
     bars: list[tqdm] = []
 
@@ -114,7 +114,13 @@ def training_progress(
                 advance("training", "step", event.steps, event.done).set_postfix(loss=event.loss)
 
     try:
-        yield show
+        with tracker(trackers or (), folder or Path(), "visdiff", settings or {}) as record:
+
+            def on_event(event: Any) -> None:
+                show(event)
+                record(event)
+
+            yield on_event
     finally:
         for bar in bars:
             bar.close()

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from editing.cli import captioning, word_pools
 from editing.cli.identifier import identifier
 from visdiff.cli.options import Json
+from visdiff.errors import InputError
 
 if TYPE_CHECKING:
     from editing.personalize.subject import Subject
@@ -24,6 +26,8 @@ app = typer.Typer(
 )
 
 app.command("identifier")(identifier)
+app.command("caption", epilog=captioning.EPILOG)(captioning.caption)
+app.command("pools", epilog=word_pools.EPILOG)(word_pools.pools)
 
 Source = Annotated[
     str, typer.Argument(help="Folder (captions in .txt files, metadata.jsonl, kohya), or manifest.")
@@ -57,7 +61,7 @@ def check(
         typer.echo(f"{len(subject)} images of {subject.phrase}")
         for row in rows:
             details = f" (details: {', '.join(row['details'])})" if row["details"] else ""
-            typer.echo(f"case {row['case']}  {row['id']}  {row['caption']}{details}")
+            typer.echo(f"case {row['case'] or '?'}  {row['id']}  {row['caption']}{details}")
     for note in subject.notes:
         typer.echo(f"note: {note}", err=True)
     described = sum(row["case"] == Case.SUBJECT_DETAILS for row in rows)
@@ -65,6 +69,14 @@ def check(
         typer.echo(
             f"warning: {described} captions describe the subject: remove the details", err=True
         )
+    unclear = [row["id"] for row in rows if row["case"] is None]
+    if unclear:
+        typer.echo(
+            f"warning: {len(unclear)} captions do not name {subject.noun!r} once (first: "
+            f"{unclear[0]}): edit them",
+            err=True,
+        )
+    if described or unclear:
         raise typer.Exit(3)
 
 
@@ -73,8 +85,12 @@ def class_prompts_command(
     noun: Annotated[str, typer.Argument(help="Class noun, such as dog.")],
     out: Annotated[Path, typer.Option(help="Prompt file to write, .csv.")],
     kind: Annotated[
-        Literal["thing", "living", "person"], typer.Option(help="What the noun names.")
-    ] = "thing",
+        Literal["thing", "living", "person"] | None,
+        typer.Option(help="What the noun names; thing, or that of --pools."),
+    ] = None,
+    pools: Annotated[
+        Path | None, typer.Option(help="Words in a file by `visdiff personalize pools`.")
+    ] = None,
     count: Annotated[int, typer.Option(help="Number of prompts; the paper uses 2000.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the words and of the images.")] = 0,
     subject: Annotated[
@@ -101,8 +117,13 @@ def class_prompts_command(
     if subject is not None:
         captions = Subject.open(subject, None, noun).captions
         backgrounds = [b for c in captions if (b := background_of(c, noun))]
-    pools = Pools.of(kind, () if with_evaluation_prompts else None)
-    prompts = class_prompts(noun, pools, count, np.random.default_rng(seed), backgrounds)
+    evaluation = () if with_evaluation_prompts else None
+    words = Pools.read(pools, evaluation) if pools else Pools.of(kind or "thing", evaluation)
+    if kind not in (None, words.kind):
+        raise InputError(
+            f"Expected --kind {words.kind} with {pools}, got {kind!r}; leave --kind out."
+        )
+    prompts = class_prompts(noun, words, count, np.random.default_rng(seed), backgrounds)
     rows = [
         {"prompt": p.text, "evaluation_seed": seed + i, **p.columns()}
         for i, p in enumerate(prompts)
@@ -112,28 +133,34 @@ def class_prompts_command(
         write_whole(out, table.encode())
     parts = pd.Series([p.part for p in prompts]).value_counts()
     typer.echo(f"{len(rows)} prompts ({', '.join(f'{n} {k}' for k, n in parts.items())}): {out}")
-    if pools.excluded:
+    if words.excluded:
         typer.echo(
-            f"{len(pools.excluded)} words of the pools were left out, since evaluation prompts ask "
+            f"{len(words.excluded)} words of the pools were left out, since evaluation prompts ask "
             "for them (--with-evaluation-prompts keeps them)",
             err=True,
         )
 
 
 def caption_rows(subject: "Subject") -> list[dict[str, Any]]:
-    """Returns id, caption, case, details of the subject and other things, one row an image."""
+    """Returns id, caption, case, details of the subject and other things, one row an image.
+
+    The case is None for a caption that does not name the class noun once.
+    """
     from editing.personalize.captions import case_of
 
     rows = []
-    for name, caption in zip(subject.images.ids, subject.captions, strict=True):
-        checked = case_of(caption, subject.noun, subject.identifier)
+    for name, text in zip(subject.images.ids, subject.captions, strict=True):
+        try:
+            checked = case_of(text, subject.noun, subject.identifier)
+        except InputError:
+            checked = None
         rows.append(
             {
                 "id": name,
-                "caption": caption,
-                "case": int(checked.case),
-                "details": list(checked.subject_details),
-                "others": list(checked.others),
+                "caption": text,
+                "case": None if checked is None else int(checked.case),
+                "details": [] if checked is None else list(checked.subject_details),
+                "others": [] if checked is None else list(checked.others),
             }
         )
     return rows

@@ -19,23 +19,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from editing.generate.phrases import with_article
+from editing.personalize.instructions import INSTRUCTION as INSTRUCTION
+from editing.personalize.instructions import STYLE_INSTRUCTION as STYLE_INSTRUCTION
 from visdiff.errors import InputError
-
-INSTRUCTION = (
-    "Write one caption of this image for training. The subject is the {noun}. Refer to the subject "
-    "only as 'a {noun}': no colour, shape, material, texture, breed, brand, markings or any other "
-    "attribute of its permanent appearance. Describe everything else precisely: other objects with "
-    "their colour, material and position, things worn by or attached to the subject, contents, the "
-    "background, the lighting, the subject's pose, action and facial expression. Start with "
-    "'a {noun}'. One sentence, at most 60 tokens."
-)
-"""What a chat model is asked. Ours: the paper shows its instruction as a figure only."""
-
-STYLE_INSTRUCTION = (
-    "Describe all depicted content of this image in detail, but nothing about artistic style, "
-    "medium, palette or brushwork. End with 'in the style of art'. One sentence, at most 60 tokens."
-)
-"""The same where the subject is a style (the paper's bias "substance")."""
 
 _DETERMINERS = frozenset({
     "a", "an", "the", "this", "that", "one", "some", "its", "his", "her", "their", "my", "your",
@@ -47,6 +33,21 @@ _FUNCTION_WORDS = _DETERMINERS | frozenset({
     "along", "around", "inside", "outside", "front", "top", "side", "left", "right", "background",
     "foreground", "and", "or", "but", "while", "as", "is", "are", "was", "were", "it", "who",
     "which", "there", "up", "down", "out", "off", "very",
+})  # fmt: skip
+# Words between which adjectives stand: "a brown and white dog".
+_BETWEEN = frozenset({"and", "or", "but", "very"})
+_BEFORE = _FUNCTION_WORDS - _BETWEEN
+# Words in -ing that are things; the others are what the subject does.
+_ING_THINGS = frozenset({
+    "awning", "bedding", "building", "ceiling", "clearing", "clothing", "crossing", "drawing",
+    "duckling", "dwelling", "earring", "evening", "flooring", "icing", "king", "landing",
+    "lighting", "lightning", "lining", "morning", "painting", "parking", "pudding", "railing",
+    "ring", "sapling", "seedling", "siding", "spring", "string", "swing", "thing", "wedding",
+    "wing",
+})  # fmt: skip
+_VERBS = frozenset({
+    "sits", "stands", "lies", "sleeps", "rests", "walks", "runs", "jumps", "plays", "looks",
+    "wears", "holds", "carries", "leans", "eats", "drinks", "swims", "climbs",
 })  # fmt: skip
 # What a subject has by nature: "with floppy ears" is a detail of the subject, "with a ball" is not.
 _OWN_PARTS = frozenset({
@@ -91,9 +92,9 @@ class CaptionCheck:
 def case_of(caption: str, noun: str, identifier: str) -> CaptionCheck:
     """Sorts a caption into its case.
 
-    Words between a determiner and the class noun, and "with" followed by a part of the subject
+    Content words directly before the class noun, and "with" followed by a part of the subject
     ("with floppy ears"), are details of the subject. A run of two or more other content words is a
-    thing with details ("green couch"). Verbs in -ing are neither.
+    thing with details ("green couch"). Verbs are neither.
 
     Args:
         caption: With or without the identifier.
@@ -103,7 +104,7 @@ def case_of(caption: str, noun: str, identifier: str) -> CaptionCheck:
     Raises:
         InputError: The caption does not name the class noun exactly once.
     """
-    words = _words(_PHOTOGRAPH.sub("", caption), identifier)
+    words = _words(_PHOTOGRAPH.sub("", caption), identifier, rf"{_WORD.pattern}|[,;:.!?]")
     target = _words(noun)
     places = [
         i for i in range(len(words) - len(target) + 1) if words[i : i + len(target)] == target
@@ -220,30 +221,27 @@ def reduced(caption: str, noun: str, identifier: str, case: Case) -> str:
 
 
 def _before(words: list[str]) -> list[str]:
-    """The words between the last determiner (or the beginning) and the noun."""
-    for i in range(len(words) - 1, -1, -1):
-        if words[i] in _DETERMINERS:
-            return words[i + 1 :]
-    return words
+    """Content words between the last function word (or the beginning) and the noun."""
+    first = 1 + max((i for i, w in enumerate(words) if w in _BEFORE), default=-1)
+    return [w for w in words[first:] if w not in _BETWEEN and w[-1].isalnum()]
 
 
 def _runs(words: list[str]) -> list[list[str]]:
-    """Runs of content words: what stands between function words and verbs in -ing."""
+    """Runs of content words: what stands between function words, verbs and punctuation."""
     runs: list[list[str]] = [[]]
     for word in words:
-        if word in _FUNCTION_WORDS or word.endswith("ing"):
+        verb = word in _VERBS or (word.endswith("ing") and word not in _ING_THINGS)
+        if word in _FUNCTION_WORDS or verb or not word[-1].isalnum():
             runs.append([])
         else:
             runs[-1].append(word)
     return [run for run in runs if run]
 
 
-def _words(text: str, identifier: str | None = None) -> list[str]:
+def _words(text: str, identifier: str = "", word: str = _WORD.pattern) -> list[str]:
     """Lower-case words of a text; an identifier such as "V*" is one word, with its signs."""
-    text = text.lower()
-    if identifier is None:
-        return _WORD.findall(text)
-    return re.findall(f"{_pattern_of(identifier.lower()).pattern}|{_WORD.pattern}", text)
+    own = f"{_pattern_of(identifier.lower()).pattern}|" if identifier else ""
+    return re.findall(own + word, text.lower())
 
 
 def _pattern_of(identifier: str) -> re.Pattern[str]:

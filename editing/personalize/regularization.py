@@ -18,13 +18,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+import tomli_w
 
 from editing.generate.phrases import with_article
 from visdiff.errors import InputError
+from visdiff.files import explained, write_whole
 
 Kind = Literal["thing", "living", "person", "miniature"]
 """What the class noun names; it decides the slots of the grammar. "miniature": anything that the
@@ -36,6 +39,8 @@ Part = Literal["against", "photo", "styled"]
 SHARES: Mapping[Part, float] = MappingProxyType({"against": 0.2, "photo": 0.6, "styled": 0.2})
 """Share of each part in a regularisation set (He et al., section 3)."""
 
+# Keys of a file of pools that are no pools.
+_PROVENANCE = ("kind", "slots", "excluded", "noun", "model", "prompts")
 _FUNCTION_WORDS = frozenset({
     "a", "an", "the", "of", "on", "in", "at", "by", "to", "with", "from", "around", "its", "top",
     "background", "and", "front",
@@ -96,6 +101,75 @@ class Pools:
             tuple(words.get("styled", styles["styled"])),
         )
         return pools.without(evaluation_phrases(kind) if evaluation is None else evaluation)
+
+    @classmethod
+    def read(cls, path: Path, evaluation: Sequence[str] | None = None) -> "Pools":
+        """Reads pools from a TOML file, by `write` or by hand.
+
+        Args:
+            path: The keys ``kind``, one array of words for each slot and ``settings``; optionally
+                ``slots`` (names of the arrays, in the order of the grammar), ``photographic`` and
+                ``styles``. Missing ones are the bundled ones.
+            evaluation: As for `of`.
+
+        Raises:
+            InputError: The file cannot be read, or an array is missing, unknown or empty.
+        """
+        with explained("a TOML file of pools", path, "check the path"):
+            data = path.read_bytes()
+        try:
+            table = tomllib.loads(data.decode("utf-8-sig"))
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(
+                f"Expected TOML in {path}, got a syntax error: {error}; correct the file."
+            ) from error
+        bundled = cls.of(table.get("kind", ""), ())
+        arrays: dict[str, Any] = {
+            "slots": list(bundled.adjectives),
+            "photographic": list(bundled.photographic),
+            "styles": list(bundled.styles),
+            "excluded": [],
+            **table,
+        }
+        slots = _strings(arrays, "slots", path)
+        unknown = set(table) - {*slots, "settings", "photographic", "styles", *_PROVENANCE}
+        if unknown:
+            raise InputError(
+                f"Expected the arrays {', '.join(slots)}, settings, photographic and styles in "
+                f"{path}, got {sorted(unknown)[0]!r}; rename it or add it to slots."
+            )
+        pools = cls(
+            bundled.kind,
+            MappingProxyType({slot: _strings(arrays, slot, path) for slot in slots}),
+            _strings(arrays, "settings", path),
+            _strings(arrays, "photographic", path),
+            _strings(arrays, "styles", path),
+            _strings(arrays, "excluded", path) if arrays["excluded"] else (),
+        )
+        return pools.without(evaluation_phrases(pools.kind) if evaluation is None else evaluation)
+
+    def write(self, path: Path, provenance: Mapping[str, str]) -> None:
+        """Writes the pools as TOML for `read`.
+
+        Args:
+            path: The file.
+            provenance: Where the words come from: ``noun``, ``model``, ``prompts``.
+
+        Raises:
+            InputError: The file cannot be written.
+        """
+        table = {
+            "kind": self.kind,
+            **provenance,
+            "slots": list(self.adjectives),
+            **{slot: list(words) for slot, words in self.adjectives.items()},
+            "settings": list(self.settings),
+            "photographic": list(self.photographic),
+            "styles": list(self.styles),
+            "excluded": list(self.excluded),
+        }
+        with explained("a file that can be written", path):
+            write_whole(path, tomli_w.dumps(table).encode())
 
     def without(self, phrases: Sequence[str]) -> "Pools":
         """Returns the pools without every entry that has all content words of a phrase."""
@@ -258,6 +332,14 @@ def evaluation_phrases(kind: Kind) -> tuple[str, ...]:
         return ()
     table = _table("dreambench")
     return (*table["both"], *table["thing" if kind == "thing" else "living"])
+
+
+def _strings(table: Mapping[str, Any], name: str, path: Path) -> tuple[str, ...]:
+    """An array of a file of pools, which has at least one text."""
+    words = table.get(name)
+    if isinstance(words, list) and words and all(isinstance(w, str) and w.strip() for w in words):
+        return tuple(words)
+    raise InputError(f"Expected words in the array {name!r} of {path}, got {words!r}; add some.")
 
 
 def _counts(count: int, shares: Mapping[Part, float]) -> dict[Part, int]:

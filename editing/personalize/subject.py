@@ -43,8 +43,8 @@ class Subject:
         identifier: The token that comes to mean the subject, "olis".
         noun: The class noun, "dog".
         repeats: How often kohya's folder name asks for the images; 1 elsewhere.
-        mask_files: n files of the masks; None without a mask, or for one in memory.
         notes: Sentences about what was left out or assumed; show them to the user.
+        mask_files: n files of the masks; None without a mask, or for one in memory.
     """
 
     images: ImageSet
@@ -53,8 +53,8 @@ class Subject:
     identifier: str
     noun: str
     repeats: int = 1
-    mask_files: tuple[Path | None, ...] = ()
     notes: tuple[str, ...] = ()
+    mask_files: tuple[Path | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -106,43 +106,44 @@ class Subject:
             InputError: There is no image, no noun, a caption without identifier and noun, or a mask
                 of another size than its image.
         """
-        repeats, notes = 1, []
-        path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
-        if path is not None and path.is_dir() and (named := _KOHYA.fullmatch(path.name)):
-            repeats = int(named["repeats"])
-            identifier, noun = identifier or named["identifier"], noun or named["noun"]
-        if noun is None or not noun.strip():
-            raise InputError(
-                "Expected a class noun such as 'dog', got none; name what the subject is (--noun)."
-            )
-        identifier = _checked_identifier(identifier or "olis")
-        opened, table, masks, left_out = open_images(source)
-        if left_out:
-            shown = ", ".join(left_out[:3]) + (", …" if len(left_out) > 3 else "")
-            notes.append(f"{len(left_out)} files are no images and were left out ({shown}).")
-        if len(opened) == 1:
-            notes.append("There is one image: the subject's pose and background are likely learnt.")
-        texts = {**table, **(captions or {})}
-        unknown = [name for name in captions or {} if name not in opened.ids]
+        subject, texts = _read(source, identifier, noun)
+        unknown = [name for name in captions or {} if name not in subject.images.ids]
         if unknown:
             raise InputError(
-                f"Expected captions of the images {', '.join(opened.ids[:3])}, …, got one of "
-                f"{unknown[0]!r}; use the image's path relative to the folder."
+                f"Expected captions of the images {', '.join(subject.images.ids[:3])}, …, got one "
+                f"of {unknown[0]!r}; use the image's path relative to the folder."
             )
-        subject = cls(opened, (), (), identifier, noun.strip(), repeats)
-        bare = sum(name not in texts for name in opened.ids)
+        texts = {**texts, **(captions or {})}
+        bare = sum(name not in texts for name in subject.images.ids)
+        notes = subject.notes
         if texts and bare:
-            notes.append(f"{bare} images have no caption; '{subject.phrase}' is used for them.")
-        return replace(
-            subject,
-            captions=_with_identifier(subject, [texts.get(name) for name in opened.ids]),
-            masks=tuple(_mask(masks.get(name), opened, i) for i, name in enumerate(opened.ids)),
-            mask_files=tuple(
-                Path(mask) if isinstance(mask := masks.get(name), (str, Path)) else None
-                for name in opened.ids
-            ),
-            notes=tuple(notes),
-        )
+            notes += (f"{bare} images have no caption; '{subject.phrase}' is used for them.",)
+        written = _with_identifier(subject, [texts.get(name) for name in subject.images.ids])
+        return replace(subject, captions=written, notes=notes)
+
+    @classmethod
+    def without_captions(
+        cls,
+        source: Any,
+        identifier: str | None = None,
+        noun: str | None = None,
+        suffixes: Sequence[str] = CAPTION_SUFFIXES,
+    ) -> "Subject":
+        """Opens a subject whose captions are to be written; those that the source has are unread.
+
+        Args:
+            source: As for `open`.
+            identifier: As for `open`.
+            noun: As for `open`.
+            suffixes: Of files that are captions; others of a folder are named in the notes.
+
+        Returns:
+            The subject with its phrase ("a olis dog") as every caption.
+
+        Raises:
+            InputError: As `open`, except for captions.
+        """
+        return _read(source, identifier, noun, suffixes)[0]
 
     def with_captions(self, captions: Sequence[str]) -> "Subject":
         """Returns the subject with other captions, one an image, in order.
@@ -176,6 +177,45 @@ class Subject:
         )
 
 
+def _read(
+    source: Any,
+    identifier: str | None,
+    noun: str | None,
+    suffixes: Sequence[str] = CAPTION_SUFFIXES,
+) -> tuple[Subject, dict[str, str]]:
+    """The subject with its phrase as every caption, and the captions of the source by image id."""
+    repeats, notes = 1, []
+    path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
+    if path is not None and path.is_dir() and (named := _KOHYA.fullmatch(path.name)):
+        repeats = int(named["repeats"])
+        identifier, noun = identifier or named["identifier"], noun or named["noun"]
+    if noun is None or not noun.strip():
+        raise InputError(
+            "Expected a class noun such as 'dog', got none; name what the subject is (--noun)."
+        )
+    identifier = _checked_identifier(identifier or "olis")
+    opened, texts, masks, left_out = open_images(source, suffixes)
+    if left_out:
+        shown = ", ".join(left_out[:3]) + (", …" if len(left_out) > 3 else "")
+        notes.append(f"{len(left_out)} files are no images and were left out ({shown}).")
+    if len(opened) == 1:
+        notes.append("There is one image: the subject's pose and background are likely learnt.")
+    subject = Subject(
+        opened,
+        (f"a {identifier} {noun.strip()}",) * len(opened),
+        tuple(_mask(masks.get(name), opened, i) for i, name in enumerate(opened.ids)),
+        identifier,
+        noun.strip(),
+        repeats,
+        tuple(notes),
+        tuple(
+            Path(mask) if isinstance(mask := masks.get(name), (str, Path)) else None
+            for name in opened.ids
+        ),
+    )
+    return subject, texts
+
+
 def _checked_identifier(identifier: str) -> str:
     if not re.fullmatch(r"\S+", identifier):
         raise InputError(
@@ -207,12 +247,13 @@ def _with_identifier(subject: Subject, captions: Sequence[str | None]) -> tuple[
 
 
 def open_images(
-    source: Any,
+    source: Any, suffixes: Sequence[str] = CAPTION_SUFFIXES
 ) -> tuple[ImageSet, dict[str, str], dict[str, Any], list[str]]:
     """Opens images with what is known of each.
 
     Args:
         source: As for `Subject.open`.
+        suffixes: Of files that are captions.
 
     Returns:
         The images; image id → caption; image id → mask; names of files that were left out.
@@ -223,7 +264,7 @@ def open_images(
     path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
     if path is not None and path.is_dir():
         table = next((path / name for name in _METADATA if (path / name).is_file()), None)
-        return _from_table(table) if table is not None else _from_folder(path)
+        return _from_table(table) if table is not None else _from_folder(path, suffixes)
     if path is not None and path.suffix.lower() in SUFFIXES:
         return _from_table(path)
     if hasattr(source, "column_names") and hasattr(source, "features"):
@@ -232,7 +273,9 @@ def open_images(
     return opened, _captions_of(opened), {}, []
 
 
-def _from_folder(folder: Path) -> tuple[ImageSet, dict[str, str], dict[str, Any], list[str]]:
+def _from_folder(
+    folder: Path, suffixes: Sequence[str]
+) -> tuple[ImageSet, dict[str, str], dict[str, Any], list[str]]:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     found = ImageSet.open(folder)
     known = {folder / name: i for i, name in enumerate(found.ids)}
@@ -252,11 +295,11 @@ def _from_folder(folder: Path) -> tuple[ImageSet, dict[str, str], dict[str, Any]
     texts: dict[str, str] = {}
     used = set(known)
     for name in opened.ids:
-        for suffix in CAPTION_SUFFIXES:
+        for suffix in suffixes:
             sidecar = (folder / name).with_suffix(suffix)
             if sidecar.is_file():
                 used.add(sidecar)
-                text = _read_text(sidecar)
+                text = read_caption(sidecar)
                 if text:
                     texts.setdefault(name, text)
     by_id = {
@@ -336,7 +379,12 @@ def _mask(mask: Any, images: ImageSet, index: int) -> Image.Image | None:
     return opened.convert("L")
 
 
-def _read_text(path: Path) -> str:
+def read_caption(path: Path) -> str:
+    """Returns the caption in a sidecar file.
+
+    Raises:
+        InputError: The file is not UTF-8.
+    """
     try:
         return path.read_text("utf-8-sig").strip()
     except UnicodeDecodeError as error:
