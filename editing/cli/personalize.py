@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from editing.cli import captioning, word_pools
+from editing.cli import captioning, teach, word_pools
 from editing.cli.identifier import identifier
 from visdiff.cli.options import Json
 from visdiff.errors import InputError
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from editing.personalize.subject import Subject
 
 app = typer.Typer(
-    help="Teach a subject to a text-to-image model: check its images, write its class prompts.",
+    help="Teach a subject to a text-to-image model, and prepare its images and captions.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
+teach.add_methods(app)
 app.command("identifier")(identifier)
 app.command("caption", epilog=captioning.EPILOG)(captioning.caption)
 app.command("pools", epilog=word_pools.EPILOG)(word_pools.pools)

@@ -7,7 +7,7 @@ import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,11 +18,12 @@ from visdiff.errors import InputError
 
 if TYPE_CHECKING:
     from editing.edit import Edit
+    from editing.personalize.priors import ClassImages
     from editing.personalize.subject import Subject
 
 Model = Annotated[str, typer.Argument(help="Model: a hub id, a folder, or miniature.")]
 Source = Annotated[
-    str,
+    str | None,
     typer.Argument(help="The subject: folder of images (captions in .txt files), or a manifest."),
 ]
 Out = Annotated[Path, typer.Option(help="Output file of the edit, E.safetensors.")]
@@ -50,8 +51,18 @@ class TeachOptions:
             help="none, prompt, structured, teacher, or a folder or manifest of class images."
         ),
     ] = None
+    dataset_config: Annotated[
+        Path | None, typer.Option(help="kohya's dataset configuration (TOML) in place of SOURCE.")
+    ] = None
     captions: Annotated[
-        Path | None, typer.Option(help="Manifest of captions (visdiff personalize caption).")
+        Literal["own", "none", "sid", "plain", "blip"],
+        typer.Option(
+            help="own: those of SOURCE; none: the identifier and the noun alone; sid, plain, blip: "
+            "written by the captioner of --preset (visdiff personalize caption)."
+        ),
+    ] = "own"
+    preset: Annotated[
+        str | None, typer.Option(help="Preset of the captioner: miniature, laptop, paper, open.")
     ] = None
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None
@@ -109,13 +120,13 @@ def find_summary(name: str) -> str:
 
 def _command(method: str) -> Any:
     @with_options(TeachOptions)
-    def command(model: Model, source: Source, out: Out, options: TeachOptions) -> None:
+    def command(model: Model, out: Out, source: Source = None, *, options: TeachOptions) -> None:
         _teach(method, model, source, out, options)
 
     return command
 
 
-def _teach(method: str, model: str, source: str, out: Path, options: TeachOptions) -> None:
+def _teach(method: str, model: str, source: str | None, out: Path, options: TeachOptions) -> None:
     from editing.personalize.samples import Samples
     from editing.pipelines.loading import load_pipeline
     from visdiff.files import check_writable
@@ -125,10 +136,18 @@ def _teach(method: str, model: str, source: str, out: Path, options: TeachOption
     identifier = options.identifier or file.pop("identifier", None)
     noun = options.noun or file.pop("noun", None)
     prior = options.prior or file.pop("prior", None)
-    subjects = [_open(source, identifier, noun, options.captions)]
+    data: dict[str, Any] = {}
+    if options.dataset_config is not None:
+        if source is not None:
+            raise InputError("Expected SOURCE or --dataset-config, got both; leave one out.")
+        subjects, own, data = _from_kohya(options.dataset_config, identifier, noun)
+        prior = prior or own
+    else:
+        subjects = [_open(source, identifier, noun, model, out, options)]
     subjects += [_open_also(text) for text in options.also or []]
     given = {"steps": options.steps, "lr": options.lr, "seed": options.seed}
     settings = {
+        **data,
         **file,
         **{name: value for name, value in given.items() if value is not None},
         **parse_settings(options.set_),
@@ -154,11 +173,75 @@ def _teach(method: str, model: str, source: str, out: Path, options: TeachOption
     _echo(edit, out, options.as_json)
 
 
-def _open(source: str, identifier: Any, noun: Any, captions: Path | None) -> "Subject":
-    from editing.personalize.subject import Subject, captions_from
+def _open(
+    source: str | None, identifier: Any, noun: Any, model: str, out: Path, options: TeachOptions
+) -> "Subject":
+    from editing.personalize.subject import Subject
 
-    texts = None if captions is None else captions_from(captions)
-    return Subject.open(source, identifier, noun, texts)
+    if source is None:
+        raise InputError(
+            "Expected SOURCE or --dataset-config, got neither; name the folder of the images."
+        )
+    match options.captions:
+        case "own":
+            return Subject.open(source, identifier, noun)
+        case "none":
+            return Subject.without_captions(source, identifier, noun)
+        case _:
+            preset = options.preset or ("miniature" if model == "miniature" else None)
+            manifest = out.with_name(f"{out.stem}-captions.jsonl")
+            _write_captions(source, manifest, identifier, noun, options.captions, preset)
+            return Subject.open(manifest, identifier, noun)
+
+
+def _write_captions(
+    source: str, manifest: Path, identifier: Any, noun: Any, style: Any, preset: str | None
+) -> None:
+    from editing.cli.captioning import caption
+    from editing.personalize.captioning import read_captions
+    from visdiff.cli.options import RunOptions
+
+    try:
+        caption(source, manifest, noun, identifier, style, options=RunOptions(preset=preset))
+    except typer.Exit:
+        # Flagged captions are usable; those that are missing are not.
+        missing = [name for name, c in read_captions(manifest).items() if not c.text]
+        if missing:
+            raise InputError(
+                f"Expected a caption of every image, got none of {', '.join(missing[:3])}; write "
+                f"them into {manifest} and train with it as SOURCE."
+            ) from None
+
+
+def _from_kohya(
+    path: Path, identifier: Any, noun: Any
+) -> "tuple[list[Subject], ClassImages | None, dict[str, Any]]":
+    """Subjects, class images and settings of a dataset configuration; prints its notes."""
+    from editing.personalize.kohya import read_dataset_config
+    from editing.personalize.priors import captioned_images
+
+    found = read_dataset_config(path, identifier, noun)
+    for note in found.notes:
+        typer.echo(f"note: {note}", err=True)
+    settings, own = found.settings, {}
+    if settings.resolution is not None:
+        own["width"], own["height"] = settings.resolution
+    if settings.batch_size is not None:
+        own["batch"] = settings.batch_size
+    if settings.flip is not None:
+        own["flip"] = settings.flip
+    if settings.buckets is not None:
+        own["buckets"] = settings.buckets
+    if settings.random_crop:
+        own["crop"] = 0.75
+        typer.echo("note: random_crop keeps at least 0.75 of a side (--set crop=…).", err=True)
+    prior = None
+    if found.regularization:
+        prior = captioned_images(
+            [(r.images, r.captions, r.repeats) for r in found.regularization],
+            found.subjects[0].noun,
+        )
+    return list(found.subjects), prior, own
 
 
 def _open_also(text: str) -> "Subject":

@@ -29,8 +29,8 @@ def far_or_near(
         rng: Draws the scale and the place.
 
     Returns:
-        The view, whose mask is 1 where the image is, and what goes before the caption: "zoomed in ",
-        "a far away " and their like, or "" for a scale near 1.
+        The view, whose mask is 1 where the image is, and what goes before the caption: "zoomed in "
+        or "a far away ", for example, or "" for a scale near 1.
     """
     height, width = size
     side = min(image.size)

@@ -15,7 +15,7 @@ from editing.edit.deltas import Full, tensors_of
 from editing.linear import constrained
 from editing.personalize.layers import linear_layers
 from editing.personalize.personalizer import Personalizer
-from editing.personalize.settings import PersonalizeConfig
+from editing.personalize.settings import MINIATURE, PersonalizeConfig
 from editing.personalize.subject import Subject
 from editing.personalize.trained import Together, TokenRows, Trained, Whole
 from editing.pipelines.text import Phrase, encode
@@ -49,10 +49,7 @@ CUSTOM_DIFFUSION = Personalizer(
     _trained,
     _groups,
     variants={
-        "miniature": {
-            "steps": 800, "lr": 1e-3, "token_lr": 1e-2, "kind": "miniature", "prior_steps": 10,
-            "scaled_images": False,
-        },
+        "miniature": {**MINIATURE, "lr": 1e-3, "token_lr": 1e-2, "scaled_images": False},
     },
 )  # fmt: skip
 
@@ -119,7 +116,7 @@ def _subject_states(edit: Edit, pipe: Any) -> torch.Tensor:
     with edit.applied(pipe, force=True):
         found = list(encode(pipe, phrases))
     rows = [e.states[e.layout.start : e.layout.end] for e in found]
-    # Equal rows (causal encoders give equal beginnings equal states) would make the system singular.
+    # Causal encoders give equal beginnings equal states, which would make the system singular.
     return torch.unique(torch.cat(rows), dim=0)
 
 

@@ -38,6 +38,7 @@ class Pictures:
         captions: n captions.
         phrase: What all images show, "a olis dog".
         masks: n masks of the subject, or None where there is none.
+        repeats: How often each image is drawn relative to the others; 1 by default.
     """
 
     def __init__(
@@ -46,8 +47,11 @@ class Pictures:
         captions: Sequence[Caption],
         phrase: str,
         masks: Sequence[Image.Image | None] = (),
+        repeats: Sequence[int] = (),
     ) -> None:
         self.phrase = phrase
+        weights = np.array(repeats or [1] * len(images), np.float64)
+        self._shares = weights / weights.sum()
         self._images = images
         self._captions = tuple(captions)
         self._masks = tuple(masks) or (None,) * len(images)
@@ -55,6 +59,10 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self._images)
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """Returns the index of a random image."""
+        return int(rng.choice(len(self), p=self._shares))
 
     def image(self, index: int) -> Image.Image:
         """Returns an image, RGB."""
@@ -129,7 +137,7 @@ class Sampler:
             shown, text = self._pasted(sets, rng)
         else:
             pictures = sets[int(rng.integers(len(sets)))]
-            index = int(rng.integers(len(pictures)))
+            index = pictures.draw(rng)
             text = pictures.caption(index, rng)
             if self._mixing.scaled:
                 shown, prefix = far_or_near(pictures.image(index), self._framing.size, rng)
@@ -154,7 +162,7 @@ class Sampler:
         pair = [sets[int(i)] for i in rng.choice(len(sets), 2, replace=False)]
         height, width = self._framing.size
         half = Framing((height, width // 2), self._framing.crop, self._framing.flip)
-        left, right = (p.view(int(rng.integers(len(p))), half, rng) for p in pair)
+        left, right = (p.view(p.draw(rng), half, rng) for p in pair)
         return side_by_side(left, right), both(pair[0].phrase, pair[1].phrase, rng)
 
 
@@ -250,6 +258,11 @@ class Bounded(Generic[K, V]):
                 self._bytes -= self._size(self._values.popitem(last=False)[1])
         self._values.move_to_end(key)
         return self._values[key]
+
+
+def fixed_caption(text: str) -> Caption:
+    """Returns a caption that is the same at every step."""
+    return lambda rng: text
 
 
 def rng_of(generator: torch.Generator) -> np.random.Generator:

@@ -9,7 +9,7 @@ from typing import Any
 
 from editing.personalize.layers import denoiser_name, text_encoders, weights_of
 from editing.personalize.personalizer import Personalizer
-from editing.personalize.settings import PersonalizeConfig
+from editing.personalize.settings import MINIATURE, PersonalizeConfig
 from editing.personalize.subject import Subject
 from editing.personalize.trained import Trained, Whole
 from editing.training import Group
@@ -33,8 +33,6 @@ DREAMBOOTH = Personalizer(
     _groups,
     variants={
         "sdxl": {"lr": 2e-6},
-        "miniature": {
-            "steps": 800, "lr": 1e-4, "kind": "miniature", "prior_steps": 10, "batch": 2
-        },
+        "miniature": {**MINIATURE, "lr": 2e-4},
     },
 )  # fmt: skip

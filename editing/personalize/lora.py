@@ -16,7 +16,7 @@ from editing.personalize.layers import (
     text_encoders,
 )
 from editing.personalize.personalizer import Personalizer
-from editing.personalize.settings import PersonalizeConfig
+from editing.personalize.settings import MINIATURE, PersonalizeConfig
 from editing.personalize.subject import Subject
 from editing.personalize.trained import Adapters, DoraAdapters, Together, TokenRows, Trained
 from editing.training import Group
@@ -56,9 +56,7 @@ LORA = Personalizer(
     _groups,
     variants={
         "sdxl": {"rank": 32, "text_encoder": True, "new_token": True, "steps": 8000},
-        "miniature": {
-            "steps": 800, "lr": 2e-3, "rank": 8, "kind": "miniature", "prior_steps": 10, "batch": 2
-        },
+        "miniature": {**MINIATURE, "lr": 2e-3, "rank": 8},
     },
     families=frozenset({"sd", "sdxl", "flux", "sd3"}),
 )  # fmt: skip

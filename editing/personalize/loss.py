@@ -59,9 +59,10 @@ class NoiseLevels:
 
     def noised(self, latents: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
         """Returns a z + b ε for latents and noise of shape (n, c, h, w) and levels (n,)."""
-        return _wide(self.signal, levels, latents) * latents + _wide(
-            self.noise, levels, latents
-        ) * noise
+        return (
+            _wide(self.signal, levels, latents) * latents
+            + _wide(self.noise, levels, latents) * noise
+        )
 
     def target(self, latents: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
         """Returns what the model should predict, shape (n, c, h, w)."""
@@ -71,9 +72,10 @@ class NoiseLevels:
             case "sample":
                 return latents
             case "v_prediction":
-                return _wide(self.signal, levels, latents) * noise - _wide(
-                    self.noise, levels, latents
-                ) * latents
+                return (
+                    _wide(self.signal, levels, latents) * noise
+                    - _wide(self.noise, levels, latents) * latents
+                )
             case "flow":
                 return noise - latents
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from editing.edit import Edit
 from editing.generate.phrases import with_article
-from editing.personalize.data import Caption, Pictures
+from editing.personalize.data import Caption, Pictures, fixed_caption
 from editing.personalize.framing import Framing
 from editing.personalize.objective import Objective
 from editing.personalize.priors import ClassImages, class_images
@@ -34,6 +35,7 @@ from editing.training import (
 )
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
+from visdiff.imageset import ImageSet
 
 _HELD_OUT = 16
 """Samples of the validation loss."""
@@ -107,7 +109,7 @@ class Personalizer:
         pipe: Any,
         subject: Subject | Sequence[Subject],
         *,
-        prior: str | Path | None = None,
+        prior: str | Path | ClassImages | None = None,
         class_folder: str | Path = _DEFAULT_FOLDER,
         samples: Samples | None = None,
         validate_every: int | None = None,
@@ -120,9 +122,10 @@ class Personalizer:
 
         Args:
             pipe: A pipeline, or what `editing.pipelines.loading.load_pipeline` accepts.
-            subject: The subject, or several that are taught together.
+            subject: The subject, or several that are taught together; those of one identifier are
+                folders of one subject.
             prior: One of `editing.personalize.priors.PRIORS`, or a folder or manifest with images
-                of the class; None for the method's own.
+                of the class, or the images; None for the method's own.
             class_folder: Folder of the class images that the model draws; they are used again.
             samples: Sample images that are drawn while training.
             validate_every: Steps between losses on fixed samples; None for none.
@@ -145,13 +148,13 @@ class Personalizer:
         report: OnEvent = on_event or (lambda event: None)
         subjects = [subject] if isinstance(subject, Subject) else list(subject)
         subjects = [_named(s, config) for s in subjects]
-        _check_distinct(subjects)
+        by_name = _by_identifier(subjects)
         denoiser = Denoiser(pipe, config.height, config.width)
-        trained = self.trained(pipe, subjects, config)
+        trained = self.trained(pipe, [group[0] for group in by_name], config)
         notes = [note for s in subjects for note in (*s.notes, *_token_notes(pipe, s, config))]
         priors = [
-            class_images(pipe, s, prior or self.prior, config, Path(class_folder), report)
-            for s in subjects
+            class_images(pipe, group[0], prior or self.prior, config, Path(class_folder), report)
+            for group in by_name
         ]
         notes += [note for found in priors for note in found.notes]
         for note in notes:
@@ -168,7 +171,7 @@ class Personalizer:
             ).encode()
         )
         with _prepared(denoiser, trained, config):
-            objective = _objective(denoiser, trained, subjects, priors, config)
+            objective = _objective(denoiser, trained, by_name, priors, config)
 
             def held_out(weights: Weights) -> float:
                 with trained.substituted(weights):
@@ -179,7 +182,9 @@ class Personalizer:
 
             observers: list[Observer] = []
             if samples is not None:
-                observers.append(grids(denoiser, trained, samples, _prompts(samples, subjects)))
+                sampling = samples.settings or config.sampling()
+                rows = _prompts(samples, subjects)
+                observers.append(grids(denoiser, trained, samples, rows, sampling))
             if validate_every is not None:
                 observers.append(
                     Observer(validate_every, lambda done, w: Validated(done, held_out(w)))
@@ -213,7 +218,9 @@ class Personalizer:
             requests=tuple(Learn(s.identifier, s.noun, s.digest) for s in subjects),
             config={
                 **config.model_dump(mode="json"),
-                "prior": str(prior or self.prior),
+                "prior": "own images"
+                if isinstance(prior, ClassImages)
+                else str(prior or self.prior),
                 "captions": [list(s.captions) for s in subjects],
             },
             changes=changes,
@@ -246,13 +253,21 @@ def _named(subject: Subject, config: PersonalizeConfig) -> Subject:
     return subject.renamed(f"<{subject.identifier}>")
 
 
-def _check_distinct(subjects: Sequence[Subject]) -> None:
-    names = [s.identifier for s in subjects]
-    if not subjects or len(set(names)) < len(names):
-        raise InputError(
-            f"Expected one or more subjects with an identifier each, got "
-            f"{', '.join(names) or 'none'}; give each its own."
-        )
+def _by_identifier(subjects: Sequence[Subject]) -> list[list[Subject]]:
+    """Returns the subjects in groups of one identifier: folders of the same subject."""
+    groups: dict[str, list[Subject]] = {}
+    for subject in subjects:
+        groups.setdefault(subject.identifier, []).append(subject)
+    if not groups:
+        raise InputError("Expected at least one subject, got none; open one with Subject.open.")
+    for identifier, group in groups.items():
+        nouns = sorted({s.noun for s in group})
+        if len(nouns) > 1:
+            raise InputError(
+                f"Expected one class noun for {identifier!r}, got {' and '.join(nouns)}; give each "
+                "subject an identifier of its own."
+            )
+    return list(groups.values())
 
 
 def _token_notes(pipe: Any, subject: Subject, config: PersonalizeConfig) -> list[str]:
@@ -279,7 +294,7 @@ def _token_notes(pipe: Any, subject: Subject, config: PersonalizeConfig) -> list
 def _objective(
     denoiser: Denoiser,
     trained: Trained,
-    subjects: Sequence[Subject],
+    groups: Sequence[Sequence[Subject]],
     priors: Sequence[ClassImages],
     config: PersonalizeConfig,
 ) -> Objective:
@@ -293,8 +308,8 @@ def _objective(
     return Objective(
         denoiser,
         trained,
-        subjects,
-        [_pictures(s, config) for s in subjects],
+        [group[0] for group in groups],
+        [_pictures(group, config) for group in groups],
         [p.pictures for p in priors if p.pictures is not None],
         any(p.from_teacher for p in priors),
         config,
@@ -302,18 +317,21 @@ def _objective(
     )
 
 
-def _pictures(subject: Subject, config: PersonalizeConfig) -> Pictures:
+def _pictures(group: Sequence[Subject], config: PersonalizeConfig) -> Pictures:
+    """Returns the images of all folders of one subject."""
+    phrase = group[0].phrase
     return Pictures(
-        subject.images,
-        [_caption(text, subject.phrase, config.templates) for text in subject.captions],
-        subject.phrase,
-        subject.masks,
+        reduce(ImageSet.joined, [s.images for s in group]),
+        [_caption(text, phrase, config.templates) for s in group for text in s.captions],
+        phrase,
+        [mask for s in group for mask in s.masks],
+        [s.repeats for s in group for _ in range(len(s))],
     )
 
 
 def _caption(text: str, phrase: str, templates: Sequence[str]) -> Caption:
     if text != phrase:
-        return lambda rng: text
+        return fixed_caption(text)
     return lambda rng: templates[int(rng.integers(len(templates)))].replace("{}", text)
 
 
@@ -330,9 +348,7 @@ def _is_half(denoiser: Denoiser, config: PersonalizeConfig) -> bool:
 
 
 @contextmanager
-def _prepared(
-    denoiser: Denoiser, trained: Trained, config: PersonalizeConfig
-) -> Iterator[None]:
+def _prepared(denoiser: Denoiser, trained: Trained, config: PersonalizeConfig) -> Iterator[None]:
     """Makes the pipeline ready for training and restores it afterwards."""
     module = denoiser.module
     with ExitStack() as stack:

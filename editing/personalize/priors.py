@@ -14,7 +14,8 @@ share a folder.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,10 @@ import numpy as np
 from editing.generate import Progress, generate
 from editing.generate.phrases import own_seed, with_article
 from editing.generate.prompts import Sample
-from editing.personalize.data import Caption, Pictures
+from editing.personalize.data import Caption, Pictures, fixed_caption
 from editing.personalize.regularization import ClassPrompt, Pools, background_of, class_prompts
 from editing.personalize.settings import PersonalizeConfig
 from editing.personalize.subject import Subject, open_images
-from editing.pipelines.sampling import Settings
 from editing.pipelines.weights import weight_hash
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
@@ -77,7 +77,7 @@ def one_prompt(
     """Returns images of "a [noun]"."""
     text = with_article(subject.noun)
     samples = [Sample(text, i) for i in range(config.prior_images)]
-    captions: list[Caption] = [lambda rng: text] * len(samples)
+    captions = [fixed_caption(text)] * len(samples)
     return _drawn(pipe, subject.noun, samples, captions, config, folder, on_batch)
 
 
@@ -101,23 +101,40 @@ def structured(
     return _drawn(pipe, subject.noun, samples, captions, config, folder, on_batch)
 
 
-def own_images(source: str | Path, subject: Subject) -> ClassImages:
+def own_images(source: str | Path, noun: str) -> ClassImages:
     """Returns images of the class that the user has, with their captions.
 
     Args:
         source: Folder with captions in text files, or a manifest.
-        subject: The subject; images without caption are captioned "a [noun]".
+        noun: The class noun; an image without caption is captioned "a [noun]".
     """
     images, texts, _, left_out = open_images(source)
-    bare = with_article(subject.noun)
-    written = [texts.get(name, bare) for name in images.ids]
-    captions: list[Caption] = [lambda rng, text=text: text for text in written]
-    content = [[images.digest(i), text] for i, text in enumerate(written)]
-    notes = [f"{len(left_out)} files of {source} are no images and were left out."] if left_out else []
+    captions = [texts.get(name, with_article(noun)) for name in images.ids]
+    found = captioned_images([(images, captions, 1)], noun)
+    notes = [f"{len(left_out)} files of {source} are no images and were left out."]
+    return replace(found, notes=tuple(notes[: len(left_out)]))
+
+
+def captioned_images(sets: Sequence[tuple[ImageSet, Sequence[str], int]], noun: str) -> ClassImages:
+    """Returns images of the class with captions.
+
+    Args:
+        sets: Images, their captions, and how often the images are drawn relative to the others.
+        noun: The class noun.
+    """
+    content = [
+        [images.digest(i), text, repeats]
+        for images, captions, repeats in sets
+        for i, text in enumerate(captions)
+    ]
     return ClassImages(
-        Pictures(images, captions, bare),
+        Pictures(
+            reduce(ImageSet.joined, [images for images, _, _ in sets]),
+            [fixed_caption(text) for _, captions, _ in sets for text in captions],
+            with_article(noun),
+            repeats=[repeats for images, _, repeats in sets for _ in range(len(images))],
+        ),
         identity=digest_bytes(canonical_json(content).encode()),
-        notes=tuple(notes),
     )
 
 
@@ -133,7 +150,7 @@ PRIORS: Mapping[str, Prior] = {
 def class_images(
     pipe: Any,
     subject: Subject,
-    prior: str | Path,
+    prior: str | Path | ClassImages,
     config: PersonalizeConfig,
     folder: Path,
     on_batch: Callable[[Progress], None] | None = None,
@@ -143,7 +160,7 @@ def class_images(
     Args:
         pipe: The unedited pipeline, which draws the images.
         subject: The subject.
-        prior: One of `PRIORS`, or a folder or manifest of own images.
+        prior: One of `PRIORS`, a folder or manifest of own images, or the images.
         config: Settings.
         folder: Folder of the drawn images; complete ones in it are used again.
         on_batch: Called after each batch of images.
@@ -151,11 +168,13 @@ def class_images(
     Raises:
         InputError: The prior is neither, or an image has pixels that are not finite.
     """
+    if isinstance(prior, ClassImages):
+        return prior
     name = str(prior)
     if name in PRIORS:
         return PRIORS[name](pipe, subject, config, folder, on_batch)
     if Path(prior).expanduser().exists():
-        return own_images(prior, subject)
+        return own_images(prior, subject.noun)
     raise InputError(
         f"Expected a prior ({', '.join(PRIORS)}) or a folder of class images, got {name!r}; "
         "correct it."
@@ -171,14 +190,8 @@ def _drawn(
     folder: Path,
     on_batch: Callable[[Progress], None] | None,
 ) -> ClassImages:
-    settings = Settings(
-        steps=config.prior_steps,
-        guidance=config.prior_guidance,
-        height=config.height,
-        width=config.width,
-    )
     where = folder / f"{'-'.join(noun.split())}-{weight_hash(pipe)[:12]}"
-    images = generate(pipe, samples, where, settings=settings, on_batch=on_batch).images()
+    images = generate(pipe, samples, where, settings=config.sampling(), on_batch=on_batch).images()
     rows = images.frame
     drawn = set(zip(rows["prompt"], rows["seed"], strict=True))
     kept = [i for i, s in enumerate(samples) if (s.prompt, s.seed) in drawn]
@@ -186,9 +199,7 @@ def _drawn(
     if len(kept) < len(samples):
         notes.append(f"{len(samples) - len(kept)} class images were not finite and are left out.")
     listed = [[samples[i].prompt, samples[i].seed] for i in kept]
-    identity = digest_bytes(
-        canonical_json([listed, config.prior_steps, config.prior_guidance]).encode()
-    )
+    identity = digest_bytes(canonical_json([listed, asdict(config.sampling())]).encode())
     pictures = Pictures(images, [captions[i] for i in kept], with_article(noun))
     return ClassImages(pictures, identity=identity, notes=tuple(notes))
 

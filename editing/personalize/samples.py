@@ -1,7 +1,7 @@
 """Sample images while a subject is learnt: fixed prompts and seeds, as one grid a step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -29,14 +29,14 @@ class Samples:
         every: Steps between grids; the first is drawn before the first step.
         prompts: Rows of a grid; empty for the subject, the subject in a place, and its class.
         seeds: Columns of a grid.
-        settings: Sampling settings.
+        settings: Sampling settings; None for those of the method's configuration.
     """
 
     folder: Path
     every: int = 100
     prompts: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2, 3)
-    settings: Settings = field(default_factory=Settings)
+    settings: Settings | None = None
 
     def __post_init__(self) -> None:
         if self.every < 1 or not self.seeds:
@@ -47,7 +47,11 @@ class Samples:
 
 
 def grids(
-    denoiser: Denoiser, trained: Trained, samples: Samples, prompts: Sequence[str]
+    denoiser: Denoiser,
+    trained: Trained,
+    samples: Samples,
+    prompts: Sequence[str],
+    settings: Settings,
 ) -> Observer:
     """Returns an observer that draws with the trained weights and writes the grid.
 
@@ -56,13 +60,14 @@ def grids(
         trained: What is trained.
         samples: What is drawn.
         prompts: Rows of the grid.
+        settings: Sampling settings.
     """
 
     def observe(done: int, weights: Weights) -> Sampled:
         rows = [prompt for prompt in prompts for _ in samples.seeds]
         seeds = [seed for _ in prompts for seed in samples.seeds]
         with torch.no_grad(), trained.substituted(weights):
-            images = draw(denoiser.pipe, rows, seeds, settings=samples.settings)
+            images = draw(denoiser.pipe, rows, seeds, settings=settings)
         path = samples.folder / f"step-{done:06d}.png"
         buffer = BytesIO()
         grid(images, list(prompts)).save(buffer, "PNG")
@@ -91,5 +96,3 @@ def grid(images: np.ndarray, labels: Sequence[str]) -> Image.Image:
             picture = Image.fromarray(images[row * columns + column])
             canvas.paste(picture, (column * width, top + _LABEL))
     return canvas
-
-

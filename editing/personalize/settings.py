@@ -1,11 +1,14 @@
 """The settings of all personalisation methods."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from editing.personalize.regularization import Kind
 from editing.personalize.trained.spectral import NormMode
+from editing.pipelines.sampling import Settings
 from editing.settings import MethodConfig
 from editing.training import Plan
 
@@ -64,8 +67,13 @@ class PersonalizeConfig(MethodConfig):
     min_snr: float | None = Field(default=None, gt=0, description="γ of min-SNR weighting; 5.")
     prior_weight: float = Field(default=1.0, ge=0, description="λ.")
     prior_images: int = Field(default=200, ge=1, description="Images of the class.")
-    prior_steps: int = Field(default=50, ge=1, description="Sampling steps of these images.")
-    prior_guidance: float = Field(default=7.5, ge=0, description="Guidance of these images.")
+    sampling_steps: int = Field(
+        default=50, ge=1, description="Sampling steps of class images and sample grids."
+    )
+    sampling_guidance: float = Field(default=7.5, ge=0, description="Their guidance scale.")
+    sampling_scheduler: str | None = Field(
+        default=None, description="Their scheduler; None: the pipeline's."
+    )
     kind: Kind = Field(default="thing", description="What the class noun names.")
     word_dropout: float = Field(
         default=0.3, ge=0, le=1, description="Share of adjectives left out of class captions."
@@ -95,6 +103,16 @@ class PersonalizeConfig(MethodConfig):
         default=0.0, ge=0, le=1, description="Share of images with two subjects."
     )
 
+    def sampling(self) -> Settings:
+        """Returns the settings of class images and sample grids."""
+        return Settings(
+            steps=self.sampling_steps,
+            guidance=self.sampling_guidance,
+            height=self.height,
+            width=self.width,
+            scheduler=self.sampling_scheduler,
+        )
+
     def plan(self, save_every: int, **more: Any) -> Plan:
         """Returns the hyperparameters of the training."""
         return Plan(
@@ -114,6 +132,12 @@ class PersonalizeConfig(MethodConfig):
             **more,
         )
 
+
+MINIATURE: Mapping[str, Any] = MappingProxyType({
+    "kind": "miniature", "batch": 1, "steps": 400, "sampling_steps": 10,
+    "sampling_scheduler": "DPMSolverMultistep",
+})  # fmt: skip
+"""What differs for the bundled model, with every method."""
 
 COMMON = frozenset(PersonalizeConfig.model_fields) - frozenset({
     "text_encoder", "text_lr", "rank", "alpha", "targets", "dora", "new_token", "token_lr",

@@ -10,7 +10,7 @@ from typing import Any
 
 from editing.personalize.layers import shifted_weights, text_encoders
 from editing.personalize.personalizer import Personalizer
-from editing.personalize.settings import PersonalizeConfig
+from editing.personalize.settings import MINIATURE, PersonalizeConfig
 from editing.personalize.subject import Subject
 from editing.personalize.trained import SpectralShifts, Trained
 from editing.training import Group
@@ -39,8 +39,6 @@ SVDIFF = Personalizer(
     _trained,
     _groups,
     variants={
-        "miniature": {
-            "steps": 800, "lr": 1e-2, "kind": "miniature", "prior_steps": 10, "batch": 2
-        },
+        "miniature": {**MINIATURE, "lr": 2e-2},
     },
 )  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from editing.personalize.personalizer import Personalizer, no_groups
-from editing.personalize.settings import PersonalizeConfig
+from editing.personalize.settings import MINIATURE, PersonalizeConfig
 from editing.personalize.subject import Subject
 from editing.personalize.trained import TokenRows, Trained
 
@@ -34,9 +34,6 @@ TEXTUAL_INVERSION = Personalizer(
     no_groups,
     prior="none",
     variants={
-        "miniature": {
-            "steps": 800, "lr": 1e-2, "kind": "miniature", "prior_steps": 10, "batch": 2,
-            "templates": ("{}", "a picture of {}"),
-        },
+        "miniature": {**MINIATURE, "lr": 2e-2, "templates": ("{}", "a picture of {}")},
     },
 )  # fmt: skip

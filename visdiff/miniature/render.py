@@ -76,7 +76,7 @@ class Art:
         return self._sprites[art, icon_name(subject, gender, tone)]
 
     def replaced(self, subject: str, change: Callable[[np.ndarray], np.ndarray]) -> "Art":
-        """Returns the art with the icons of a subject changed, RGBA (64, 64, 4) uint8 to the same."""
+        """Returns the art with each icon of a subject, RGBA (64, 64, 4) uint8, changed."""
         name = icon_name(subject)
         changed = {key: change(s) for key, s in self._sprites.items() if key[1] == name}
         return Art({**self._sprites, **changed})

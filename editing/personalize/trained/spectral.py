@@ -21,7 +21,6 @@ NormMode = Literal["scalar", "elementwise", "off"]
 an element (the paper's table of sizes), or not at all."""
 
 
-
 def _key(name: str, place: Place) -> str:
     # Norms have a rate of their own, so their names begin alike.
     return f"norms.{name}.shift" if place.parameter.ndim == 1 else f"{name}.shift"
@@ -83,7 +82,8 @@ class SpectralShifts(Trained):
         """Lets the layers compute with shifted singular values."""
         places = {name: layer.place for name, layer in self._layers.items()}
         values = {
-            name: layer.weight(weights[_key(name, layer.place)]) for name, layer in self._layers.items()
+            name: layer.weight(weights[_key(name, layer.place)])
+            for name, layer in self._layers.items()
         }
         with substituted(places, values):
             yield
@@ -91,6 +91,8 @@ class SpectralShifts(Trained):
     def deltas(self, weights: Weights) -> tuple[Delta, ...]:
         """Returns the shifts of each layer."""
         return tuple(
-            shifts.SpectralShift(name, weights[_key(name, layer.place)].detach().float().cpu(), layer.mode)
+            shifts.SpectralShift(
+                name, weights[_key(name, layer.place)].detach().float().cpu(), layer.mode
+            )
             for name, layer in self._layers.items()
         )
