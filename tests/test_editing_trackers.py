@@ -77,10 +77,9 @@ def test_trackers_receive_numbers_and_samples(tmp_path: Path) -> None:
         (1, numbers),
         (2, {"validation": 0.75}),
     ]
-    assert RUNS == [
-        [*common, (4, {"samples": str(grid)}), "finished"],
-        [*common, (4, {"samples": [(4, 6, 3)]}), "finished"],
-    ]
+    recorder, painter = RUNS
+    assert recorder == [*common, (4, {"samples": str(grid)}), "finished"]
+    assert painter == [*common, (4, {"samples": [(4, 6, 3)]}), "finished"]
 
 
 @pytest.mark.usefixtures("registered")

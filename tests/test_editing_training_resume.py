@@ -206,5 +206,5 @@ def test_any_state_is_stored_exactly(tmp_path: Path) -> None:
     assert torch.equal(again["half"], state["half"])
     with safe_open(file, "pt") as stored:
         assert json.loads(stored.metadata()["visdiff_training"])["version"] == 2
-    with pytest.raises(TypeError, match="state.x is of the type object"):
+    with pytest.raises(TypeError, match=r"state\.x is of the type object"):
         save(file, weights, {"x": object()}, {}, 5)

@@ -1,4 +1,4 @@
-"""Observers of a training, such as sample images and the validation loss; they do not change it."""
+"""Observers of a training, such as sample images or a validation loss, which do not change it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

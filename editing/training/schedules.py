@@ -82,9 +82,9 @@ def _decay(
         )
         decay: Any = found.lr_lambdas[0]
         decay(warmup)
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except (ValueError, ArithmeticError) as error:
         raise InputError(
-            f"Expected valid options of the schedule {schedule!r}, got {dict(options)} ({error}); "
-            "correct them."
+            f"Expected a rate that the schedule {schedule} can follow, got {lr} and "
+            f"{dict(options)} ({error}); correct them."
         ) from error
     return decay
