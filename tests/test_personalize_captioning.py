@@ -1,7 +1,7 @@
 """Training captions by models: styles, cases, second questions, manifests that are resumed."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,6 +200,20 @@ def test_captions_so_far_are_handed_over(tmp_path: Path) -> None:
     seen: list[int] = []
     caption(subject, Fixed(*["a dog"] * 18), on_captions=lambda found: seen.append(len(found)))
     assert seen == [16, 18]
+
+
+def test_an_interrupted_run_keeps_what_it_wrote(tmp_path: Path) -> None:
+    subject = subject_of(tmp_path / "s", "abcdefghijklmnopqr")
+    out = tmp_path / "captions.jsonl"
+
+    def save(found: Mapping[str, Caption]) -> None:
+        write_captions(out, subject, found)
+
+    with pytest.raises(IndexError):
+        caption(subject, Fixed(*["a dog on a hill"] * 17), on_captions=save)
+    assert len(Subject.open(out, noun="dog")) == 18
+    rest = caption(subject, Fixed("a dog", "a dog"), kept=read_captions(out))
+    assert (rest.kept, len(rest.captions)) == (16, 18)
 
 
 def bad_case(subject: Subject) -> None:

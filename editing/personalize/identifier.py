@@ -35,8 +35,8 @@ class Encoding:
     Attributes:
         tokenizer: Name of the tokenizer in the pipeline, "tokenizer_2".
         pieces: The tokens as text, in the tokenizer's notation.
-        known: Whether every piece has a token of its own; otherwise the text cannot be told from
-            other unknown ones.
+        known: Whether every piece has a token of its own; otherwise the text equals
+            any other unknown one.
         rank: Id of the token, from the most frequent; None for several pieces and for a token that
             was added to the model.
         vocabulary: Number of tokens that the tokenizer came with.
