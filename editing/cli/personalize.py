@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 
 teach.add_methods(app)
+app.command("merge")(teach.merge)
 app.command("identifier")(identifier)
 app.command("caption", epilog=captioning.EPILOG)(captioning.caption)
 app.command("pools", epilog=word_pools.EPILOG)(word_pools.pools)

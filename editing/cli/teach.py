@@ -274,3 +274,26 @@ def _echo(edit: "Edit", out: Path, as_json: bool) -> None:
         typer.echo(f"learnt {request.concept!r} by {edit.method}: {out}")
     typer.echo(f"loss on fixed samples {loss['before']:.4f} → {loss['after']:.4f}")
     typer.echo(f"next: visdiff audit --base MODEL --edit {out} --out audit/")
+
+
+def merge(
+    edits: Annotated[
+        list[Path], typer.Argument(metavar="EDIT…", help="Edits of Custom Diffusion.")
+    ],
+    base: Annotated[str, typer.Option(help="Model that they were fitted to.")],
+    captions: Annotated[
+        Path, typer.Option(help="File of regularisation captions, one per line or a manifest.")
+    ],
+    out: Out,
+) -> None:
+    """Merge edits of several subjects into one, in closed form (Custom Diffusion)."""
+    from editing.edit import Edit
+    from editing.generate.prompts import read_prompts
+    from editing.personalize.custom_diffusion import merge as merged
+    from editing.pipelines.loading import load_pipeline
+
+    texts = [prompt.text for prompt in read_prompts(captions)]
+    edit = merged([Edit.load(path) for path in edits], load_pipeline(base), texts)
+    edit.save(out)
+    names = " and ".join(repr(r.concept) for r in edit.requests)
+    typer.echo(f"merged {names}: {out}")

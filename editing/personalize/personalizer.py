@@ -305,6 +305,8 @@ def _objective(
         side = round((denoiser.size[0] * denoiser.size[1]) ** 0.5)
         step = denoiser.family.multiple(denoiser.pipe)
         sizes = tuple(generate_aspect_ratio_buckets(side, step))
+    usual = 0.75 if any(p.crops for p in priors) else 1.0
+    crop = usual if config.crop is None else config.crop
     return Objective(
         denoiser,
         trained,
@@ -313,7 +315,7 @@ def _objective(
         [p.pictures for p in priors if p.pictures is not None],
         any(p.from_teacher for p in priors),
         config,
-        Framing(denoiser.size, config.crop, config.flip, sizes),
+        Framing(denoiser.size, crop, config.flip, sizes),
     )
 
 

@@ -41,12 +41,14 @@ class ClassImages:
     Attributes:
         pictures: Images of the class; None for priors without images.
         from_teacher: Whether the frozen model gives the target, on the subject's own images.
+        crops: Whether images are cropped at random unless the settings state otherwise.
         identity: What determines the images and captions, for checkpoints.
         notes: Sentences about what was left out; show them to the user.
     """
 
     pictures: Pictures | None = None
     from_teacher: bool = False
+    crops: bool = False
     identity: str = ""
     notes: tuple[str, ...] = field(default=())
 
@@ -98,7 +100,8 @@ def structured(
     )
     samples = [Sample(p.text, seed + i, columns=p.columns()) for i, p in enumerate(prompts)]
     captions = [_with_dropout(p, config.word_dropout) for p in prompts]
-    return _drawn(pipe, subject.noun, samples, captions, config, folder, on_batch)
+    found = _drawn(pipe, subject.noun, samples, captions, config, folder, on_batch)
+    return replace(found, crops=True)
 
 
 def own_images(source: str | Path, noun: str) -> ClassImages:

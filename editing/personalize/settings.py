@@ -55,8 +55,12 @@ class PersonalizeConfig(MethodConfig):
         default=None, ge=8, description="None: that of the model's training."
     )
     width: int | None = Field(default=None, ge=8, description="None: that of the model's training.")
-    crop: float = Field(
-        default=1.0, gt=0, le=1, description="Smallest side of a random crop; 1 is the centre."
+    crop: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Smallest side of a random crop; 1 is the centre. None: 0.75 with structured "
+        "class images, whose paper crops, and 1 with other priors.",
     )
     flip: bool = Field(default=False, description="Mirror half of the images.")
     buckets: bool = Field(default=False, description="Keep the nearest of several aspect ratios.")
@@ -134,7 +138,7 @@ class PersonalizeConfig(MethodConfig):
 
 
 MINIATURE: Mapping[str, Any] = MappingProxyType({
-    "kind": "miniature", "batch": 1, "steps": 400, "sampling_steps": 10,
+    "kind": "miniature", "batch": 1, "crop": 1.0, "steps": 400, "sampling_steps": 10,
     "sampling_scheduler": "DPMSolverMultistep",
 })  # fmt: skip
 """What differs for the bundled model, with every method."""
