@@ -114,7 +114,12 @@ class Measure:
         return float((self._recognizer.embed(images) @ self._references.T).mean())
 
     def _asked(
-        self, attribute: str, asked: Sequence[str], values: Sequence[str], phrase: str, seeds: Any
+        self,
+        attribute: str,
+        asked: Sequence[str],
+        values: Sequence[str],
+        phrase: str,
+        seeds: Sequence[int],
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns images of prompts with an attribute, and whether CLIP sees it in each."""
         chosen = [asked[i % len(asked)] for i in seeds]

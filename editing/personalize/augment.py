@@ -41,7 +41,7 @@ def far_or_near(
         share = rng.uniform(1 / 3, 1)
         small = (max(8, round(height * share)), max(8, round(width * share)))
         top, left = (int(rng.integers(0, a - b + 1)) for a, b in zip(size, small, strict=True))
-        part = np.asarray(square.resize(small[::-1], Image.Resampling.LANCZOS))
+        part = np.asarray(square.resize((small[1], small[0]), Image.Resampling.LANCZOS))
         canvas[top : top + small[0], left : left + small[1]] = part
         mask[top : top + small[0], left : left + small[1]] = 1
         prefix = str(rng.choice(_FAR)) if share < 0.6 else ""

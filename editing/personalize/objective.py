@@ -144,7 +144,9 @@ class Objective:
             for i in items
         ]
         weights = torch.from_numpy(np.stack(masks))[:, None]
-        small = torch.nn.functional.adaptive_avg_pool2d(weights, latents.shape[2:])
+        small = torch.nn.functional.adaptive_avg_pool2d(
+            weights, (latents.shape[2], latents.shape[3])
+        )
         return (outside + (1 - outside) * small).to(latents.device)
 
     def _autocast(self) -> AbstractContextManager[Any]:
