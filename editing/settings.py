@@ -18,7 +18,7 @@ CLIP aggregates the meaning of a prompt. ``words+eos+pad``: all tokens of the co
 and the padding. With it, the first word of an erased "palm tree" no longer affects images; but that
 word has the same vector in every prompt that begins alike, so erasing "van gogh" would also affect
 "van". ``all``: every position. ``aligned``: every position, each token matched to the same token of
-the target, in order (TIME).
+the target, in order, with "an" as "a" (TIME).
 """
 
 

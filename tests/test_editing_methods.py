@@ -222,12 +222,35 @@ def test_uce_2025_is_the_published_formula(pipe: Any) -> None:
         assert_same(edit, pipe, name, formula(w, 0.5, terms))
 
 
-def test_time_is_the_published_formula(pipe: Any) -> None:
-    old, new = "a dog at night", "a green dog at night"
+def positions_of_time(pipe: Any, old: str, new: str) -> list[int]:
+    """Returns the position of the new prompt that each position of the old one takes (TIME)."""
+    vocabulary = pipe.tokenizer.get_vocab()
+    article = vocabulary["a</w>"]
+
+    def ids(text: str) -> list[int]:
+        return [article if pipe.tokenizer.decode([i]).strip() == "an" else i
+                for i in pipe.tokenizer(text)["input_ids"]]  # fmt: skip
+
+    theirs, found, length = iter(enumerate(ids(new))), [], len(states(pipe, old)[0])
+    for own in ids(old):
+        found.append(next(j for j, other in theirs if other == own))
+    found += range(found[-1] + 1, length)
+    return (found + [length - 1] * length)[:length]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("a dog at night", "a green dog at night"),
+        ("an apple", "a green apple"),
+        ("a dog next to an apple", "an old dog next to a green apple"),
+        ("a dog and a cat", "a dog and a dog and a cat"),  # first places, not longest runs
+    ],
+)
+def test_time_is_the_published_formula(pipe: Any, old: str, new: str) -> None:
     edit = editing.fit(pipe, [Replace(old, new)], "time", nearest=0)
     c, t = states(pipe, old)[0], states(pipe, new)[0]
-    # start, "a", then one position further on; the last state is used where none is left.
-    meets = [0, 1, *(min(i + 1, len(t) - 1) for i in range(2, len(c)))]
+    meets = positions_of_time(pipe, old, new)
     for name in token_layers(pipe):
         w = parameter(pipe, name).detach().to(torch.float64)
         assert_same(edit, pipe, name, formula(w, 0.1, [(1.0, c, t[meets] @ w.T)]))
