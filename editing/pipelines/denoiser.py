@@ -9,7 +9,7 @@ inputs and text encodings as in the pipeline's own sampling.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.func import functional_call
@@ -18,6 +18,10 @@ from editing.pipelines.sampling import Texts
 from visdiff.errors import InputError
 
 Tensor = torch.Tensor
+
+NullEncoding = Literal["pipeline", "prompt"]
+"""The encoding of the empty prompt: that of the pipeline's default negative prompt, which is zeros
+if SDXL's configuration specifies so, or that of the text encoders. They differ for SDXL only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,12 +115,12 @@ class Denoiser:
         # `unet.device` of diffusers visits all modules at each call, for group offloading.
         return next(self._unet.parameters()).device
 
-    def encode(self, texts: Sequence[str]) -> Conditions:
+    def encode(self, texts: Sequence[str], null: NullEncoding = "pipeline") -> Conditions:
         """Encodes prompts as the pipeline does for sampling.
 
         Args:
-            texts: Prompts. "" stands for the pipeline's default negative prompt: the empty prompt,
-                or zeros if SDXL's configuration specifies so.
+            texts: Prompts.
+            null: Encoding of "".
 
         Returns:
             One row per prompt.
@@ -125,7 +129,7 @@ class Denoiser:
         states, pooled = [], []
         for text in texts:
             encoded = source.encoded([text])
-            prefix = "" if text else "negative_"
+            prefix = "" if text or null == "prompt" else "negative_"
             states.append(encoded[f"{prefix}prompt_embeds"][0])
             if self._timed:
                 pooled.append(encoded[f"{prefix}pooled_prompt_embeds"][0])
