@@ -184,6 +184,36 @@ def test_esd_for_sdxl_guides_away_from_the_encoded_empty_prompt(
     assert is_near(ours, torch.cat([g.flatten() for g in wanted if g is not None]), 1e-3)
 
 
+def test_concept_ablation_is_the_published_loss(pipe: Any) -> None:
+    """Noised images of the anchor; the goal is the trained model's own, without gradient."""
+    config = CONCEPT_ABLATION.config.changed(runs=2, run_steps=5)
+    found = objective(pipe, [Replace("a dog", "a cat")], config)
+    weights = {
+        name: (value.detach() * 1.1).requires_grad_()
+        for name, value in start(pipe, "attn2-kv").items()
+    }
+    losses, ours = gradients(found, weights)
+    trained = copy.deepcopy(pipe.unet)
+    for name, value in weights.items():
+        trained.get_parameter(name.removeprefix("unet.")).data.copy_(value)
+    concept = pipe.encode_prompt("a dog", "cpu", 1, False)[0]
+    anchor = pipe.encode_prompt("a cat", "cpu", 1, False)[0]
+    theirs = []
+    for seed in (0, 1, 2):
+        rng = generator(7, seed)
+        final = found._runs.finals[draw_point(found._task, config, rng).run][None]
+        t = torch.randint(1000, (1,), generator=rng)
+        noise = torch.randn(final.shape[1:], generator=rng)[None]
+        kept = pipe.scheduler.alphas_cumprod[t]
+        x = kept.sqrt() * final + (1 - kept).sqrt() * noise
+        goal = trained(x, t, anchor).sample.detach()
+        theirs.append(torch.nn.functional.mse_loss(trained(x, t, concept).sample, goal))
+    assert is_near(losses, torch.stack(theirs).detach())
+    torch.stack(theirs).mean().backward()
+    wanted = [trained.get_parameter(n.removeprefix("unet.")).grad for n in weights]
+    assert is_near(ours, torch.cat([g.flatten() for g in wanted if g is not None]), 1e-3)
+
+
 def test_esd_is_all_but_one_without_the_null_term(pipe: Any) -> None:
     """With a negated goal and λ_u = 0 they agree at all weights if N is the frozen model's.
 

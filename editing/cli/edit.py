@@ -325,7 +325,7 @@ def _print_edit(edit: "Edit") -> None:
     for target in diagnostics.get("targets", []):
         line = f"{target['concept']!r} reaches {1 - target['residual']:.0%} of its target"
         if "revival" in target:
-            line += f"; {target['revival']:.0%} of it cannot be revived by any text vector"
+            line += f"; the vectors that revive it best miss it by {target['revival']:.0%}"
         typer.echo(line)
     for name, subject in (
         ("preserved", "preserved concepts move"),
