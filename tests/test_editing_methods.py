@@ -4,6 +4,7 @@ import inspect
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -393,6 +394,18 @@ def test_adding_and_withdrawing_equal_the_fresh_solve_in_any_order(pipe: Any, me
             assert difference.norm() <= 1e-9 * expected.norm()
         # Contributions are summed in a canonical order, so not even rounding differs.
         assert edit.digest == fresh.digest
+
+
+def test_a_saved_rece_edit_can_be_added_to_and_withdrawn_from(pipe: Any, tmp_path: Path) -> None:
+    church, dog = Erase("church"), Replace("dog", "cat")
+    settings = {"nearest": 0, "epochs": 2, "revive_lam": 0.1}
+    editing.fit(pipe, [church], "rece", **settings).save(tmp_path / "e.safetensors")
+    loaded = Edit.load(tmp_path / "e.safetensors")
+    both = editing.add(loaded, pipe, [dog])
+    assert both.digest == editing.fit(pipe, [church, dog], "rece", **settings).digest
+    alone = editing.withdraw(both, [dog])
+    assert alone.digest == loaded.digest
+    assert alone.diagnostics["targets"] == loaded.diagnostics["targets"]
 
 
 @pytest.mark.parametrize("method", ["uce", "uce-2024"])

@@ -138,7 +138,9 @@ def test_esd_is_the_published_loss(pipe: Any) -> None:
     assert is_near(ours, torch.cat([g.flatten() for g in wanted if g is not None]), 1e-3)
 
 
-@pytest.mark.parametrize(("settings", "negative"), [({}, ""), ({"null_encoding": "pipeline"}, None)])
+@pytest.mark.parametrize(
+    ("settings", "negative"), [({}, ""), ({"null_encoding": "pipeline"}, None)]
+)
 def test_esd_for_sdxl_guides_away_from_the_encoded_empty_prompt(
     xl: Any, settings: Any, negative: str | None
 ) -> None:

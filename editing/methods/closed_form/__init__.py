@@ -159,7 +159,7 @@ class ClosedForm:
             InputError: Requests contradict each other, or a concept has no tokens.
         """
         assert edit.ledger is not None
-        config = type(self.config)(**edit.config)
+        config = self.config.changed(**edit.config)
         requests = checked(requests)
         check_kinds(self, requests, "uce")
         new = [r for r in requests if r not in edit.requests]

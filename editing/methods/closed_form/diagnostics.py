@@ -222,8 +222,8 @@ def _warnings(found: Mapping[str, Any], ledger: Ledger) -> list[str]:
             warnings.append(
                 f"The later solves undo the edit: {target['concept']!r} went "
                 f"{target['first']['reached']:.0%} of the way to its target after the first one "
-                f"and goes {target['reached']:.0%} after the last: {remedy}, or use uce-2024, which "
-                "is the first solve alone."
+                f"and goes {target['reached']:.0%} after the last: {remedy}, or use uce-2024, "
+                "which is the first solve alone."
             )
     if found["preserved"] and found["preserved"]["spill"] > DRIFT:
         warnings.append(

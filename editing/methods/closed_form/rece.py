@@ -3,8 +3,8 @@ r"""RECE: after a UCE edit, finds the vectors that would revive a concept and er
 The published procedure (``train_object.py`` and ``train_artists.py`` of CharlesGong12/RECE):
 
 1. An edit by the UCE code of 2024 (`editing.methods.closed_form.uce`).
-2. For every position of the prompt "concept", the vector whose edited keys and values are nearest to
-   the unedited ones of the concept, with an absolute ridge toward zero
+2. For every position of the prompt "concept", the vector whose edited keys and values are nearest
+   to the unedited ones of the concept, with an absolute ridge toward zero
    (`editing.linear.find_revivals`).
 3. Another solve from the *edited* weights that maps these vectors to the same positions of the
    target's prompt, or of the empty prompt, and preserves all positions of the empty prompt and of
@@ -33,7 +33,6 @@ import torch
 
 from editing.edit.ledger import Ledger
 from editing.linear import LinearMap, Solution, Tensor, find_revivals, gram, solve
-from editing.methods.closed_form import ClosedForm
 from editing.methods.closed_form.uce import UCE_2024
 from editing.pipelines.weights import Space
 from editing.settings import LinearConfig, ReceConfig

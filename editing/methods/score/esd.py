@@ -15,8 +15,9 @@ the input scaling of its scheduler; Adam updates float32 weights. Their "erase_f
 implemented. For SDXL (``esd_sdxl.py``): learning rate 2e-4 (``esd-u``: 1e-5), guidance 2 and η = 0
 in the convention of the paper, 1 in that of the code. Their runs are guided against zeros, as
 SDXL's configuration specifies, but the empty prompt of their loss is encoded; ours too, and
-``null_encoding="pipeline"`` sets zeros in the loss as well, which guided sampling uses. For the bundled model: a tenth of the peak rate of its training
-(``esd-u``: half of that) and larger batches, untuned.
+``null_encoding="pipeline"`` sets zeros in the loss as well, which guided sampling uses. For the
+bundled model: a tenth of the peak rate of its training (``esd-u``: half of that) and larger
+batches, untuned.
 
 Gandikota et al., "Erasing Concepts from Diffusion Models" (ICCV 2023), arXiv:2303.07345.
 """
