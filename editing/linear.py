@@ -57,6 +57,23 @@ class LinearMap:
             projected = projected * self.gains[layer]
         return projected @ self.left
 
+    def matrix(self) -> Tensor:
+        """Returns M, float64, shape (d, d); of gains that differ by layer, with their mean."""
+        left = self.left if self.gains is None else self.left * self.gains.mean(0)[:, None]
+        m = left.T @ self.right
+        m.diagonal().add_(1.0)
+        return m
+
+    def followed_by(self, other: "LinearMap") -> "LinearMap":
+        """Returns the map of W' = (W M) N, where M is this map and N the other one.
+
+        Both must be without gains.
+        """
+        assert self.gains is None
+        assert other.gains is None
+        left = torch.cat([self.left, other.left + self.displacement(other.left)])
+        return LinearMap(left, torch.cat([self.right, other.right]))
+
     def change(self, weight: Tensor, layer: int = 0) -> tuple[Tensor, Tensor]:
         """Returns factors (up, down) of the change W (M − I) of one layer.
 
@@ -81,11 +98,13 @@ class Solution:
         map: The map.
         lam: λ.
         condition: Estimated ratio of the largest to the smallest eigenvalue of B.
+        first: The map of the first solve, of a method that solves again from the edited weights.
     """
 
     map: LinearMap
     lam: float
     condition: float
+    first: LinearMap | None = None
 
 
 def absolute_lambda(gram: Tensor, lam_rel: float) -> float:
@@ -138,7 +157,9 @@ def solve(
     return Solution(found, lam, condition)
 
 
-def find_revivals(change: LinearMap, second: Tensor, vectors: Tensor, lam_rel: float) -> Tensor:
+def find_revivals(
+    change: LinearMap, vectors: Tensor, lam: float, second: Tensor | None = None
+) -> Tensor:
     r"""Returns the vectors that would revive an edited concept (RECE).
 
     These are the e' whose new keys and values are nearest, by ridge regression, to the old ones of
@@ -147,20 +168,28 @@ def find_revivals(change: LinearMap, second: Tensor, vectors: Tensor, lam_rel: f
 
     Args:
         change: The current map.
-        second: S, float64, shape (d, d).
         vectors: The concept's own vectors e, shape (n, d).
-        lam_rel: Ridge, relative to tr(S) / d. The ridge pulls toward zero.
+        lam: λ > 0, in the units of S. The ridge pulls toward zero.
+        second: S, float64, shape (d, d); None for the identity, which compares text vectors
+            instead of keys and values.
 
     Returns:
         Shape (n, d), float64.
+
+    Raises:
+        InputError: The system is singular to working precision.
     """
-    d = second.shape[0]
-    m = torch.eye(d, dtype=torch.float64) + change.left.T @ change.right
-    ms = m.T @ second
+    m = change.matrix()
+    ms = m.T if second is None else m.T @ second
     system = ms @ m
     system = (system + system.T) / 2
-    system.diagonal().add_(absolute_lambda(second, lam_rel))
-    factor = torch.linalg.cholesky(system)
+    system.diagonal().add_(lam)
+    factor, info = torch.linalg.cholesky_ex(system)
+    if int(info):
+        raise InputError(
+            f"Expected a ridge that determines the reviving vectors, got a singular matrix at "
+            f"λ = {lam:g}; raise revive_lam."
+        )
     return torch.cholesky_solve(ms @ vectors.to(torch.float64).T, factor).T.contiguous()
 
 

@@ -18,7 +18,7 @@ CLIP aggregates the meaning of a prompt. ``words+eos+pad``: all tokens of the co
 and the padding. With it, the first word of an erased "palm tree" no longer affects images; but that
 word has the same vector in every prompt that begins alike, so erasing "van gogh" would also affect
 "van". ``all``: every position. ``aligned``: every position, each token matched to the same token of
-the target, in order (TIME).
+the target, in order, with "an" as "a" (TIME).
 """
 
 
@@ -95,12 +95,6 @@ class LinearConfig(MethodConfig):
     pooled: Literal["edit", "leave"] = Field(
         default="edit", description="Whether SDXL's pooled embedding is edited."
     )
-    epochs: int = Field(
-        default=1, ge=1, description="rece: number of rounds of revival and erasure."
-    )
-    revive_rel: float = Field(
-        default=1e-3, gt=0, description="rece: ridge of the revival, in units of tr(S) / d."
-    )
 
     @model_validator(mode="after")
     def _check_lambda(self) -> Self:
@@ -119,3 +113,20 @@ class LinearConfig(MethodConfig):
         if "lam_rel" in values and "lam" not in values:
             values["lam"] = None
         return super().changed(**values)
+
+
+class ReceConfig(LinearConfig):
+    """Settings of RECE: those of its first solve, and those of its rounds."""
+
+    epochs: int = Field(
+        default=1, ge=1, description="Rounds of search and erasure after the first solve."
+    )
+    revive_lam: float = Field(
+        default=1e-3, gt=0, description="Ridge of the search for reviving vectors, absolute."
+    )
+    round_lam: float = Field(default=0.1, gt=0, description="λ of each round's solve, absolute.")
+    round_preserve_scale: float = Field(
+        default=0.1,
+        ge=0,
+        description="Weight of the empty prompt and of preserved texts in each round.",
+    )

@@ -169,14 +169,32 @@ def test_revivals_minimise_the_residual() -> None:
     change = p.solved(0.1).map
     layers = [problem(seed).w for seed in (5, 6)]
     second = sum((w.T @ w for w in layers), torch.zeros(D, D, dtype=torch.float64))
-    found = find_revivals(change, second, p.c, 1e-3).requires_grad_()
-    ridge = absolute_lambda(second, 1e-3)
+    ridge = 0.02
+    found = find_revivals(change, p.c, ridge, second).requires_grad_()
     loss = ridge * found.square().sum()
     for w in layers:
         up, down = change.change(w)
         loss = loss + ((found @ (w + up @ down).T - p.c @ w.T) ** 2).sum()
     (slope,) = torch.autograd.grad(loss, found)
     assert slope.abs().max() < 1e-8 * float(loss.detach())
+
+
+def test_nothing_is_needed_to_revive_an_unedited_concept() -> None:
+    p = problem()
+    none = LinearMap(torch.zeros(1, D, dtype=torch.float64), torch.zeros(1, D, dtype=torch.float64))
+    assert torch.allclose(find_revivals(none, p.c, 1e-9), p.c, rtol=1e-6)
+    second = torch.outer(p.w[0], p.w[0])
+    with pytest.raises(InputError, match="raise revive_lam"):
+        find_revivals(none, p.c, 1e-30, second)
+
+
+def test_maps_in_a_row_are_one_map() -> None:
+    first, then = problem(1).solved(0.1).map, problem(2, edited=3).solved(0.3).map
+    both = first.followed_by(then)
+    assert torch.allclose(both.matrix(), first.matrix() @ then.matrix(), atol=1e-12)
+    w = problem().w
+    up, down = both.change(w)
+    assert torch.allclose(w + up @ down, w @ first.matrix() @ then.matrix(), atol=1e-12)
 
 
 def test_compressing_keeps_the_product_and_reduces_the_rank() -> None:

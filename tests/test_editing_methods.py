@@ -4,6 +4,7 @@ import inspect
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,7 +86,8 @@ def assert_same(edit: Edit, pipe: Any, name: str, expected: Tensor) -> None:
 @pytest.mark.parametrize("method", ["uce", "uce-2024", "uce-2025", "time", "rece"])
 def test_every_method_edits_every_family(any_pipe: Any, method: str) -> None:
     before = tiny.weights(any_pipe)
-    requests = [r for r in MIXTURE if method != "time" or not isinstance(r, Preserve)]
+    kinds = find(method).kinds
+    requests = [r for r in MIXTURE if r.kind in kinds]
     edit = editing.fit(any_pipe, requests, method, nearest=1)
     assert tiny.identical(before, tiny.weights(any_pipe))
     assert edit.method == method
@@ -222,37 +224,125 @@ def test_uce_2025_is_the_published_formula(pipe: Any) -> None:
         assert_same(edit, pipe, name, formula(w, 0.5, terms))
 
 
-def test_time_is_the_published_formula(pipe: Any) -> None:
-    old, new = "a dog at night", "a green dog at night"
+def positions_of_time(pipe: Any, old: str, new: str) -> list[int]:
+    """Returns the position of the new prompt that each position of the old one takes (TIME)."""
+    vocabulary = pipe.tokenizer.get_vocab()
+    article = vocabulary["a</w>"]
+
+    def ids(text: str) -> list[int]:
+        return [article if pipe.tokenizer.decode([i]).strip() == "an" else i
+                for i in pipe.tokenizer(text)["input_ids"]]  # fmt: skip
+
+    theirs, found, length = iter(enumerate(ids(new))), [], len(states(pipe, old)[0])
+    for own in ids(old):
+        found.append(next(j for j, other in theirs if other == own))
+    found += range(found[-1] + 1, length)
+    return (found + [length - 1] * length)[:length]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("a dog at night", "a green dog at night"),
+        ("an apple", "a green apple"),
+        ("a dog next to an apple", "an old dog next to a green apple"),
+        ("a dog and a cat", "a dog and a dog and a cat"),  # first places, not longest runs
+    ],
+)
+def test_time_is_the_published_formula(pipe: Any, old: str, new: str) -> None:
     edit = editing.fit(pipe, [Replace(old, new)], "time", nearest=0)
     c, t = states(pipe, old)[0], states(pipe, new)[0]
-    # start, "a", then one position further on; the last state is used where none is left.
-    meets = [0, 1, *(min(i + 1, len(t) - 1) for i in range(2, len(c)))]
+    meets = positions_of_time(pipe, old, new)
     for name in token_layers(pipe):
         w = parameter(pipe, name).detach().to(torch.float64)
         assert_same(edit, pipe, name, formula(w, 0.1, [(1.0, c, t[meets] @ w.T)]))
 
 
-def test_rece_leaves_less_to_revive_than_uce(pipe: Any) -> None:
-    from editing.linear import find_revivals
+def summed(w: Tensor, lam: float, terms: Sequence[tuple[float, Tensor, Tensor]]) -> Tensor:
+    """Returns `formula` by products of matrices."""
+    left = lam * w + sum(s * (v.T @ c) for s, c, v in terms)
+    right = lam * torch.eye(w.shape[1], dtype=torch.float64) + sum(s * c.T @ c for s, c, _ in terms)
+    return left @ torch.inverse(right)
 
-    requests = [Erase("church"), Preserve(["house"])]
-    plain = editing.fit(pipe, requests, "uce", nearest=0)
-    harder = editing.fit(pipe, requests, "rece", nearest=0, epochs=2)
-    assert harder.ledger is not None
-    second = harder.ledger.second["tokens"]
-    (own,) = [e.blocks["tokens"].source for e in harder.ledger.entries if e.role == "change"]
-    assert own is not None
 
-    def missed(edit: Edit) -> float:
-        """Returns the distance of the best revival from the concept's old keys and values."""
-        (change,) = edit.changes
-        assert isinstance(change, SharedMap)
-        back = find_revivals(change.map, second, own, 1e-3)
-        difference = back + change.map.displacement(back) - own
-        return float(((difference @ second) * difference).sum())
+def rece(
+    pipe: Any, edits: dict[str, str], preserved: list[str], revive: float, epochs: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns the weights after the UCE edit and after RECE, by its formulas, layer by layer."""
+    old = {n: parameter(pipe, n).detach().to(torch.float64) for n in token_layers(pipe)}
+    found = {text: states(pipe, text) for text in ("", *edits, *edits.values(), *preserved)}
+    whole = {text: c for text, (c, _) in found.items()}
+    kept = [whole[text] for text in ("", *preserved)]
+    first = {}
+    for name, w in old.items():
+        terms = [(max(0.1, 1 / len(kept)), c, c @ w.T) for c in kept]
+        for concept, target in edits.items():
+            (c, f_old), (t, f_new) = found[concept], found[target]
+            far = max(f_old, f_new)
+            values = t[f_new : len(t) - (far - f_new)] @ w.T
+            terms.append((1.0, c[f_old : len(c) - (far - f_old)], values))
+        first[name] = summed(w, 0.5, terms)
+    new = dict(first)
+    for _ in range(epochs):
+        left = revive * torch.eye(tiny.WIDTH, dtype=torch.float64)
+        left = left + sum(w.T @ w for w in new.values())
+        right = sum((w.T @ old[n] for n, w in new.items()), torch.zeros_like(left))
+        revived = {c: whole[c] @ (torch.inverse(left) @ right).T for c in edits}
+        # Each layer is anchored at its weights before this round.
+        new = {
+            name: summed(
+                w,
+                0.1,
+                [(1.0, revived[c], whole[t] @ w.T) for c, t in edits.items()]
+                + [(0.1, c, c @ w.T) for c in kept],
+            )
+            for name, w in new.items()
+        }
+    return first, new
 
-    assert missed(harder) > missed(plain)
+
+@pytest.mark.parametrize("maker", ["sd1", "sdxl"])
+@pytest.mark.parametrize(
+    ("preserved", "settings"),
+    [([], {}), (["a castle", "house"], {"epochs": 3, "revive_lam": 0.1})],
+)
+def test_rece_is_the_published_procedure(
+    maker: str, preserved: list[str], settings: dict[str, Any]
+) -> None:
+    pipe = MAKERS[maker]()
+    edits = {"church": "", "a dog": "fire engine"}
+    requests = [Moderate("church"), Replace("a dog", "fire engine")]
+    edit = editing.fit(pipe, [*requests, *map(Preserve, preserved)], "rece", nearest=0, **settings)
+    first, expected = rece(
+        pipe, edits, preserved, settings.get("revive_lam", 1e-3), settings.get("epochs", 1)
+    )
+    for name, value in expected.items():
+        w = parameter(pipe, name).detach().to(torch.float64)
+        difference = w + change_of(edit, pipe, name) - value
+        assert difference.norm() <= 1e-6 * (value - w).norm()
+        # The rounds are a substantial part of the edit.
+        assert (value - first[name]).norm() > 0.05 * (value - w).norm()
+
+
+def test_every_closed_form_reports_the_residual_of_the_best_revival(pipe: Any) -> None:
+    for method in ("uce", "uce-2024", "uce-2025", "time", "rece"):
+        edit = editing.fit(pipe, [Replace("church", "castle")], method, nearest=0)
+        assert edit.ledger is not None
+        (own,) = [e.blocks["tokens"].source for e in edit.ledger.entries if e.role == "change"]
+        assert own is not None
+        # Least squares over all layers at once, with the ridge as additional rows.
+        old = [parameter(pipe, n).detach().to(torch.float64) for n in token_layers(pipe)]
+        new = [w + change_of(edit, pipe, n) for n, w in zip(token_layers(pipe), old, strict=True)]
+        ridge = 1e-3 * sum(float(w.square().sum()) for w in old) / tiny.WIDTH
+        rows = torch.cat([*new, ridge**0.5 * torch.eye(tiny.WIDTH, dtype=torch.float64)])
+        wanted = torch.cat(old) @ own.to(torch.float64).T
+        padded = torch.cat([wanted, wanted.new_zeros(tiny.WIDTH, len(own))])
+        best = torch.linalg.lstsq(rows, padded).solution
+        expected = float((torch.cat(new) @ best - wanted).norm() / wanted.norm())
+        (target,) = edit.diagnostics["targets"]
+        assert target["revival"] == pytest.approx(expected, rel=1e-3)
+    with pytest.raises(InputError, match="no debias term"):
+        editing.fit(pipe, [Debias("judge", {"man": 0.5, "woman": 0.5})], "rece")
 
 
 def test_preserved_keys_and_values_stay_as_lambda_goes_to_zero(any_pipe: Any) -> None:
@@ -304,6 +394,18 @@ def test_adding_and_withdrawing_equal_the_fresh_solve_in_any_order(pipe: Any, me
             assert difference.norm() <= 1e-9 * expected.norm()
         # Contributions are summed in a canonical order, so not even rounding differs.
         assert edit.digest == fresh.digest
+
+
+def test_a_saved_rece_edit_can_be_added_to_and_withdrawn_from(pipe: Any, tmp_path: Path) -> None:
+    church, dog = Erase("church"), Replace("dog", "cat")
+    settings = {"nearest": 0, "epochs": 2, "revive_lam": 0.1}
+    editing.fit(pipe, [church], "rece", **settings).save(tmp_path / "e.safetensors")
+    loaded = Edit.load(tmp_path / "e.safetensors")
+    both = editing.add(loaded, pipe, [dog])
+    assert both.digest == editing.fit(pipe, [church, dog], "rece", **settings).digest
+    alone = editing.withdraw(both, [dog])
+    assert alone.digest == loaded.digest
+    assert alone.diagnostics["targets"] == loaded.diagnostics["targets"]
 
 
 @pytest.mark.parametrize("method", ["uce", "uce-2024"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import editing
+from editing.edit import Edit
 from editing.pipelines.loading import load_pipeline
 from editing.requests import Erase, Preserve, Replace
 from visdiff import miniature
@@ -67,3 +68,18 @@ def test_what_is_asked_for_changes_and_the_rest_stays(pipe: Any, classifier: Any
     assert accuracy(classifier, after[0][len(SEEDS) :], ("burger",)) >= 0.5
     moved = [np.abs(a.astype(float) - b).mean() for a, b in zip(after, before, strict=True)]
     assert moved[1] < 0.75 * moved[0]
+
+
+def test_rece_says_when_preserving_undoes_it(pipe: Any) -> None:
+    """Of 8 churches 8 are recognised with the rest of the world preserved, 1 with nothing."""
+    words = [world.an(s) for s in (*world.SUBJECTS, *world.PROFESSIONS) if s != "church"]
+
+    def undone(edit: Edit) -> bool:
+        return any("The later solves undo the edit: 'church'" in w
+                   for w in edit.diagnostics["warnings"])  # fmt: skip
+
+    assert not undone(editing.fit(pipe, [Erase("church")], "rece", nearest=0))
+    held = editing.fit(pipe, [Erase("church"), Preserve(words)], "rece", nearest=0)
+    assert undone(held)
+    (target,) = held.diagnostics["targets"]
+    assert target["reached"] < 0.6 < 0.9 < target["first"]["reached"]

@@ -138,6 +138,84 @@ def test_esd_is_the_published_loss(pipe: Any) -> None:
     assert is_near(ours, torch.cat([g.flatten() for g in wanted if g is not None]), 1e-3)
 
 
+@pytest.mark.parametrize(
+    ("settings", "negative"), [({}, ""), ({"null_encoding": "pipeline"}, None)]
+)
+def test_esd_for_sdxl_guides_away_from_the_encoded_empty_prompt(
+    xl: Any, settings: Any, negative: str | None
+) -> None:
+    """A direct implementation of `esd_sdxl.py` gives the same loss and gradient.
+
+    Zeros, which the configuration of SDXL specifies for guidance, are a setting.
+    """
+    config = ESD_X.configure(xl, {"runs": 2, "run_steps": 5, "eta": 0.7, **settings})
+    found = objective(xl, [Erase("a dog")], config)
+    weights = {
+        name: (value.detach() * 1.1).requires_grad_() for name, value in start(xl, "attn2").items()
+    }
+    losses, ours = gradients(found, weights)
+
+    trained = copy.deepcopy(xl.unet)
+    for name, value in weights.items():
+        trained.get_parameter(name.removeprefix("unet.")).data.copy_(value)
+    c, empty, pooled, empty_pooled = xl.encode_prompt(
+        "a dog", device="cpu", do_classifier_free_guidance=True, negative_prompt=negative
+    )
+    assert bool(empty.any()) is (negative == "")
+    size = (xl.unet.config.sample_size * xl.vae_scale_factor,) * 2
+    times = xl._get_add_time_ids(
+        size, (0, 0), size, c.dtype, xl.text_encoder_2.config.projection_dim
+    )
+    theirs = []
+    for seed in (0, 1, 2):
+        rng = generator(7, seed)
+        point = draw_point(found._task, config, rng)
+        x, t = found._runs.inputs[point.run, point.step][None], found._runs.timesteps[point.step]
+
+        def predict(unet: Any, states: Any, text: Any, x: Any = x, t: Any = t) -> torch.Tensor:
+            more = {"text_embeds": text, "time_ids": times}
+            return unet(x, t, states, added_cond_kwargs=more).sample
+
+        with torch.no_grad():
+            concept, null = predict(xl.unet, c, pooled), predict(xl.unet, empty, empty_pooled)
+        goal = concept - 1.7 * (concept - null)  # η of the code is that of the paper plus one
+        theirs.append(torch.nn.functional.mse_loss(predict(trained, c, pooled), goal))
+    assert is_near(losses, torch.stack(theirs).detach())
+    torch.stack(theirs).mean().backward()
+    wanted = [trained.get_parameter(n.removeprefix("unet.")).grad for n in weights]
+    assert is_near(ours, torch.cat([g.flatten() for g in wanted if g is not None]), 1e-3)
+
+
+def test_concept_ablation_is_the_published_loss(pipe: Any) -> None:
+    """Noised images of the anchor; the goal is the trained model's own, without gradient."""
+    config = CONCEPT_ABLATION.config.changed(runs=2, run_steps=5)
+    found = objective(pipe, [Replace("a dog", "a cat")], config)
+    weights = {
+        name: (value.detach() * 1.1).requires_grad_()
+        for name, value in start(pipe, "attn2-kv").items()
+    }
+    losses, ours = gradients(found, weights)
+    trained = copy.deepcopy(pipe.unet)
+    for name, value in weights.items():
+        trained.get_parameter(name.removeprefix("unet.")).data.copy_(value)
+    concept = pipe.encode_prompt("a dog", "cpu", 1, False)[0]
+    anchor = pipe.encode_prompt("a cat", "cpu", 1, False)[0]
+    theirs = []
+    for seed in (0, 1, 2):
+        rng = generator(7, seed)
+        final = found._runs.finals[draw_point(found._task, config, rng).run][None]
+        t = torch.randint(1000, (1,), generator=rng)
+        noise = torch.randn(final.shape[1:], generator=rng)[None]
+        kept = pipe.scheduler.alphas_cumprod[t]
+        x = kept.sqrt() * final + (1 - kept).sqrt() * noise
+        goal = trained(x, t, anchor).sample.detach()
+        theirs.append(torch.nn.functional.mse_loss(trained(x, t, concept).sample, goal))
+    assert is_near(losses, torch.stack(theirs).detach())
+    torch.stack(theirs).mean().backward()
+    wanted = [trained.get_parameter(n.removeprefix("unet.")).grad for n in weights]
+    assert is_near(ours, torch.cat([g.flatten() for g in wanted if g is not None]), 1e-3)
+
+
 def test_esd_is_all_but_one_without_the_null_term(pipe: Any) -> None:
     """With a negated goal and λ_u = 0 they agree at all weights if N is the frozen model's.
 

@@ -126,6 +126,13 @@ def test_aligned_tokens_match_the_same_word(reader: Any) -> None:
         assert a.words[i] == b.words[pairs[i]]
 
 
+def test_an_article_is_aligned_with_the_other_form(reader: Any) -> None:
+    a, b = layout_of(reader, "an apple"), layout_of(reader, "a green apple")
+    pairs = dict(matched(a, b, "aligned"))
+    assert (a.words[1], b.words[pairs[1]]) == ("an</w>", "a</w>")
+    assert [b.words[pairs[i]] for i in range(2, a.end)] == list(a.words[2 : a.end])
+
+
 def test_aligned_words_without_counterpart_match_the_word_in_their_place(reader: Any) -> None:
     a, b = layout_of(reader, "a dog at night"), layout_of(reader, "a cat at night")
     pairs = dict(matched(a, b, "aligned"))

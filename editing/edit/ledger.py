@@ -19,7 +19,9 @@ from editing.settings import LinearConfig
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json
 
-Role = Literal["change", "preserve", "null", "corpus"]
+Role = Literal["change", "preserve", "null", "corpus", "revive"]
+"""What an entry contributes. "revive" is no term of the objective: it holds every position of a
+changed concept's prompts, of which RECE searches the reviving vectors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,10 @@ class Entry:
     @property
     def key(self) -> str:
         """Unique key of the entry within a ledger."""
-        return self.role if self.request is None else canonical_json(self.request.to_dict())
+        if self.request is None:
+            return self.role
+        own = canonical_json(self.request.to_dict())
+        return f"revive {own}" if self.role == "revive" else own
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +99,7 @@ class Ledger:
     @property
     def requests(self) -> tuple[Request, ...]:
         """The requests, in the ledger's order."""
-        return tuple(e.request for e in self.entries if e.request is not None)
+        return tuple(dict.fromkeys(e.request for e in self.entries if e.request is not None))
 
     def spaces(self) -> tuple[Space, ...]:
         """Returns the spaces in which vectors are edited."""
@@ -126,17 +131,18 @@ class Ledger:
         Raises:
             InputError: The ledger lacks one of the requests.
         """
-        removed = {canonical_json(r.to_dict()) for r in requests}
-        missing = removed - {e.key for e in self.entries}
+        missing = [r for r in requests if r not in self.requests]
         if missing:
             raise InputError(
-                f"Expected requests of the edit, got {', '.join(sorted(missing))}; see "
-                "`visdiff edit show`."
+                f"Expected requests of the edit, got {', '.join(r.describe() for r in missing)}; "
+                "see `visdiff edit show`."
             )
-        return Ledger(tuple(e for e in self.entries if e.key not in removed), self.second)
+        return Ledger(tuple(e for e in self.entries if e.request not in requests), self.second)
 
     def weight(self, entry: Entry, space: Space, config: LinearConfig) -> float:
         """Returns the weight of an entry's vectors in the objective."""
+        if entry.role == "revive":
+            return 0.0
         scale = 1.0 if entry.request is None else entry.request.scale
         if entry.role == "change":
             return config.erase_scale * scale
@@ -188,34 +194,25 @@ class Ledger:
         for moment, weight in moments:
             yield moment * weight
 
-    def solve(
-        self,
-        space: Space,
-        config: LinearConfig,
-        additional: Sequence[tuple[Tensor, Tensor, float]] = (),
-    ) -> Solution:
+    def solve(self, space: Space, config: LinearConfig) -> Solution:
         """Returns the solution for one space.
 
         Args:
             space: Space of the vectors.
             config: Scales and λ.
-            additional: (sources, shifts, weight) of vectors to edit in addition (RECE).
         """
         sources, shifts, gains = [], [], []
         for entry in self.entries:
             block = entry.blocks.get(space)
-            if block is None or block.shift is None or block.index is None:
+            if entry.role != "change" or block is None:
                 continue
             assert block.source is not None
+            assert block.shift is not None
+            assert block.index is not None
             sources.append(block.source.to(torch.float64)[block.index])
             shifts.append(block.shift * self.weight(entry, space, config))
             gains.append(block.gains)
         b = self.statistics(space, config)
-        for source, shift, weight in additional:
-            b = b + gram(source, weight)
-            sources.append(source)
-            shifts.append(shift * weight)
-            gains.append(None)
         lam = config.lam if config.lam is not None else absolute_lambda(b, config.lam_rel or 0.0)
         return solve(b, torch.cat(sources), torch.cat(shifts), lam, _join_gains(gains, shifts))
 

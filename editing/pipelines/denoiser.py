@@ -20,6 +20,7 @@ from visdiff.errors import InputError
 
 Tensor = torch.Tensor
 
+<<<<<<< HEAD
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 """What a denoiser predicts: the noise, Salimans and Ho's velocity (2022, arXiv:2202.00512), the
 clean latents, or the velocity of flow matching, noise − clean latents."""
@@ -30,6 +31,11 @@ _PREDICTIONS: dict[str, Prediction] = {
     "sample": "sample",
     "flow_prediction": "flow",
 }
+=======
+NullEncoding = Literal["pipeline", "prompt"]
+"""The encoding of the empty prompt: that of the pipeline's default negative prompt, which is zeros
+if SDXL's configuration specifies so, or that of the text encoders. They differ for SDXL only."""
+>>>>>>> published
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,12 +158,17 @@ class Denoiser:
                 "pipe.unet.disable_gradient_checkpointing()."
             )
 
+<<<<<<< HEAD
     def encode(self, texts: Sequence[str]) -> Conditions:
         """Encodes prompts as the pipeline does for sampling, without gradients.
+=======
+    def encode(self, texts: Sequence[str], null: NullEncoding = "pipeline") -> Conditions:
+        """Encodes prompts as the pipeline does for sampling.
+>>>>>>> published
 
         Args:
-            texts: Prompts. "" stands for the pipeline's default negative prompt: the empty prompt,
-                or zeros if SDXL's configuration specifies so.
+            texts: Prompts.
+            null: Encoding of "".
 
         Returns:
             One row per prompt.
@@ -166,7 +177,11 @@ class Denoiser:
         states, pooled = [], []
         for text in texts:
             encoded = source.encoded([text])
+<<<<<<< HEAD
             prefix = "" if text or not self.family.negatives else "negative_"
+=======
+            prefix = "" if text or null == "prompt" else "negative_"
+>>>>>>> published
             states.append(encoded[f"{prefix}prompt_embeds"][0])
             if f"{prefix}pooled_prompt_embeds" in encoded:
                 pooled.append(encoded[f"{prefix}pooled_prompt_embeds"][0])

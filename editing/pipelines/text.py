@@ -19,6 +19,9 @@ from editing.pipelines.family import family_of, is_flux
 from editing.settings import Tokens
 from visdiff.errors import InputError
 
+# TIME's code also reads a piece "an" at the start of a longer word as the article.
+_ARTICLES = {"an</w>": "a</w>", "an": "a</w>", "▁an": "▁a"}
+
 
 @dataclass(frozen=True)
 class Phrase:
@@ -153,7 +156,8 @@ def matched(source: Layout, target: Layout, tokens: Tokens) -> list[tuple[int, i
     and the k-th padding token the k-th padding token, or the last one if the target has fewer.
     Other tokens of the concept match tokens of the target counted from the last, or its first if it
     has fewer (``words+eos+pad``). Tokens around the concept match those at the same distance from
-    the target (``all``) or the same word (``aligned``).
+    the target (``all``) or, as in TIME, the first of the same word after the match before it, where
+    "an" is the same word as "a" (``aligned``).
     """
     match tokens:
         case "aligned":
@@ -281,14 +285,40 @@ def _shifted(source: Layout, target: Layout, lowest: int) -> list[tuple[int, int
 
 
 def _aligned(source: Layout, target: Layout) -> list[tuple[int, int]]:
-    a, b = source.ids[source.start : source.end], target.ids[target.start : target.end]
-    pairs = []
+    a, b = (_words_with_one_article(layout) for layout in (source, target))
+    found = _first_in_order(a, b)
+    if found is None:
+        found = _in_their_place(a, b)
+    return [(i + source.start, min(j + target.start, target.end)) for i, j in enumerate(found)]
+
+
+def _words_with_one_article(layout: Layout) -> list[str]:
+    """Returns the tokens of a prompt's words, with "an" as "a", as TIME's code does."""
+    return [_ARTICLES.get(word, word) for word in layout.words[layout.start : layout.end]]
+
+
+def _first_in_order(a: Sequence[str], b: Sequence[str]) -> list[int] | None:
+    """Returns for each word of a its first place in b after that of the word before it.
+
+    None if b does not contain the words of a in their order.
+    """
+    places: list[int] = []
+    for word in a:
+        after = places[-1] + 1 if places else 0
+        if word not in b[after:]:
+            return None
+        places.append(b.index(word, after))
+    return places
+
+
+def _in_their_place(a: Sequence[str], b: Sequence[str]) -> list[int]:
+    """Returns a place in b for each word of a; a word that b lacks gets the place of another."""
+    places: list[int] = []
     for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         for i in range(i1, i2):
             # A word without counterpart matches the last word in its place, or the next one.
-            j = j1 + i - i1 if tag == "equal" else max(j2 - (i2 - i), j1)
-            pairs.append((i + source.start, min(j + target.start, target.end)))
-    return pairs
+            places.append(j1 + i - i1 if tag == "equal" else max(j2 - (i2 - i), j1))
+    return places
 
 
 def _token_name(layout: Layout, position: int) -> str:

@@ -41,6 +41,11 @@ def pair_positions(source: Layout, targets: Sequence[Layout], tokens: Tokens) ->
     return [(i, tuple(e[i] for e in each)) for i in selected(source, tokens)]
 
 
+def all_positions(source: Layout, targets: Sequence[Layout], _: Tokens) -> list[PositionPair]:
+    """Returns pairs of each position and the same position of each target."""
+    return [(i, (i,) * len(targets)) for i in range(source.length)]
+
+
 @dataclass(frozen=True)
 class ClosedForm:
     """A closed-form method.
@@ -54,7 +59,8 @@ class ClosedForm:
         gains: Factor on the value of each attribute for each layer when debiasing; None for 1.
         kinds: Kinds of requests that the method supports.
         solver: Solves for the map of one space, given the statistics.
-        reads_weights: Whether the solver needs Σ WᵀW in the ledger.
+        revives: Whether the solver searches for vectors that revive concepts. It then has Σ WᵀW and
+            every position of the changed concepts' prompts in the ledger.
     """
 
     name: str
@@ -65,7 +71,7 @@ class ClosedForm:
     gains: Gains | None = None
     kinds: frozenset[str] = frozenset({"erase", "replace", "debias", "moderate", "preserve"})
     solver: Solver = Ledger.solve
-    reads_weights: bool = False
+    revives: bool = False
 
     @property
     def preserves(self) -> bool:
@@ -118,11 +124,13 @@ class ClosedForm:
             entries.append(self.null_entry(pipe, config))
         if corpus:
             entries.append(self.corpus_entry(pipe, corpus, config))
-        second = second_moments(pipe, layers) if self.reads_weights else {}
-        ledger = Ledger(tuple(entries), second)
+        # A method that searches for revivals computes with S; others only measure one number.
+        dtype = torch.float64 if self.revives else torch.float32
+        second = second_moments(pipe, [p for p in layers if p.space == "tokens"], dtype)
+        ledger = Ledger(tuple(entries), second if self.revives else {})
         changes, solutions = self.solve(ledger, config, layers)
         near = near_vectors(pipe, requests, neighbours, nearest)
-        diagnostics = diagnose(ledger, solutions, near)
+        diagnostics = diagnose(ledger, solutions, near, second["tokens"])
         diagnostics["tokens"] = tokens_used(pipe, requests, config, self.pair_positions)
         return Edit.of(
             pipe,
@@ -139,7 +147,8 @@ class ClosedForm:
         """Returns an edit of other requests, and encodes only the texts that are new.
 
         The result equals that of `fit` with the edit's settings and these requests, except that its
-        diagnostics do not include neighbours, which a ledger does not store.
+        diagnostics include no neighbours and, unless the method searches for revivals itself, no
+        revivals, for which a ledger does not store what is needed.
 
         Args:
             edit: An edit of this method, with its ledger.
@@ -150,7 +159,7 @@ class ClosedForm:
             InputError: Requests contradict each other, or a concept has no tokens.
         """
         assert edit.ledger is not None
-        config = LinearConfig(**edit.config)
+        config = self.config.changed(**edit.config)
         requests = checked(requests)
         check_kinds(self, requests, "uce")
         new = [r for r in requests if r not in edit.requests]
@@ -162,7 +171,7 @@ class ClosedForm:
         layers = tuple(p for c in edit.changes for p in c.projections())
         changes, solutions = self.solve(ledger, config, layers)
         concepts = {r.concept for r in changes_of(requests)}
-        found = diagnose(ledger, solutions)
+        found = diagnose(ledger, solutions, second=ledger.second.get("tokens"))
         found["tokens"] = {c: t for c, t in tokens.items() if c in concepts}
         return replace(edit, requests=requests, changes=changes, ledger=ledger, diagnostics=found)
 
@@ -184,7 +193,7 @@ class ClosedForm:
     def entries(
         self, pipe: Any, requests: Sequence[Request], config: LinearConfig
     ) -> Iterable[Entry]:
-        """Yields the statistics of the requests, one entry each, in order.
+        """Yields the statistics of the requests in order, one entry each, two if `revives`.
 
         Raises:
             InputError: No token represents a concept, or a prompt is too long.
@@ -202,12 +211,15 @@ class ClosedForm:
                 yield self._preserve_entry(pipe, request, phrases, config)
                 continue
             blocks: dict[Space, Block] = {
-                "tokens": self._change_block(pipe, request, known, config)
+                "tokens": self._change_block(pipe, request, known, config, self.pair_positions)
             }
             if config.pooled == "edit" and "pooled" in widths(pipe):
                 blocks["pooled"] = _pooled_change_block(request, known, config)
             counts: dict[Space, int] = {s: rows(b) for s, b in blocks.items()}
             yield Entry("change", request, 1, counts, blocks)
+            if self.revives:
+                whole = self._change_block(pipe, request, known, config, all_positions)
+                yield Entry("revive", request, 1, {"tokens": rows(whole)}, {"tokens": whole})
 
     def null_entry(self, pipe: Any, config: LinearConfig) -> Entry:
         """Returns the statistics of the empty prompt, over all of its positions."""
@@ -264,13 +276,14 @@ class ClosedForm:
         request: Request,
         known: Mapping[Phrase, Encoded],
         config: LinearConfig,
+        pair_positions: PairPositions,
     ) -> Block:
         factors = self.gains if request.keeps_own else None
         sources, shifts, index, gains, count = [], [], [], [], 0
         for template in config.templates:
             source = known[Phrase(template, request.concept)]
             targets = [known[Phrase(template, text)] for text in request.applied_weights]
-            pairs = self.pair_positions(source.layout, [t.layout for t in targets], config.tokens)
+            pairs = pair_positions(source.layout, [t.layout for t in targets], config.tokens)
             positions = torch.tensor([i for i, _ in pairs])
             c = source.states[positions].to(torch.float64)
             values = [

@@ -11,7 +11,14 @@ from typing import Any
 import torch
 
 from editing.edit.ledger import Entry, Ledger
-from editing.linear import LinearMap, Solution, Tensor, effective_rank
+from editing.linear import (
+    LinearMap,
+    Solution,
+    Tensor,
+    absolute_lambda,
+    effective_rank,
+    find_revivals,
+)
 from editing.pipelines.text import Encoded, Phrase, describe, encode, lay_out
 from editing.pipelines.text import neighbours as nearest_words
 from editing.pipelines.weights import Space
@@ -24,6 +31,10 @@ DRIFT = 0.1
 """Largest spill onto preserved concepts and onto '' without a warning."""
 RESIDUAL = 0.5
 """Largest residual of a request without a warning."""
+REVIVE = 1e-3
+"""Ridge of the search for reviving vectors, in units of tr(S) / d."""
+UNDONE = 0.25
+"""Largest share of the way to the target that later solves may lose without a warning."""
 CONDITION = 1e12
 """Largest condition number at which the solution is accurate to four digits."""
 
@@ -32,6 +43,7 @@ def diagnose(
     ledger: Ledger,
     solutions: Mapping[Space, Solution],
     near: Sequence[tuple[str, Tensor]] = (),
+    second: Tensor | None = None,
 ) -> dict[str, Any]:
     """Returns the diagnostics of a solved edit, as JSON.
 
@@ -39,16 +51,21 @@ def diagnose(
         ledger: Statistics of the edit.
         solutions: Solved map of each space.
         near: Neighbouring concepts and the token vectors that represent each, shape (n, d).
+        second: S = Σ WᵀW over the layers of the token vectors, float64, shape (d, d); None if it is
+            not known, and then ``revival`` is left out.
 
     Returns:
-        ``solves`` (λ, condition, rank and effective rank, by space), ``targets`` (the relative
-        residual ‖M c − c*‖ / ‖c − c*‖ of each request: 0 is reached, 1 is not moved),
+        ``solves`` (λ, condition, rank and effective rank, by space), ``targets`` (for each request,
+        ``residual``, ‖M c − c*‖ / ‖c − c*‖, where 0 is reached and 1 is not moved; ``reached``, the
+        share of the way from c to c* that M c went; ``revival``, see `_revival`; and ``first``, the
+        three of them after the first solve, of a method that solves again from the edited weights),
         ``preserved`` and ``null`` (relative drift ‖M c − c‖ / ‖c‖ and spill), ``neighbours`` (spill
         of each, largest first) and ``warnings`` (sentences).
     """
     change = solutions["tokens"].map
     moved = _typical_move(ledger, change)
-    targets = [_target(e, change) for e in ledger.entries if e.role == "change"]
+    edited = [e for e in ledger.entries if e.role == "change"]
+    targets = [_target(e, solutions["tokens"], second) for e in edited]
     preserved = _drift([e for e in ledger.entries if e.role == "preserve"], change, moved)
     null = _drift([e for e in ledger.entries if e.role == "null"], change, moved)
     neighbours = sorted(
@@ -127,22 +144,48 @@ def _rms(rows: Tensor) -> float:
     return float(rows.norm()) / max(len(rows), 1) ** 0.5
 
 
-def _target(entry: Entry, change: LinearMap) -> dict[str, Any]:
-    block = entry.blocks["tokens"]
+def _target(entry: Entry, solution: Solution, second: Tensor | None) -> dict[str, Any]:
     assert entry.request is not None
+    found: dict[str, Any] = {
+        "request": entry.request.kind,
+        "concept": entry.request.concept,
+        **_reached(entry, solution.map, second),
+    }
+    if solution.first is not None:
+        found["first"] = _reached(entry, solution.first, second)
+    return found
+
+
+def _reached(entry: Entry, change: LinearMap, second: Tensor | None) -> dict[str, float]:
+    block = entry.blocks["tokens"]
     assert block.source is not None
     assert block.shift is not None
     assert block.index is not None
     requested = torch.zeros((len(block.source), block.shift.shape[1]), dtype=torch.float64)
     shift = block.shift if block.gains is None else block.shift * block.gains.mean(0)[:, None]
     requested.index_add_(0, block.index, shift)
-    missed = requested - change.displacement(block.source)
+    moved = change.displacement(block.source)
     size = float(requested.norm())
-    return {
-        "request": entry.request.kind,
-        "concept": entry.request.concept,
-        "residual": float(missed.norm()) / size if size > 0 else 0.0,
-    }
+    found = {"residual": 0.0, "reached": 1.0}
+    if size > 0:
+        found["residual"] = float((requested - moved).norm()) / size
+        found["reached"] = float((moved * requested).sum()) / size**2
+    if second is not None:
+        found["revival"] = _revival(block.source, change, second)
+    return found
+
+
+def _revival(vectors: Tensor, change: LinearMap, second: Tensor) -> float:
+    """Returns the relative residual of the vectors that revive a concept best (RECE).
+
+    These are the e' whose edited keys and values W M e' are nearest to the concept's own W c, by
+    ridge regression with `REVIVE`; the residual is ‖W M e' − W c‖ / ‖W c‖ over all layers. 0: the
+    concept can be revived exactly; 1: not at all.
+    """
+    own = vectors.to(torch.float64)
+    revived = find_revivals(change, own, absolute_lambda(second, REVIVE), second)
+    missed = revived + change.displacement(revived) - own
+    return (float(((missed @ second) * missed).sum() / ((own @ second) * own).sum())) ** 0.5
 
 
 def _drift(entries: Sequence[Entry], change: LinearMap, moved: float) -> dict[str, float] | None:
@@ -172,6 +215,15 @@ def _warnings(found: Mapping[str, Any], ledger: Ledger) -> list[str]:
             warnings.append(
                 f"{target['concept']!r} reaches only {1 - target['residual']:.0%} of its target: "
                 "lower preserve_scale or lam_rel, or preserve less that is close to it."
+            )
+        lost = target.get("first", target)["reached"] - target["reached"]
+        if lost > UNDONE:
+            remedy = "preserve less" if found["preserved"] else "use fewer epochs"
+            warnings.append(
+                f"The later solves undo the edit: {target['concept']!r} went "
+                f"{target['first']['reached']:.0%} of the way to its target after the first one "
+                f"and goes {target['reached']:.0%} after the last: {remedy}, or use uce-2024, "
+                "which is the first solve alone."
             )
     if found["preserved"] and found["preserved"]["spill"] > DRIFT:
         warnings.append(

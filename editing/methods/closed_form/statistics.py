@@ -13,15 +13,17 @@ from editing.pipelines.weights import Projection, Space, parameter, widths
 from editing.settings import LinearConfig
 
 
-def second_moments(pipe: Any, layers: Sequence[Projection]) -> dict[Space, Tensor]:
-    """Returns Σ WᵀW over the layers of each space, float64, shape (d, d)."""
+def second_moments(
+    pipe: Any, layers: Sequence[Projection], dtype: torch.dtype = torch.float64
+) -> dict[Space, Tensor]:
+    """Returns Σ WᵀW over the layers of each space, float64, shape (d, d), computed in a dtype."""
     found: dict[Space, Tensor] = {}
     for layer in layers:
         start, stop = layer.columns
-        weight = parameter(pipe, layer.name).detach()[:, start:stop].cpu().to(torch.float64)
+        weight = parameter(pipe, layer.name).detach()[:, start:stop].cpu().to(dtype)
         share = weight.T @ weight
         found[layer.space] = share if layer.space not in found else found[layer.space].add_(share)
-    return found
+    return {space: total.to(torch.float64) for space, total in found.items()}
 
 
 def pooled_of(encoded: Encoded) -> Tensor:

@@ -258,7 +258,7 @@ class Objective:
         self._scheduler = ddim(denoiser.pipe.scheduler)
         texts = list(dict.fromkeys(["", *(phrase.text for phrase in task.phrases())]))
         self._rows = {text: row for row, text in enumerate(texts)}
-        self._conditions: Conditions = denoiser.encode(texts)
+        self._conditions: Conditions = denoiser.encode(texts, config.null_encoding)
 
     def loss(self, all_parts: bool = False) -> Loss:
         """Returns the training loss.

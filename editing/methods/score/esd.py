@@ -12,9 +12,12 @@ learning rate 5e-5, guidance 3 along the runs, η = 2 in the convention of the c
 that of the paper; the paper itself used 1000 steps at 1e-5). Differences: points come from stored
 DDIM runs, at the resolution that the model was trained at (theirs: 1024 for all models) and with
 the input scaling of its scheduler; Adam updates float32 weights. Their "erase_from" is not
-implemented. For SDXL: learning rate 2e-4 (``esd-u``: 1e-5), guidance 2 and η = 0 in the convention
-of the paper, 1 in that of the code. For the bundled model: a tenth of the peak rate of its training
-(``esd-u``: half of that) and larger batches, untuned.
+implemented. For SDXL (``esd_sdxl.py``): learning rate 2e-4 (``esd-u``: 1e-5), guidance 2 and η = 0
+in the convention of the paper, 1 in that of the code. Their runs are guided against zeros, as
+SDXL's configuration specifies, but the empty prompt of their loss is encoded; ours too, and
+``null_encoding="pipeline"`` sets zeros in the loss as well, which guided sampling uses. For the
+bundled model: a tenth of the peak rate of its training (``esd-u``: half of that) and larger
+batches, untuned.
 
 Gandikota et al., "Erasing Concepts from Diffusion Models" (ICCV 2023), arXiv:2303.07345.
 """
@@ -33,7 +36,9 @@ _MINIATURE = {"lr": 8e-5, "batch": 8, "micro_batch": 8, "run_steps": 20}
 def _method(name: str, weights: Group, xl_rate: float, **miniature: Any) -> ScoreMethod:
     return ScoreMethod(
         name,
-        ScoreConfig(weights=weights, aim="negate", eta=1.0, lr=5e-5, steps=200),
+        ScoreConfig(
+            weights=weights, aim="negate", eta=1.0, null_encoding="prompt", lr=5e-5, steps=200
+        ),
         fixed=_FIXED,
         variants={
             "sdxl": {"lr": xl_rate, "run_guidance": 2.0, "eta": 0.0},

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from editing.methods.score.objective import Aim, Parametrisation, Reference
+from editing.pipelines.denoiser import NullEncoding
 from editing.settings import MethodConfig
 from editing.training import Plan
 
@@ -32,6 +33,11 @@ class ScoreConfig(MethodConfig):
     reference: Reference = "frozen"
     teacher: Literal["frozen", "current"] = Field(
         default="frozen", description="Model that predicts the goal for the target."
+    )
+    null_encoding: NullEncoding = Field(
+        default="pipeline",
+        description="SDXL: the empty prompt of the objective as zeros, if its configuration "
+        "specifies so (pipeline), or encoded (prompt). Runs are always guided as the pipeline is.",
     )
     null_weight: float = Field(default=0.0, ge=0, description="λ_u.")
     preserve_weight: float = Field(default=1.0, ge=0, description="λ_p, for preserved texts.")
