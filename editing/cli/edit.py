@@ -248,52 +248,6 @@ def _load(model: str) -> Any:
     return load_pipeline(model)
 
 
-<<<<<<< HEAD
-=======
-def _save_and_print(edit: "Edit", out: Path, as_json: bool) -> None:
-    edit.save(out)
-    if as_json:
-        typer.echo(json.dumps(edit.to_dict(), indent=2, ensure_ascii=False))
-    else:
-        _print_edit(edit)
-        typer.echo(f"edit: {out}")
-
-
-def _print_edit(edit: "Edit") -> None:
-    diagnostics = edit.diagnostics
-    typer.echo(f"{edit.method} edit of {edit.base_model}, {len(edit.tensors)} tensors")
-    for request in edit.requests:
-        typer.echo(f"  {shorten(request.describe(), 200, placeholder=' …')}")
-    for concept, tokens in diagnostics.get("tokens", {}).items():
-        listed = ", ".join(f"{t['index']} {t['token']}" for t in tokens)
-        typer.echo(f"tokens of {concept!r}: {listed}")
-    for target in diagnostics.get("targets", []):
-        line = f"{target['concept']!r} reaches {1 - target['residual']:.0%} of its target"
-        if "revival" in target:
-            line += f"; the vectors that revive it best miss it by {target['revival']:.0%}"
-        typer.echo(line)
-    for name, subject in (
-        ("preserved", "preserved concepts move"),
-        ("null", "the empty prompt moves"),
-    ):
-        if diagnostics.get(name):
-            typer.echo(f"{subject} {diagnostics[name]['spill']:.1%} as far as the edited concepts")
-    if diagnostics.get("neighbours"):
-        nearest = diagnostics["neighbours"][:8]
-        near = ", ".join(f"{n['concept']} {n['spill']:.0%}" for n in nearest)
-        typer.echo(f"neighbours move: {near}")
-    for space, solve in diagnostics.get("solves", {}).items():
-        typer.echo(
-            f"solve for {space}: rank {solve['rank']} (effective {solve['effective_rank']:.1f}), "
-            f"condition {solve['condition']:.1e}, λ {solve['lambda']:.3g}"
-        )
-    for warning in diagnostics.get("warnings", []):
-        typer.echo(f"warning: {warning}", err=True)
-    typer.echo(f"digest: {edit.digest}")
-    sys.stdout.flush()
-
-
->>>>>>> published
 def _parse_numbers(texts: Sequence[str], option: str) -> dict[str, float]:
     numbers = {}
     for name, value in assignments(texts, option).items():

@@ -180,7 +180,10 @@ def _print_edit(edit: "Edit") -> None:
         listed = ", ".join(f"{t['index']} {t['token']}" for t in tokens)
         typer.echo(f"tokens of {concept!r}: {listed}")
     for target in diagnostics.get("targets", []):
-        typer.echo(f"{target['concept']!r} reaches {1 - target['residual']:.0%} of its target")
+        line = f"{target['concept']!r} reaches {1 - target['residual']:.0%} of its target"
+        if "revival" in target:
+            line += f"; the vectors that revive it best miss it by {target['revival']:.0%}"
+        typer.echo(line)
     for name, subject in (
         ("preserved", "preserved concepts move"),
         ("null", "the empty prompt moves"),

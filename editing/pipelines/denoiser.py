@@ -20,7 +20,6 @@ from visdiff.errors import InputError
 
 Tensor = torch.Tensor
 
-<<<<<<< HEAD
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 """What a denoiser predicts: the noise, Salimans and Ho's velocity (2022, arXiv:2202.00512), the
 clean latents, or the velocity of flow matching, noise − clean latents."""
@@ -31,11 +30,10 @@ _PREDICTIONS: dict[str, Prediction] = {
     "sample": "sample",
     "flow_prediction": "flow",
 }
-=======
+
 NullEncoding = Literal["pipeline", "prompt"]
 """The encoding of the empty prompt: that of the pipeline's default negative prompt, which is zeros
 if SDXL's configuration specifies so, or that of the text encoders. They differ for SDXL only."""
->>>>>>> published
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,13 +156,8 @@ class Denoiser:
                 "pipe.unet.disable_gradient_checkpointing()."
             )
 
-<<<<<<< HEAD
-    def encode(self, texts: Sequence[str]) -> Conditions:
-        """Encodes prompts as the pipeline does for sampling, without gradients.
-=======
     def encode(self, texts: Sequence[str], null: NullEncoding = "pipeline") -> Conditions:
-        """Encodes prompts as the pipeline does for sampling.
->>>>>>> published
+        """Encodes prompts as the pipeline does for sampling, without gradients.
 
         Args:
             texts: Prompts.
@@ -177,11 +170,8 @@ class Denoiser:
         states, pooled = [], []
         for text in texts:
             encoded = source.encoded([text])
-<<<<<<< HEAD
-            prefix = "" if text or not self.family.negatives else "negative_"
-=======
-            prefix = "" if text or null == "prompt" else "negative_"
->>>>>>> published
+            plain = text or null == "prompt" or not self.family.negatives
+            prefix = "" if plain else "negative_"
             states.append(encoded[f"{prefix}prompt_embeds"][0])
             if f"{prefix}pooled_prompt_embeds" in encoded:
                 pooled.append(encoded[f"{prefix}pooled_prompt_embeds"][0])
