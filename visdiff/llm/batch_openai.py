@@ -33,6 +33,8 @@ class BatchChat(OpenAIChat):
     """
 
     _probed = False
+    # A batch is one file, whose lines are parsed one by one.
+    _max_bytes = 1_000_000_000
 
     def parameters(self, request: Request) -> dict[str, Any]:
         """Returns the body of a call with the parameters that the endpoint accepts."""

@@ -16,7 +16,13 @@ from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.llm import Failure, Message, Reply, Request, Usage
 from visdiff.llm.cached import key_parts
 from visdiff.llm.streaming import Admit, Result, StreamingChat, admit_all
-from visdiff.llm.structured import InvalidReplyError, instruction, strip_reasoning, validate_reply
+from visdiff.llm.structured import (
+    InvalidReplyError,
+    cut_reply,
+    instruction,
+    strip_reasoning,
+    validate_reply,
+)
 from visdiff.llm.transformers_checkpoint import (
     Checkpoint,
     Inputs,
@@ -291,7 +297,7 @@ def _result(
     model: str, request: Request, text: str, ended: bool, usage: Usage
 ) -> Result | InvalidReplyError:
     if not ended:
-        return Failure(f"reply cut at {usage.completion_tokens} tokens", "length", usage)
+        return cut_reply(request, usage)
     text = strip_reasoning(text)
     if not text:
         return Failure("empty reply", "empty", usage)
