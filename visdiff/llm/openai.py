@@ -8,7 +8,6 @@ model returns, is requested once more with a higher limit. Responses have a larg
 a deadline, and the key is cut out of what the endpoint returns (`visdiff.llm.openai_http`).
 """
 
-import json
 import os
 import threading
 import time
@@ -32,7 +31,14 @@ from visdiff.llm.openai_http import (
     redact_logs,
     secrets_of,
 )
-from visdiff.llm.openai_replies import InvalidReply, add_usage, is_cut_reasoning, read_reply, without_secrets
+from visdiff.llm.openai_replies import (
+    InvalidReply,
+    add_usage,
+    is_cut_reasoning,
+    parse_json,
+    read_reply,
+    without_secrets,
+)
 from visdiff.llm.streaming import Admit, Result, StreamingChat, admit_all, concurrently
 from visdiff.llm.structured import cut_reply
 
@@ -222,9 +228,9 @@ class OpenAIChat(StreamingChat):
                 problem = response.extensions.get(PROBLEM)
                 if problem is not None:
                     return Failure(problem, "http", usage)
-                # A tree of objects takes many times the memory of its text: one at a time.
+                # Objects take many times the memory of their text: one response at a time.
                 with self._parsing:
-                    completion = json.loads(response.content)
+                    completion = parse_json(response.content)
             except openai.APIStatusError as error:
                 if is_cut(error):
                     if not raising:

@@ -3,6 +3,7 @@
 A completion is plain JSON here. Its fields may be missing, or of any type.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ _MIN_TOTAL = 0.5
 # Longest text of a reply, in characters: for every token of the limit, and whatever the limit.
 _CHARACTERS_PER_TOKEN = 64
 _MIN_CHARACTERS, _MAX_CHARACTERS = 4_000, 200_000
+_MAX_VALUES = 500_000
 _MAX_NAME = 200
 _MAX_TOKENS = 10**9
 
@@ -35,6 +37,18 @@ class InvalidReply:
     def __init__(self, text: str, reason: str) -> None:
         self.text = text
         self.reason = reason
+
+
+def parse_json(content: bytes) -> Any:
+    """Returns the JSON of a response.
+
+    Raises:
+        ValueError: The content is not JSON, or has more values than any completion.
+        RecursionError: It is nested too deeply.
+    """
+    if content.count(b",") > _MAX_VALUES:
+        raise ValueError(f"more than {_MAX_VALUES} values")
+    return json.loads(content)
 
 
 def read_reply(
