@@ -76,8 +76,10 @@ def encoded(encoding: str, data: bytes) -> Answer:
 def bomb(megabytes: int) -> bytes:
     """Returns a gzip file of a JSON text of spaces."""
     packer = zlib.compressobj(9, wbits=31)
-    block = b" " * 1_000_000
-    return b"".join(packer.compress(block) for _ in range(megabytes)) + packer.flush()
+    head = packer.compress(b" ") + packer.flush(zlib.Z_FULL_FLUSH)
+    # After a full flush a block depends on nothing before it.
+    block = packer.compress(b" " * 1_000_000) + packer.flush(zlib.Z_FULL_FLUSH)
+    return head + block * megabytes
 
 
 def _crlf(*lines: str) -> bytes:
@@ -86,7 +88,7 @@ def _crlf(*lines: str) -> bytes:
 
 ESCAPED_KEY = "".join(f"\\u{ord(letter):04x}" for letter in KEY)
 BOMB = bomb(300)
-BIG = b'{"choices": [' + b"[]," * 400_000 + b"[]]}"
+BIG = b'{"choices": [' + b"[]," * 190_000 + b"[]]}"
 
 REPLIES: dict[str, Answer] = {
     # Bodies that are no completion.
@@ -101,7 +103,7 @@ REPLIES: dict[str, Answer] = {
     "braces": Answer(b'{"a":' * DEEP),
     "deep-choices": Answer(b'{"choices": ' + b"[" * DEEP + b"]" * DEEP + b"}"),
     "many-values": Answer(BIG),
-    "too-many-values": Answer(b'{"choices": [' + b"[]," * 600_000 + b"[]]}"),
+    "too-many-values": Answer(b'{"choices": [' + b"[]," * 300_000 + b"[]]}"),
     "html": Answer(b"<html>login</html>", headers={"Content-Type": "text/html"}),
     "events": Answer(b"data: {}\n\n" * 50, headers={"Content-Type": "text/event-stream"}),
     "utf-16": Answer(json.dumps(completion("yes")).encode("utf-16")),

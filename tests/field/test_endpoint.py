@@ -38,7 +38,7 @@ from visdiff.rankers.captions_llm import CaptionsLlmRanker
 from visdiff.results import DifferenceReport, Hypothesis, Stage
 
 # Seconds that a call may take in the tests below.
-TIMEOUT = 0.4
+TIMEOUT = 0.3
 
 
 @pytest.fixture(autouse=True)
@@ -95,17 +95,31 @@ USES: tuple[Callable[[ChatModel, Runtime], Any], ...] = (
 
 @pytest.fixture(scope="module")
 def hostile() -> Iterator[ChatServer]:
-    with ChatServer(lambda call: REPLIES[str(call.body["model"])]) as server:
+    with ChatServer(lambda _: says("x")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def model(hostile: ChatServer) -> Iterator[OpenAIChat]:
+    """Returns one client for all replies: making one takes longer than all calls of a reply."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OPENAI_API_KEY", KEY)
+        model = OpenAIChat("m", hostile.url, timeout=TIMEOUT, max_retries=0)
+        model.check([ask()])
+    yield model
 
 
 @pytest.mark.parametrize("name", REPLIES)
 def test_a_hostile_reply_is_a_result_or_one_sentence(
-    name: str, hostile: ChatServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: str,
+    hostile: ChatServer,
+    model: OpenAIChat,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     outputs: list[str] = []
+    hostile.behave = lambda _: REPLIES[name]
     with caplog.at_level(logging.DEBUG), Cache(tmp_path / "cache") as cache:
-        model = OpenAIChat(name, hostile.url, timeout=TIMEOUT, max_retries=0)
         chat = BudgetedChat(CachedChat(model, cache), ledger := Ledger(), Price(1.0, 1.0))
         for use in USES:
             start = time.monotonic()
@@ -394,13 +408,14 @@ def test_captions_that_are_all_cut_are_no_verdict(tmp_path: Path) -> None:
 
 def test_answers_of_the_ranker_that_are_all_cut_are_no_verdict(tmp_path: Path) -> None:
     def answer(call: Call) -> str:
-        return "yes" if "dog" in call.text else "no"
+        # Both the caption and the hypothesis.
+        return "yes" if call.text.count("a dog") > 1 else "no"
 
     manual = {"backend": "manual", "hypotheses": ("A: a dog",)}
     more: dict[str, Any] = {"proposer": manual, "captioner": "manifest", "ranker": "captions-llm"}
     sets = [tmp_path / "a" / "manifest.csv", tmp_path / "b" / "manifest.csv"]
     for file, text in zip(sets, ("a dog", "a cat"), strict=True):
-        write_captioned(file.parent, [text] * 30)
+        write_captioned(file.parent, [text] * 50)
     with ChatServer(reasoning(320, answer)) as server, Cache(tmp_path / "cache") as cache:
         options = settings(server, **more)
         report = visdiff.compare(*sets, **options, cache=cache)

@@ -7,6 +7,7 @@ it keeps. What the SDK receives is complete, short, and free of the secrets of t
 
 import logging
 import queue
+import re
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -135,7 +137,7 @@ class BoundedClient(openai.DefaultHttpxClient):
             problem = f"the response cannot be decompressed: {error}"
         body = bytes(content[:limit])
         for secret in self._secrets:
-            body = body.replace(secret.encode(), _REPLACEMENT.encode())
+            body = _byte_pattern(secret).sub(_REPLACEMENT.encode(), body)
         headers = {
             name: redact(response.headers[name], self._secrets)
             for name in ("content-type", "x-request-id", "retry-after", "retry-after-ms")
@@ -203,16 +205,33 @@ def secrets_of(key: str | None, base_url: str) -> tuple[str, ...]:
 
 
 def redact(value: Any, secrets: Sequence[str]) -> Any:
-    """Returns a JSON value whose texts do not contain the secrets."""
+    """Returns a JSON value whose texts do not contain the secrets, plain or in JSON's escapes."""
     if isinstance(value, str):
         for secret in secrets:
-            value = value.replace(secret, _REPLACEMENT)
+            value = _pattern(secret).sub(_REPLACEMENT, value)
         return value
     if isinstance(value, list):
         return [redact(item, secrets) for item in value]
     if isinstance(value, dict):
         return {redact(name, secrets): redact(item, secrets) for name, item in value.items()}
     return value
+
+
+@lru_cache(maxsize=64)
+def _pattern(secret: str) -> re.Pattern[str]:
+    """Returns a pattern of a text whose characters JSON may have escaped."""
+    return re.compile("".join(_character(one) for one in secret))
+
+
+@lru_cache(maxsize=64)
+def _byte_pattern(secret: str) -> re.Pattern[bytes]:
+    """Returns the pattern for text that is not decoded."""
+    return re.compile(_pattern(secret).pattern.encode())
+
+
+def _character(one: str) -> str:
+    digits = "".join(f"[{d}{d.upper()}]" if d.isalpha() else d for d in f"{ord(one):04x}")
+    return rf"(?:{re.escape(one)}|\\u{digits})"
 
 
 class _Redacting(logging.Filter):

@@ -26,7 +26,7 @@ _MIN_TOTAL = 0.5
 # Longest text of a reply, in characters: for every token of the limit, and whatever the limit.
 _CHARACTERS_PER_TOKEN = 64
 _MIN_CHARACTERS, _MAX_CHARACTERS = 4_000, 200_000
-_MAX_VALUES = 500_000
+_MAX_VALUES = 200_000
 _MAX_NAME = 200
 _MAX_TOKENS = 10**9
 
