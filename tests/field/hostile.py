@@ -47,9 +47,7 @@ def alternatives(logprob: str) -> Answer:
     """Returns a completion with a log-probability written as a JSON literal."""
     top = [{"token": "yes", "logprob": "@", "bytes": None}]
     logprobs = {"content": [{**top[0], "top_logprobs": top}], "refusal": None}
-    return Answer(
-        json.dumps(completion("yes", logprobs=logprobs)).replace('"@"', logprob).encode()
-    )
+    return Answer(json.dumps(completion("yes", logprobs=logprobs)).replace('"@"', logprob).encode())
 
 
 def raw(data: bytes) -> Answer:

@@ -12,13 +12,12 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import openai
 
 from visdiff.errors import InputError
-from visdiff.llm import Failure, Picture, Reply, Request, Usage
+from visdiff.llm import Failure, Picture, Request, Usage
 from visdiff.llm.openai_address import Address
 from visdiff.llm.openai_capabilities import EndpointCapabilities
 from visdiff.llm.openai_errors import OVERLONG, ErrorMapper, details, is_cut
@@ -40,15 +39,13 @@ from visdiff.llm.openai_replies import (
     without_secrets,
 )
 from visdiff.llm.streaming import Admit, Result, StreamingChat, admit_all, concurrently
-from visdiff.llm.structured import cut_reply
+from visdiff.llm.structured import cut_reply, raise_limit
 
 # Part of the cache key: increase it when the call sent for the same request changes.
 _PROTOCOL = 1
 _OPENAI = "https://api.openai.com/v1"
 # Maximum number of calls for one request, each with fewer or other parameters.
 _MAX_CALLS = 10
-# A model's reasoning counts towards the limit of a reply.
-_RAISED = 4
 
 
 class OpenAIChat(StreamingChat):
@@ -235,7 +232,7 @@ class OpenAIChat(StreamingChat):
                 if is_cut(error):
                     if not raising:
                         return cut_reply(request, usage)
-                    request, raised = _raise_limit(request), True
+                    request, raised = raise_limit(request), True
                     continue
                 if error.status_code in (400, 422) and self._adapt(call, error):
                     continue
@@ -266,7 +263,7 @@ class OpenAIChat(StreamingChat):
             identity = response.headers.get("x-request-id")
             result = read_reply(completion, request, usage, identity, mapper.clean)
             if raising and is_cut_reasoning(completion, result):
-                request, raised = _raise_limit(request), True
+                request, raised = raise_limit(request), True
                 continue
             result = without_secrets(result, mapper.secrets)
             if not isinstance(result, InvalidReply):
@@ -328,11 +325,6 @@ def _rebuild(*arguments: Any) -> OpenAIChat:
 
 def _has_pictures(request: Request) -> bool:
     return any(isinstance(part, Picture) for message in request.messages for part in message.parts)
-
-
-def _raise_limit(request: Request) -> Request:
-    """Returns a request with a higher limit of its reply, for a model that reasons first."""
-    return replace(request, max_tokens=_RAISED * (request.max_tokens or 1))
 
 
 def _with_usage(failure: Failure, usage: Usage) -> Failure:

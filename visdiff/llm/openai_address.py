@@ -54,8 +54,8 @@ class Address:
         if "/openai/deployments/" in path and _VERSION not in query:
             raise InputError(
                 f"Expected a base URL of an Azure deployment with its {_VERSION} in the query, got "
-                f"{parts.scheme}://{place}{path} without one; append ?{_VERSION}=2024-10-21, or use "
-                "the newer form, which ends in /openai/v1."
+                f"{parts.scheme}://{place}{path} without one; append ?{_VERSION}=2024-10-21, or "
+                "use the newer form, which ends in /openai/v1."
             )
         return cls(
             f"{parts.scheme}://{parts.netloc}{path}", query, f"{parts.scheme}://{place}{path}"

@@ -107,9 +107,7 @@ def is_cut_reasoning(completion: Mapping[str, Any], result: Result | InvalidRepl
     return isinstance(message, Mapping) and not strip_reasoning(_text(message.get("content")))
 
 
-def without_secrets(
-    result: Result | InvalidReply, secrets: Sequence[str]
-) -> Result | InvalidReply:
+def without_secrets(result: Result | InvalidReply, secrets: Sequence[str]) -> Result | InvalidReply:
     """Returns a result whose texts do not contain the secrets, however JSON wrote them."""
     if isinstance(result, Failure):
         return replace(result, reason=redact(result.reason, secrets))

@@ -8,6 +8,7 @@ replies.
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +25,7 @@ _NOTES = frozenset(
 _BOUNDS = {"minimum": "ge", "maximum": "le", "exclusiveMinimum": "gt", "exclusiveMaximum": "lt"}
 _OPENING = re.compile(r"\{(?:\s*\")?|\[(?:\s*[\"{\[])?")
 _THINKING = re.compile(r"\A.*</think>", re.DOTALL)
+_RAISED = 4
 _QUOTES = "\"'`“”‘’*"
 # Each may be parsed to the end of the text.
 _MAX_VALUES = 1000
@@ -88,6 +90,15 @@ def strip_reasoning(text: str) -> str:
     text = text.encode("utf-8", "replace").decode("utf-8")
     text = _THINKING.sub("", text)
     return "" if text.lstrip().startswith("<think>") else text.strip()
+
+
+def raise_limit(request: Request) -> Request:
+    """Returns a request with a higher limit, for a model whose reasoning took all of the limit.
+
+    Args:
+        request: A request with a limit.
+    """
+    return replace(request, max_tokens=_RAISED * (request.max_tokens or 1))
 
 
 def cut_reply(request: Request, usage: Usage) -> Failure:

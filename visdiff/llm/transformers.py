@@ -20,6 +20,7 @@ from visdiff.llm.structured import (
     InvalidReplyError,
     cut_reply,
     instruction,
+    raise_limit,
     strip_reasoning,
     validate_reply,
 )
@@ -142,9 +143,16 @@ class TransformersChat(StreamingChat):
                 raise error
 
     def _reply(self, batch: list[_Job]) -> list[Result]:
-        """Generates replies to requests of one shape; an invalid reply is generated once more."""
+        """Generates replies to requests of one shape.
+
+        An invalid reply is generated once more, and so is one that was cut before its text began.
+        """
         results: list[Result] = []
         for job, (text, ended, usage) in zip(batch, self._generate(batch), strict=True):
+            if not ended and job.request.max_tokens and not strip_reasoning(text):
+                job = job._replace(request=raise_limit(job.request))
+                text, ended, more = self._generate([job])[0]
+                usage = _sum(usage, more)
             result = _result(self.model, job.request, text, ended, usage)
             if isinstance(result, InvalidReplyError):
                 result = self._retry(job, text, str(result), usage)
@@ -166,10 +174,7 @@ class TransformersChat(StreamingChat):
             # The request fits the context only without the correction.
             return Failure(reason, "parse", spent)
         text, ended, usage = self._generate([job._replace(inputs=inputs)])[0]
-        usage = Usage(
-            spent.prompt_tokens + usage.prompt_tokens,
-            spent.completion_tokens + usage.completion_tokens,
-        )
+        usage = _sum(spent, usage)
         result = _result(self.model, request, text, ended, usage)
         return (
             Failure(str(result), "parse", usage)
@@ -276,6 +281,10 @@ def _generator(request: Request) -> torch.Generator:
     """Returns the random generator of a request, seeded by the request's content."""
     name = digest_bytes(canonical_json(key_parts({}, request)).encode())
     return torch.Generator().manual_seed(int(name[:15], 16))
+
+
+def _sum(a: Usage, b: Usage) -> Usage:
+    return Usage(a.prompt_tokens + b.prompt_tokens, a.completion_tokens + b.completion_tokens)
 
 
 def _gumbel(size: int, generator: torch.Generator) -> torch.Tensor:

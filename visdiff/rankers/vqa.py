@@ -90,9 +90,7 @@ class VqaRanker(Ranker):
                 "configuration's table llm, or a BLIP-2 checkpoint in ranker.model."
             )
         else:
-            self._answers = _ChatAnswers(
-                llm(), tile, max_tokens, self.prompt, self.runtime
-            )
+            self._answers = _ChatAnswers(llm(), tile, max_tokens, self.prompt, self.runtime)
 
     @property
     def identity(self) -> Mapping[str, Any]:
