@@ -128,8 +128,8 @@ def test_a_hostile_reply_is_a_result_or_one_sentence(
                 outputs.append(repr(use(chat, Runtime(cache=cache))))
             except VisdiffError as problem:
                 problems.append(str(problem))
-            # Two questions of the proposer are concurrent; each may be sent twice.
-            assert time.monotonic() - start < 10 * TIMEOUT, use
+            # Each question may be sent twice. An endless response would take for ever.
+            assert time.monotonic() - start < 10.0, use
     assert ledger.cost >= 0
     assert all(re.fullmatch(r"Expected \S.*\.", problem) for problem in problems)
     outputs += [*problems, caplog.text, json.dumps(ledger.to_dict()), repr(dict(ledger.reasons))]
@@ -208,9 +208,6 @@ def test_memory_is_bounded_whatever_arrives() -> None:
 
 
 def test_a_request_has_a_deadline_over_all_its_calls() -> None:
-    def behave(call: Call) -> Answer:
-        return error(500, "busy", retry_after="0.01") if call.attempt < 40 else says("x")
-
     with ChatServer(lambda _: REPLIES["trickle"]) as server:
         start = time.monotonic()
         model = OpenAIChat("m", server.url, timeout=20.0, deadline=0.3, max_retries=0)

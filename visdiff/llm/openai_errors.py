@@ -60,7 +60,8 @@ class ErrorMapper:
         self.endpoint = endpoint
         self.model = model
         self.secrets = tuple(secrets)
-        self._removed = tuple(dict.fromkeys((*([key] if key else []), *secrets)))
+        removed: list[str] = [key] if key else []
+        self._removed = (*removed, *secrets)
 
     def clean(self, text: Any) -> str:
         """Returns a server's message on one short line, without anything that looks like a key."""

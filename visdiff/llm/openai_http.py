@@ -135,7 +135,9 @@ class BoundedClient(openai.DefaultHttpxClient):
                     raise _errors().ReadTimeout("the deadline has passed", request=request)
         except (zlib.error, EncodingError) as error:
             problem = f"the response cannot be decompressed: {error}"
-        body = bytes(content[:limit])
+        del content[limit:]
+        body = bytes(content)
+        content.clear()
         for secret in self._secrets:
             body = _byte_pattern(secret).sub(_REPLACEMENT.encode(), body)
         headers = {
