@@ -234,7 +234,7 @@ def test_a_reply_cut_while_reasoning_is_generated_again_with_four_times_the_limi
 
     limits: list[int] = []
     model = Reasoning(str(llama), device="cpu")
-    reply, failure = model.answer([ask(max_tokens=40), ask(max_tokens=10)])
+    reply, failure = model.answer([ask("a", max_tokens=40), ask("b", max_tokens=10)])
     assert isinstance(reply, Reply)
     assert (reply.text, reply.usage) == ("a dog", Usage(10, 150))
     assert isinstance(failure, Failure)

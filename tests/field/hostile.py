@@ -71,6 +71,11 @@ def encoded(encoding: str, data: bytes) -> Answer:
     return Answer(data, headers={"Content-Encoding": encoding})
 
 
+def nested(depth: int) -> bytes:
+    """Returns a list of lists."""
+    return b"[" * depth + b"]" * depth
+
+
 def bomb(megabytes: int) -> bytes:
     """Returns a gzip file of a JSON text of spaces."""
     packer = zlib.compressobj(9, wbits=31)
@@ -109,6 +114,10 @@ REPLIES: dict[str, Answer] = {
     "nul": Answer(b"\0" * 1000),
     "codec": Answer(b"x" * 100, headers={"Content-Type": "application/json; charset=zlib"}),
     "bad-codec": Answer(b"x" * 100, 500, {"Content-Type": "text/plain; charset=undefined"}),
+    # Nested as deeply as can be parsed, but hardly be printed.
+    "nested-list": Answer(nested(940)),
+    "nested-refusal": literal("refusal", f'"x", "refusal": {nested(930).decode()}'),
+    "nested-code": Answer(b'{"error": {"code": ' + nested(930) + b"}}", 400),
     # Completions with odd fields.
     "choices-number": with_fields(choices=5),
     "choices-text": with_fields(choices="abc"),

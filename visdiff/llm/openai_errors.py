@@ -65,7 +65,7 @@ class ErrorMapper:
 
     def clean(self, text: Any) -> str:
         """Returns a server's message on one short line, without anything that looks like a key."""
-        flat = " ".join(str(text).split())
+        flat = " ".join(_text(text).split())
         for secret in self._removed:
             flat = flat.replace(secret, "[key]")
         flat = _KEYS.sub("[key]", flat)
@@ -136,4 +136,11 @@ def is_cut(error: openai.APIStatusError) -> bool:
 
 def details(error: openai.APIStatusError) -> str:
     """Returns code, message and body of an error as one text."""
-    return f"{error.code or ''} {error.message} {error.body or ''}"
+    return f"{_text(error.code or '')} {error.message} {_text(error.body or '')}"
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except RecursionError:
+        return "a deeply nested value"
