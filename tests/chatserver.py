@@ -41,6 +41,8 @@ class Answer:
         keep: Number of bytes sent before the connection is closed; None sends all.
         reset: Whether the connection is reset instead.
         wait: Seconds to wait before the response.
+        write: Writes the whole response instead, given a function that sends bytes and an event
+            that is set when the server closes.
     """
 
     body: Any = b""
@@ -49,6 +51,7 @@ class Answer:
     keep: int | None = None
     reset: bool = False
     wait: float = 0.0
+    write: Callable[[Callable[[bytes], Any], threading.Event], None] | None = None
 
 
 def completion(
@@ -198,6 +201,10 @@ class ChatServer:
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             handler.close_connection = True
             handler.connection.close()
+            return
+        if answer.write is not None:
+            handler.close_connection = True
+            answer.write(handler.connection.sendall, self._closing)
             return
         raw = isinstance(answer.body, bytes)
         data = answer.body if raw else json.dumps(answer.body).encode()

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,27 @@ def test_greedy_decoding_depends_only_on_the_weights(llama: Path) -> None:
             assert (result.text, result.finish_reason) == (expected, "stop")
             assert result.usage == Usage(prompt, len(tokens) + 1)
     assert complete >= 3
+
+
+def test_a_reply_cut_while_reasoning_is_generated_again_with_four_times_the_limit(
+    llama: Path,
+) -> None:
+    class Reasoning(TransformersChat):
+        """A model that reasons for 100 tokens."""
+
+        def _generate(self, batch: Sequence[Any]) -> list[tuple[str, bool, Usage]]:
+            limits.append(batch[0].request.max_tokens)
+            if limits[-1] > 100:
+                return [("<think>a cat?</think>a dog", True, Usage(5, 110))]
+            return [("<think>a cat", False, Usage(5, limits[-1]))]
+
+    limits: list[int] = []
+    model = Reasoning(str(llama), device="cpu")
+    reply, failure = model.answer([ask("a", max_tokens=40), ask("b", max_tokens=10)])
+    assert isinstance(reply, Reply)
+    assert (reply.text, reply.usage) == ("a dog", Usage(10, 150))
+    assert isinstance(failure, Failure)
+    assert (failure.kind, limits) == ("length", [40, 160, 10, 40])
 
 
 @pytest.mark.parametrize("temperature", [None, 1.0])

@@ -17,5 +17,9 @@ class UnreadableImageError(VisdiffError):
     """An image that cannot be decoded; the message has the path and the reason."""
 
 
+class IncompleteError(VisdiffError):
+    """A run that got no answer where it needs one; another run may get it."""
+
+
 class CacheMissError(VisdiffError, LookupError):
     """A value that is missing from the cache in replay mode; the message names it."""

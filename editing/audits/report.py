@@ -89,6 +89,9 @@ class AuditReport:
         """The audit in one sentence."""
         found = len(self.side_effects)
         rest = "nothing else was found to have changed"
+        missing = [s for g in self.groups if not g.meant for s in g.report.failed_stages]
+        if missing and not found:
+            rest = f"whether anything else changed is unknown: {missing[0].sentence}"
         if found:
             where = sorted({g.name for g, _ in self.side_effects})
             things = "1 thing" if found == 1 else f"{found} things"

@@ -254,6 +254,8 @@ def print_audit(report: "AuditReport", out: Path, as_json: bool) -> None:
         if command := report.next_command(out):
             typer.echo(f"next: {command}")
     typer.echo(f"report: {out / 'audit.html'}", err=as_json)
+    if any(group.report.failed_stages for group in report.groups):
+        raise typer.Exit(3)
 
 
 def _print_summary(report: "AuditReport") -> None:

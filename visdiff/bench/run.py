@@ -94,6 +94,11 @@ def comparison(config: Config, cache: Cache) -> System:
                 f"Expected an answer to every request of the proposer, got none to "
                 f"{len(report.unanswered)} (first: {report.unanswered[0]}); run the pair again."
             )
+        if report.failed_stages:
+            raise VisdiffError(
+                f"Expected more than half of what every stage asks for, got less: "
+                f"{report.failed_stages[0].sentence}; run the pair again."
+            )
         unreadable = report.set_a.n_unreadable + report.set_b.n_unreadable
         tested = len(report.rejected) + sum(1 + len(d.synonyms) for d in report.differences)
         return SystemOutput(rank_findings(report), unreadable, report.warnings, tested)

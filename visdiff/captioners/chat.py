@@ -28,7 +28,8 @@ class ChatCaptioner(Captioner):
     Args:
         llm: Returns the chat model; called when it is first needed.
         prompt: Question that replaces the prompt `caption`.
-        max_new_tokens: Maximum length of a caption; a longer one is a failure and is not cut.
+        max_new_tokens: Maximum length of a caption, with the reasoning of a model that reasons; a
+            longer one is a failure and is not cut.
         side: Longest side of the image as sent, in pixels.
         runtime: Determines whether to show progress.
     """
@@ -109,5 +110,6 @@ class ChatCaptioner(Captioner):
                     (Message("user", (self.prompt, picture)),),
                     prompt_id=self.prompt_id,
                     max_tokens=self.max_new_tokens,
+                    limit_setting="captioner.max_new_tokens",
                 ),
             )

@@ -1,6 +1,7 @@
 """The ``visdiff`` command. Data goes to stdout, progress to stderr.
 
-Exit status: 0 success, 2 invalid input (with an error message), 3 incomplete results.
+Exit status: 0 success, 2 invalid input (with an error message), 3 incomplete results, or none since
+a model gave no answer.
 """
 
 import logging
@@ -11,7 +12,7 @@ from typing import NoReturn
 import typer
 
 from visdiff.cli import batch, bench, cache, caption, compare, doctor, many, rank, recipes
-from visdiff.errors import VisdiffError
+from visdiff.errors import IncompleteError, VisdiffError
 
 app = typer.Typer(
     help="Describe how two sets of images differ, in sentences and with statistics.",
@@ -39,18 +40,20 @@ for _point in entry_points(group="visdiff.commands"):
 
 
 def main() -> None:
-    """Runs the command line; a VisdiffError prints its message and exits with status 2."""
+    """Runs the command line; a VisdiffError prints its message and exits with status 2 or 3."""
     logging.getLogger("visdiff").addHandler(logging.StreamHandler())
     try:
         app()
+    except IncompleteError as error:
+        _fail(str(error), 3)
     except VisdiffError as error:
-        _fail(str(error))
+        _fail(str(error), 2)
     except BrokenPipeError:
         # The reader of stdout has closed it (`| head`).
         sys.stderr.close()
         raise SystemExit(0) from None
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, status: int) -> NoReturn:
     typer.echo(f"visdiff: {message}", err=True)
-    raise SystemExit(2)
+    raise SystemExit(status)

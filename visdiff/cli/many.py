@@ -70,13 +70,7 @@ def deliver(many: "ManyReport", out: Path | None, as_json: bool) -> None:
 
 def is_complete(many: "ManyReport") -> bool:
     """Returns whether every pair was compared and every image was read and scored."""
-    return not many.failed and not any(
-        r.set_a.n_unreadable
-        or r.set_b.n_unreadable
-        or r.unanswered
-        or any(d.n_unscored or d.verify_n_unscored for d in r.differences)
-        for r in many.reports.values()
-    )
+    return not many.failed and all(report.is_complete for report in many.reports.values())
 
 
 def _echo(many: "ManyReport") -> None:

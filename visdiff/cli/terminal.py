@@ -28,15 +28,8 @@ def finish(report: DifferenceReport, out: Path | None, as_json: bool) -> None:
     """Prints the path of the report; exits with status 3 if it is incomplete."""
     if out is not None:
         typer.echo(f"report: {out / 'report.html'}", err=as_json)
-    if not is_complete(report):
+    if not report.is_complete:
         raise typer.Exit(3)
-
-
-def is_complete(report: DifferenceReport) -> bool:
-    """Returns whether every image was read and scored and every request succeeded."""
-    unreadable = report.set_a.n_unreadable + report.set_b.n_unreadable
-    unscored = any(d.n_unscored or d.verify_n_unscored for d in report.differences)
-    return not (unreadable or unscored or report.unanswered)
 
 
 def warn(report: DifferenceReport) -> None:
@@ -66,7 +59,8 @@ def print_report(report: DifferenceReport) -> None:
     columns = ["difference", "more true of", "AUROC", "interval", "q"]
     print_table(report.verdict, [*columns, *(["2nd ranker"] if checked else [])], rows)
     console = _console()
-    if not report.differences and report.minimum_detectable_auroc is not None:
+    nothing = not report.differences and not report.failed_stages
+    if nothing and report.minimum_detectable_auroc is not None:
         console.print(
             f"The smallest AUROC that can be detected with this number of images: "
             f"{report.minimum_detectable_auroc:.2f}"

@@ -24,6 +24,7 @@ from visdiff.comparison.provenance import Stopwatch
 from visdiff.comparison.readiness import check_models
 from visdiff.comparison.rounds import propose
 from visdiff.comparison.split import SplitPair, check_sizes, open_pair, split_pair
+from visdiff.comparison.stages import captions_stage, proposals_stage, scores_stage
 from visdiff.config import Config
 from visdiff.engine import Applied
 from visdiff.results import DifferenceReport
@@ -105,9 +106,11 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
     halves, a, b = pair.halves, pair.halves.scoring_a, pair.halves.scoring_b
 
     discovery_captions = scoring_captions = None
+    captioned: list[Applied] = []
     if backends.reads_discovery_captions(config):
         with stopwatch("captions"):
             found = backends.captions(halves.discovery_a, halves.discovery_b)
+            captioned.append(found)
             warnings += _uncaptioned(found)
             discovery_captions = found.values
     with stopwatch("propose"):
@@ -122,11 +125,21 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
             scoring_captions = discovery_captions
         if backends.ranker.needs_captions and scoring_captions is None:
             found = backends.captions(a, b)
+            captioned.append(found)
             warnings += [w for w in _uncaptioned(found) if w not in warnings]
             scoring_captions = found.values
+        before = backends.ledger.reasons.copy()
         scores = backends.score(hypotheses, a, b, scoring_captions)
+        reason = backends.ledger.common_reason(before)
+        stages = (
+            captions_stage(captioned),
+            proposals_stage(proposals),
+            scores_stage(scores, reason),
+        )
         if missing := int(np.isnan(scores).sum()):
             warnings.append(f"{missing} of {scores.size} scores are missing and are ignored.")
+            if reason:
+                warnings.append(f"The most frequent reason of missing scores: {reason}.")
         features = backends.features(a, b)
     with stopwatch("statistics"):
         tests = test_hypotheses(
@@ -140,7 +153,7 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
             warnings += [f"In the shuffled runs: {w}" for w in more]
     return Measurements(
         set_a, set_b, checks, halves, discovery_captions, scoring_captions, proposals, scores,
-        features, tests, null, tuple(warnings), stopwatch,
+        features, tests, null, tuple(warnings), stopwatch, tuple(s for s in stages if s.asked),
     )  # fmt: skip
 
 

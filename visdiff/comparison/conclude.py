@@ -53,7 +53,11 @@ def conclude(
         warnings.append("The budget is spent: not every request was sent (llm.max_calls, …).")
     return DifferenceReport(
         verdict=verdict(
-            differences, measured.set_a.name, measured.set_b.name, halves.double_dipped
+            differences,
+            measured.set_a.name,
+            measured.set_b.name,
+            halves.double_dipped,
+            measured.stages,
         ),
         differences=differences,
         rejected=rejected,
@@ -66,6 +70,7 @@ def conclude(
         preflight=measured.preflight.to_dict(),
         null=measured.null,
         unanswered=measured.proposals.failures,
+        stages=measured.stages,
         config=config.model_dump(mode="json"),
         provenance=provenance(config, backends, stopwatch.seconds, captioned=captioned),
         warnings=tuple(warnings),

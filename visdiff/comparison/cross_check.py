@@ -56,6 +56,7 @@ def cross_check(
                 f"(first: {next(iter(found.failures.values()))})."
             )
     hypotheses = [Hypothesis(d.text, d.direction, d.proposer, d.round) for d in confirmed]
+    before = backends.ledger.reasons.copy()
     scores = backends.verify(hypotheses, a, b, scoring_captions)
     tests = test_hypotheses(
         hypotheses,
@@ -77,11 +78,12 @@ def cross_check(
             disputed=None if low is None else not low > 0.5,
         )
     name = config.verify.backend if config.verify is not None else "second ranker"
-    warnings += _warnings(list(checked.values()), name)
+    reason = backends.ledger.common_reason(before)
+    warnings += _warnings(list(checked.values()), name, reason)
     return tuple(checked.get((d.text, d.direction), d) for d in differences), warnings
 
 
-def _warnings(checked: Sequence[Difference], ranker: str) -> list[str]:
+def _warnings(checked: Sequence[Difference], ranker: str, reason: str) -> list[str]:
     """Returns the warnings of the cross-check, one sentence each."""
     sentences = []
     disputed = [d for d in checked if d.disputed]
@@ -94,7 +96,11 @@ def _warnings(checked: Sequence[Difference], ranker: str) -> list[str]:
         )
     missing = sum(d.verify_n_unscored for d in checked)
     if missing:
+        # A ranker does not know whether it is the second one.
+        often = reason.replace("ranker.max_tokens", "verify.max_tokens")
         sentences.append(f"{missing} scores of the second ranker ({ranker}) are missing.")
+        if often:
+            sentences.append(f"The most frequent reason of these missing scores: {often}.")
     return sentences
 
 

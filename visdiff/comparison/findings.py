@@ -12,10 +12,13 @@ import numpy as np
 
 from visdiff import stats
 from visdiff.config import StatisticsConfig
-from visdiff.results import Difference, Hypothesis, Rejected, Separability
+from visdiff.results import Difference, Hypothesis, Rejected, Separability, Stage
 
 #: The verdict if nothing is confirmed.
 NO_DIFFERENCE = "no difference found"
+
+#: The beginning of the verdict if nothing is confirmed and too much is missing.
+INCOMPLETE = "no conclusion, the run is incomplete"
 
 #: Unconfirmed candidates below this uncorrected p-value are reported, marked as unconfirmed.
 _MAX_REPORTED_P = 0.05
@@ -159,11 +162,26 @@ def explained_separability(
 
 
 def verdict(
-    differences: Sequence[Difference], name_a: str, name_b: str, double_dipped: bool
+    differences: Sequence[Difference],
+    name_a: str,
+    name_b: str,
+    double_dipped: bool,
+    stages: Sequence[Stage] = (),
 ) -> str:
-    """Returns the result in one sentence."""
+    """Returns the result in one sentence.
+
+    Args:
+        differences: The differences of :func:`select`.
+        name_a: Name of set A.
+        name_b: Name of set B.
+        double_dipped: Whether proposing and testing used the same images.
+        stages: What the stages of the run obtained; with less than half of it, nothing found does
+            not mean no difference.
+    """
     confirmed = [d for d in differences if d.confirmed]
     if not confirmed:
+        if failed := [stage for stage in stages if stage.failed]:
+            return f"{INCOMPLETE}: {failed[0].sentence}"
         if double_dipped and differences:
             return f"{NO_DIFFERENCE} that could be confirmed: too few images to test on"
         return NO_DIFFERENCE

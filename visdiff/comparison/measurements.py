@@ -15,7 +15,7 @@ from visdiff.comparison.provenance import Stopwatch
 from visdiff.comparison.split import Halves
 from visdiff.imageset import ImageSet
 from visdiff.proposers import Proposals
-from visdiff.results import Hypothesis, NullRun, SetCard
+from visdiff.results import Hypothesis, NullRun, SetCard, Stage
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Measurements:
         null: The runs with shuffled sets; None if there are none.
         warnings: Warnings for the report, one sentence each.
         stopwatch: Times of the stages; `visdiff.comparison.conclude.conclude` adds its own.
+        stages: How much of the captions, answers and scores was obtained.
     """
 
     set_a: ImageSet
@@ -53,6 +54,7 @@ class Measurements:
     null: NullRun | None
     warnings: tuple[str, ...]
     stopwatch: Stopwatch
+    stages: tuple[Stage, ...] = ()
 
     @property
     def hypotheses(self) -> tuple[Hypothesis, ...]:

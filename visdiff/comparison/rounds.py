@@ -9,7 +9,7 @@ from visdiff import stats
 from visdiff.comparison.backends import Backends
 from visdiff.comparison.selection import choose
 from visdiff.config import Config
-from visdiff.errors import InputError, VisdiffError
+from visdiff.errors import IncompleteError, InputError
 from visdiff.imageset import ImageSet
 from visdiff.proposers import Evidence, Proposals
 
@@ -45,7 +45,7 @@ def propose(
         The distinct hypotheses of all rounds, and what was refused.
 
     Raises:
-        VisdiffError: Requests failed and there is no hypothesis, which is not the same as no
+        IncompleteError: Requests failed and there is no hypothesis, which is not the same as no
             difference.
     """
     is_a = np.arange(len(a) + len(b)) < len(a)
@@ -73,7 +73,7 @@ def propose(
                     break
         unexplained = stats.unexplained(scores.T, is_a, np.random.default_rng(config.seed))
     if found.failures and not found.hypotheses:
-        raise VisdiffError(
+        raise IncompleteError(
             f"Expected hypotheses from the proposer, got no answer ({found.failures[0]}); run "
             "again, the results so far are in the cache."
         )

@@ -39,7 +39,8 @@ class LlmConfig(Frozen):
     vision: bool = Field(default=True, description="Whether the model accepts images.")
     detail: str | None = None
     concurrency: int = Field(default=8, ge=1, description="Concurrent calls.")
-    timeout: float = Field(default=90.0, gt=0)
+    timeout: float = Field(default=90.0, gt=0, description="Seconds for one call.")
+    deadline: float = Field(default=600.0, gt=0, description="Seconds for a request, all calls.")
     max_retries: int = Field(default=4, ge=0)
     batch_size: int = Field(default=8, ge=1, description="For a local model.")
     max_new_tokens: int = Field(default=512, ge=1, description="For a local model.")

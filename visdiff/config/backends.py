@@ -198,9 +198,10 @@ class CaptionsLexicalConfig(BackendConfig):
 
 
 class CaptionsLlmRankerConfig(BackendConfig):
-    """Settings of the ranker `captions-llm`, which has none."""
+    """Settings of the ranker `captions-llm`."""
 
     backend: Literal["captions-llm"] = "captions-llm"
+    max_tokens: Positive = Field(default=10, description="Longest answer of a chat model.")
 
 
 class VqaConfig(BackendConfig):
@@ -211,6 +212,7 @@ class VqaConfig(BackendConfig):
     revision: str | None = None
     batch_size: Positive = 32
     tile: int = Field(default=512, ge=16, description="Longest side of sent images, in pixels.")
+    max_tokens: Positive = Field(default=10, description="Longest answer of a chat model.")
 
 
 class ExternalRankerConfig(BackendConfig):

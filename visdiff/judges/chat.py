@@ -88,6 +88,7 @@ class ChatJudge:
                 prompt_id=self.prompt.id,
                 schema=SCHEMA,
                 max_tokens=self.max_tokens,
+                limit_setting="the judge's max_tokens",
                 temperature=self.temperature,
                 sample=sample,
             )

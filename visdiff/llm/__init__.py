@@ -45,6 +45,8 @@ class Request:
         sample: Index of this reply among several to the same question; part of the cache key.
         choices: The allowed replies. Their log-probabilities are requested where the backend
             supports it.
+        limit_setting: Name of the setting that ``max_tokens`` comes from, such as
+            "proposer.max_tokens"; messages about truncated replies name it.
     """
 
     messages: tuple[Message, ...]
@@ -55,6 +57,7 @@ class Request:
     seed: int | None = None
     sample: int = 0
     choices: tuple[str, ...] = ()
+    limit_setting: str | None = None
 
 
 @dataclass(frozen=True)

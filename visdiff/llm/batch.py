@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from openai.types.chat import ChatCompletion
-
 from visdiff.cache import Cache
 from visdiff.errors import InputError, VisdiffError
 from visdiff.hashing import key
 from visdiff.llm import Failure, Reply, Request, Usage
 from visdiff.llm.cached import KIND, key_parts, reply_to_json
-from visdiff.llm.openai import InvalidReply, add_usage, read_reply
+from visdiff.llm.openai_replies import InvalidReply, add_usage, read_reply
 from visdiff.llm.streaming import Result
 
 MAX_REQUESTS = 50_000
@@ -232,14 +230,10 @@ def _result(
         schema=parts["schema"],
         choices=tuple(parts["choices"]),
     )
-    try:
-        # Built without validation, as the client builds it from a response.
-        completion = ChatCompletion.construct(None, **body)
-        completion._request_id = response.get("request_id")
-        spent = add_usage(Usage(), completion.usage)
-        result = read_reply(completion, request, spent)
-    except (AttributeError, TypeError, ValueError) as error:
-        return Failure(f"the reply cannot be read: {clean(error)}", "http")
+    spent = add_usage(Usage(), body.get("usage"))
+    identity = response.get("request_id")
+    request_id = identity if isinstance(identity, str) else None
+    result = read_reply(body, request, spent, request_id, clean)
     # A single request would be repeated with a correction; a batch cannot.
     return Failure(result.reason, "parse", spent) if isinstance(result, InvalidReply) else result
 

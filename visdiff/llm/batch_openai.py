@@ -22,7 +22,8 @@ ENDED = ("completed", "failed", "expired", "cancelled")
 _NAME = "visdiff"
 # Tolerated difference between the clocks of client and server, in seconds.
 _SKEW = 3600
-_UPLOAD_S = 600.0
+# Of one step of a transfer, and of the whole.
+_STEP_S, _TRANSFER_S = 600.0, 7200.0
 _NO_ANSWER = ("http", "timeout", "connection", "budget")
 
 
@@ -33,6 +34,13 @@ class BatchChat(OpenAIChat):
     """
 
     _probed = False
+    # A batch is one file, whose lines are parsed one by one.
+    _max_bytes = 1_000_000_000
+
+    @property
+    def _patience(self) -> openai.Timeout:
+        """Timeouts of a file's transfer; the longest one limits the whole."""
+        return openai.Timeout(max(self.timeout, _STEP_S), pool=_TRANSFER_S)
 
     def parameters(self, request: Request) -> dict[str, Any]:
         """Returns the body of a call with the parameters that the endpoint accepts."""
@@ -82,7 +90,7 @@ class BatchChat(OpenAIChat):
         """
         client = self._connect()[0]
         with self._convert_errors("uploading a batch"):
-            patient = client.with_options(timeout=max(self.timeout, _UPLOAD_S))
+            patient = client.with_options(timeout=self._patience)
             uploaded = patient.files.create(file=(f"visdiff-{name}.jsonl", data), purpose="batch")
         try:
             with self._convert_errors("starting a batch"):
@@ -145,7 +153,7 @@ class BatchChat(OpenAIChat):
             InputError, VisdiffError: As for `create`, and if the files no longer exist.
         """
         files = [one for one in (batch.output_file_id, batch.error_file_id) if one]
-        client = self._connect()[0].with_options(timeout=max(self.timeout, _UPLOAD_S))
+        client = self._connect()[0].with_options(timeout=self._patience)
         with self._convert_errors(
             "downloading the results", missing="servers keep them for a few weeks only"
         ):

@@ -18,6 +18,7 @@ from visdiff.llm.streaming import Admit, Result, StreamingChat, admit_all, strea
 _BYTES_PER_TOKEN = 4
 _TOKENS_PER_PICTURE = 1000
 _TOKENS_PER_REPLY = 300
+_MAX_REASONS = 100
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Ledger:
         replies: Number of paid replies.
         cached: Number of replies from the cache, repeated requests included.
         failures: Number of failures by kind.
+        reasons: Number of failures by reason, for the first distinct ones.
         prompt_tokens: Prompt tokens, failures included.
         completion_tokens: Completion tokens, failures included.
         cost: US dollars of the calls with a known price.
@@ -115,6 +117,7 @@ class Ledger:
         self.replies = 0
         self.cached = 0
         self.failures: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.cost = 0.0
@@ -144,6 +147,12 @@ class Ledger:
                 "max_cost": self.max_cost,
             }
 
+    def common_reason(self, before: Counter[str]) -> str:
+        """Returns the most frequent reason of the failures since a copy of ``reasons``, or ""."""
+        with self._lock:
+            new = self.reasons - before
+        return new.most_common(1)[0][0] if new else ""
+
     def admit(self, expected: float = 0.0) -> Failure | None:
         """Counts a call, or returns a failure if it would exceed a limit.
 
@@ -171,6 +180,9 @@ class Ledger:
         with self._lock:
             if isinstance(result, Failure):
                 self.failures[result.kind] += 1
+                # A server may word every failure differently.
+                if result.reason in self.reasons or len(self.reasons) < _MAX_REASONS:
+                    self.reasons[result.reason] += 1
             elif result.cached:
                 self.cached += 1
                 return

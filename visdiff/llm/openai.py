@@ -3,34 +3,49 @@
 Only the chat completions API is used, which all of them support. The SDK retries transient errors
 (429 with its Retry-After, 5xx, timeouts, lost connections). Parameters that an endpoint rejects are
 dropped or replaced (`visdiff.llm.openai_capabilities`). An invalid reply is requested once more,
-with a correction, and is then a failure.
+with a correction, and is then a failure. A truncated reply without text, which is what a reasoning
+model returns, is requested once more with a higher limit. Responses have a largest size, calls have
+a deadline, and the key is cut out of what the endpoint returns (`visdiff.llm.openai_http`).
 """
 
-import math
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, ClassVar
 
 import openai
 
 from visdiff.errors import InputError
-from visdiff.llm import Failure, Picture, Reply, Request, Usage
+from visdiff.llm import Failure, Picture, Request, Usage
+from visdiff.llm.openai_address import Address
 from visdiff.llm.openai_capabilities import EndpointCapabilities
-from visdiff.llm.openai_errors import OVERLONG, ErrorMapper, details
+from visdiff.llm.openai_errors import OVERLONG, ErrorMapper, details, is_cut
+from visdiff.llm.openai_http import (
+    DEADLINE,
+    ENCODINGS,
+    MAX_BYTES,
+    PROBLEM,
+    BoundedClient,
+    redact_logs,
+    secrets_of,
+)
+from visdiff.llm.openai_replies import (
+    InvalidReply,
+    add_usage,
+    is_cut_reasoning,
+    parse_json,
+    read_reply,
+    without_secrets,
+)
 from visdiff.llm.streaming import Admit, Result, StreamingChat, admit_all, concurrently
-from visdiff.llm.structured import InvalidReplyError, strip_reasoning, validate_reply
+from visdiff.llm.structured import cut_reply, raise_limit
 
 # Part of the cache key: increase it when the call sent for the same request changes.
 _PROTOCOL = 1
 _OPENAI = "https://api.openai.com/v1"
 # Maximum number of calls for one request, each with fewer or other parameters.
 _MAX_CALLS = 10
-_TRUNCATED = ("length", "max_tokens", "model_length")
-_FILTERED = ("content_filter", "safety", "refusal", "prohibited_content")
-# Minimum probability of all choices together.
-_MIN_TOTAL = 0.5
 
 
 class OpenAIChat(StreamingChat):
@@ -44,15 +59,18 @@ class OpenAIChat(StreamingChat):
         base_url: URL of the endpoint, such as "http://localhost:8000/v1"; by default
             ``$OPENAI_BASE_URL``, else OpenAI's.
         concurrency: Maximum number of concurrent calls.
-        timeout: Timeout of a call in seconds.
+        timeout: Longest time of a call in seconds, to the last byte of its response.
         max_retries: Maximum number of retries of a rejected or lost call.
         vision: Whether the model accepts images.
         detail: Image resolution ("low", "high", "auto"); the endpoint's default when None.
+        deadline: Time in seconds after which no further call for a request starts.
         **_: Other fields of the configuration, ignored.
 
     Raises:
         InputError: There is no model name, the URL is invalid, or a number is out of range.
     """
+
+    _max_bytes: ClassVar[int] = MAX_BYTES
 
     def __init__(
         self,
@@ -63,16 +81,18 @@ class OpenAIChat(StreamingChat):
         max_retries: int = 4,
         vision: bool = True,
         detail: str | None = None,
+        deadline: float = 600.0,
         **_: Any,
     ) -> None:
         if not model:
             raise InputError(
                 "Expected the name of a model for the chat endpoint, got none; set the llm's model."
             )
-        if concurrency < 1 or max_retries < 0 or not timeout > 0:
+        if concurrency < 1 or max_retries < 0 or not (timeout > 0 and deadline > 0):
             raise InputError(
                 "Expected concurrency of at least 1, max_retries of at least 0 and a positive "
-                f"timeout, got {concurrency}, {max_retries} and {timeout}; change them."
+                f"timeout and deadline, got {concurrency}, {max_retries}, {timeout} and "
+                f"{deadline}; change them."
             )
         self.model = model
         self.concurrency = concurrency
@@ -80,10 +100,13 @@ class OpenAIChat(StreamingChat):
         self.max_retries = max_retries
         self.vision = vision
         self.detail = detail
-        self._base_url = (base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI).rstrip("/")
-        self.endpoint = _without_secrets(self._base_url)
+        self.deadline = float(deadline)
+        self._base_url = base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI
+        self._address = Address.of(self._base_url)
+        self.endpoint = self._address.endpoint
         self._capabilities = EndpointCapabilities(model, detail)
         self._lock = threading.Lock()
+        self._parsing = threading.Lock()
         self._ready: tuple[Any, ErrorMapper] | None = None
         self._reached = False
 
@@ -100,6 +123,7 @@ class OpenAIChat(StreamingChat):
             self.max_retries,
             self.vision,
             self.detail,
+            self.deadline,
         )
 
     @property
@@ -158,56 +182,90 @@ class OpenAIChat(StreamingChat):
         with self._lock:
             if self._ready is None:
                 key = os.environ.get("OPENAI_API_KEY", "").strip()
-                host = urlsplit(self._base_url).hostname or ""
-                if not key and (host == "openai.com" or host.endswith(".openai.com")):
+                if not key and self._address.needs_key:
                     raise InputError(
                         f"Expected an API key for {self.endpoint}, got none; set OPENAI_API_KEY, "
                         "or the base URL of an endpoint that needs no key."
                     )
+                if not (key.isascii() and (key.isprintable() or not key)):
+                    raise InputError(
+                        "Expected an API key of printable ASCII characters in OPENAI_API_KEY, got "
+                        "others; copy the key again."
+                    )
+                secrets = secrets_of(key, self._base_url)
+                redact_logs(secrets)
                 client = openai.OpenAI(
                     api_key=key or "none",
-                    base_url=self._base_url,
+                    base_url=self._address.base_url,
+                    default_query=self._address.query,
+                    default_headers={"Accept-Encoding": ENCODINGS},
                     timeout=self.timeout,
                     max_retries=self.max_retries,
+                    http_client=BoundedClient(
+                        secrets, self._max_bytes, self._address.key_header, timeout=self.timeout
+                    ),
                 )
-                self._ready = client, ErrorMapper(self.endpoint, self.model, key or None)
+                mapper = ErrorMapper(self.endpoint, self.model, key or None, secrets)
+                self._ready = client, mapper
             return self._ready
 
     def _send(self, request: Request) -> Result:
         """Calls the endpoint until there is a reply or a failure; runs in a worker thread."""
         client, mapper = self._connect()
-        usage, correction, unreadable = Usage(), None, False
+        ends = time.monotonic() + self.deadline
+        DEADLINE.set(ends)
+        usage, correction, unreadable, raised = Usage(), None, False, False
         for _ in range(_MAX_CALLS):
+            if time.monotonic() > ends:
+                return Failure(f"no reply within {self.deadline:g} s", "timeout", usage)
             call = self._capabilities.parameters(request, correction)
+            raising = not raised and request.max_tokens is not None
             try:
-                completion = client.chat.completions.create(**call)
+                response = client.chat.completions.with_raw_response.create(**call).http_response
+                problem = response.extensions.get(PROBLEM)
+                if problem is not None:
+                    return Failure(problem, "http", usage)
+                # Objects take many times the memory of their text: one response at a time.
+                with self._parsing:
+                    completion = parse_json(response.content)
             except openai.APIStatusError as error:
+                if is_cut(error):
+                    if not raising:
+                        return cut_reply(request, usage)
+                    request, raised = raise_limit(request), True
+                    continue
                 if error.status_code in (400, 422) and self._adapt(call, error):
                     continue
                 return _with_usage(mapper.map_status(error, _has_pictures(request)), usage)
             except openai.APITimeoutError:
-                return Failure(f"no reply within {self.timeout:g} s", "timeout", usage)
+                seconds = min(self.timeout, self.deadline)
+                return Failure(f"no reply within {seconds:g} s", "timeout", usage)
             except openai.APIConnectionError as error:
                 if not self._reached and (unreachable := mapper.unreachable(error)):
                     raise unreachable from None
                 reason = f"the connection was lost: {mapper.clean(error.__cause__ or error)}"
                 return Failure(reason, "connection", usage)
-            except (openai.OpenAIError, ValueError) as error:
+            except (openai.OpenAIError, ValueError, RecursionError) as error:
                 # A body that is not JSON, often because it was truncated on the way.
                 if not unreadable:
                     unreadable = True
                     continue
                 reason = f"the endpoint's response cannot be read: {mapper.clean(error)}"
                 return Failure(reason, "http", usage)
-            if not hasattr(completion, "choices"):
+            if not isinstance(completion, dict) or "choices" not in completion:
                 if not unreadable:
                     unreadable = True
                     continue
                 reason = f"expected a chat completion, got {mapper.clean(completion)!r}"
                 return Failure(reason, "http", usage)
             self._reached = True
-            usage = add_usage(usage, getattr(completion, "usage", None))
-            result = read_reply(completion, request, usage)
+            usage = add_usage(usage, completion.get("usage"))
+            identity = response.headers.get("x-request-id")
+            result = read_reply(completion, request, usage, identity, mapper.clean)
+            if raising and is_cut_reasoning(completion, result):
+                request, raised = raise_limit(request), True
+                continue
+            result = without_secrets(result, mapper.secrets)
             if not isinstance(result, InvalidReply):
                 return result
             if correction is not None:
@@ -224,14 +282,6 @@ class OpenAIChat(StreamingChat):
             return False
         param = error.param if isinstance(error.param, str) else None
         return self._capabilities.learn_from_rejection(call, param, message)
-
-
-class InvalidReply:
-    """A reply that violates the request's schema or choices."""
-
-    def __init__(self, text: str, reason: str) -> None:
-        self.text = text
-        self.reason = reason
 
 
 class _CircuitBreaker:
@@ -269,27 +319,8 @@ class _CircuitBreaker:
 
 def _rebuild(*arguments: Any) -> OpenAIChat:
     names = ("model", "base_url", "concurrency", "timeout", "max_retries", "vision", "detail")
+    names = (*names, "deadline")
     return OpenAIChat(**dict(zip(names, arguments, strict=True)))
-
-
-def _without_secrets(base_url: str) -> str:
-    """Returns a URL without user, password and query.
-
-    Raises:
-        InputError: The URL is invalid.
-    """
-    try:
-        parts = urlsplit(base_url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        parts, host, port = None, None, None
-    if parts is None or parts.scheme not in ("http", "https") or not host:
-        raise InputError(
-            "Expected the base URL of an endpoint, such as http://localhost:8000/v1, got something "
-            "else; check base_url and OPENAI_BASE_URL."
-        )
-    host = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}"
 
 
 def _has_pictures(request: Request) -> bool:
@@ -298,88 +329,3 @@ def _has_pictures(request: Request) -> bool:
 
 def _with_usage(failure: Failure, usage: Usage) -> Failure:
     return Failure(failure.reason, failure.kind, usage)
-
-
-def add_usage(total: Usage, usage: Any) -> Usage:
-    """Returns a total plus the usage that a completion reports, if any."""
-
-    def count(name: str) -> int:
-        value = getattr(usage, name, None)
-        return value if isinstance(value, int) else 0
-
-    return Usage(
-        total.prompt_tokens + count("prompt_tokens"),
-        total.completion_tokens + count("completion_tokens"),
-    )
-
-
-def read_reply(completion: Any, request: Request, usage: Usage) -> Result | InvalidReply:
-    """Extracts and validates the reply of a completion; tolerates missing fields.
-
-    Args:
-        completion: As returned by the SDK.
-        request: The request.
-        usage: Tokens of all calls for the request.
-    """
-    choice = next(iter(completion.choices or ()), None)
-    message = getattr(choice, "message", None)
-    if choice is None or message is None:
-        return Failure("the endpoint returned a completion without choices", "empty", usage)
-    finish = str(getattr(choice, "finish_reason", None) or "unknown")
-    refusal = getattr(message, "refusal", None)
-    if refusal:
-        return Failure(f"refused: {' '.join(str(refusal).split())[:200]}", "refusal", usage)
-    if finish.lower() in _FILTERED:
-        return Failure(f"refused (finish reason {finish})", "refusal", usage)
-    if finish.lower() in _TRUNCATED:
-        return Failure(f"reply cut at {usage.completion_tokens} tokens", "length", usage)
-    text = strip_reasoning(_text(getattr(message, "content", None)))
-    if not text:
-        return Failure(f"empty reply (finish reason {finish})", "empty", usage)
-    try:
-        text, data = validate_reply(request, text)
-    except InvalidReplyError as error:
-        return InvalidReply(text, str(error))
-    identity = getattr(completion, "_request_id", None) or getattr(completion, "id", None)
-    return Reply(
-        text=text,
-        data=data,
-        probabilities=_probabilities(choice, request.choices) if request.choices else {},
-        finish_reason=finish,
-        model=str(getattr(completion, "model", None) or ""),
-        request_id=str(identity) if identity else None,
-        usage=usage,
-    )
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, list):
-        # Some servers return a list of parts; the reply is the text parts.
-        texts = [p.get("text") if isinstance(p, dict) else getattr(p, "text", "") for p in content]
-        return "".join(text for text in texts if isinstance(text, str))
-    return content if isinstance(content, str) else ""
-
-
-def _probabilities(choice: Any, choices: Sequence[str]) -> dict[str, float]:
-    """Returns the probabilities of the choices from the alternatives of the first token.
-
-    Returns:
-        Choice → probability; empty if the endpoint returns no log-probabilities, if most of the
-        mass is on no choice, or if an alternative is a prefix of two choices.
-    """
-    tokens = getattr(getattr(choice, "logprobs", None), "content", None) or ()
-    first = next((token for token in tokens if str(getattr(token, "token", "")).strip()), None)
-    mass = dict.fromkeys(choices, 0.0)
-    names = {name.strip().casefold(): name for name in choices}
-    for alternative in getattr(first, "top_logprobs", None) or ():
-        start = str(alternative.token).strip().casefold()
-        logprob = alternative.logprob
-        if not start or not isinstance(logprob, (int, float)) or not logprob <= 0.01:
-            continue
-        matches = [name for text, name in names.items() if text.startswith(start)]
-        if len(matches) > 1 and math.exp(logprob) > 0.01:
-            return {}
-        if len(matches) == 1:
-            mass[matches[0]] += math.exp(logprob)
-    total = sum(mass.values())
-    return {name: value / total for name, value in mass.items()} if total >= _MIN_TOTAL else {}

@@ -4,6 +4,7 @@ Messages never contain an API key: text from servers is cleaned first.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import openai
@@ -31,6 +32,8 @@ _NO_MODEL = re.compile(
     r"model\b.{0,120}(?:does not exist|not found)",
     re.IGNORECASE | re.DOTALL,
 )
+_ONE_PICTURE = re.compile(r"at most (?P<count>[1-9]\d*) image", re.IGNORECASE)
+_CUT = re.compile(r"(?:max_tokens|output) limit was reached|max_tokens or model output", re.I)
 _UNSAFE = re.compile(
     r"content_filter|content_policy|content management policy|moderation|flagged|invalid_prompt|"
     r"responsible ?ai",
@@ -47,18 +50,24 @@ class ErrorMapper:
         endpoint: URL of the endpoint without user, password and query.
         model: Name of the model.
         key: The API key, removed from every message; None without a key.
+        secrets: Texts to remove from replies too, such as a password in the URL; a short key is
+            not among them, since replies contain short words.
     """
 
-    def __init__(self, endpoint: str, model: str, key: str | None) -> None:
+    def __init__(
+        self, endpoint: str, model: str, key: str | None, secrets: Sequence[str] = ()
+    ) -> None:
         self.endpoint = endpoint
         self.model = model
-        self._key = key
+        self.secrets = tuple(secrets)
+        removed: list[str] = [key] if key else []
+        self._removed = (*removed, *secrets)
 
     def clean(self, text: Any) -> str:
         """Returns a server's message on one short line, without anything that looks like a key."""
-        flat = " ".join(str(text).split())
-        if self._key:
-            flat = flat.replace(self._key, "[key]")
+        flat = " ".join(_text(text).split())
+        for secret in self._removed:
+            flat = flat.replace(secret, "[key]")
         flat = _KEYS.sub("[key]", flat)
         return flat if len(flat) <= _MAX_LENGTH else flat[: _MAX_LENGTH - 1] + "…"
 
@@ -96,10 +105,16 @@ class ErrorMapper:
                 f"Expected a model that accepts images, got {self.model!r} at {where}; use a model "
                 "with vision, or a method that works on captions."
             )
+        if pictures and code in (400, 422) and (found := _ONE_PICTURE.search(text)):
+            raise InputError(
+                f"Expected requests of at most {found['count']} images for model {self.model!r}, "
+                f"got more at {where}; use proposer.layout='grid', which sends one."
+            )
         if code == 404 or (code == 400 and _NO_MODEL.search(text)):
             raise InputError(
                 f"Expected an endpoint that serves model {self.model!r}, got none at {where}; "
-                "check the model's name and the base URL, which usually ends in /v1."
+                "check the model's name and the base URL, which usually ends in /v1 (for Azure in "
+                "/openai/v1, or /openai/deployments/NAME?api-version=VERSION)."
             )
         return Failure(f"HTTP {code}: {message}", "http")
 
@@ -114,6 +129,18 @@ class ErrorMapper:
         )
 
 
+def is_cut(error: openai.APIStatusError) -> bool:
+    """Returns whether a call was rejected because reasoning took all of the reply's limit."""
+    return error.status_code == 400 and _CUT.search(details(error)) is not None
+
+
 def details(error: openai.APIStatusError) -> str:
     """Returns code, message and body of an error as one text."""
-    return f"{error.code or ''} {error.message} {error.body or ''}"
+    return f"{_text(error.code or '')} {error.message} {_text(error.body or '')}"
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except RecursionError:
+        return "a deeply nested value"

@@ -8,6 +8,7 @@ replies.
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +17,7 @@ from pydantic_core import core_schema as core
 
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json
-from visdiff.llm import Request
+from visdiff.llm import Failure, Request, Usage
 
 _NOTES = frozenset(
     {"title", "description", "default", "examples", "format", "$schema", "$comment", "$defs"}
@@ -24,7 +25,10 @@ _NOTES = frozenset(
 _BOUNDS = {"minimum": "ge", "maximum": "le", "exclusiveMinimum": "gt", "exclusiveMaximum": "lt"}
 _OPENING = re.compile(r"\{(?:\s*\")?|\[(?:\s*[\"{\[])?")
 _THINKING = re.compile(r"\A.*</think>", re.DOTALL)
+_RAISED = 4
 _QUOTES = "\"'`“”‘’*"
+# Each may be parsed to the end of the text.
+_MAX_VALUES = 1000
 
 
 class InvalidReplyError(ValueError):
@@ -86,6 +90,28 @@ def strip_reasoning(text: str) -> str:
     text = text.encode("utf-8", "replace").decode("utf-8")
     text = _THINKING.sub("", text)
     return "" if text.lstrip().startswith("<think>") else text.strip()
+
+
+def raise_limit(request: Request) -> Request:
+    """Returns a request with a higher limit, for a model whose reasoning took all of the limit.
+
+    Args:
+        request: A request with a limit.
+    """
+    return replace(request, max_tokens=_RAISED * (request.max_tokens or 1))
+
+
+def cut_reply(request: Request, usage: Usage) -> Failure:
+    """Returns the failure of a reply that reached its limit; it names the limit's setting.
+
+    Args:
+        request: The request as it was sent.
+        usage: Tokens of all calls for the request.
+    """
+    reason = f"reply cut at {request.max_tokens or usage.completion_tokens} tokens"
+    if request.limit_setting is not None:
+        reason += f", which include a model's reasoning; raise {request.limit_setting}"
+    return Failure(reason, "length", usage)
 
 
 def validate_reply(request: Request, text: str) -> tuple[str, Any]:
@@ -160,12 +186,17 @@ def _find_values(text: str) -> Iterator[Any]:
     except ValueError:
         pass
     decoder, start = json.JSONDecoder(), 0
-    while (match := _OPENING.search(text, start)) is not None:
+    for _ in range(_MAX_VALUES):
+        match = _OPENING.search(text, start)
+        if match is None:
+            return
         start = match.start() + 1
         try:
             _, end = decoder.raw_decode(text, match.start())
             value = from_json(text[match.start() : end], allow_inf_nan=False)
-        except (ValueError, RecursionError):
+        except RecursionError:
+            return
+        except ValueError:
             # Truncated JSON: any value inside it is only a part of the reply. A lone bracket is
             # prose.
             if len(match.group()) > 1:

@@ -16,7 +16,14 @@ from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.llm import Failure, Message, Reply, Request, Usage
 from visdiff.llm.cached import key_parts
 from visdiff.llm.streaming import Admit, Result, StreamingChat, admit_all
-from visdiff.llm.structured import InvalidReplyError, instruction, strip_reasoning, validate_reply
+from visdiff.llm.structured import (
+    InvalidReplyError,
+    cut_reply,
+    instruction,
+    raise_limit,
+    strip_reasoning,
+    validate_reply,
+)
 from visdiff.llm.transformers_checkpoint import (
     Checkpoint,
     Inputs,
@@ -136,9 +143,16 @@ class TransformersChat(StreamingChat):
                 raise error
 
     def _reply(self, batch: list[_Job]) -> list[Result]:
-        """Generates replies to requests of one shape; an invalid reply is generated once more."""
+        """Generates replies to requests of one shape.
+
+        An invalid reply is generated once more, and so is one that was cut before its text began.
+        """
         results: list[Result] = []
         for job, (text, ended, usage) in zip(batch, self._generate(batch), strict=True):
+            if not ended and job.request.max_tokens and not strip_reasoning(text):
+                job = job._replace(request=raise_limit(job.request))
+                text, ended, more = self._generate([job])[0]
+                usage = _sum(usage, more)
             result = _result(self.model, job.request, text, ended, usage)
             if isinstance(result, InvalidReplyError):
                 result = self._retry(job, text, str(result), usage)
@@ -160,10 +174,7 @@ class TransformersChat(StreamingChat):
             # The request fits the context only without the correction.
             return Failure(reason, "parse", spent)
         text, ended, usage = self._generate([job._replace(inputs=inputs)])[0]
-        usage = Usage(
-            spent.prompt_tokens + usage.prompt_tokens,
-            spent.completion_tokens + usage.completion_tokens,
-        )
+        usage = _sum(spent, usage)
         result = _result(self.model, request, text, ended, usage)
         return (
             Failure(str(result), "parse", usage)
@@ -272,6 +283,10 @@ def _generator(request: Request) -> torch.Generator:
     return torch.Generator().manual_seed(int(name[:15], 16))
 
 
+def _sum(a: Usage, b: Usage) -> Usage:
+    return Usage(a.prompt_tokens + b.prompt_tokens, a.completion_tokens + b.completion_tokens)
+
+
 def _gumbel(size: int, generator: torch.Generator) -> torch.Tensor:
     uniform = torch.rand(size, generator=generator, dtype=torch.float64)
     return -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
@@ -291,7 +306,7 @@ def _result(
     model: str, request: Request, text: str, ended: bool, usage: Usage
 ) -> Result | InvalidReplyError:
     if not ended:
-        return Failure(f"reply cut at {usage.completion_tokens} tokens", "length", usage)
+        return cut_reply(request, usage)
     text = strip_reasoning(text)
     if not text:
         return Failure("empty reply", "empty", usage)

@@ -122,6 +122,7 @@ class AskingProposer(Proposer, ABC):
                 prompt_id=self.prompt.id,
                 schema=SCHEMA if self.structured else None,
                 max_tokens=self.max_tokens,
+                limit_setting="proposer.max_tokens",
                 temperature=self.temperature,
                 seed=seed,
                 # A later round gets a new reply, even for the same images.

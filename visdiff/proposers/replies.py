@@ -13,6 +13,9 @@ from typing import Any
 #: Maximum number of words in a hypothesis; longer texts are explanations.
 MAX_WORDS = 30
 
+# More than `MAX_WORDS` words have, and little enough for patterns of quadratic time.
+_MAX_CHARACTERS = 2000
+
 _FENCE = re.compile(r"^\s*```[\w-]*\s*$", re.MULTILINE)
 _BULLET = re.compile(r"^(?:[*•·▪◦‣●–—+-]\s+|[•·▪◦‣●]\s*|>\s+|\(?(?:\d{1,3}|[a-z])[.):]\)?\s+)")
 _LABEL = re.compile(
@@ -70,6 +73,7 @@ _APOLOGY = re.compile(
     r"unfortunately\b|(?:none|n/a|no\s+differences?(?:\s+found)?)\W*$)",
     re.IGNORECASE,
 )
+_NOTHING = re.compile(r"\W*(?:none|n/a|no\s+differences?(?:\s+found)?)\W*", re.IGNORECASE)
 _NAMES_GROUPS = re.compile(rf"\b{_LETTERED}|\bthe\s+other\s+(?:group|set)\b", re.IGNORECASE)
 _THE_OTHER = re.compile(
     rf"^(?:{_PICTURES}\s+(?:in|from|of)\s+)?(?:the\s+)?"
@@ -108,6 +112,8 @@ def parse_reply(text: str, data: Any = None) -> tuple[list[str], list[tuple[str,
 def clean_line(line: str) -> tuple[str, str]:
     """Returns the hypothesis in a line and "", or the remaining text and why it is refused."""
     raw = " ".join(line.split())
+    if len(raw) > _MAX_CHARACTERS:
+        return raw[:_MAX_CHARACTERS], f"longer than {MAX_WORDS} words"
     if re.fullmatch(r"#+\s.*", raw):
         return raw, "a heading"
     phrase = _strip_decoration(raw)
@@ -128,6 +134,11 @@ def clean_line(line: str) -> tuple[str, str]:
     if len(phrase.split()) > MAX_WORDS:
         return phrase, f"longer than {MAX_WORDS} words"
     return phrase, ""
+
+
+def is_none(line: str) -> bool:
+    """Returns whether a line says that there is nothing to name."""
+    return _NOTHING.fullmatch(line) is not None
 
 
 def _strip_decoration(phrase: str) -> str:
@@ -155,7 +166,7 @@ def _items(text: str, data: Any) -> Iterable[Any]:
         if text.startswith(("[", "{")):
             try:
                 data = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 data = None
     if isinstance(data, Mapping):
         lists = [value for value in data.values() if isinstance(value, list)]

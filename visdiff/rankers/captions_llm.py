@@ -29,6 +29,7 @@ class CaptionsLlmRanker(Ranker):
 
     Args:
         llm: Returns the chat model; called once, in the constructor.
+        max_tokens: Maximum length of an answer; reasoning models need hundreds of tokens.
         runtime: The run's cache and progress.
 
     Raises:
@@ -41,7 +42,10 @@ class CaptionsLlmRanker(Ranker):
     tokens_a_call = (150, 2)
 
     def __init__(
-        self, llm: Callable[[], ChatModel] | None = None, runtime: Runtime | None = None
+        self,
+        llm: Callable[[], ChatModel] | None = None,
+        max_tokens: int = 10,
+        runtime: Runtime | None = None,
     ) -> None:
         if llm is None:
             raise InputError(
@@ -49,6 +53,8 @@ class CaptionsLlmRanker(Ranker):
                 "configuration's table llm, or use the ranker 'captions-lexical', which needs none."
             )
         self.llm = llm()
+        # Not in the identity: an answer that is not cut does not depend on it.
+        self.max_tokens = max_tokens
         self.runtime = runtime or Runtime()
         self.prompt = prompts.load(_PROMPT)
 
@@ -122,7 +128,8 @@ class CaptionsLlmRanker(Ranker):
         return Request(
             messages=(Message("user", (text,)),),
             prompt_id=self.prompt.id,
-            max_tokens=10,
+            max_tokens=self.max_tokens,
+            limit_setting="ranker.max_tokens",
             temperature=0.0,
             choices=CHOICES,
         )

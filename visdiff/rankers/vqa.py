@@ -49,6 +49,8 @@ class VqaRanker(Ranker):
         device: "auto", "cpu", "cuda", "cuda:<index>" or "mps".
         llm: Returns the chat model; called only for the model "llm".
         tile: Longest side in pixels of an image sent to a chat model.
+        max_tokens: Maximum length of a chat model's answer; reasoning models need hundreds of
+            tokens.
         captioner: The run's captioner.
         runtime: The run's cache and progress.
 
@@ -68,6 +70,7 @@ class VqaRanker(Ranker):
         device: str = "auto",
         llm: Callable[[], ChatModel] | None = None,
         tile: int = 512,
+        max_tokens: int = 10,
         captioner: Captioner | None = None,
         runtime: Runtime | None = None,
     ) -> None:
@@ -87,7 +90,7 @@ class VqaRanker(Ranker):
                 "configuration's table llm, or a BLIP-2 checkpoint in ranker.model."
             )
         else:
-            self._answers = _ChatAnswers(llm(), tile, self.prompt, self.runtime)
+            self._answers = _ChatAnswers(llm(), tile, max_tokens, self.prompt, self.runtime)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -158,7 +161,14 @@ Answer = Callable[[str, list[dict[str, Any]]], tuple[list[float], Counter[str]]]
 class _ChatAnswers:
     """Answers of a chat model with vision."""
 
-    def __init__(self, llm: ChatModel, tile: int, prompt: prompts.Prompt, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        llm: ChatModel,
+        tile: int,
+        max_tokens: int,
+        prompt: prompts.Prompt,
+        runtime: Runtime,
+    ) -> None:
         if not llm.has_vision:
             raise InputError(
                 "Expected a chat model with vision for the ranker 'vqa', got "
@@ -168,6 +178,8 @@ class _ChatAnswers:
         self.llm = llm
         self.runtime = runtime
         self.tile = tile
+        # Not in the identity: an answer that is not cut does not depend on it.
+        self.max_tokens = max_tokens
         self.prompt = prompt
 
     @property
@@ -183,7 +195,8 @@ class _ChatAnswers:
             return Request(
                 messages=(Message("user", (picture, self.prompt.fill(hypothesis=text))),),
                 prompt_id=self.prompt.id,
-                max_tokens=10,
+                max_tokens=self.max_tokens,
+                limit_setting="ranker.max_tokens",
                 temperature=0.0,
                 choices=CHOICES,
             )

@@ -30,7 +30,8 @@ def collect(report: DifferenceReport, with_figures: bool = True) -> dict[str, An
         with_figures: Whether to compute histograms and encode thumbnails; False is fast.
 
     Returns:
-        A dict with ``verdict``, ``state`` ("found", "none" or "double-dipped"), ``summary``,
+        A dict with ``verdict``, ``state`` ("found", "none", "incomplete" or "double-dipped"),
+        ``summary``,
         ``sets``, ``differences`` (each with ``verify``, None where no second ranker checked it),
         ``second_ranker`` (its name, or None), ``separability``, ``null``, ``preflight``,
         ``rejected``, ``warnings``, ``config`` and ``provenance``. Missing numbers and NaN are None.
@@ -38,6 +39,8 @@ def collect(report: DifferenceReport, with_figures: bool = True) -> dict[str, An
     confirmed = sum(d.confirmed for d in report.differences)
     candidates = sum(1 + len(d.synonyms) for d in report.differences) + len(report.rejected)
     state = "double-dipped" if report.double_dipped else "found" if confirmed else "none"
+    if state == "none" and report.failed_stages:
+        state = "incomplete"
     scores = _Scores(report) if with_figures else None
     return {
         "schema_version": report.schema_version,
@@ -134,6 +137,9 @@ def _summary(report: DifferenceReport, state: str, confirmed: int, candidates: i
     )
     if state == "found":
         return [tested, *_second_ranker_summary(report)]
+    if state == "incomplete":
+        missing = "; ".join(stage.sentence for stage in report.failed_stages)
+        return [f"{missing[:1].upper()}{missing[1:]}. This is no result: run again.", tested]
     sentences = [tested]
     if floor is not None:
         sentences.append(

@@ -149,6 +149,12 @@ def summary(many: "ManyReport") -> str:
             f" {dipped} of the comparisons had too few images for a held-out split: they confirm "
             "nothing, and their candidates are not counted."
         )
+    incomplete = sum(bool(report.failed_stages) for report in many.reports.values())
+    if incomplete:
+        text += (
+            f" {incomplete} of the comparisons lack more than half of their captions, answers or "
+            "scores."
+        )
     if many.failed:
         text += f" {len(many.failed)} more could not be compared."
     return text

@@ -227,6 +227,39 @@ class NullRun:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """How much of what a stage of a run asked for was obtained.
+
+    Attributes:
+        name: What was asked for, in the plural: "captions", "answers of the proposer", "scores".
+        asked: Number of values that were asked for.
+        got: Number of values that were obtained.
+        reason: The most frequent reason of a missing value; "" if none is known.
+    """
+
+    name: str
+    asked: int
+    got: int
+    reason: str = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is missing."""
+        return self.got >= self.asked
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing, or less than half, was obtained: no conclusion rests on that."""
+        return self.asked > 0 and (self.got == 0 or 2 * self.got < self.asked)
+
+    @property
+    def sentence(self) -> str:
+        """The numbers and the reason, as one clause."""
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"{self.got} of {self.asked} {self.name} were obtained{reason}"
+
+
+@dataclass(frozen=True)
 class Provenance:
     """How a report was produced, in enough detail to reproduce it.
 
@@ -283,6 +316,7 @@ class DifferenceReport:
         config: The run's configuration.
         provenance: How the report was produced.
         warnings: Warnings that the reader must see, one sentence each.
+        stages: How much of the captions, answers and scores was obtained, one per stage that ran.
         schema_version: Version of the JSON layout that it was written in.
         scores: One row per image: ``set`` ("A" or "B"), ``id``, ``half`` ("discovery", "scoring",
             or "both" when double-dipped), then one float column per hypothesis text. Not
@@ -306,6 +340,7 @@ class DifferenceReport:
     config: dict = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
     warnings: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
     schema_version: int = SCHEMA_VERSION
     scores: Frame | None = field(default=None, compare=False, repr=False)
     thumbnails: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
@@ -321,6 +356,19 @@ class DifferenceReport:
     def confirmed(self) -> tuple[Difference, ...]:
         """The confirmed differences, in the report's order."""
         return tuple(d for d in self.differences if d.confirmed)
+
+    @property
+    def failed_stages(self) -> tuple[Stage, ...]:
+        """The stages that got less than half of what they asked for."""
+        return tuple(stage for stage in self.stages if stage.failed)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every image was read and scored, and every request succeeded."""
+        unreadable = self.set_a.n_unreadable + self.set_b.n_unreadable
+        unscored = any(d.n_unscored or d.verify_n_unscored for d in self.differences)
+        missing = any(not stage.is_complete for stage in self.stages)
+        return not (unreadable or unscored or missing or self.unanswered)
 
     def to_frame(self) -> "pd.DataFrame":
         """Returns the differences as a table, one row each, in the report's order.

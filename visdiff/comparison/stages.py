@@ -1,0 +1,55 @@
+"""How much of what each stage asked for was obtained: captions, answers of the proposer, scores.
+
+A stage that got less than half of it supports no conclusion. In particular, without captions
+nothing is proposed and nothing is found, whatever the sets.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from visdiff.engine import Applied
+from visdiff.proposers import Proposals
+from visdiff.proposers.replies import is_none
+from visdiff.results import Stage
+
+
+def captions_stage(captioned: Sequence[Applied]) -> Stage:
+    """Returns the numbers of captions over the halves that were captioned."""
+    values = [value for applied in captioned for value in applied.values]
+    reasons = Counter(reason for applied in captioned for reason in applied.failures.values())
+    got = sum(value is not None for value in values)
+    return Stage("captions", len(values), got, _most_common(reasons))
+
+
+def proposals_stage(proposals: Proposals) -> Stage:
+    """Returns the numbers of answers of the proposer; one that asks no model has none.
+
+    An answer counts if it has a hypothesis, or says that there is none. If every line of all of
+    them was refused, as an apology is, there is no answer.
+    """
+    answered = {(h.direction, h.round) for h in proposals.hypotheses}
+    reasons = Counter(proposals.failures)
+    if proposals.refused and not proposals.hypotheses:
+        reasons.update(reason for text, reason in proposals.refused if not is_none(text))
+    missing = len(proposals.failures) or int(bool(reasons))
+    if not missing:
+        return Stage("answers of the proposer", 0, 0)
+    asked = missing + len(answered)
+    return Stage("answers of the proposer", asked, len(answered), _most_common(reasons))
+
+
+def scores_stage(scores: np.ndarray, reason: str) -> Stage:
+    """Returns the numbers of scores.
+
+    Args:
+        scores: (h, n) scores, NaN where unscored.
+        reason: The most frequent reason of a missing score, or "".
+    """
+    missing = int(np.isnan(scores).sum())
+    return Stage("scores", scores.size, scores.size - missing, reason if missing else "")
+
+
+def _most_common(reasons: Counter[str]) -> str:
+    return reasons.most_common(1)[0][0] if reasons else ""
