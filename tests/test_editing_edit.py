@@ -257,7 +257,9 @@ def test_a_lora_represents_uce_2024_debiasing_and_full_changes(pipe: Any) -> Non
 
 def test_edits_that_a_lora_cannot_represent_are_errors(pipe: Any) -> None:
     bias = make_edit(pipe, Full("unet.conv_in.bias", torch.zeros_like(pipe.unet.conv_in.bias)))
-    with pytest.raises(InputError, match=r"a LoRA can hold, got one that changes unet.conv_in.bias"):
+    with pytest.raises(
+        InputError, match=r"a LoRA can hold, got one that changes unet.conv_in.bias"
+    ):
         to_lora(bias, pipe)
     token = make_edit(
         pipe, NewTokens("tokenizer", "text_encoder", {"<dog>": torch.ones(tiny.WIDTH)})
