@@ -359,9 +359,9 @@ def test_half_precision_files_change_only_what_they_edit(sd1: Any, tmp_path: Pat
     assert import_edit(tmp_path / "half.safetensors", sd1).tensors == ("unet.conv_in.bias",)
 
 
-@pytest.mark.parametrize("alpha", [1.0, 8.0])
+@pytest.mark.parametrize("alpha", [1, 8])
 @pytest.mark.parametrize("dora", [False, True])
-def test_a_lora_of_peft_is_read_with_its_alpha(alpha: float, dora: bool, tmp_path: Path) -> None:
+def test_a_lora_of_peft_is_read_with_its_alpha(alpha: int, dora: bool, tmp_path: Path) -> None:
     pipe = tiny.sd1()
     from diffusers import StableDiffusionPipeline
     from diffusers.training_utils import _collate_lora_metadata
@@ -369,7 +369,7 @@ def test_a_lora_of_peft_is_read_with_its_alpha(alpha: float, dora: bool, tmp_pat
 
     config = LoraConfig(r=4, lora_alpha=alpha, use_dora=dora, init_lora_weights=False,
                         target_modules=["to_k", "conv1"] if not dora else ["to_k"],
-                        alpha_pattern={"mid_block.*to_k": 2.0})  # fmt: skip
+                        alpha_pattern={"mid_block.*to_k": 2})  # fmt: skip
     torch.manual_seed(0)
     pipe.unet.add_adapter(config)
     if dora:
@@ -377,9 +377,10 @@ def test_a_lora_of_peft_is_read_with_its_alpha(alpha: float, dora: bool, tmp_pat
             if "magnitude" in name:
                 parameter_.data.mul_(1.3)
     expected = tiny.picture(pipe)
+    layers: dict[str, Any] = get_peft_model_state_dict(pipe.unet)
     StableDiffusionPipeline.save_lora_weights(
         tmp_path,
-        unet_lora_layers=get_peft_model_state_dict(pipe.unet),
+        unet_lora_layers=layers,
         **_collate_lora_metadata({"unet": pipe.unet}),
     )
     pipe = tiny.sd1()
@@ -425,6 +426,22 @@ def test_a_lora_of_flux_round_trips(tmp_path: Path) -> None:
         export_edit(edit, pipe, "kohya", tmp_path)
 
 
+def test_kohyas_names_of_flux_are_read(tmp_path: Path) -> None:
+    pipe = tiny.flux()
+    g = torch.Generator().manual_seed(0)
+    down, up = torch.randn(2, 32, generator=g), torch.randn(96, 2, generator=g)
+    module = "lora_unet_double_blocks_0_img_attn_qkv"
+    tensors = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(1.0)}
+    path = tmp_path / "f.safetensors"
+    save_file({f"{module}.{part}": value for part, value in tensors.items()}, path)
+    found = deltas(pipe, import_edit(path, pipe))
+    parts = (up @ down * 0.5).chunk(3)
+    names = [f"transformer.transformer_blocks.0.attn.to_{part}.weight" for part in "qkv"]
+    assert set(found) == set(names)
+    for name, expected in zip(names, parts, strict=True):
+        torch.testing.assert_close(found[name].float(), expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("key", "encoder"), [("clip_l", "text_encoder"), ("clip_g", "text_encoder_2")]
 )
@@ -435,6 +452,21 @@ def test_embeddings_without_a_name_have_that_of_the_file(
     (change,) = import_edit(tmp_path / "style.safetensors", tiny.sdxl()).changes
     assert isinstance(change, NewTokens)
     assert (change.encoder, change.tokens()) == (encoder, ("style", "style_1"))
+
+
+def test_embeddings_of_a1111_are_read(sd1: Any, tmp_path: Path) -> None:
+    vectors = torch.ones(2, tiny.WIDTH, requires_grad=True)
+    saved = {"string_to_token": {"*": 265}, "string_to_param": {"*": vectors}, "name": "x"}
+    torch.save(saved, tmp_path / "style.pt")
+    (change,) = import_edit(tmp_path / "style.pt", sd1).changes
+    assert change.tokens() == ("style", "style_1")
+
+
+def test_a_folder_with_one_lora_twice_is_an_error(sd1: Any, tmp_path: Path) -> None:
+    for form in ("diffusers", "kohya"):
+        export_edit(lora(sd1), sd1, form, tmp_path)
+    with pytest.raises(InputError, match=r"weights.safetensors and pytorch.*_kohya.*both change"):
+        import_edit(tmp_path, sd1)
 
 
 def test_ones_own_edits_are_opened_too(sd1: Any, tmp_path: Path) -> None:

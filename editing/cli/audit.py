@@ -196,6 +196,10 @@ def _generate_sets(
         found: Any = open_any(edit, pipe)
         variants = [Variant(ORIGINAL), Variant(EDITED, found, scale)]
         runs = [Run(pipe, variants, samples, folder, settings, batch)]
+    elif Path(str(edited)).is_file():
+        raise InputError(
+            f"Expected a complete model for --edited, got the file {edited}; give it as --edit."
+        )
     else:
         models = {ORIGINAL: pipe, EDITED: load_on_device(device, str(edited))}
         runs = [

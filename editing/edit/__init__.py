@@ -179,6 +179,12 @@ class Edit:
             write_whole(path, lambda part: save_file(own, part, metadata))
         return path
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads the edit, a model card and exports to the hub; see `editing.edit.hub.push`."""
+        from editing.edit.hub import push
+
+        return push(self, repo_id, **options)
+
     @classmethod
     def load(cls, path: str | Path) -> "Edit":
         """Returns the edit that `save` wrote.
@@ -199,7 +205,8 @@ class Edit:
             if text is None:
                 raise InputError(
                     f"Expected an edit that `visdiff edit` wrote, got {path}, a safetensors file "
-                    "without its description; check the path."
+                    "without its description; weights of other tools become an edit with `visdiff "
+                    "edit import`."
                 )
             values = json.loads(text)
             if values["schema"] != SCHEMA:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from editing.edit import KEY, Edit
+from editing.edit.deltas import Delta, NewTokens
 from editing.edit.formats import folder
 from editing.edit.formats.base import Format, Imported
 from editing.edit.formats.custom_diffusion import CustomDiffusion
@@ -90,6 +91,7 @@ def import_edit(path: str | Path, pipe: Any) -> Edit:
     else:
         files = [TensorFile(file) for file in _files(path)]
         parts = [(f.name, file.path, f.read(file, pipe)) for file in files for f in (_find(file),)]
+    _check_disjoint(parts)
     changes = tuple(change for *_, part in parts for change in part.changes)
     ignored = [name for *_, part in parts for name in part.ignored]
     if not changes:
@@ -193,6 +195,25 @@ def _find(file: TensorFile) -> Format:
         f"Expected an edit of visdiff or weights that another tool saved, got {file.path} with "
         f"{', '.join(file.names[:3]) or 'no tensors'}, which is of no known format; check the path."
     )
+
+
+def _check_disjoint(parts: Sequence[tuple[str, Path, Imported]]) -> None:
+    """Raises InputError if two files change the same thing: one tool may write it twice."""
+    owners: dict[tuple[str, ...], Path] = {}
+    for _, path, part in parts:
+        for change in part.changes:
+            tokens = [(token, *_table(change)) for token in change.tokens()]
+            for key in dict.fromkeys([(name,) for name in change.names()] + tokens):
+                other = owners.setdefault(key, path)
+                if other != path:
+                    raise InputError(
+                        f"Expected files that change different things, got {other.name} and "
+                        f"{path.name}, which both change {key[0]}; name one of them."
+                    )
+
+
+def _table(change: Delta) -> tuple[str, ...]:
+    return (change.encoder,) if isinstance(change, NewTokens) else ()
 
 
 def _digest(path: Path) -> str | None:

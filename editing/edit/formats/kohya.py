@@ -66,7 +66,7 @@ def to_kohya(edit: Edit, pipe: Any) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     tensors = to_lora(edit, pipe)
     for name, tensor in convert_state_dict_to_kohya(tensors | _missing_outputs(tensors)).items():
-        module, _, part = name.partition(".")
+        module, _, part = str(name).partition(".")
         module = _ORIGINAL.get(module, module)
         if single:
             module = module.replace("lora_te1_", "lora_te_", 1)

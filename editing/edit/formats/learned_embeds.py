@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -95,24 +96,54 @@ def write_tokens(edit: Edit, out: Path) -> tuple[Path, ...]:
     Raises:
         InputError: The files need a folder, or cannot be written.
     """
-    files: list[tuple[str, str, Tensor]] = []
-    for change in edit.changes:
-        if isinstance(change, NewTokens):
-            for token, vectors in _grouped(change).items():
-                files.append((change.encoder, token, vectors))
-    single = len({token for _, token, _ in files}) == 1
+    files = token_files(edit)
     if out.suffix == ".safetensors" and files and (len(files) > 1 or edit.tensors):
         raise InputError(
             f"Expected a folder for an edit that needs several files (tokens have their own), got "
             f"{out}; give a path without a suffix."
         )
-    written = []
-    for encoder, token, vectors in files:
+    return tuple(
+        save_tensors(
+            {file.token: file.vectors},
+            out if out.suffix == ".safetensors" else out / file.name,
+            {_ENCODER: file.encoder},
+        )
+        for file in files
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class TokenFile:
+    """A file of one token for one text encoder.
+
+    Attributes:
+        name: Name of the file.
+        encoder: Name of the text encoder.
+        token: The token.
+        vectors: Shape (n, d).
+    """
+
+    name: str
+    encoder: str
+    token: str
+    vectors: Tensor
+
+
+def token_files(edit: Edit) -> tuple[TokenFile, ...]:
+    """Returns the files that hold the tokens of an edit, one a token and text encoder."""
+    found = [
+        (change.encoder, token, vectors)
+        for change in edit.changes
+        if isinstance(change, NewTokens)
+        for token, vectors in _grouped(change).items()
+    ]
+    single = len({token for _, token, _ in found}) == 1
+    files = []
+    for encoder, token, vectors in found:
         stem = "learned_embeds" if single else re.sub(r"[/\\:\0]", "_", token)
         suffix = "_2" if encoder == "text_encoder_2" else ""
-        path = out if out.suffix == ".safetensors" else out / f"{stem}{suffix}.safetensors"
-        written.append(save_tensors({token: vectors}, path, {_ENCODER: encoder}))
-    return tuple(written)
+        files.append(TokenFile(f"{stem}{suffix}.safetensors", encoder, token, vectors))
+    return tuple(files)
 
 
 def _grouped(change: NewTokens) -> dict[str, Tensor]:
