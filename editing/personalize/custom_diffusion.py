@@ -49,7 +49,7 @@ CUSTOM_DIFFUSION = Personalizer(
     _trained,
     _groups,
     variants={
-        "miniature": {**MINIATURE, "lr": 1e-3, "token_lr": 1e-2, "scaled_images": False},
+        "miniature": {**MINIATURE, "lr": 5e-4, "token_lr": 1e-2, "scaled_images": False},
     },
 )  # fmt: skip
 
