@@ -2,6 +2,9 @@
 
 import copy
 import json
+import resource
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +263,18 @@ def test_a_folder_round_trips(pipe: Any, tmp_path: Path) -> None:
     other = editing.load_pipeline(tmp_path)
     assert abs(tiny.picture(other, "a <dog>") - edited).max() <= 1e-4
     assert_same_change(pipe, edit, import_edit(tmp_path, pipe))
+
+
+def test_weights_of_every_component_round_trip(pipe: Any, tmp_path: Path) -> None:
+    whole = [
+        Full("unet.conv_in.bias", torch.ones(8)),
+        Full(f"{BLOCK}.norm1.weight", torch.ones(16)),
+    ]
+    edit = make_edit(pipe, *lora(pipe).changes, *whole)
+    (path,) = export_edit(edit, pipe, "weights", tmp_path)
+    assert_same_change(pipe, edit, import_edit(path, pipe))
+    with pytest.raises(InputError, match="one that adds tokens, which a file of weights"):
+        export_edit(make_edit(pipe, *tokens(pipe, "<dog>")), pipe, "weights", tmp_path)
 
 
 def test_original_names_are_those_of_diffusers_converter(pipe: Any, tmp_path: Path) -> None:
@@ -534,6 +549,30 @@ def test_what_is_no_file_of_weights_is_an_error(sd1: Any, tmp_path: Path) -> Non
     save_file(tensors, tmp_path / "json.safetensors", metadata)
     with pytest.raises(InputError, match="configuration of a LoRA as JSON"):
         import_edit(tmp_path / "json.safetensors", sd1)
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """Files of a few thousand bytes at most, as on a disk that is nearly full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_is_one_sentence_and_leaves_no_file(sd1: Any, tmp_path: Path) -> None:
+    edit = make_edit(sd1, low_rank(sd1, f"{BLOCK}.attn2.to_k.weight", 16))
+    with pytest.raises(InputError, match="a path to write the edit to"):
+        edit.save(tmp_path / "e.safetensors")
+    for form in ("diffusers", "kohya", "weights", "custom-diffusion"):
+        with pytest.raises(InputError, match="a path to write the weights to"):
+            export_edit(edit, sd1, form, tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="a folder to write the pipeline to"):
+        export_edit(edit, sd1, "folder", tmp_path / "whole")
 
 
 def test_a_file_is_described_without_its_model(sd1: Any, tmp_path: Path) -> None:

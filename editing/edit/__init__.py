@@ -16,16 +16,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from editing.edit import deltas as forms
 from editing.edit import ledger as ledgers
 from editing.edit.deltas import Delta
 from editing.edit.ledger import Ledger
+from editing.edit.saving import save_tensors
 from editing.pipelines.weights import component_hashes, parameter, weight_hash
 from editing.requests import Request, from_dict
 from visdiff.errors import InputError
-from visdiff.files import explained, write_whole
 from visdiff.hashing import canonical_json, digest_bytes
 
 SCHEMA = 1
@@ -172,12 +171,8 @@ class Edit:
             entries, parts = ledgers.pack(self.ledger)
             tensors |= {f"ledger.{name}": t for name, t in parts.items()}
         described = {**self.to_dict(), "changes": headers, "ledger": entries}
-        # Several changes may share a tensor; safetensors does not accept shared memory.
-        own = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
         metadata = {KEY: json.dumps(described, ensure_ascii=False)}
-        with explained("a path to write the edit to", path):
-            write_whole(path, lambda part: save_file(own, part, metadata))
-        return path
+        return save_tensors(tensors, path, metadata, "a path to write the edit to")
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Uploads the edit, a model card and exports to the hub; see `editing.edit.hub.push`."""

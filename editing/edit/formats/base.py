@@ -6,14 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from safetensors.torch import save_file
-
 from editing.edit import Edit
 from editing.edit.deltas import Delta
 from editing.edit.formats.files import TensorFile
-from editing.linear import Tensor
 from visdiff.errors import InputError
-from visdiff.files import explained, write_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,18 +62,6 @@ class Format(ABC):
         Raises:
             InputError: The format cannot hold the edit, or a file cannot be written.
         """
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> Path:
-    """Writes a safetensors file atomically and returns its path.
-
-    Raises:
-        InputError: The file cannot be written.
-    """
-    own = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
-    with explained("a path to write the weights to", path):
-        write_whole(path, lambda part: save_file(own, part, {"format": "pt", **metadata}))
-    return path
 
 
 def one_file(out: Path, name: str) -> Path:

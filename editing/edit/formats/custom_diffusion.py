@@ -11,17 +11,12 @@ import torch
 
 from editing.edit import Edit
 from editing.edit.deltas import Delta
-from editing.edit.formats.base import (
-    Format,
-    Imported,
-    cannot_hold,
-    one_file,
-    save_tensors,
-)
+from editing.edit.formats.base import Format, Imported, cannot_hold, one_file
 from editing.edit.formats.files import TensorFile
 from editing.edit.formats.learned_embeds import write_tokens
 from editing.edit.formats.names import Names
 from editing.edit.formats.weights import difference
+from editing.edit.saving import save_tensors
 from editing.linear import Tensor
 from editing.pipelines.weights import parameter
 from visdiff.errors import InputError

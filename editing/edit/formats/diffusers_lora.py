@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from editing.edit import Edit
-from editing.edit.formats.base import Format, Imported, one_file, save_tensors
+from editing.edit.formats.base import Format, Imported, one_file
 from editing.edit.formats.files import TensorFile
 from editing.edit.formats.learned_embeds import write_tokens
 from editing.edit.formats.lora import is_lora, read_lora, to_lora
+from editing.edit.saving import save_tensors
 
 
 class DiffusersLora(Format):

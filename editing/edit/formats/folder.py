@@ -8,6 +8,7 @@ import torch
 from editing.edit import Edit
 from editing.edit.deltas import Delta, Full, NewTokens
 from editing.edit.formats.base import Imported
+from editing.edit.saving import as_os_errors
 from editing.linear import Tensor
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.weights import components
@@ -38,6 +39,7 @@ def write_folder(edit: Edit, pipe: Any, out: Path, force: bool = False) -> tuple
     with (
         edit.applied(pipe, force=force),
         explained("a folder to write the pipeline to", out, "choose another --out"),
+        as_os_errors(),
     ):
         pipe.save_pretrained(out)
     return (out,)

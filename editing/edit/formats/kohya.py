@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 import torch
 
 from editing.edit import Edit
-from editing.edit.formats.base import Format, Imported, one_file, save_tensors
+from editing.edit.formats.base import Format, Imported, one_file
 from editing.edit.formats.files import TensorFile
 from editing.edit.formats.learned_embeds import write_tokens
 from editing.edit.formats.lora import is_lora, read_lora, to_lora
+from editing.edit.saving import save_tensors
 from editing.linear import Tensor
 from visdiff.errors import InputError
 from visdiff.torchvision_compat import ensure_torchvision

@@ -10,8 +10,9 @@ import torch
 
 from editing.edit import Edit
 from editing.edit.deltas import NewTokens
-from editing.edit.formats.base import Format, Imported, cannot_hold, save_tensors
+from editing.edit.formats.base import Format, Imported, cannot_hold
 from editing.edit.formats.files import TensorFile
+from editing.edit.saving import save_tensors
 from editing.linear import Tensor
 from visdiff.errors import InputError
 

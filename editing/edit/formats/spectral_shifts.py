@@ -7,10 +7,11 @@ import torch
 
 from editing.edit import Edit
 from editing.edit.deltas import Delta, NewTokens, SpectralShift
-from editing.edit.formats.base import Format, Imported, cannot_hold, save_tensors
+from editing.edit.formats.base import Format, Imported, cannot_hold
 from editing.edit.formats.files import TensorFile
 from editing.edit.formats.learned_embeds import write_tokens
 from editing.edit.formats.names import Names, to_transformers
+from editing.edit.saving import save_tensors
 from editing.linear import Tensor
 from editing.pipelines.weights import parameter
 from visdiff.errors import InputError

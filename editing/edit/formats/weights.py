@@ -8,10 +8,11 @@ import torch
 
 from editing.edit import Edit
 from editing.edit.deltas import Delta, Full
-from editing.edit.formats.base import Format, Imported, save_tensors
+from editing.edit.formats.base import Format, Imported
 from editing.edit.formats.files import TensorFile
 from editing.edit.formats.learned_embeds import read_tokens
 from editing.edit.formats.names import Names
+from editing.edit.saving import save_tensors
 from editing.linear import Tensor
 from editing.pipelines.weights import parameter
 from visdiff.errors import InputError
