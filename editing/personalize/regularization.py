@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
+from itertools import cycle, islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -276,11 +277,11 @@ def class_prompts(
         shares: Share of each part; they sum to one.
 
     Returns:
-        ``count`` distinct prompts, in the order against, photo, styled.
+        ``count`` prompts, in the order against, photo, styled. The prompts of a part are distinct as
+        long as the words suffice, then they are repeated in order: their images differ by seed.
 
     Raises:
-        InputError: The noun is empty, the count is below one or larger than the grammar allows, or
-            the shares do not sum to one.
+        InputError: The noun is empty, the count is below one, or the shares do not sum to one.
     """
     if not noun.strip():
         raise InputError("Expected a class noun such as 'dog', got an empty text; give one.")
@@ -296,13 +297,13 @@ def class_prompts(
     styles: Mapping[Part, Sequence[str]] = {
         "against": pools.photographic, "photo": pools.photographic, "styled": pools.styles,
     }  # fmt: skip
-    found: dict[str, ClassPrompt] = {}
+    found: list[ClassPrompt] = []
     # A stream for each part: subjects of one noun share the photographs and the styled images.
     streams = dict(zip(SHARES, rng.spawn(len(SHARES)), strict=True))
     for part, n in _counts(count, shares).items():
-        wanted = len(found) + n
+        distinct: dict[str, ClassPrompt] = {}
         for _ in range(100 * n):
-            if len(found) == wanted:
+            if len(distinct) == n:
                 break
             draw = streams[part].choice
             adjectives = {s: str(draw(words)) for s, words in pools.adjectives.items()}
@@ -310,13 +311,9 @@ def class_prompts(
                 noun, part, str(draw(styles[part])), MappingProxyType(adjectives),
                 str(draw(settings[part])),
             )  # fmt: skip
-            found.setdefault(prompt.text, prompt)
-        if len(found) < wanted:
-            raise InputError(
-                f"Expected at most as many prompts as the pools can form, got {count}; ask for "
-                "fewer or exclude fewer words."
-            )
-    return list(found.values())
+            distinct.setdefault(prompt.text, prompt)
+        found += islice(cycle(distinct.values()), n)
+    return found
 
 
 def background_of(caption: str, noun: str) -> str:
