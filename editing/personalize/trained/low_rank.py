@@ -73,18 +73,18 @@ class Adapters(Trained):
         ensure_torchvision()
         from peft import LoraConfig, inject_adapter_in_model
 
-        # peft initialises its weights from the global generator; they are never used.
-        with torch.random.fork_rng(devices=[]):
-            for name, paths in _by_component(self._bases).items():
-                config = LoraConfig(
-                    r=self._rank,
-                    lora_alpha=self._alpha,  # pyright: ignore[reportArgumentType]
-                    target_modules=paths,
-                    use_dora=self._dora,
-                )
-                component = getattr(self._pipe, name)
-                inject_adapter_in_model(config, component, adapter_name=_ADAPTER)
         try:
+            # peft initialises its weights from the global generator; they are never used.
+            with torch.random.fork_rng(devices=[]):
+                for name, paths in _by_component(self._bases).items():
+                    config = LoraConfig(
+                        r=self._rank,
+                        lora_alpha=self._alpha,  # pyright: ignore[reportArgumentType]
+                        target_modules=paths,
+                        use_dora=self._dora,
+                    )
+                    component = getattr(self._pipe, name)
+                    inject_adapter_in_model(config, component, adapter_name=_ADAPTER)
             self._places = {}
             for layer in self._bases:
                 wrapped = _module(self._pipe, layer)
