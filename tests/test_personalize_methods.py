@@ -1,6 +1,7 @@
 """One contract for all methods of personalisation and all families."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import editing
 from editing.edit import Edit
 from editing.edit.deltas import content, pack
 from editing.edit.formats import export_edit, import_edit
+from editing.personalize import personalizer
 from editing.requests import Erase
 from editing.training import Stepped
 
@@ -25,13 +27,13 @@ MAKERS = {
 # some row: priors, crops, flips, buckets, empty captions, weights of noise levels, averages.
 CASES: dict[tuple[str, str], dict[str, Any]] = {
     ("lora", "sd1"): {"prior": "teacher", "crop": 0.75, "text_encoder": True, "min_snr": 5.0},
-    ("lora", "sd2"): {"prior": "prompt", "flip": True, "dora": True},
+    ("lora", "sd2"): {"prior": "prompt", "flip": True, "dora": True, "validate_every": 1},
     ("lora", "sdxl"): {"prior": "prompt", "crop": 0.75, "empty_captions": 0.4},
     ("lora", "flux"): {"prior": "teacher", "flip": True},
     ("lora", "sd3"): {"crop": 0.75, "text_encoder": True},
     ("dreambooth", "sd1"): {"prior": "prompt", "crop": 0.75, "text_encoder": True},
     ("dreambooth", "sd2"): {"prior": "teacher", "ema": 0.9, "empty_captions": 0.4},
-    ("dreambooth", "sdxl"): {"flip": True, "buckets": True},
+    ("dreambooth", "sdxl"): {"flip": True, "buckets": True, "validate_every": 1},
     ("textual-inversion", "sd1"): {"vectors": 2, "flip": True},
     ("textual-inversion", "sd2"): {"crop": 0.75, "prior": "prompt"},
     ("textual-inversion", "sdxl"): {"empty_captions": 0.4, "min_snr": 5.0},
@@ -77,6 +79,14 @@ class Case:
         return f"a {self.edit.requests[0].concept}"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_samples() -> Iterator[None]:
+    """Measures the loss on two fixed samples, which takes longer than these trainings otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(personalizer, "_HELD_OUT", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
 def pipes() -> dict[str, tuple[Any, Any]]:
     """Two equal pipelines of each family that was asked for."""
@@ -94,7 +104,7 @@ def case(
         tiny.picture(pipes[family][0])  # Libraries add hooks of their own at the first call.
     found = Case(method, family, *pipes[family])
     found.before = state(found.pipe)
-    found.edit = found.fit(validate_every=1)
+    found.edit = found.fit()
     return found
 
 
@@ -167,17 +177,18 @@ def test_micro_batches_change_only_rounding(case: Case) -> None:
     whole = numbers(case.fit(micro_batch=4))
     for name, value in numbers(case.edit).items():
         size = float(value.abs().max())
-        torch.testing.assert_close(whole[name], value, rtol=0, atol=1e-4 * size + 1e-7, msg=name)
+        torch.testing.assert_close(whole[name], value, rtol=0, atol=2e-3 * size + 1e-7, msg=name)
 
 
 def test_other_token_rows_keep_their_bits(case: Case) -> None:
     encoders = [n for n in ("text_encoder", "text_encoder_2") if hasattr(case.pipe, n)]
-    tables = [getattr(case.pipe, n).get_input_embeddings for n in encoders if case.method != "dreambooth"]
-    before = [table().weight.detach().clone() for table in tables]
+    if case.edit.config["text_encoder"] and case.method in ("dreambooth", "svdiff"):
+        pytest.skip("all weights of the text encoders are trained")
+    tables = [getattr(case.pipe, n).get_input_embeddings() for n in encoders]
+    before = [table.weight.detach().clone() for table in tables]
     with case.edit.applied(case.pipe):
         for table, own in zip(tables, before, strict=True):
-            if case.method != "svdiff" or not case.edit.config["text_encoder"]:
-                assert torch.equal(table().weight[: len(own)], own)
+            assert torch.equal(table.weight[: len(own)], own)
 
 
 def test_an_edit_changes_images_and_no_strength_is_the_base(case: Case, tmp_path: Path) -> None:

@@ -73,6 +73,9 @@ class Adapters(Trained):
         ensure_torchvision()
         from peft import LoraConfig, inject_adapter_in_model
 
+        components = [getattr(self._pipe, name) for name in _by_component(self._bases)]
+        # peft excludes all weights but its own from gradients.
+        excluded = [p for c in components for p in c.parameters() if p.requires_grad]
         try:
             # peft initialises its weights from the global generator; they are never used.
             with torch.random.fork_rng(devices=[]):
@@ -95,10 +98,12 @@ class Adapters(Trained):
             yield
         finally:
             for layer, base in self._bases.items():
-                component, _, path = layer.partition(".")
-                getattr(self._pipe, component).set_submodule(path, base.module)
-            for name in _by_component(self._bases):
-                vars(getattr(self._pipe, name)).pop("peft_config", None)
+                name, _, path = layer.partition(".")
+                getattr(self._pipe, name).set_submodule(path, base.module)
+            for component in components:
+                vars(component).pop("peft_config", None)
+            for parameter in excluded:
+                parameter.requires_grad_(True)
 
     def substituted(self, weights: Weights) -> AbstractContextManager[None]:
         """Returns a context in which peft's layers have these weights."""
