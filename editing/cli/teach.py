@@ -68,7 +68,7 @@ class TeachOptions:
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None
     config: Annotated[
-        Path | None, typer.Option(help="TOML file with these options and settings.")
+        Path | None, typer.Option(help="TOML file of settings, identifier, noun and prior.")
     ] = None
     set_: Annotated[
         list[str] | None,

@@ -19,52 +19,68 @@ _NEAR = ("zoomed in ", "close up ")
 
 
 def far_or_near(
-    image: Image.Image, size: tuple[int, int], rng: np.random.Generator
+    image: Image.Image,
+    mask: Image.Image | None,
+    size: tuple[int, int],
+    rng: np.random.Generator,
 ) -> tuple[View, str]:
     """Shows an image smaller on an empty canvas, or enlarged and cropped.
 
     Args:
         image: RGB image.
+        mask: "L" image of the same size, white = subject.
         size: Height and width of the result.
         rng: Draws the scale and the place.
 
     Returns:
-        The view, whose mask is 1 where the image is, and what goes before the caption: "zoomed in "
-        or "a far away ", for example, or "" for a scale near 1.
+        The view, with where the image is in it, and what goes before the caption: "zoomed in " or
+        "a far away ", for example, or "" for a scale near 1.
     """
     height, width = size
     side = min(image.size)
-    square = _centre(image, (image.width - side) // 2, (image.height - side) // 2, side)
-    canvas = np.zeros((height, width, 3), np.uint8)
-    mask = np.zeros((height, width), np.float32)
+    corner = ((image.width - side) // 2, (image.height - side) // 2)
+    shown = np.zeros((height, width), np.float32)
     if rng.random() < _SMALLER:
         share = rng.uniform(1 / 3, 1)
         small = (max(8, round(height * share)), max(8, round(width * share)))
         top, left = (int(rng.integers(0, a - b + 1)) for a, b in zip(size, small, strict=True))
-        part = np.asarray(square.resize((small[1], small[0]), Image.Resampling.LANCZOS))
-        canvas[top : top + small[0], left : left + small[1]] = part
-        mask[top : top + small[0], left : left + small[1]] = 1
+        shown[top : top + small[0], left : left + small[1]] = 1
+        box = (*corner, side)
         prefix = str(rng.choice(_FAR)) if share < 0.6 else ""
     else:
         share = 1 / rng.uniform(1.2, 1.4)
-        box = round(side * share)
-        left, top = (int(rng.integers(0, side - box + 1)) for _ in range(2))
-        near = _centre(square, left, top, box)
-        canvas[:] = np.asarray(near.resize((width, height), Image.Resampling.LANCZOS))
-        mask[:] = 1
+        near = round(side * share)
+        right, below = (int(rng.integers(0, side - near + 1)) for _ in range(2))
+        small, top, left = (height, width), 0, 0
+        shown[:] = 1
+        box = (corner[0] + right, corner[1] + below, near)
         prefix = str(rng.choice(_NEAR))
-    pixels = to_range(Image.fromarray(canvas))
-    return View(pixels, mask, (height, width, 0, 0, height, width)), prefix
+
+    def placed(picture: Image.Image, filtering: Image.Resampling) -> Image.Image:
+        canvas = Image.new(picture.mode, (width, height))
+        canvas.paste(_square(picture, *box).resize(small[::-1], filtering), (left, top))
+        return canvas
+
+    weights = None
+    if mask is not None:
+        weights = np.asarray(placed(mask, Image.Resampling.BOX)).astype(np.float32) / 255
+    pixels = to_range(placed(image, Image.Resampling.LANCZOS))
+    return View(pixels, weights, (height, width, 0, 0, height, width), shown=shown), prefix
 
 
 def side_by_side(left: View, right: View) -> View:
     """Pastes two views of equal height into one image."""
     height = left.pixels.shape[1]
     width = left.pixels.shape[2] + right.pixels.shape[2]
+    mask = None
+    if left.mask is not None or right.mask is not None:
+        whole = [np.ones(v.pixels.shape[1:], np.float32) if v.mask is None else v.mask
+                 for v in (left, right)]  # fmt: skip
+        mask = np.concatenate(whole, axis=1)
     return replace(
         left,
         pixels=np.concatenate([left.pixels, right.pixels], axis=2),
-        mask=None,
+        mask=mask,
         sizes=(height, width, 0, 0, height, width),
         key=None,
     )
@@ -77,5 +93,5 @@ def both(left: str, right: str, rng: np.random.Generator) -> str:
     return f"a photo of {left} and {right}"
 
 
-def _centre(image: Image.Image, left: int, top: int, side: int) -> Image.Image:
+def _square(image: Image.Image, left: int, top: int, side: int) -> Image.Image:
     return image.crop((left, top, left + side, top + side))

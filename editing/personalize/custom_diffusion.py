@@ -115,8 +115,9 @@ def _subject_states(edit: Edit, pipe: Any) -> torch.Tensor:
     ]
     with edit.applied(pipe, force=True):
         found = list(encode(pipe, phrases))
-    rows = [e.states[e.layout.start : e.layout.end] for e in found]
-    # Causal encoders give equal beginnings equal states, which would make the system singular.
+    # Not "a photo of": causal encoders give it the same states for every subject, and the system
+    # would be singular.
+    rows = [e.states[e.layout.first : e.layout.last + 1] for e in found]
     return torch.unique(torch.cat(rows), dim=0)
 
 

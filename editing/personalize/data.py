@@ -55,7 +55,9 @@ class Pictures:
         self._images = images
         self._captions = tuple(captions)
         self._masks = tuple(masks) or (None,) * len(images)
-        self._decoded: Bounded[int, Image.Image] = Bounded(lambda image: 3 * image.size[0] ** 2)
+        self._decoded: Bounded[int, Image.Image] = Bounded(
+            lambda image: 3 * image.width * image.height
+        )
 
     def __len__(self) -> int:
         return len(self._images)
@@ -71,6 +73,12 @@ class Pictures:
     def view(self, index: int, framing: Framing, rng: np.random.Generator) -> View:
         """Returns an image cut for one step."""
         return view(self.image(index), self._masks[index], framing, rng)
+
+    def scaled(
+        self, index: int, size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[View, str]:
+        """Returns an image smaller or larger for one step, and words for it."""
+        return far_or_near(self.image(index), self._masks[index], size, rng)
 
     def caption(self, index: int, rng: np.random.Generator) -> str:
         """Returns the caption of an image for one step."""
@@ -140,7 +148,7 @@ class Sampler:
             index = pictures.draw(rng)
             text = pictures.caption(index, rng)
             if self._mixing.scaled:
-                shown, prefix = far_or_near(pictures.image(index), self._framing.size, rng)
+                shown, prefix = pictures.scaled(index, self._framing.size, rng)
                 text = prefix + text
             else:
                 shown = pictures.view(index, self._framing, rng)
@@ -193,7 +201,9 @@ class Latents:
 
     def _encode(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
         pixels = torch.from_numpy(np.stack([i.view.pixels for i in items]))
-        return self._denoiser.latent_moments(pixels)
+        # SDXL's VAE overflows in float16.
+        with torch.autocast(self._denoiser.device.type, enabled=False):
+            return self._denoiser.latent_moments(pixels)
 
     def _encode_one(self, item: Item) -> tuple[Tensor, Tensor]:
         # One at a time: rounding depends on the batch, and a resumed training has other batches
@@ -214,6 +224,9 @@ class Texts:
     def __init__(self, denoiser: Denoiser, changes_all: bool, tokens: Sequence[str]) -> None:
         self._denoiser = denoiser
         self._changes_all, self._tokens = changes_all, tuple(tokens)
+        config = denoiser.pipe.config
+        # SDXL's empty prompt is zeros, which no text encoder makes.
+        self._zeros = bool(getattr(config, "force_zeros_for_empty_prompt", False))
         self._known: Bounded[str, Conditions] = Bounded(
             lambda c: c.states.nbytes + (0 if c.pooled is None else c.pooled.nbytes)
         )
@@ -234,6 +247,8 @@ class Texts:
         )
 
     def _changes(self, text: str) -> bool:
+        if not text and self._zeros:
+            return False
         return self._changes_all or any(token in text for token in self._tokens)
 
 

@@ -52,16 +52,18 @@ class View:
 
     Attributes:
         pixels: float32, shape (3, height, width), in [-1, 1].
-        mask: Weight of each pixel in [0, 1], shape (height, width); None for 1.
+        mask: Where the subject is, in [0, 1], shape (height, width); None without a mask.
         sizes: SDXL's original height and width, top and left of the crop, and target height and
             width, in pixels of the resized image.
         key: What identifies the pixels among the views of an image; None if they are random.
+        shown: 1 where the image is, 0 where there is nothing, shape (height, width); None for 1.
     """
 
     pixels: np.ndarray
     mask: np.ndarray | None
     sizes: tuple[int, int, int, int, int, int]
     key: tuple[int | bool, ...] | None = None
+    shown: np.ndarray | None = None
 
 
 def view(

@@ -94,14 +94,14 @@ class NoiseLevels:
                 "by a logit-normal density instead: leave min_snr out."
             )
         snr = ((self.signal / self.noise) ** 2)[levels.cpu()].to(levels.device)
-        capped = snr.clamp(max=gamma)
         match self.prediction:
             case "epsilon":
-                return capped / snr
+                # Not min(s, γ) / s, which is 0 / 0 for a schedule that ends at s = 0.
+                return (gamma / snr).clamp(max=1)
             case "v_prediction":
-                return capped / (snr + 1)
+                return snr.clamp(max=gamma) / (snr + 1)
             case _:
-                return capped
+                return snr.clamp(max=gamma)
 
 
 def squared_errors(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:

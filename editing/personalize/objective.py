@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from editing.generate.phrases import with_article
+from editing.personalize.captions import replace_identifier
 from editing.personalize.data import Item, Latents, Mixing, Pictures, Sampler, Texts
 from editing.personalize.framing import Framing
 from editing.personalize.loss import NoiseLevels, squared_errors
@@ -50,6 +52,9 @@ class Objective:
         self._levels = NoiseLevels.of(denoiser.pipe.scheduler, denoiser.prediction)
         mixing = Mixing(config.scaled_images, config.cut_mix, config.empty_captions)
         self._sampler = Sampler(denoiser, self._levels, framing, mixing)
+        # As in the code of Custom Diffusion, images of the class keep their scale.
+        unscaled = replace(mixing, scaled=False)
+        self._class_sampler = Sampler(denoiser, self._levels, framing, unscaled)
         self._latents = Latents(denoiser)
         self._texts = Texts(denoiser, trained.changes_text, trained.tokens)
         self._base_texts = Texts(denoiser, False, ())
@@ -63,7 +68,11 @@ class Objective:
         del weights
         with self._autocast():
             own = [self._sampler.draw(self._pictures, g) for g in generators]
-            more = [self._sampler.draw(self._prior, g) for g in generators] if self._prior else []
+            more = (
+                [self._class_sampler.draw(self._prior, g) for g in generators]
+                if self._prior
+                else []
+            )
             # One forward pass for both halves.
             errors = self._errors([*own, *more])
             parts = {"subject": errors[: len(own)]}
@@ -75,6 +84,13 @@ class Objective:
         if "prior" in parts:
             total = total + self._config.prior_weight * parts["prior"]
         return Losses(total, parts)
+
+    def subject(self, weights: Weights, generators: Sequence[torch.Generator]) -> Losses:
+        """Returns the losses of the same samples without a prior."""
+        del weights
+        with self._autocast():
+            errors = self._errors([self._sampler.draw(self._pictures, g) for g in generators])
+        return Losses(errors, {"subject": errors})
 
     def _errors(self, items: Sequence[Item]) -> Tensor:
         """Returns the error of each item, shape (n,); items of one size are one forward pass."""
@@ -106,9 +122,9 @@ class Objective:
         """Returns a caption with the class noun in place of the subject."""
         for identifier, subject in self._class_of.items():
             named = f"{identifier} {subject.noun}"
-            bare = with_article(subject.noun)
-            text = text.replace(f"a {named}", bare).replace(named, subject.noun)
-            text = text.replace(identifier, subject.noun)
+            text = replace_identifier(text, f"a {named}", with_article(subject.noun))
+            text = replace_identifier(text, named, subject.noun)
+            text = replace_identifier(text, identifier, subject.noun)
         return text
 
     def _tensors(self, items: Sequence[Item]) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,19 +151,19 @@ class Objective:
     def _masks(self, items: Sequence[Item], latents: Tensor) -> Tensor | None:
         """Returns the weight of each latent position, shape (n, 1, h, w)."""
         outside = self._config.unmasked_weight
-        # The mask of a scaled image marks where the image is; outside it there is nothing.
-        outside = 0.0 if self._config.scaled_images else outside
-        if outside == 1 or all(i.view.mask is None for i in items):
+        masked = outside < 1 and any(i.view.mask is not None for i in items)
+        if not masked and all(i.view.shown is None for i in items):
             return None
-        masks = [
-            np.ones(i.view.pixels.shape[1:], np.float32) if i.view.mask is None else i.view.mask
-            for i in items
-        ]
-        weights = torch.from_numpy(np.stack(masks))[:, None]
-        small = torch.nn.functional.adaptive_avg_pool2d(
-            weights, (latents.shape[2], latents.shape[3])
+        weights = np.ones((len(items), *items[0].view.pixels.shape[1:]), np.float32)
+        for own, item in zip(weights, items, strict=True):
+            if item.view.mask is not None:
+                own *= outside + (1 - outside) * item.view.mask
+            if item.view.shown is not None:
+                own *= item.view.shown
+        pooled = torch.nn.functional.adaptive_avg_pool2d(
+            torch.from_numpy(weights)[:, None], (latents.shape[2], latents.shape[3])
         )
-        return (outside + (1 - outside) * small).to(latents.device)
+        return pooled.to(latents.device)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._config.precision == "model":

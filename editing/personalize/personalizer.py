@@ -37,7 +37,7 @@ from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.imageset import ImageSet
 
-_HELD_OUT = 16
+_HELD_OUT = 8
 """Samples of the validation loss."""
 
 _DEFAULT_FOLDER = Path("class-images")
@@ -176,7 +176,7 @@ class Personalizer:
             def held_out(weights: Weights) -> float:
                 with trained.substituted(weights):
                     found = mean_losses(
-                        weights, objective, config.seed, _HELD_OUT, config.micro_batch
+                        weights, objective.subject, config.seed, _HELD_OUT, config.micro_batch
                     )
                 return found["subject"]
 

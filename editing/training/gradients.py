@@ -6,9 +6,15 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from editing.training.losses import Loss, Losses, Tensor, Weights, generator
+from editing.training.losses import (
+    Loss,
+    Losses,
+    Tensor,
+    Weights,
+    attention_kernel,
+    generator,
+)
 from editing.training.plan import Plan
 from editing.training.processes import Processes
 from visdiff.errors import InputError
@@ -75,7 +81,7 @@ def forward_backward(
     tensors = list(weights.values())
     context = nullcontext() if substituted is None else substituted(weights)
     # Gradient checkpointing runs the model again in the backward pass.
-    with _attention_kernel(tensors[0].device), context:
+    with attention_kernel(tensors[0].device), context:
         found = loss(weights, generators)
         total = found.total.sum() / plan.batch
         if not total.requires_grad:
@@ -116,8 +122,3 @@ def check_finite(weights: Weights, means: Mapping[str, float], norm: float, step
             f"({len(names)} tensors, first {names[0] if names else 'none'}); lower the learning "
             "rate, load the pipeline in float32, or set loss_scale to dynamic for float16."
         )
-
-
-def _attention_kernel(device: torch.device) -> AbstractContextManager[Any]:
-    # On CPUs the backward pass of fused attention takes as long as the rest of a step (torch 2.13).
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

@@ -73,18 +73,21 @@ class Adapters(Trained):
         ensure_torchvision()
         from peft import LoraConfig, inject_adapter_in_model
 
-        # peft initialises its weights from the global generator; they are never used.
-        with torch.random.fork_rng(devices=[]):
-            for name, paths in _by_component(self._bases).items():
-                config = LoraConfig(
-                    r=self._rank,
-                    lora_alpha=self._alpha,  # pyright: ignore[reportArgumentType]
-                    target_modules=paths,
-                    use_dora=self._dora,
-                )
-                component = getattr(self._pipe, name)
-                inject_adapter_in_model(config, component, adapter_name=_ADAPTER)
+        components = [getattr(self._pipe, name) for name in _by_component(self._bases)]
+        # peft excludes all weights but its own from gradients.
+        excluded = [p for c in components for p in c.parameters() if p.requires_grad]
         try:
+            # peft initialises its weights from the global generator; they are never used.
+            with torch.random.fork_rng(devices=[]):
+                for name, paths in _by_component(self._bases).items():
+                    config = LoraConfig(
+                        r=self._rank,
+                        lora_alpha=self._alpha,  # pyright: ignore[reportArgumentType]
+                        target_modules=paths,
+                        use_dora=self._dora,
+                    )
+                    component = getattr(self._pipe, name)
+                    inject_adapter_in_model(config, component, adapter_name=_ADAPTER)
             self._places = {}
             for layer in self._bases:
                 wrapped = _module(self._pipe, layer)
@@ -95,10 +98,12 @@ class Adapters(Trained):
             yield
         finally:
             for layer, base in self._bases.items():
-                component, _, path = layer.partition(".")
-                getattr(self._pipe, component).set_submodule(path, base.module)
-            for name in _by_component(self._bases):
-                vars(getattr(self._pipe, name)).pop("peft_config", None)
+                name, _, path = layer.partition(".")
+                getattr(self._pipe, name).set_submodule(path, base.module)
+            for component in components:
+                vars(component).pop("peft_config", None)
+            for parameter in excluded:
+                parameter.requires_grad_(True)
 
     def substituted(self, weights: Weights) -> AbstractContextManager[None]:
         """Returns a context in which peft's layers have these weights."""

@@ -83,8 +83,8 @@ class TokenRows(Trained):
         with ExitStack() as stack:
             for name in dict.fromkeys(name for name, _ in self._starts):
                 rows = torch.cat([weights[f"tokens.{name}.{token}"] for token in self.tokens])
-                # All are added at once, so their ids are the last and follow each other.
-                first = len(getattr(self._pipe, name)) - len(rows)
+                # All are added at once, so their ids follow each other and are the last.
+                first = getattr(self._pipe, name).convert_tokens_to_ids(self.tokens[0])
                 layer = getattr(self._pipe, _ENCODERS[name]).get_input_embeddings()
                 hook = layer.register_forward_hook(_rows_from(first, rows))
                 stack.callback(hook.remove)
