@@ -64,7 +64,7 @@ class Side:
     """
 
     def __init__(self, arguments: Sequence[str], log: IO[bytes]) -> None:
-        self._log = log
+        self._log, self._begun = log, False
         self._process = subprocess.Popen(
             [sys.executable, __file__, *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
@@ -74,7 +74,9 @@ class Side:
     def step(self) -> Step:
         """Lets the process compute until the end of its next step."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        print("go", file=self._process.stdin, flush=True)
+        if self._begun:
+            print("go", file=self._process.stdin, flush=True)
+        self._begun = True
         line = self._process.stdout.readline()
         if not line:
             raise SystemExit(f"A training ended early; see {self._log.name}.")
@@ -87,23 +89,22 @@ class Side:
 
 
 def take_turns() -> None:
-    """Makes this process wait for a line on its input before each step, and report after it."""
+    """Makes this process report after each step, and wait for a line on its input."""
     reports = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    started: list[Step] = []
-
-    def wait() -> None:
-        sys.stdin.readline()
-        started[:] = [Step(time.process_time(), time.perf_counter())]
+    started = [_now()]
 
     def report(*_: Any) -> None:
-        now = Step(time.process_time(), time.perf_counter())
-        last = started[0]
+        now, last = _now(), started[0]
         print(json.dumps([now.cpu - last.cpu, now.wall - last.wall]), file=reports, flush=True)
-        wait()
+        sys.stdin.readline()
+        started[0] = _now()
 
     register_optimizer_step_post_hook(report)
-    wait()
+
+
+def _now() -> Step:
+    return Step(time.process_time(), time.perf_counter())
 
 
 def ours(data: Path, method: str, prior: str, steps: int) -> None:
@@ -170,7 +171,7 @@ def bare(data: Path, method: str, prior: str, steps: int) -> None:
 
 def _repeat(pipe: Any, trained: Trained, texts: Sequence[str], steps: int) -> None:
     weights = {n: v.detach().clone().requires_grad_() for n, v in trained.initial.items()}
-    optimizer = torch.optim.AdamW(weights.values(), lr=RATE, weight_decay=DECAY)
+    optimizer = torch.optim.AdamW(weights.values(), lr=RATE, weight_decay=DECAY, fused=True)
     ids = pipe.tokenizer(
         list(texts), padding="max_length", max_length=pipe.tokenizer.model_max_length,
         truncation=True, return_tensors="pt",
