@@ -73,7 +73,8 @@ class Side:
 
     def step(self) -> Step:
         """Lets the process compute until the end of its next step."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         if self._begun:
             print("go", file=self._process.stdin, flush=True)
         self._begun = True
@@ -109,7 +110,7 @@ def _now() -> Step:
 
 def ours(data: Path, method: str, prior: str, steps: int) -> None:
     """Trains as `editing.personalize` does."""
-    settings = {"rank": RANK} if method == "lora" else {}
+    settings: dict[str, Any] = {"rank": RANK} if method == "lora" else {}
     find(method).fit(
         load_pipeline("miniature"),
         Subject.open(data / "instance", IDENTIFIER, NOUN),
@@ -240,15 +241,17 @@ def compare(
 def run(args: argparse.Namespace) -> None:
     """Compares every method and prior, prints the tables and writes the results."""
     results: dict[str, Any] = {"cpu": platform.processor(), "torch": torch.__version__}
-    others = {"bare": (names(), ["bare"])}
-    if args.scripts is not None:
+    others = {} if args.only == "diffusers" else {"bare": (names(), ["bare"])}
+    if args.scripts is not None and args.only != "bare":
         others["diffusers"] = (list(SCRIPTS), ["theirs", "--scripts", str(args.scripts.resolve())])
     with tempfile.TemporaryDirectory() as folder, args.log.open("wb") as log:
         data = Path(folder)
         pictures(data)
         for name, (methods, other) in others.items():
             rows = []
-            sys.stdout.write(f"\n| method | prior | ours, ms | {name}, ms | ratio | of wall time |\n")
+            sys.stdout.write(
+                f"\n| method | prior | ours, ms | {name}, ms | ratio | of wall time |\n"
+            )
             sys.stdout.write("|---|---|---|---|---|---|\n")
             for method in methods:
                 if method not in args.methods:
@@ -271,6 +274,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scripts", type=Path, help="folder of diffusers' scripts")
     parser.add_argument("--steps", type=int, default=40, help="counted steps of each side")
+    parser.add_argument("--only", choices=list(LIMITS), help="one of the two comparisons")
     parser.add_argument("--methods", nargs="+", default=names())
     parser.add_argument("--priors", nargs="+", default=["none", "images"])
     parser.add_argument("--log", type=Path, default=Path(tempfile.gettempdir()) / "speed.log")
