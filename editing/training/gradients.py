@@ -97,7 +97,8 @@ def forward_backward(
 def norm_of(gradients: Sequence[Tensor]) -> float:
     """Returns the Euclidean norm of all gradients together."""
     # Not `torch._foreach_norm`: on GPUs it may round differently.
-    return float(torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients])))
+    norms = [torch.linalg.vector_norm(g) for g in gradients]
+    return float(torch.linalg.vector_norm(torch.stack(norms)))
 
 
 def check_finite(weights: Weights, means: Mapping[str, float], norm: float, step: int) -> None:
