@@ -252,7 +252,8 @@ def _open_also(text: str) -> "Subject":
         raise InputError(
             f"Expected --also SOURCE,IDENTIFIER,NOUN, got {text!r}; separate them by commas."
         )
-    return Subject.open(*parts)
+    source, identifier, noun = parts
+    return Subject.open(source, identifier, noun)
 
 
 def _read_config(path: Path | None) -> dict[str, Any]:

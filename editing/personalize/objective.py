@@ -161,7 +161,7 @@ class Objective:
             if item.view.shown is not None:
                 own *= item.view.shown
         pooled = torch.nn.functional.adaptive_avg_pool2d(
-            torch.from_numpy(weights)[:, None], latents.shape[2:]
+            torch.from_numpy(weights)[:, None], (latents.shape[2], latents.shape[3])
         )
         return pooled.to(latents.device)
 

@@ -350,7 +350,7 @@ def _is_half(denoiser: Denoiser, config: PersonalizeConfig) -> bool:
 @contextmanager
 def _prepared(denoiser: Denoiser, trained: Trained, config: PersonalizeConfig) -> Iterator[None]:
     """Makes the pipeline ready for training and restores it afterwards."""
-    module = denoiser.module
+    module: Any = denoiser.module
     with ExitStack() as stack:
         stack.enter_context(without_gradients(denoiser.pipe))
         stack.enter_context(trained.installed())

@@ -133,7 +133,7 @@ class BackendOptions(ReportOptions):
         }
 
 
-def with_options(kind: type[RunOptions]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_options(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Adds the fields of a class as options to a command, which receives them as ``options``."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
