@@ -85,7 +85,7 @@ def test_crops_are_drawn_anew_each_step(sdxl: Any) -> None:
 
 
 def test_the_crop_shows_what_its_sizes_tell() -> None:
-    ramp = Image.fromarray(np.repeat(np.arange(0, 256, 2, np.uint8)[None], 64, 0)).convert("RGB")
+    ramp = Image.fromarray(np.tile(np.arange(0, 256, 2).astype(np.uint8), (64, 1))).convert("RGB")
     found = view(ramp, None, Framing((32, 32), 0.5), np.random.default_rng(3))
     height, width, _, left, *_ = found.sizes
     assert (height, width) == (round(64 * width / 128), width)

@@ -1,4 +1,4 @@
-"""The loss of personalisation: targets, weights of noise levels, masks, priors; constrained maps."""
+"""The loss of personalisation: targets, weights of noise levels, masks, priors; constrained map."""
 
 from typing import Any
 
@@ -88,7 +88,7 @@ def test_targets_are_those_of_the_scheduler(prediction: Any) -> None:
 def test_the_target_of_a_flow_is_its_velocity() -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=3.0)
     trained = scheduler.sigmas.clone()
     scheduler.set_timesteps(3)  # As sampling leaves it.
     found = NoiseLevels.of(scheduler, "flow")

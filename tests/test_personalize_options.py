@@ -187,12 +187,12 @@ def test_what_is_unusual_is_noted(sd1: Any) -> None:
 
 def test_captions_and_masks_must_fit(tmp_path: Path) -> None:
     taught = subjects.subject()
-    with pytest.raises(InputError, match="got none of them in .*'a couch'"):
+    with pytest.raises(InputError, match=r"got none of them in .*'a couch'"):
         taught.with_captions(["a olis dog", "a couch", "a dog"])
     image, mask = tmp_path / "a.png", tmp_path / "a_mask.png"
     Image.new("RGB", (8, 8)).save(image)
     Image.new("L", (8, 9)).save(mask)
-    with pytest.raises(InputError, match="Expected a mask of 8×8 pixels for a.png, got 8×9"):
+    with pytest.raises(InputError, match=r"Expected a mask of 8×8 pixels for a\.png, got 8×9"):
         Subject.open(tmp_path, noun="dog")
 
 
@@ -250,7 +250,7 @@ def test_a_full_disk_loses_nothing(sd1: Any, tmp_path: Path) -> None:
         ("lora", {"targets": ("to_x",)}, "names of linear layers of the unet, got to_x"),
         ("lora", {"crop": 1.5}, "crop"),
         ("lora", {"height": 33}, "height"),
-        ("lora", {"prior": "nothing"}, r"a prior \(none, prompt, structured, teacher\) or a folder"),
+        ("lora", {"prior": "nothing"}, r"a prior \(none, prompt, .*\) or a folder"),
         ("lora", {"optimizer": "adamx"}, "optimizer"),
         ("lora", {"optimizer_options": {"momentum": 1}}, "options of adamw"),
         ("lora", {"validate_every": 0}, "observer every 1 or more steps"),

@@ -5,13 +5,11 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import subjects
 import tiny_pipelines as tiny
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from editing.cli.personalize import app
 from editing.edit import Edit
@@ -82,8 +80,9 @@ def test_a_subject_becomes_an_edit(model: Path, source: Path, tmp_path: Path) ->
     with edit.applied(pipe):
         assert abs(tiny.picture(pipe, "a olis dog") - plain).max() > 0
     # A finished training is not repeated.
-    again = run("lora", model, source, "--noun", "dog", "--out", tmp_path / "f.safetensors", *SHORT,
-                "--set", "rank=2", "--checkpoint", tmp_path / "state.safetensors", "--json")  # fmt: skip
+    again = run("lora", model, source, "--noun", "dog", "--out", tmp_path / "f.safetensors",
+                "--set", "rank=2", "--checkpoint", tmp_path / "state.safetensors", "--json",
+                *SHORT)  # fmt: skip
     assert json.loads(again.stdout)["digest"] == edit.digest
 
 

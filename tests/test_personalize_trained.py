@@ -136,9 +136,9 @@ def test_a_rank_above_the_layers_is_one_sentence(sd1: Any) -> None:
 def test_unknown_targets_are_one_sentence(sd1: Any) -> None:
     with pytest.raises(InputError, match="got to_x, which match none; correct the targets"):
         linear_layers(sd1, "unet", ("to_k", "to_x"))
-    with pytest.raises(InputError, match="Expected linear layers to adapt, got unet.conv_in"):
+    with pytest.raises(InputError, match=r"Expected linear layers to adapt, got unet\.conv_in"):
         Adapters(sd1, ["unet.conv_in"], 2, 2, seed=0)
-    with pytest.raises(InputError, match="Expected a pipeline with the weight unet.no.weight"):
+    with pytest.raises(InputError, match=r"Expected a pipeline with the weight unet\.no\.weight"):
         Whole(sd1, ["unet.no.weight"])
 
 

@@ -58,7 +58,8 @@ def far_or_near(
 
     def placed(picture: Image.Image, filtering: Image.Resampling) -> Image.Image:
         canvas = Image.new(picture.mode, (width, height))
-        canvas.paste(_square(picture, *box).resize((small[1], small[0]), filtering), (left, top))
+        part = _square(picture, *box).resize((small[1], small[0]), filtering)
+        canvas.paste(part, (left, top))
         return canvas
 
     weights = None

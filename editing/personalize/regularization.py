@@ -277,8 +277,8 @@ def class_prompts(
         shares: Share of each part; they sum to one.
 
     Returns:
-        ``count`` prompts, in the order against, photo, styled. The prompts of a part are distinct as
-        long as the words suffice, then they are repeated in order: their images differ by seed.
+        ``count`` prompts, in the order against, photo, styled. Those of a part are distinct as long
+        as the words suffice, then they are repeated in order: their images differ by seed.
 
     Raises:
         InputError: The noun is empty, the count is below one, or the shares do not sum to one.
