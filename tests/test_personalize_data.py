@@ -86,7 +86,7 @@ def test_crops_are_drawn_anew_each_step(sdxl: Any) -> None:
 
 def test_the_crop_shows_what_its_sizes_tell() -> None:
     ramp = Image.fromarray(np.tile(np.arange(0, 256, 2).astype(np.uint8), (64, 1))).convert("RGB")
-    found = view(ramp, None, Framing((32, 32), 0.5), np.random.default_rng(3))
+    found = view(ramp, None, Framing((32, 32), 0.5), False, np.random.default_rng(3))
     height, width, _, left, *_ = found.sizes
     assert (height, width) == (round(64 * width / 128), width)
     across = (found.pixels[0, 16] + 1) * 127.5 / 2 * width / 128
@@ -122,7 +122,7 @@ def test_flips_move_the_mask() -> None:
     image.paste((255, 255, 255), (0, 0, 8, 32))
     mask.paste(255, (0, 0, 8, 32))
     framing, rng = Framing((16, 16), flip=True), np.random.default_rng(0)
-    views = [view(image, mask, framing, rng) for _ in range(20)]
+    views = [view(image, mask, framing, framing.mirrored(rng), rng) for _ in range(20)]
     left = [v.mask is not None and v.mask[:, :4].all() for v in views]
     assert 4 < sum(left) < 16
     for found in views:
@@ -130,7 +130,7 @@ def test_flips_move_the_mask() -> None:
         assert found.mask.mean() == 0.25
         np.testing.assert_allclose(found.pixels[0] > 0, found.mask > 0.5)
     assert {v.key for v in views} == {(False, 16, 16), (True, 16, 16)}
-    cropped = view(image, mask, Framing((16, 16), 0.5), rng)
+    cropped = view(image, mask, Framing((16, 16), 0.5), False, rng)
     assert cropped.mask is not None
     np.testing.assert_allclose(cropped.pixels[0] > 0, cropped.mask > 0.5)
 
@@ -178,8 +178,8 @@ def test_far_and_near_images_say_so_and_know_where_they_are() -> None:
 
 def test_two_subjects_side_by_side() -> None:
     rng, framing = np.random.default_rng(0), Framing((32, 16))
-    left, right = (view(image, None, framing, rng) for image in subjects.images(2))
-    masked = view(subjects.images(1)[0], Image.new("L", (24, 20)), framing, rng)
+    left, right = (view(image, None, framing, False, rng) for image in subjects.images(2))
+    masked = view(subjects.images(1)[0], Image.new("L", (24, 20)), framing, False, rng)
     found = side_by_side(left, right)
     np.testing.assert_array_equal(found.pixels[:, :, :16], left.pixels)
     np.testing.assert_array_equal(found.pixels[:, :, 16:], right.pixels)

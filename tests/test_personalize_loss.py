@@ -46,7 +46,7 @@ def objective(
     config = PersonalizeConfig(**settings)
     prior = [pictures("dog", seed=5)] if classes else []
     own = [pictures(masks=masks)]
-    framing = Framing(denoiser.size, config.crop, config.flip)
+    framing = Framing(denoiser.size, config.crop or 1.0, config.flip)
     return Objective(
         denoiser, trained, [subjects.subject()], own, prior, teacher, config, framing
     )  # fmt: skip

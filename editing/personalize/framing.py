@@ -40,6 +40,10 @@ class Framing:
         """All sizes of results."""
         return tuple(dict.fromkeys((self.size, *self.buckets)))
 
+    def mirrored(self, rng: np.random.Generator) -> bool:
+        """Returns whether an image is mirrored this time."""
+        return self.flip and bool(rng.random() < 0.5)
+
     def size_for(self, width: int, height: int) -> tuple[int, int]:
         """Returns the size whose aspect ratio is nearest to that of an image, in proportion."""
         aspect = np.log(height / width)
@@ -67,7 +71,11 @@ class View:
 
 
 def view(
-    image: Image.Image, mask: Image.Image | None, framing: Framing, rng: np.random.Generator
+    image: Image.Image,
+    mask: Image.Image | None,
+    framing: Framing,
+    mirrored: bool,
+    rng: np.random.Generator,
 ) -> View:
     """Cuts, mirrors and resizes an image.
 
@@ -75,12 +83,12 @@ def view(
         image: RGB image of any size.
         mask: "L" image of the same size, white = subject.
         framing: How.
-        rng: Draws mirror, size and place of the crop.
+        mirrored: Whether it is mirrored.
+        rng: Draws size and place of a random crop.
 
     Returns:
         The view; its key is None for a random crop.
     """
-    mirrored = framing.flip and bool(rng.random() < 0.5)
     if mirrored:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         mask = None if mask is None else mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
