@@ -120,10 +120,10 @@ def import_(file: Foreign, base: Base, out: Out, as_json: Json = False) -> None:
 
 
 def load(model: str) -> Any:
-    """Loads a pipeline, as `editing.pipelines.loading.load_pipeline`."""
+    """Loads a pipeline, as `editing.pipelines.loading.load_pipeline`, and prints its note."""
     from editing.pipelines.loading import load_pipeline
 
-    return load_pipeline(model)
+    return load_pipeline(model, lambda note: typer.echo(f"note: {note}", err=True))
 
 
 def open_any(path: Path, pipe: Any) -> "Edit":

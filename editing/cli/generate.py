@@ -135,9 +135,9 @@ def load_on_device(device: str, model: str) -> object:
     """
     import torch
 
-    from editing.pipelines.loading import load_pipeline
+    from editing.cli.edit_files import load
 
-    pipe = load_pipeline(model)
+    pipe = load(model)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

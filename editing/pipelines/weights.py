@@ -21,7 +21,6 @@ from editing.pipelines.family import is_flux
 from editing.pipelines.wrappers import (
     COMPONENTS,
     check_not_quantized,
-    check_stored,
     plain_modules,
     unwrapped,
 )
@@ -115,12 +114,13 @@ def parameter(pipe: Any, name: str) -> torch.nn.Parameter:
     component, _, path = name.partition(".")
     module = getattr(pipe, component, None)
     if isinstance(module, torch.nn.Module):
+        owner, _, leaf = path.rpartition(".")
         try:
-            found = unwrapped(module).get_parameter(path)
+            layer = unwrapped(module).get_submodule(owner)
         except AttributeError:
-            pass
-        else:
-            check_stored(name, found)
+            layer = torch.nn.Module()
+        check_not_quantized(f"{component}.{owner}", layer)
+        if isinstance(found := layer._parameters.get(leaf), torch.nn.Parameter):
             return found
     raise InputError(
         f"Expected a pipeline with the weight {name}, got {type(pipe).__name__} without it; "
@@ -134,6 +134,8 @@ def base_name(pipe: Any) -> str:
     if path and Path(path).is_dir():
         bundled = miniature.available() and Path(path).samefile(miniature.folder("diffusion"))
         return "miniature" if bundled else Path(path).name
+    if path and Path(path).is_file():
+        return Path(path).stem
     return str(path or type(pipe).__name__)
 
 

@@ -137,7 +137,7 @@ def _unwrap(
     if "peft_config" in attributes:
         # peft would otherwise count the LoRA among those that are loaded.
         replaced.append((attributes, "peft_config", attributes.pop("peft_config")))
-    if type(attributes.get("processor")).__name__.startswith("Fused"):
+    if attributes.get("fused_projections"):
         raise InputError(
             f"Expected attention layers with their own keys and values, got {path} with fused "
             "projections, which ignore an edit; load the pipeline again and do not call "
@@ -159,11 +159,8 @@ def _check_inactive(layer: Any, path: str) -> None:
     merged = list(getattr(layer, "merged_adapters", ()))
     present = {n for part in layer.adapter_layer_names for n in getattr(layer, part, {})}
     active = [n for n in layer.active_adapters if n in present]
-    if layer.disable_adapters:
-        # The next call would remove them from the weights.
-        names = merged
-    else:
-        names = [] if merged else active
+    # A merged LoRA that is switched off leaves the weights at the next call.
+    names = merged if layer.disable_adapters else [] if merged else active
     if names:
         raise InputError(
             f"Expected a pipeline without a loaded LoRA, got {', '.join(map(repr, names))} in "

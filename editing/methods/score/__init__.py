@@ -136,8 +136,8 @@ class ScoreMethod:
         config = self.configure(pipe, settings)
         requests = checked(requests)
         self.check(requests, config)
-        names = trained_names(pipe, config.weights)
         denoiser = Denoiser(pipe, config.height, config.width)
+        names = trained_names(pipe, config.weights)
         denoiser.check_functional_training()
         task = Task.of(requests, config)
         for phrase in task.phrases():
