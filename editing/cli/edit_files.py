@@ -17,9 +17,14 @@ from visdiff.errors import InputError
 if TYPE_CHECKING:
     from editing.edit import Edit
 
-Model = Annotated[str, typer.Argument(help="Model: a hub id, a folder, or miniature.")]
+Model = Annotated[
+    str, typer.Argument(help="Model: a hub id, a folder, a .safetensors file, or miniature.")
+]
 Base = Annotated[
-    str, typer.Option(help="Unedited model of the edit: a hub id, a folder, or miniature.")
+    str,
+    typer.Option(
+        help="Unedited model of the edit: a hub id, a folder, a .safetensors file, or miniature."
+    ),
 ]
 Out = Annotated[Path, typer.Option(help="Output file of the edit, E.safetensors.")]
 EditFile = Annotated[

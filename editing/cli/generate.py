@@ -25,7 +25,9 @@ _DEFAULT_SEEDS = "0"
 
 
 def generate(
-    model: Annotated[str, typer.Argument(help="Model: a hub id, a folder, or miniature.")],
+    model: Annotated[
+        str, typer.Argument(help="Model: a hub id, a folder, a .safetensors file, or miniature.")
+    ],
     out: Annotated[Path, typer.Option(help="Output folder for images and manifest.")],
     prompts: Annotated[
         Path | None, typer.Option(help="Prompt file: CSV, TSV, JSONL, Parquet, or text.")

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from editing.personalize.priors import ClassImages
     from editing.personalize.subject import Subject
 
-Model = Annotated[str, typer.Argument(help="Model: a hub id, a folder, or miniature.")]
+Model = Annotated[
+    str, typer.Argument(help="Model: a hub id, a folder, a .safetensors file, or miniature.")
+]
 Source = Annotated[
     str | None,
     typer.Argument(help="The subject: folder of images (captions in .txt files), or a manifest."),

@@ -50,10 +50,11 @@ def place_of(pipe: Any, name: str) -> Place:
             place = Place(module.get_submodule(owner), leaf)
             found = place.parameter
         except AttributeError:
-            found = None
-        if isinstance(found, torch.nn.Parameter):
-            check_stored(name, found)
-            return place
+            pass
+        else:
+            if isinstance(found, torch.nn.Parameter):
+                check_stored(name, found)
+                return place
     raise InputError(
         f"Expected a pipeline with the weight {name}, got {type(pipe).__name__} without it; load "
         "another model, or unload adapters (LoRA) first."

@@ -237,8 +237,9 @@ def _hash(module: torch.nn.Module) -> str:
 def _digest(value: Any) -> str:
     """Returns a digest of an entry of a state dict; quantized layers have more than tensors."""
     if isinstance(value, torch.Tensor):
-        if hasattr(value, "__tensor_flatten__"):
-            names, _ = value.__tensor_flatten__()
+        flatten = getattr(value, "__tensor_flatten__", None)
+        if flatten is not None:
+            names, _ = flatten()
             parts = [(name, _digest(getattr(value, name))) for name in names]
             return digest_bytes(repr(parts).encode())
         if value.is_quantized:
