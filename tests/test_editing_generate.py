@@ -373,13 +373,6 @@ def test_invalid_settings_are_refused(pipe: Any, tmp_path: Path) -> None:
         Run(pipe, [Variant(), Variant()], samples(), tmp_path)
 
 
-def test_a_safety_checker_is_refused(tmp_path: Path) -> None:
-    model = tiny.sd1()
-    model.register_modules(safety_checker=torch.nn.Identity())
-    with pytest.raises(InputError, match="safety_checker=None"):
-        generate(model, samples(), tmp_path)
-
-
 # --- the command
 
 

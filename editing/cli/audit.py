@@ -26,7 +26,8 @@ app = typer.Typer(
 def audit(
     context: typer.Context,
     base: Annotated[
-        str | None, typer.Option(help="Unedited model: a hub id, a folder, or miniature.")
+        str | None,
+        typer.Option(help="Unedited model: a hub id, a folder, a .safetensors file, or miniature."),
     ] = None,
     edit: Annotated[
         Path | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from editing.cli.edit_files import Model, Out, apply, export, import_, save_and_print, show
+from editing.cli.edit_files import Model, Out, apply, export, import_, load, save_and_print, show
 from editing.cli.fit import fit_edit, fit_options
 from editing.requests.toml import read_lines, read_requests, read_texts
 from visdiff.cli.options import Json, assignments
@@ -153,7 +153,7 @@ def debias(
     most = images * len(requests) * (rounds + 1)
     typer.echo(f"at most {most} images of {len(requests)} concepts will be generated", err=True)
     result = debias(
-        _load(model),
+        load(model),
         [*requests, *_preserve_requests(preserve)],
         ZeroShotScorer(_load_encoder(clip or ("miniature" if model == "miniature" else None))),
         method=method,
@@ -192,7 +192,7 @@ def run(
     read, options = read_requests(requests)
     if checkpoint is not None:
         options["checkpoint"] = checkpoint
-    save_and_print(fit_edit(_load(model), read, **options), out, as_json)
+    save_and_print(fit_edit(load(model), read, **options), out, as_json)
 
 
 for _command in (show, apply, export):
@@ -213,7 +213,7 @@ def _fit(
     as_json: bool,
 ) -> None:
     options = fit_options(settings, read_lines(corpus) if corpus else None, watch, checkpoint)
-    edit = fit_edit(_load(model), [*requests, *_preserve_requests(preserve)], method, **options)
+    edit = fit_edit(load(model), [*requests, *_preserve_requests(preserve)], method, **options)
     save_and_print(edit, out, as_json)
 
 
@@ -240,12 +240,6 @@ def _echo_look(look: "Evaluation") -> None:
     typer.echo(
         f"round {look.round}: {look.concept}: {shares} of {look.delta.n} images{suffix}", err=True
     )
-
-
-def _load(model: str) -> Any:
-    from editing.pipelines.loading import load_pipeline
-
-    return load_pipeline(model)
 
 
 def _parse_numbers(texts: Sequence[str], option: str) -> dict[str, float]:

@@ -17,9 +17,14 @@ from visdiff.errors import InputError
 if TYPE_CHECKING:
     from editing.edit import Edit
 
-Model = Annotated[str, typer.Argument(help="Model: a hub id, a folder, or miniature.")]
+Model = Annotated[
+    str, typer.Argument(help="Model: a hub id, a folder, a .safetensors file, or miniature.")
+]
 Base = Annotated[
-    str, typer.Option(help="Unedited model of the edit: a hub id, a folder, or miniature.")
+    str,
+    typer.Option(
+        help="Unedited model of the edit: a hub id, a folder, a .safetensors file, or miniature."
+    ),
 ]
 Out = Annotated[Path, typer.Option(help="Output file of the edit, E.safetensors.")]
 EditFile = Annotated[
@@ -120,10 +125,10 @@ def import_(file: Foreign, base: Base, out: Out, as_json: Json = False) -> None:
 
 
 def load(model: str) -> Any:
-    """Loads a pipeline, as `editing.pipelines.loading.load_pipeline`."""
+    """Loads a pipeline, as `editing.pipelines.loading.load_pipeline`, and prints its note."""
     from editing.pipelines.loading import load_pipeline
 
-    return load_pipeline(model)
+    return load_pipeline(model, lambda note: typer.echo(f"note: {note}", err=True))
 
 
 def open_any(path: Path, pipe: Any) -> "Edit":

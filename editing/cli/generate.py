@@ -25,7 +25,9 @@ _DEFAULT_SEEDS = "0"
 
 
 def generate(
-    model: Annotated[str, typer.Argument(help="Model: a hub id, a folder, or miniature.")],
+    model: Annotated[
+        str, typer.Argument(help="Model: a hub id, a folder, a .safetensors file, or miniature.")
+    ],
     out: Annotated[Path, typer.Option(help="Output folder for images and manifest.")],
     prompts: Annotated[
         Path | None, typer.Option(help="Prompt file: CSV, TSV, JSONL, Parquet, or text.")
@@ -135,9 +137,9 @@ def load_on_device(device: str, model: str) -> object:
     """
     import torch
 
-    from editing.pipelines.loading import load_pipeline
+    from editing.cli.edit_files import load
 
-    pipe = load_pipeline(model)
+    pipe = load(model)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def identifier(
-    model: Annotated[str, typer.Argument(help="Model: a hub id, a folder, or miniature.")],
+    model: Annotated[
+        str, typer.Argument(help="Model: a hub id, a folder, a .safetensors file, or miniature.")
+    ],
     text: Annotated[str, typer.Argument(help="The identifier, such as olis.")] = "olis",
     noun: Annotated[str | None, typer.Option(help="Class noun, such as dog.")] = None,
     out: Annotated[

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from editing.personalize.priors import ClassImages
     from editing.personalize.subject import Subject
 
-Model = Annotated[str, typer.Argument(help="Model: a hub id, a folder, or miniature.")]
+Model = Annotated[
+    str, typer.Argument(help="Model: a hub id, a folder, a .safetensors file, or miniature.")
+]
 Source = Annotated[
     str | None,
     typer.Argument(help="The subject: folder of images (captions in .txt files), or a manifest."),
@@ -127,8 +129,8 @@ def _command(method: str) -> Any:
 
 
 def _teach(method: str, model: str, source: str | None, out: Path, options: TeachOptions) -> None:
+    from editing.cli.edit_files import load
     from editing.personalize.samples import Samples
-    from editing.pipelines.loading import load_pipeline
     from visdiff.files import check_writable
 
     check_writable(out.absolute().parent, "the edit")
@@ -158,7 +160,7 @@ def _teach(method: str, model: str, source: str | None, out: Path, options: Teac
         samples = Samples(folder, options.sample_every, tuple(options.sample_prompt or ()))
     with training_progress(options.track, out.absolute().parent, settings) as on_event:
         edit = find(method).fit(
-            load_pipeline(model),
+            load(model),
             subjects,
             prior=prior,
             class_folder=options.class_images,

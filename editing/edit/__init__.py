@@ -23,6 +23,7 @@ from editing.edit.deltas import Delta
 from editing.edit.ledger import Ledger
 from editing.edit.saving import save_tensors
 from editing.pipelines.weights import component_hashes, parameter, weight_hash
+from editing.pipelines.wrappers import check_not_quantized, plain_modules
 from editing.requests import Request, from_dict
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
@@ -132,10 +133,11 @@ class Edit:
 
     def apply(self, pipe: Any, scale: float = 1.0, force: bool = False) -> "Applied":
         """Applies the edit, as `applied`, until `Applied.revert` is called on the result."""
-        if not force:
-            self.check_base(pipe)
         chosen = self.changes if scale == 1 else self.scaled(scale).changes
-        return _apply(pipe, chosen)
+        with plain_modules(pipe):
+            if not force:
+                self.check_base(pipe)
+            return _apply(pipe, chosen)
 
     def check_base(self, pipe: Any) -> None:
         """Checks that a pipeline is the one that the edit was fitted to; its VAE may differ.
@@ -146,6 +148,8 @@ class Edit:
         here = component_hashes(pipe)
         for name, digest in self.base_parts.items():
             if name != "vae" and here.get(name) != digest:
+                if name in here:
+                    check_not_quantized(name, getattr(pipe, name))
                 got = here.get(name, "")[:12] or "none"
                 raise InputError(
                     f"Expected the base that this edit was fitted to ({self.base_model}, {name} "

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from editing.edit import Edit
+from editing.edit.fits import on_plain_modules
 from editing.generate.phrases import with_article
 from editing.personalize.data import Caption, Pictures, fixed_caption
 from editing.personalize.framing import Framing
@@ -23,6 +24,7 @@ from editing.pipelines.denoiser import Denoiser
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.substitute import without_gradients
 from editing.pipelines.weights import base_name, weight_hash
+from editing.pipelines.wrappers import unwrapped
 from editing.requests import Learn
 from editing.training import (
     Group,
@@ -104,6 +106,7 @@ class Personalizer:
             )
         return config
 
+    @on_plain_modules
     def fit(
         self,
         pipe: Any,
@@ -235,7 +238,7 @@ def family_name(pipe: Any) -> str:
     if unet is not None:
         xl = getattr(unet.config, "addition_embed_type", None) == "text_time"
         return "sdxl" if xl else "sd"
-    kind = type(getattr(pipe, "transformer", None)).__name__
+    kind = type(unwrapped(getattr(pipe, "transformer", None))).__name__
     known = {"FluxTransformer2DModel": "flux", "SD3Transformer2DModel": "sd3"}
     return known.get(kind, type(pipe).__name__)
 

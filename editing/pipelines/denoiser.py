@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from editing.pipelines.family import family_of, image_size
 from editing.pipelines.sampling import Texts
+from editing.pipelines.wrappers import check_not_quantized
 from visdiff.errors import InputError
 
 Tensor = torch.Tensor
@@ -85,8 +86,8 @@ class Denoiser:
         size: Height and width of the images in pixels.
 
     Raises:
-        InputError: The pipeline is of another family or offloaded, the denoiser has inputs other
-            than latents and text, or a size is not valid.
+        InputError: The pipeline is of another family or offloaded, the denoiser is quantized or has
+            inputs other than latents and text, or a size is not valid.
     """
 
     def __init__(self, pipe: Any, height: int | None = None, width: int | None = None) -> None:
@@ -97,6 +98,7 @@ class Denoiser:
                 "Expected a pipeline whose denoiser stays on one device, got one with CPU "
                 "offloading; load it without offloading for the fit."
             )
+        check_not_quantized(self.family.denoiser, self.module)
         self.size = image_size(pipe, self.family, height, width)
         before, after = self.family.channels(pipe)
         if before != after:

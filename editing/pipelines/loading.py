@@ -1,32 +1,38 @@
 """Loading of diffusers pipelines. No other module of `editing` loads one."""
 
-import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from editing.pipelines.folders import check_folder, folder_error
+from editing.pipelines.single_file import load_single_file
 from editing.pipelines.weights import components
-from visdiff.encoders.hub import load_weights
+from visdiff.encoders.hub import hub_offline, load_weights
 from visdiff.errors import InputError
 from visdiff.miniature.generate import load_pipeline as load_bundled
 from visdiff.torchvision_compat import ensure_torchvision
 
 
-def load_pipeline(model: Any) -> Any:
-    """Loads a diffusers pipeline.
+def load_pipeline(model: Any, on_note: Callable[[str], None] | None = None) -> Any:
+    """Loads a diffusers pipeline, without its safety checker if it has one.
 
     Args:
         model: A hub id ("stable-diffusion-v1-5/stable-diffusion-v1-5"), a folder that
-            ``save_pretrained`` wrote, "miniature" for the bundled generator, or a pipeline, which
-            is returned as it is.
+            ``save_pretrained`` wrote, a checkpoint in one .safetensors file whose configuration is
+            on disk, "miniature" for the bundled generator, or a pipeline, which is returned as it
+            is.
+        on_note: Called with a sentence if the safety checker is left out.
 
     Returns:
         The pipeline; when loaded here, in float32 on the CPU and without progress bars.
 
     Raises:
-        InputError: The folder does not exist or holds no pipeline, or the object is not a pipeline.
-        MissingBackendError: The weights are not on disk and cannot be downloaded.
+        InputError: The folder or file does not exist or cannot be loaded, or the object is not a
+            pipeline.
+        MissingBackendError: The weights of a hub id are not on disk and cannot be downloaded.
     """
     if not isinstance(model, (str, Path)):
         if not any(isinstance(part, torch.nn.Module) for _, part in components(model)):
@@ -38,59 +44,77 @@ def load_pipeline(model: Any) -> Any:
     if model == "miniature":
         return load_bundled()
     path = Path(model).expanduser()
-    if path.is_dir() and not (path / "model_index.json").is_file():
-        raise InputError(
-            f"Expected the folder of a pipeline, got {path} without model_index.json; give the "
-            "folder that save_pretrained wrote."
-        )
-    if path.is_file():
-        raise InputError(
-            f"Expected the folder of a pipeline, got the file {path}; convert it once with "
-            "StableDiffusionPipeline.from_single_file(…).save_pretrained(FOLDER)."
-        )
-    if not path.is_dir() and not _could_be_hub_id(str(model)):
-        raise InputError(
-            f"Expected a hub id (owner/name), a folder or 'miniature', got {str(model)!r}, which "
-            "is none of them; check the spelling."
-        )
     ensure_torchvision()
-    from diffusers import DiffusionPipeline
-    from diffusers.utils import logging
-
-    bar_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        pipeline = load_weights(
-            lambda: DiffusionPipeline.from_pretrained(
-                path if path.is_dir() else str(model), dtype=torch.float32, **_absent(path)
-            ),
-            f"pipeline {model}",
+    with _no_progress_bars():
+        if path.is_dir():
+            pipeline, config = _load_folder(path)
+        elif path.is_file():
+            pipeline, config = load_single_file(path)
+        else:
+            _check_hub_id(str(model), path)
+            pipeline, config = load_weights(lambda: _load(str(model)), f"pipeline {model}")
+    if _has_checker(config) and on_note is not None:
+        on_note(
+            f"{model} is used without its safety checker, whose black images would be measured as "
+            "the model's; a folder written from it has none either"
         )
-    finally:
-        if bar_enabled:
-            logging.enable_progress_bar()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def _absent(path: Path) -> dict[str, None]:
-    """Returns the components that a folder was saved without, such as T5 of Stable Diffusion 3.
+def _load(model: str) -> tuple[Any, Mapping[str, Any]]:
+    """Loads a folder or a hub id; returns the pipeline and the content of its index."""
+    from diffusers import DiffusionPipeline
 
-    diffusers saves a pipeline without a required component and then refuses to load it.
-    """
-    index = path / "model_index.json"
-    if not index.is_file():
-        return {}
+    config: Any = DiffusionPipeline.load_config(model)
+    # diffusers saves a pipeline without a required component (T5 of Stable Diffusion 3), and then
+    # refuses to load it.
+    absent: dict[str, Any] = {n: None for n, kind in config.items() if kind == [None, None]}
+    if _has_checker(config):
+        absent |= {"safety_checker": None, "requires_safety_checker": False}
+    pipeline = DiffusionPipeline.from_pretrained(model, dtype=torch.float32, **absent)
+    return pipeline, config
+
+
+def _load_folder(path: Path) -> tuple[Any, Mapping[str, Any]]:
+    check_folder(path)
     try:
-        found = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
+        # No file of a folder is on the hub.
+        with hub_offline():
+            return _load(str(path))
+    # diffusers and transformers raise errors of many kinds.
+    except Exception as error:
+        raise folder_error(path, error) from error
+
+
+def _has_checker(config: Mapping[str, Any]) -> bool:
+    return config.get("safety_checker") not in (None, [None, None], (None, None))
+
+
+def _check_hub_id(model: str, path: Path) -> None:
+    parts = model.split("/")
+    if len(parts) == 2 and all(parts) and not model.startswith((".", "~")):
+        # A hub id cannot be told from a relative path, unless its first part is a folder.
+        if not path.parent.is_dir():
+            return
         raise InputError(
-            f"Expected JSON in {index}, got {error}; save the pipeline again."
-        ) from error
-    saved = found.items() if isinstance(found, dict) else ()
-    return {name: None for name, kind in saved if kind == [None, None]}
+            f"Expected a hub id (owner/name), a folder or 'miniature', got {model!r}: the folder "
+            f"{path.parent} has no {path.name}; check the spelling."
+        )
+    raise InputError(
+        f"Expected a hub id (owner/name), a folder or 'miniature', got {model!r}, which "
+        "is none of them; check the spelling."
+    )
 
 
-def _could_be_hub_id(text: str) -> bool:
-    parts = text.split("/")
-    return len(parts) == 2 and all(parts) and not text.startswith((".", "~"))
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    from diffusers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()

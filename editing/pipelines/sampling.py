@@ -5,6 +5,7 @@ of its batch. Its initial noise, and the noise that a stochastic scheduler adds,
 generator.
 """
 
+import inspect
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,6 +16,9 @@ import numpy as np
 
 from editing.pipelines.family import Family, family_of, image_size
 from visdiff.errors import InputError
+
+# Its image may be left out.
+_IMAGE_OPTIONAL = frozenset({"FluxKontextPipeline"})
 
 Precision = Literal["model", "bfloat16"]
 
@@ -61,6 +65,8 @@ class Sampler:
 
     Args:
         pipe: A diffusers pipeline of Stable Diffusion 1, 2, XL or 3, or Flux; restored after use.
+            A safety checker is off while images are generated: its black images would be measured
+            as the model's.
         settings: Sampling settings.
         batch_size: Most images per call.
 
@@ -68,8 +74,8 @@ class Sampler:
         size: Height and width of the images, in pixels.
 
     Raises:
-        InputError: The pipeline is not supported or has a safety checker, or a setting does not fit
-            it.
+        InputError: The pipeline is not supported or needs an image as well as a prompt, or a
+            setting does not fit it.
     """
 
     def __init__(self, pipe: Any, settings: Settings, batch_size: int) -> None:
@@ -103,13 +109,23 @@ class Sampler:
 
     @contextmanager
     def using_scheduler(self) -> Iterator[None]:
-        """Switches the pipeline to the sampler's scheduler, without progress bar, for a block."""
+        """Switches the pipeline to the sampler's scheduler for a block.
+
+        Progress bar and safety checker are off inside the block.
+        """
         before, bar = self.pipe.scheduler, getattr(self.pipe, "_progress_bar_config", None)
+        # An assignment would also remove the checker from the configuration, for good.
+        attributes = vars(self.pipe)
+        checker = attributes.get("safety_checker")
         self.pipe.scheduler = self._scheduler
         self.pipe.set_progress_bar_config(disable=True)
+        if checker is not None:
+            attributes["safety_checker"] = None
         try:
             yield
         finally:
+            if checker is not None:
+                attributes["safety_checker"] = checker
             self.pipe.scheduler = before
             self.pipe.set_progress_bar_config(**(bar or {}))
 
@@ -296,17 +312,32 @@ class Texts:
 
 def _checked(pipe: Any, settings: Settings) -> Family:
     family = family_of(pipe)
-    if getattr(pipe, "safety_checker", None) is not None:
-        raise InputError(
-            "Expected a pipeline without a safety checker, got one with it; load it with "
-            "safety_checker=None, since blackened images would be measured as the model's output."
-        )
+    _check_text_to_image(pipe, family)
     if settings.negative_prompt is not None and not family.negatives:
         raise InputError(
             f"Expected no negative prompt for {type(pipe).__name__}, whose guidance is distilled, "
             f"got {settings.negative_prompt!r}; leave it out."
         )
     return family
+
+
+def _check_text_to_image(pipe: Any, family: Family) -> None:
+    taken, made = family.channels(pipe)
+    if taken != made:
+        raise InputError(
+            f"Expected a model that draws from a prompt alone, got {type(pipe).__name__} whose "
+            f"{family.denoiser} takes {taken} channels and returns {made} (inpainting, depth or "
+            "another image input); draw with the text-to-image model that it was made from, which "
+            "can be audited."
+        )
+    kind = type(pipe)
+    needs_image = "image" in inspect.signature(kind.__call__).parameters
+    if needs_image and kind.__name__ not in _IMAGE_OPTIONAL:
+        raise InputError(
+            f"Expected a text-to-image pipeline, got {kind.__name__}, which needs an image too; "
+            "use diffusers.AutoPipelineForText2Image.from_pipe(pipe), and save_pretrained for a "
+            "folder."
+        )
 
 
 def _scheduler(pipe: Any, name: str | None) -> Any:

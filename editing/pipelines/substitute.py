@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from editing.pipelines.wrappers import check_stored
 from visdiff.errors import InputError
 
 Tensor = torch.Tensor
@@ -39,7 +40,7 @@ def place_of(pipe: Any, name: str) -> Place:
     """Returns the place of a parameter by its full name ("unet.….weight").
 
     Raises:
-        InputError: The pipeline has no such parameter.
+        InputError: The pipeline has no such parameter, or it is quantized.
     """
     component, _, path = name.partition(".")
     owner, _, leaf = path.rpartition(".")
@@ -47,10 +48,13 @@ def place_of(pipe: Any, name: str) -> Place:
     if isinstance(module, torch.nn.Module):
         try:
             place = Place(module.get_submodule(owner), leaf)
-            if isinstance(place.parameter, torch.nn.Parameter):
-                return place
+            found = place.parameter
         except AttributeError:
             pass
+        else:
+            if isinstance(found, torch.nn.Parameter):
+                check_stored(name, found)
+                return place
     raise InputError(
         f"Expected a pipeline with the weight {name}, got {type(pipe).__name__} without it; load "
         "another model, or unload adapters (LoRA) first."

@@ -18,16 +18,18 @@ from typing import Any, Literal
 import torch
 
 from editing.pipelines.family import is_flux
+from editing.pipelines.wrappers import (
+    COMPONENTS,
+    check_not_quantized,
+    plain_modules,
+    unwrapped,
+)
 from visdiff import miniature
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
 
 Space = Literal["tokens", "pooled"]
 """Input of a layer: the state of each token, or the pooled vector of the prompt (SDXL, Flux)."""
-
-_DENOISERS = ("unet", "transformer")
-_TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-_HASHED = (*_DENOISERS, *_TEXT_ENCODERS, "vae")
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,14 @@ def weight_hash(pipe: Any) -> str:
 
     It covers denoiser, text encoders and VAE: name, shape and float32 values of each tensor. A
     model stored in half precision has the same hash for any dtype and device it is loaded with. A
-    float32 checkpoint loaded in half precision has other values and another hash.
+    float32 checkpoint loaded in half precision has other values and another hash. A compiled
+    model has the hash of the model itself; one with a fused LoRA has that of the changed weights.
 
     Returns:
         64 hexadecimal characters.
+
+    Raises:
+        InputError: As `component_hashes`.
     """
     return digest_bytes(canonical_json(component_hashes(pipe)).encode())
 
@@ -62,9 +68,10 @@ def component_hashes(pipe: Any) -> dict[str, str]:
     """Returns component ("unet", "text_encoder", …) → hash of its weights, as `weight_hash`.
 
     Raises:
-        InputError: The pipeline has no component with weights.
+        InputError: The pipeline has no component with weights, or a LoRA that is not fused.
     """
-    found = {name: _hash(module) for name, module in components(pipe)}
+    with plain_modules(pipe):
+        found = {name: _hash(module) for name, module in components(pipe)}
     if not found:
         raise InputError(
             f"Expected a diffusers pipeline with a unet or transformer, got {type(pipe).__name__}; "
@@ -82,11 +89,67 @@ def projections(pipe: Any) -> tuple[Projection, ...]:
 
     Raises:
         InputError: The denoiser is not supported, has no cross-attention, or transforms the text
-            first.
+            first; a key or value projection is missing or quantized; or a LoRA is loaded that is
+            not fused.
     """
+    with plain_modules(pipe):
+        return _flux(pipe.transformer) if is_flux(pipe) else _unet(pipe)
+
+
+def widths(pipe: Any) -> dict[Space, int]:
+    """Returns space → length of its vectors.
+
+    Raises:
+        InputError: As `projections`.
+    """
+    return {p.space: p.columns[1] - p.columns[0] for p in projections(pipe)}
+
+
+def parameter(pipe: Any, name: str) -> torch.nn.Parameter:
+    """Returns the parameter with a full name ("unet.….weight").
+
+    Raises:
+        InputError: The pipeline has no such parameter, or it is quantized.
+    """
+    component, _, path = name.partition(".")
+    module = getattr(pipe, component, None)
+    if isinstance(module, torch.nn.Module):
+        owner, _, leaf = path.rpartition(".")
+        try:
+            layer = unwrapped(module).get_submodule(owner)
+        except AttributeError:
+            layer = torch.nn.Module()
+        check_not_quantized(f"{component}.{owner}", layer)
+        if isinstance(found := layer._parameters.get(leaf), torch.nn.Parameter):
+            return found
+    raise InputError(
+        f"Expected a pipeline with the weight {name}, got {type(pipe).__name__} without it; "
+        "load the model that the edit is for, or unload adapters (LoRA) first."
+    )
+
+
+def base_name(pipe: Any) -> str:
+    """Returns the name or path that a pipeline was loaded from, or the name of its class."""
+    path = getattr(getattr(pipe, "config", None), "_name_or_path", "") or ""
+    if path and Path(path).is_dir():
+        bundled = miniature.available() and Path(path).samefile(miniature.folder("diffusion"))
+        return "miniature" if bundled else Path(path).name
+    if path and Path(path).is_file():
+        return Path(path).stem
+    return str(path or type(pipe).__name__)
+
+
+def components(pipe: Any) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Yields name and module of the denoiser, the text encoders and the VAE of a pipeline."""
+    for name in COMPONENTS:
+        module = getattr(pipe, name, None)
+        if isinstance(module, torch.nn.Module):
+            yield name, module
+
+
+def _unet(pipe: Any) -> tuple[Projection, ...]:
+    """Returns the projections of a UNet's cross-attentions, and SDXL's of the pooled vector."""
     unet = getattr(pipe, "unet", None)
-    if is_flux(pipe):
-        return _flux(pipe.transformer)
     if unet is None:
         raise InputError(
             f"Expected a pipeline with a UNet (Stable Diffusion 1, 2 or XL) or Flux, got "
@@ -104,7 +167,7 @@ def projections(pipe: Any) -> tuple[Projection, ...]:
         # attn1 of some models attends to text too, so the name of the layer is not enough.
         if getattr(module, "is_cross_attention", False)
         for part in ("to_k", "to_v")
-        if isinstance(linear := getattr(module, part, None), torch.nn.Linear)
+        for linear in (_linear(module, part, f"unet.{name}"),)
     ]
     if not found:
         raise InputError(
@@ -119,68 +182,37 @@ def projections(pipe: Any) -> tuple[Projection, ...]:
         )
     pooled = _pooled_width(pipe)
     if pooled:
+        _linear(unet.add_embedding, "linear_1", "unet.add_embedding")
         # diffusers concatenates [pooled text, sizes and crops] before this layer.
         found.append(Projection("unet.add_embedding.linear_1.weight", "pooled", (0, pooled)))
     return tuple(found)
 
 
-def widths(pipe: Any) -> dict[Space, int]:
-    """Returns space → length of its vectors.
-
-    Raises:
-        InputError: As `projections`.
-    """
-    return {p.space: p.columns[1] - p.columns[0] for p in projections(pipe)}
-
-
-def parameter(pipe: Any, name: str) -> torch.nn.Parameter:
-    """Returns the parameter with a full name ("unet.….weight").
-
-    Raises:
-        InputError: The pipeline has no such parameter.
-    """
-    component, _, path = name.partition(".")
-    module = getattr(pipe, component, None)
-    if isinstance(module, torch.nn.Module):
-        try:
-            return module.get_parameter(path)
-        except AttributeError:
-            pass
-    raise InputError(
-        f"Expected a pipeline with the weight {name}, got {type(pipe).__name__} without it; "
-        "load the model that the edit is for, or unload adapters (LoRA) first."
-    )
-
-
-def base_name(pipe: Any) -> str:
-    """Returns the name or path that a pipeline was loaded from, or the name of its class."""
-    path = getattr(getattr(pipe, "config", None), "_name_or_path", "") or ""
-    if path and Path(path).is_dir():
-        bundled = miniature.available() and Path(path).samefile(miniature.folder("diffusion"))
-        return "miniature" if bundled else Path(path).name
-    return str(path or type(pipe).__name__)
-
-
-def components(pipe: Any) -> Iterator[tuple[str, torch.nn.Module]]:
-    """Yields name and module of the denoiser, the text encoders and the VAE of a pipeline."""
-    for name in _HASHED:
-        module = getattr(pipe, name, None)
-        if isinstance(module, torch.nn.Module):
-            yield name, module
-
-
 def _flux(transformer: Any) -> tuple[Projection, ...]:
     """Returns Flux's projections of text: of T5's states, and of CLIP's pooled vector."""
-    layers: tuple[tuple[str, Space], ...] = (
-        ("context_embedder", "tokens"),
-        ("time_text_embed.text_embedder.linear_1", "pooled"),
+    embedder = transformer.time_text_embed.text_embedder
+    parts: tuple[tuple[Any, str, str, Space], ...] = (
+        (transformer, "context_embedder", "transformer", "tokens"),
+        (embedder, "linear_1", "transformer.time_text_embed.text_embedder", "pooled"),
     )
     return tuple(
-        Projection(
-            f"transformer.{name}.weight", space, (0, transformer.get_submodule(name).in_features)
-        )
-        for name, space in layers
+        Projection(f"{path}.{name}.weight", space, (0, _linear(owner, name, path).in_features))
+        for owner, name, path, space in parts
     )
+
+
+def _linear(owner: torch.nn.Module, name: str, path: str) -> torch.nn.Linear:
+    """Returns a linear layer of a module whose weight can be edited."""
+    layer = getattr(owner, name, None)
+    full = f"{path}.{name}"
+    if isinstance(layer, torch.nn.Module):
+        check_not_quantized(full, layer)
+    if not isinstance(layer, torch.nn.Linear):
+        raise InputError(
+            f"Expected a linear layer {full}, got {type(layer).__name__}, which cannot be edited; "
+            "load the model without what replaces its layers."
+        )
+    return layer
 
 
 def _pooled_width(pipe: Any) -> int:
@@ -191,13 +223,32 @@ def _pooled_width(pipe: Any) -> int:
 
 
 def _hash(module: torch.nn.Module) -> str:
-    tensors: Mapping[str, torch.Tensor] = module.state_dict()
-    names = sorted(tensors)
+    values: Mapping[str, Any] = module.state_dict()
+    names = sorted(values)
     # hashlib releases the GIL on large buffers.
     with ThreadPoolExecutor(4) as pool:
-        digests = list(pool.map(lambda name: tensor_digest(tensors[name]), names))
-    listed = [[n, list(tensors[n].shape), d] for n, d in zip(names, digests, strict=True)]
+        digests = list(pool.map(lambda name: _digest(values[name]), names))
+    listed = [
+        [n, list(getattr(values[n], "shape", ())), d] for n, d in zip(names, digests, strict=True)
+    ]
     return digest_bytes(canonical_json(listed).encode())
+
+
+def _digest(value: Any) -> str:
+    """Returns a digest of an entry of a state dict; quantized layers have more than tensors."""
+    if isinstance(value, torch.Tensor):
+        flatten = getattr(value, "__tensor_flatten__", None)
+        if flatten is not None:
+            names, _ = flatten()
+            parts = [(name, _digest(getattr(value, name))) for name in names]
+            return digest_bytes(repr(parts).encode())
+        if value.is_quantized:
+            # Rounded values and their scales, in one tensor.
+            return tensor_digest(value.dequantize())
+        return tensor_digest(value)
+    if isinstance(value, (tuple, list)):
+        return digest_bytes(repr([_digest(part) for part in value]).encode())
+    return digest_bytes(repr(value).encode())
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:

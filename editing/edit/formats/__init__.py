@@ -21,6 +21,7 @@ from editing.edit.formats.learned_embeds import LearnedEmbeds
 from editing.edit.formats.spectral_shifts import SpectralShifts
 from editing.edit.formats.weights import Weights
 from editing.pipelines.weights import base_name
+from editing.pipelines.wrappers import plain_modules
 from visdiff.errors import InputError
 
 # A file is of the first format that recognises it.
@@ -86,11 +87,12 @@ def import_edit(path: str | Path, pipe: Any) -> Edit:
             nothing.
     """
     path = Path(path)
-    if folder.is_pipeline(path):
-        parts = [(folder.NAME, path, folder.read_folder(path, pipe))]
-    else:
-        files = [TensorFile(file) for file in _files(path)]
-        parts = [(f.name, file.path, f.read(file, pipe)) for file in files for f in (_find(file),)]
+    with plain_modules(pipe):
+        if folder.is_pipeline(path):
+            parts = [(folder.NAME, path, folder.read_folder(path, pipe))]
+        else:
+            files = [TensorFile(file) for file in _files(path)]
+            parts = [(f.name, t.path, f.read(t, pipe)) for t in files for f in (_find(t),)]
     _check_disjoint(parts)
     changes = tuple(change for *_, part in parts for change in part.changes)
     ignored = [name for *_, part in parts for name in part.ignored]
@@ -134,7 +136,8 @@ def export_edit(edit: Edit, pipe: Any, form: str, out: str | Path) -> tuple[Path
         raise InputError(
             f"Expected a format, got {form!r}; use one of {', '.join([*FORMATS, folder.NAME])}."
         )
-    return FORMATS[form].write(edit, pipe, Path(out))
+    with plain_modules(pipe):
+        return FORMATS[form].write(edit, pipe, Path(out))
 
 
 def describe(path: str | Path) -> dict[str, Any]:

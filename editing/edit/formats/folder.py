@@ -12,6 +12,7 @@ from editing.edit.saving import as_os_errors
 from editing.linear import Tensor
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.weights import components
+from editing.pipelines.wrappers import plain_modules
 from visdiff.errors import InputError
 from visdiff.files import explained
 
@@ -37,6 +38,7 @@ def write_folder(edit: Edit, pipe: Any, out: Path, force: bool = False) -> tuple
         InputError: The base differs, or the folder cannot be written to.
     """
     with (
+        plain_modules(pipe),
         edit.applied(pipe, force=force),
         explained("a folder to write the pipeline to", out, "choose another --out"),
         as_os_errors(),

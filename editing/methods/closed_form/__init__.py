@@ -12,6 +12,7 @@ import torch
 
 from editing.edit import Edit
 from editing.edit.deltas import SharedMap
+from editing.edit.fits import on_plain_modules
 from editing.edit.ledger import Block, Entry, Ledger
 from editing.linear import Solution, Tensor
 from editing.methods import check_kinds
@@ -78,6 +79,7 @@ class ClosedForm:
         """Whether the method has a preserve term."""
         return "preserve" in self.kinds
 
+    @on_plain_modules
     def fit(
         self,
         pipe: Any,

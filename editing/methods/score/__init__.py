@@ -13,6 +13,7 @@ import torch
 
 from editing.edit import Edit
 from editing.edit.deltas import Full
+from editing.edit.fits import on_plain_modules
 from editing.methods import check_kinds
 from editing.methods.score.objective import (
     Scores,
@@ -93,6 +94,7 @@ class ScoreMethod:
                     "concept-ablation or all-but-one, which have targets."
                 )
 
+    @on_plain_modules
     def fit(
         self,
         pipe: Any,
@@ -134,8 +136,8 @@ class ScoreMethod:
         config = self.configure(pipe, settings)
         requests = checked(requests)
         self.check(requests, config)
-        names = trained_names(pipe, config.weights)
         denoiser = Denoiser(pipe, config.height, config.width)
+        names = trained_names(pipe, config.weights)
         denoiser.check_functional_training()
         task = Task.of(requests, config)
         for phrase in task.phrases():

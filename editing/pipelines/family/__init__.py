@@ -9,6 +9,7 @@ from typing import Any
 from editing.pipelines.family.flux import Flux
 from editing.pipelines.family.stable_diffusion import StableDiffusion
 from editing.pipelines.family.stable_diffusion_3 import StableDiffusion3
+from editing.pipelines.wrappers import unwrapped
 from visdiff.errors import InputError
 
 Family = StableDiffusion | StableDiffusion3 | Flux
@@ -78,4 +79,4 @@ def image_size(pipe: Any, family: Family, height: int | None, width: int | None)
 
 
 def _transformer(pipe: Any) -> str:
-    return type(getattr(pipe, "transformer", None)).__name__
+    return type(unwrapped(getattr(pipe, "transformer", None))).__name__
