@@ -10,6 +10,7 @@ import numpy as np
 
 from editing.metrics.ratios import Delta
 from visdiff.errors import InputError
+from visdiff.files import append_line, explained, load_json, read_whole, utf8, write_whole
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,13 @@ class History:
             return
         try:
             if not path.is_file():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._write(path, {"about": about}, "x")
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                write_whole(path, utf8(json.dumps({"about": about}, ensure_ascii=False) + "\n"))
+            lines = read_whole(path).decode("utf-8").splitlines(keepends=True)
             # A killed process may have left half a line.
             if lines and not lines[-1].endswith("\n"):
-                path.write_text("".join(lines[:-1]), encoding="utf-8")
+                write_whole(path, "".join(lines[:-1]).encode())
                 lines = lines[:-1]
-            first, *rest = [json.loads(line) for line in lines]
+            first, *rest = [load_json(line) for line in lines]
             evaluations = [
                 Evaluation(**{**row, "scores": tuple(map(tuple, row["scores"])),
                         "delta": Delta(**row["delta"])})
@@ -98,15 +98,5 @@ class History:
     def add(self, evaluation: Evaluation) -> None:
         """Appends an evaluation to the file."""
         if self._path is not None:
-            try:
-                self._write(self._path, asdict(evaluation), "a")
-            except OSError as error:
-                raise InputError(
-                    f"Expected a writable file, got {self._path} ({error.strerror}); "
-                    "free disk space."
-                ) from error
-
-    @staticmethod
-    def _write(path: Path, row: Mapping[str, Any], mode: str) -> None:
-        with path.open(mode, encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            with explained("a file for evaluations that can be appended to", self._path):
+                append_line(self._path, utf8(json.dumps(asdict(evaluation), ensure_ascii=False)))
