@@ -36,11 +36,20 @@ def read_whole(path: str | os.PathLike[str]) -> bytes:
         OSError: As for `open_regular`.
     """
     with open_regular(path) as file:
-        limit = _limit()
-        data = file.read(limit + 1)
+        return read_rest(file)
+
+
+def read_rest(file: BinaryIO) -> bytes:
+    """Returns the rest of a file of `open_regular`.
+
+    Raises:
+        OSError: The file cannot be read, or is larger than the limit of `LIMIT_VARIABLE`.
+    """
+    limit = _limit()
+    data = file.read(limit + 1)
     if len(data) > limit:
         # Files of /proc have no size.
-        raise _too_large(path, limit)
+        raise _too_large(file.name, limit)
     return data
 
 
