@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import tempfile
+import tomllib
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -105,6 +106,18 @@ def load_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+def load_toml(text: str) -> dict[str, Any]:
+    """Returns the values of a TOML text.
+
+    Raises:
+        ValueError: The text is not TOML, or nested deeper than Python can read.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def write_whole(path: Path, content: bytes | Callable[[Path], object]) -> None:
     """Writes a file atomically: under a temporary name in the same folder, then renamed.
 
@@ -187,7 +200,7 @@ def utf8(text: str) -> bytes:
 def explained(
     expected: str, path: Path, advice: str = "name another one or change its permissions"
 ) -> Iterator[None]:
-    """Turns an OSError of the block into an InputError.
+    """Turns an OSError of the block, or a failed write of safetensors, into an InputError.
 
     Args:
         expected: What the path should have been, such as "a folder that can be written to".
@@ -198,7 +211,8 @@ def explained(
         InputError: The block raised an OSError.
     """
     try:
-        yield
+        with _library_errors():
+            yield
     except OSError as error:
         if is_full(error):
             advice = "free space there, or name another disk"

@@ -5,7 +5,9 @@ Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
+from tempfile import mkdtemp
 from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +15,7 @@ import typer
 
 from visdiff.cli.options import Json
 from visdiff.errors import InputError
+from visdiff.files import explained
 
 if TYPE_CHECKING:
     from editing.edit import Edit
@@ -84,7 +87,8 @@ def apply(
     pipe = load(model)
     loaded = open_any(edit, pipe).scaled(scale)
     if form == "pipeline":
-        write_folder(loaded, pipe, out, force)
+        with explained("a folder to write the pipeline to", out):
+            write_folder(loaded, pipe, out, force)
     elif force:
         raise InputError(
             "Expected the base model of the edit for a LoRA, got --force; leave it out "
@@ -108,7 +112,10 @@ def export(
     from editing.edit.formats import export_edit
 
     pipe = load(base)
-    for path in export_edit(open_any(edit, pipe).scaled(scale), pipe, form, out):
+    loaded = open_any(edit, pipe).scaled(scale)
+    with explained("a path to write the weights to", out):
+        written = export_edit(loaded, pipe, form, out)
+    for path in written:
         typer.echo(str(path))
 
 
@@ -143,12 +150,30 @@ def _print_warnings(edit: "Edit") -> None:
 
 def save_and_print(edit: "Edit", out: Path, as_json: bool) -> None:
     """Saves an edit and prints its description, as JSON or for people."""
-    edit.save(out)
+    save_or_keep(edit, out)
     if as_json:
         typer.echo(json.dumps(edit.to_dict(), indent=2, ensure_ascii=False))
     else:
         _print_edit(edit)
         typer.echo(f"edit: {out}")
+
+
+def save_or_keep(edit: "Edit", out: Path) -> None:
+    """Saves an edit; if that fails, in the folder for temporary files, so that it is not lost.
+
+    Raises:
+        InputError: The file cannot be written; the message names the other one.
+    """
+    try:
+        edit.save(out)
+    except InputError as error:
+        kept = None
+        # The folder for temporary files may be on the same disk.
+        with suppress(InputError, OSError):
+            kept = edit.save(Path(mkdtemp(prefix="visdiff-")) / out.name)
+        if kept is None:
+            raise
+        raise InputError(f"{str(error).rstrip('.')} (the edit is in {kept}).") from error
 
 
 def _print_foreign(found: dict[str, Any], as_json: bool) -> None:

@@ -140,8 +140,9 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     The prompt is read from the column ``prompt`` (or ``text``, or ``caption``), its seed from
     ``evaluation_seed`` (or ``sd_seed``, ``seed``), its guidance scale from ``evaluation_guidance``
     (or ``sd_guidance_scale``, ``guidance_scale``, ``guidance``), which
-    `visdiff.imageset.columns` lists. Column names are not case-sensitive. An empty seed or guidance counts as not specified. Cells of CSV and TSV are kept
-    as text. Empty lines of plain text and the unnamed index column of pandas are skipped.
+    `visdiff.imageset.columns` lists. Column names are not case-sensitive. An empty seed or guidance
+    counts as not specified. Cells of CSV and TSV are kept as text. Empty lines of plain text and
+    the unnamed index column of pandas are skipped.
 
     Args:
         path: The file; its suffix determines the format.

@@ -1,6 +1,5 @@
 """Loading of diffusers pipelines. No other module of `editing` loads one."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from editing.pipelines.weights import components
 from visdiff.encoders.hub import load_weights
 from visdiff.errors import InputError
+from visdiff.files import load_json, read_text
 from visdiff.miniature.generate import load_pipeline as load_bundled
 from visdiff.torchvision_compat import ensure_torchvision
 
@@ -81,8 +81,9 @@ def _absent(path: Path) -> dict[str, None]:
     index = path / "model_index.json"
     if not index.is_file():
         return {}
+    text = read_text(index, "the index of a pipeline")
     try:
-        found = json.loads(index.read_text(encoding="utf-8"))
+        found = load_json(text)
     except ValueError as error:
         raise InputError(
             f"Expected JSON in {index}, got {error}; save the pipeline again."

@@ -26,6 +26,7 @@ from visdiff.config.backends import (
     backends_with,
 )
 from visdiff.errors import InputError
+from visdiff.files import read_text
 
 
 class LlmConfig(Frozen):
@@ -128,13 +129,7 @@ class Config(Frozen):
         Raises:
             InputError: The file cannot be read or is invalid.
         """
-        try:
-            text = Path(path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"Expected a TOML file, got {path}, which cannot be read: {error}; check the path."
-            ) from error
-        return cls.parse(text, source=str(path))
+        return cls.parse(read_text(path, "a TOML file"), source=str(path))
 
     @classmethod
     def parse(cls, text: str, source: str = "configuration") -> Self:

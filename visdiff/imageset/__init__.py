@@ -17,7 +17,7 @@ from PIL import Image
 
 from visdiff.errors import InputError, UnreadableImageError
 from visdiff.files import open_regular, read_rest
-from visdiff.imageset import decode, manifest, sources
+from visdiff.imageset import columns, decode, manifest, sources
 
 Item = str | os.PathLike[str] | Image.Image
 
@@ -276,6 +276,20 @@ class ImageSet:
         """Returns the same images under another name."""
         return self._select(np.arange(len(self)), name=name, where=self.where)
 
+    def with_columns(self, names: Mapping[str, Sequence[str]]) -> "ImageSet":
+        """Returns the same images, with columns under the names that a caller uses.
+
+        Args:
+            names: Name → usual names of the column, such as `columns.SEED`. A set that has the
+                name keeps its column; otherwise the first of the usual ones is copied.
+        """
+        frame = self._frame
+        for name, usual in names.items():
+            found = columns.find([c for c in frame.columns if c not in ("id", "path")], usual)
+            if name not in frame.columns and found is not None:
+                frame = pd.concat([frame, frame[found].rename(name)], axis="columns")
+        return self._with(self._items, frame, name=self.name, where=self.where)
+
     def joined(self, other: "ImageSet") -> "ImageSet":
         """Returns the concatenation of this set and another.
 
@@ -377,9 +391,21 @@ class ImageSet:
         )
 
     def _select(self, positions: np.ndarray, *, name: str, where: Mapping[str, str]) -> "ImageSet":
+        items = [self._items[position] for position in positions.tolist()]
+        frame = self._frame.iloc[positions].reset_index(drop=True)
+        return self._with(items, frame, name=name, where=where)
+
+    def _with(
+        self,
+        items: Sequence[sources.StoredItem],
+        frame: pd.DataFrame,
+        *,
+        name: str,
+        where: Mapping[str, str],
+    ) -> "ImageSet":
         return ImageSet(
-            [self._items[position] for position in positions.tolist()],
-            self._frame.iloc[positions].reset_index(drop=True),
+            items,
+            frame,
             name=name,
             source=self.source,
             where=where,

@@ -11,6 +11,9 @@ PROMPT = ("prompt", "text", "caption")
 SEED = ("evaluation_seed", "sd_seed", "seed")
 """Columns of seeds. I2P's release names sd_seed what UCE's copy names evaluation_seed."""
 
+USUAL = {"prompt": PROMPT, "seed": SEED}
+"""The columns that commands pair images by, each with its usual names."""
+
 GUIDANCE = ("evaluation_guidance", "sd_guidance_scale", "guidance_scale", "guidance")
 """Columns of guidance scales."""
 

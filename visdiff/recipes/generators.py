@@ -13,7 +13,7 @@ from visdiff.cache import Cache
 from visdiff.comparison.split import pair_up
 from visdiff.config import Config
 from visdiff.errors import InputError
-from visdiff.imageset import ImageSet, manifest
+from visdiff.imageset import ImageSet, columns, manifest
 from visdiff.recipes.forming import Pairs, column_texts, make_slices, with_columns
 from visdiff.recipes.run import RecipeReport, RecipeSets, run
 
@@ -86,7 +86,7 @@ def form(
         InputError: A source or column does not exist, or no image has a partner.
     """
     sets = [
-        ImageSet.open(_manifest(source), name=name)
+        ImageSet.open(_manifest(source), name=name).with_columns(columns.USUAL)
         for source, name in ((first, name_first), (second, name_second))
     ]
     notes: list[str] = []
