@@ -162,18 +162,25 @@ def append_line(path: Path, line: bytes) -> None:
     Raises:
         OSError: The line cannot be written.
     """
-    # Unbuffered, so that closing the file after an error writes nothing more.
-    with path.open("ab", buffering=0) as file:
-        before = file.seek(0, os.SEEK_END)
-        try:
-            rest = line + b"\n"
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
-        except OSError:
+    is_new = not path.exists()
+    try:
+        # Unbuffered, so that closing the file after an error writes nothing more.
+        with path.open("ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                rest = line + b"\n"
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(before)
+                raise
+    except OSError:
+        if is_new:
             with suppress(OSError):
-                file.truncate(before)
-            raise
+                path.unlink()
+        raise
 
 
 def write_texts(folder: Path, files: Mapping[str, str]) -> None:

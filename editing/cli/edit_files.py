@@ -15,7 +15,6 @@ import typer
 
 from visdiff.cli.options import Json
 from visdiff.errors import InputError
-from visdiff.files import explained
 
 if TYPE_CHECKING:
     from editing.edit import Edit
@@ -87,8 +86,7 @@ def apply(
     pipe = load(model)
     loaded = open_any(edit, pipe).scaled(scale)
     if form == "pipeline":
-        with explained("a folder to write the pipeline to", out):
-            write_folder(loaded, pipe, out, force)
+        write_folder(loaded, pipe, out, force)
     elif force:
         raise InputError(
             "Expected the base model of the edit for a LoRA, got --force; leave it out "
@@ -112,10 +110,7 @@ def export(
     from editing.edit.formats import export_edit
 
     pipe = load(base)
-    loaded = open_any(edit, pipe).scaled(scale)
-    with explained("a path to write the weights to", out):
-        written = export_edit(loaded, pipe, form, out)
-    for path in written:
+    for path in export_edit(open_any(edit, pipe).scaled(scale), pipe, form, out):
         typer.echo(str(path))
 
 

@@ -5,6 +5,7 @@ The manifest has one row per image, with the file in the column ``path`` and the
 of the set's own manifest (prompt, seed, group) are copied.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visdiff.errors import InputError
-from visdiff.files import explained, write_whole
+from visdiff.files import explained, utf8, write_whole
 from visdiff.imageset import ImageSet
+from visdiff.results import to_plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,26 +79,29 @@ def table(images: ImageSet, captions: Sequence[str | None], folder: Path) -> "pd
 def write(frame: "pd.DataFrame", path: Path) -> None:
     """Writes a manifest atomically, in the format given by the extension.
 
-    A missing value is an empty cell in CSV and null in the other formats.
+    A missing value is an empty cell in CSV and null in the other formats. File names that are not
+    UTF-8 are written to CSV as they are, and to JSON with escapes.
 
     Raises:
         InputError: The extension is not in `SUFFIXES`, the file cannot be written, or a file name
-            in it is not UTF-8.
+            in it is not UTF-8 and the format is Parquet.
     """
     check_target(path)
     suffix = path.suffix.lower()
-    try:
-        if suffix == ".parquet":
+    if suffix == ".parquet":
+        try:
             data = frame.to_parquet(index=False)
-        elif suffix == ".jsonl":
-            text = frame.to_json(orient="records", lines=True, force_ascii=False) or ""
-            data = text.encode()
-        else:
-            data = frame.to_csv(index=False, lineterminator="\n").encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"Expected file names in UTF-8 for {path}, got {error.object!r}; rename the file."
-        ) from error
+        except UnicodeEncodeError as error:
+            name = utf8(str(error.object)).decode()
+            raise InputError(
+                f"Expected file names in UTF-8 for {path}, got {name}; write .jsonl or .csv, which "
+                "hold any name."
+            ) from error
+    elif suffix == ".jsonl":
+        rows = (to_plain(row) for row in frame.to_dict("records"))
+        data = utf8("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    else:
+        data = frame.to_csv(index=False, lineterminator="\n").encode("utf-8", "surrogateescape")
     with explained("a file that can be written", path, "choose another with --out"):
         write_whole(path, data)
 

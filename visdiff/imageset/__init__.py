@@ -203,6 +203,8 @@ class ImageSet:
             with open_regular(item) as file:
                 status = os.fstat(file.fileno())
                 data = read_rest(file)
+        except InputError:
+            raise
         except (OSError, ValueError) as error:
             raise self._file_error(index, error) from error
         # Hashing the bytes now saves reading the file again in `digest`.
@@ -239,6 +241,8 @@ class ImageSet:
                 with open_regular(item) as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 known = self._digests[self.ids[index]] = (state, digest)
+        except InputError:
+            raise
         except (OSError, ValueError) as error:
             raise self._file_error(index, error) from error
         return known[1]

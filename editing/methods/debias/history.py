@@ -51,25 +51,22 @@ class History:
         self._known: dict[tuple[int, str], Evaluation] = {}
         if path is None:
             return
-        try:
+        with explained("a writable file for evaluations", path, "name another file"):
             if not path.is_file():
                 write_whole(path, utf8(json.dumps({"about": about}, ensure_ascii=False) + "\n"))
-            lines = read_whole(path).decode("utf-8").splitlines(keepends=True)
+            data = read_whole(path)
+            complete = data[: data.rfind(b"\n") + 1]
             # A killed process may have left half a line.
-            if lines and not lines[-1].endswith("\n"):
-                write_whole(path, "".join(lines[:-1]).encode())
-                lines = lines[:-1]
+            if len(complete) < len(data):
+                write_whole(path, complete)
+        try:
+            lines = complete.decode("utf-8").split("\n")[:-1]
             first, *rest = [load_json(line) for line in lines]
             evaluations = [
                 Evaluation(**{**row, "scores": tuple(map(tuple, row["scores"])),
                         "delta": Delta(**row["delta"])})
                 for row in rest
             ]  # fmt: skip
-        except OSError as error:
-            raise InputError(
-                f"Expected a writable file for evaluations, got {path} ({error.strerror}); name "
-                "another file."
-            ) from error
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
                 f"Expected evaluations of a debiasing loop in {path}, got something else; name "
