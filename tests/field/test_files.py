@@ -22,6 +22,7 @@ from field.odd_files import (
 )
 
 from editing.generate.prompts import read_prompts
+from visdiff.comparison.measurements import _card
 from visdiff.errors import InputError, UnreadableImageError
 from visdiff.files import LIMIT_VARIABLE, read_text, read_whole
 from visdiff.imageset import ImageSet
@@ -334,6 +335,8 @@ def test_left_out_files_are_in_the_plan_and_the_card(root: Path, run: Callable[.
     assert out.count("1 .mov") == 2
     _, out, _ = run(*arguments, "--json")
     assert [note.count("1 .mov") for note in json.loads(out)["notes"]] == [1, 1]
+    images = ImageSet.open(root / "a")
+    assert _card(images, images, images, 0).left_out == {".mov": 1}
 
 
 def test_when_nothing_is_found_path_reason_and_folders_are_named(

@@ -43,6 +43,19 @@ def check_target(path: Path) -> None:
             raise IsADirectoryError(0, "it is a folder")
 
 
+def check_files(images: ImageSet) -> None:
+    """Checks, before anything is computed, that a manifest can name the images of a set.
+
+    Raises:
+        InputError: An image has no file.
+    """
+    if any(images.path(i) is None for i in range(len(images))):
+        raise InputError(
+            f"Expected image files in {images.source}, got images in memory or in a table; save "
+            "them as files first."
+        )
+
+
 def table(images: ImageSet, captions: Sequence[str | None], folder: Path) -> "pd.DataFrame":
     """Returns the manifest, one row per image, in the order of the set.
 
@@ -64,9 +77,11 @@ def table(images: ImageSet, captions: Sequence[str | None], folder: Path) -> "pd
         raise ValueError(
             f"Expected {len(images)} captions, got {len(captions)}; pass one per image."
         )
+    check_files(images)
     frame = images.frame
     known = {str(c): frame[c].tolist() for c in frame.columns if c not in ("path", "caption", "id")}
-    paths = [_manifest_path(images.path(i), folder, images) for i in range(len(images))]
+    files = [images.path(i) for i in range(len(images))]
+    paths = [_manifest_path(file, folder) for file in files if file is not None]
     columns: Mapping[str, Sequence[object]] = {
         "path": paths,
         "caption": list(captions),
@@ -106,11 +121,7 @@ def write(frame: "pd.DataFrame", path: Path) -> None:
         write_whole(path, data)
 
 
-def _manifest_path(path: Path | None, folder: Path, images: ImageSet) -> str:
-    if path is None:
-        raise InputError(
-            f"Expected image files in {images.source}, got images in memory; save them first."
-        )
+def _manifest_path(path: Path, folder: Path) -> str:
     # Links are not resolved: their targets may have names without an extension.
     path, folder = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

@@ -61,6 +61,7 @@ def caption(
         images, assignments(where, "--where"), root=root, path_column=path_column
     )
     captioning.check_target(out)
+    captioning.check_files(opened)
     if options.dry_run:
         calls = len(opened) if captioner_of(settings)[0].asks else 0
         estimate = {"images": len(opened), "paid_calls": calls, "notes": opened.notes}

@@ -80,7 +80,7 @@ def split_pair(a: ImageSet, b: ImageSet, config: Config) -> SplitPair:
     if config.paired_by:
         usual = {name: columns.USUAL[name] for name in config.paired_by if name in columns.USUAL}
         paired_a, paired_b, n_unpaired = pair_up(
-            a.with_columns(usual), b.with_columns(usual), config.paired_by
+            a.with_usual_columns(usual), b.with_usual_columns(usual), config.paired_by
         )
     halves = split(
         paired_a,

@@ -280,7 +280,18 @@ class ImageSet:
         """Returns the same images under another name."""
         return self._select(np.arange(len(self)), name=name, where=self.where)
 
-    def with_columns(self, names: Mapping[str, Sequence[str]]) -> "ImageSet":
+    def with_columns(self, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> "ImageSet":
+        """Returns the same images, with columns of the frame added or replaced.
+
+        Args:
+            columns: Name → n values.
+        """
+        frame = self._frame.copy()
+        for name, values in columns.items():
+            frame[name] = list(values)
+        return self._with(self._items, frame, name=self.name, where=self.where)
+
+    def with_usual_columns(self, names: Mapping[str, Sequence[str]]) -> "ImageSet":
         """Returns the same images, with columns under the names that a caller uses.
 
         Args:
