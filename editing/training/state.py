@@ -47,8 +47,15 @@ def save(
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata = {_KEY: json.dumps(description)}
 
-    with explained("a path to write the checkpoint to", path):
-        write_whole(path, lambda part: save_file(contiguous, part, metadata))
+    def write(part: Path) -> None:
+        try:
+            save_file(contiguous, part, metadata)
+        except SafetensorError as error:
+            # How safetensors reports a full disk.
+            raise OSError(str(error)) from error
+
+    with explained("a path to write the checkpoint to", path, "free space or name another file"):
+        write_whole(path, write)
 
 
 def load(

@@ -145,6 +145,8 @@ def test_root_and_path_column(root: Path) -> None:
     assert images.path(0) == root / "elsewhere" / "right.png"
     with pytest.raises(InputError, match=r"'othr'.*did you mean 'other'"):
         ImageSet.open(path, path_column="othr")
+    with pytest.raises(InputError, match="as root"):
+        ImageSet.open(path, root=root / "nowhere")
 
 
 def test_bytes_in_a_table_are_the_same_image_as_the_file(root: Path) -> None:

@@ -112,6 +112,11 @@ class ImageSet:
                 row matches `where`.
         """
         where = dict(where or {})
+        if root is not None and not Path(root).is_dir():
+            raise InputError(
+                f"Expected the folder of the images as root, got {os.fspath(root)}, which is none; "
+                "check the path."
+            )
         options = sources.TableOptions(None if root is None else Path(root), path_column)
         if isinstance(source, ImageSet):
             opened = source
