@@ -124,12 +124,19 @@ def test_an_invalid_file_is_refused(tmp_path: Path, name: str, text: str, messag
         read_prompts(tmp_path / name)
 
 
-def test_a_missing_file_and_other_encodings_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no file there"):
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
         read_prompts(tmp_path / "none.csv")
-    (tmp_path / "latin.csv").write_bytes("prompt\nvoilà\n".encode("latin-1"))
-    with pytest.raises(InputError, match="UTF-8"):
-        read_prompts(tmp_path / "latin.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
+@pytest.mark.parametrize("suffix", [".csv", ".txt"])
+def test_encodings_of_other_programs_are_read(
+    tmp_path: Path, encoding: str, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / f"p{suffix}").write_bytes("prompt\nvoilà un café\n".encode(encoding))
+    assert [p.text for p in read_prompts(tmp_path / f"p{suffix}")][-1] == "voilà un café"
+    assert ("Windows-1252" in caplog.text) == (encoding == "cp1252")
 
 
 def test_a_prompts_own_seed_takes_precedence_unless_ignored() -> None:

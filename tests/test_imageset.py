@@ -487,7 +487,6 @@ BAD_FILES: Sequence[tuple[str, bytes, str]] = [
     ("no-rows.csv", b"path,x\n", "got none"),
     ("blank.csv", b"path,x\n1.png,1\n,2\n", "row 2"),
     ("ragged.csv", b"path\n1.png\n2.png,3,4\n5,6,7,8\n", "cannot be read"),
-    ("latin.csv", "path\né.png\n".encode("latin-1"), "UTF-8"),
     ("ids.csv", b"path,id\n1.png,x\n2.png,x\n", "unique `id`"),
     ("remote.csv", b"path\nhttps://x.org/1.png\n", "download"),
     ("bad.parquet", b"PAR1 not really", "cannot be read"),

@@ -280,7 +280,7 @@ def test_two_ratings_of_one_claim_raise(tmp_path: Path) -> None:
 def test_a_missing_sheet_raises_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--write-sheet"):
         HumanJudge()
-    with pytest.raises(InputError, match="no file there"):
+    with pytest.raises(InputError, match="No such file"):
         HumanJudge(tmp_path / "none.csv")
 
 

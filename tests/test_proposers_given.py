@@ -62,12 +62,12 @@ def test_file_and_list_are_combined(tmp_path: Path) -> None:
 def test_invalid_hypotheses(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"got none; set proposer\.hypotheses"):
         ManualProposer()
-    with pytest.raises(InputError, match=r"missing\.txt, which cannot be read"):
+    with pytest.raises(InputError, match=r"missing\.txt \(No such file"):
         ManualProposer(file=str(tmp_path / "missing.txt"))
     with pytest.raises(InputError, match="got 'A: '"):
         ManualProposer(["A: "])
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"bad\.txt, which cannot be read"):
+    with pytest.raises(InputError, match=r"bad\.txt with other bytes"):
         ManualProposer(file=str(tmp_path / "bad.txt"))
 
 
@@ -168,7 +168,7 @@ def test_world_bank_is_complete() -> None:
 
 
 def test_invalid_banks(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.txt, which cannot be read"):
+    with pytest.raises(InputError, match=r"none\.txt \(No such file"):
         read_bank(str(tmp_path / "none.txt"))
     with pytest.raises(InputError, match="got none; write one per line"):
         read_bank(bank(tmp_path, "# only a comment", ""))

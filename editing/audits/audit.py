@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from editing.audits.grouping import split_groups, warn_shared_seeds
+from editing.audits.grouping import check_columns, split_groups, warn_shared_seeds
 from editing.audits.metrics import load_measures
 from editing.audits.outcomes import evaluate_outcomes
 from editing.audits.prompt_groups import PromptGroup, prompt_groups, samples_of
@@ -101,7 +101,8 @@ def audit_sets(
     """Audits existing images: of two models, or of an edit made by another tool.
 
     Args:
-        original: Images of the unedited model, with the columns ``prompt`` and ``seed``.
+        original: Images of the unedited model, with the columns ``prompt`` and ``seed`` or others
+            of their usual names, such as ``evaluation_seed``.
         edited: Images of the edited model. Images of equal prompt and seed form a pair.
         requests: The requests of the edit; () when they are not known, and the report then does
             not evaluate whether they were met.
@@ -127,9 +128,11 @@ def audit_sets(
         # A change under one prompt of four is in a quarter of the captions only. Candidates that
         # pass the lower threshold are still tested, on pairs that did not propose them.
         config = config.changed(proposer__min_z=config.proposer.min_z / 2)
+    original, edited = check_columns(original, edited)
     first, second, left_out = pair_up(original, edited, ("prompt", "seed"))
     groups = split_groups(first, second, by)
-    warnings = [f"{left_out} images without a partner were left out."] if left_out else []
+    warnings = list(dict.fromkeys([*original.notes, *edited.notes]))
+    warnings += [f"{left_out} images without a partner were left out."] if left_out else []
     warnings += warn_shared_seeds(groups)
     with Backends.using(config, cache, progress) as models:
         measured = [group.measure(config, models) for group in groups]

@@ -19,7 +19,7 @@ from visdiff.comparison.measurements import Measurements
 from visdiff.comparison.split import split_pair
 from visdiff.config import Config
 from visdiff.errors import InputError
-from visdiff.imageset import ImageSet
+from visdiff.imageset import ImageSet, columns
 
 
 @dataclass(frozen=True)
@@ -126,16 +126,23 @@ def warn_shared_seeds(groups: Sequence[PairedGroup]) -> list[str]:
     ]
 
 
-def check_columns(original: ImageSet, edited: ImageSet) -> None:
-    """Checks that two sets have the columns that an audit needs.
+def check_columns(original: ImageSet, edited: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Returns both sets with the columns ``prompt`` and ``seed``, which an audit needs.
+
+    They may have others of their usual names (`visdiff.imageset.columns`), such as
+    ``evaluation_seed``.
 
     Raises:
-        InputError: A set has no column ``prompt`` or ``seed``.
+        InputError: A set has no such column.
     """
+    original = original.with_usual_columns(columns.USUAL)
+    edited = edited.with_usual_columns(columns.USUAL)
     for images in (original, edited):
         missing = [c for c in ("prompt", "seed") if c not in images.frame.columns]
         if missing:
             raise InputError(
                 f"Expected a manifest with the columns prompt and seed, got {images.source} "
-                f"without {' and '.join(missing)}; `visdiff generate` writes such a manifest."
+                f"without {' and '.join(missing)}; write a table with one row per image and the "
+                "columns path, prompt and seed (or evaluation_seed), as `visdiff generate` does."
             )
+    return original, edited

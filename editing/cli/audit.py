@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visdiff.cli.options import CacheOption, ConfigFile, Json, Preset, assignments, configuration
+from visdiff.cli.options import (
+    CacheOption,
+    ConfigFile,
+    Json,
+    PathColumn,
+    Preset,
+    Root,
+    assignments,
+    configuration,
+)
 from visdiff.cli.options import Settings as Set
 from visdiff.errors import InputError
+from visdiff.files import load_json, read_text
 
 if TYPE_CHECKING:
     from editing.audits.prompt_groups import PromptGroup
     from editing.audits.report import AuditReport
+    from visdiff.imageset import ImageSet
 
 app = typer.Typer(
     help="Report what an edit changed: the requests, and side effects.", rich_markup_mode=None
@@ -40,6 +51,8 @@ def audit(
         Path | None, typer.Option(help="Instead of models: manifest of the original images.")
     ] = None,
     images_b: Annotated[Path | None, typer.Option(help="Manifest of the edited images.")] = None,
+    root: Root = None,
+    path_column: PathColumn = None,
     requests: Annotated[
         Path | None,
         typer.Option(help="Requests of an edit by another tool: a request file (TOML)."),
@@ -91,7 +104,7 @@ def audit(
                 "Expected --images-a and --images-b without a model, got another combination; give "
                 "both and leave out --base, --edit and --edited."
             )
-        sets = _open_sets(images_a, images_b)
+        sets = _open_sets(images_a, images_b, root, path_column)
     else:
         if base is None or (edit is None) == (edited is None):
             raise InputError(
@@ -157,13 +170,15 @@ def _read_request_file(requests: Path | None, base: str | None) -> tuple[Any, di
     return tuple(read), {"method": str(options["method"]), "base": base or "MODEL"}
 
 
-def _open_sets(a: Path, b: Path) -> tuple[Any, Any]:
+def _open_sets(
+    a: Path, b: Path, root: Path | None, path_column: str | None
+) -> tuple["ImageSet", "ImageSet"]:
     from editing.audits.grouping import check_columns
     from visdiff.imageset import ImageSet
 
-    sets = ImageSet.open(a), ImageSet.open(b)
-    check_columns(*sets)
-    return sets
+    reading = {"root": root, "path_column": path_column}
+    sets = ImageSet.open(a, **reading), ImageSet.open(b, **reading)
+    return check_columns(*sets)
 
 
 def _generate_sets(
@@ -284,13 +299,9 @@ def _print_summary(report: "AuditReport") -> None:
 
 def _read_audit(folder: Path) -> dict[str, Any]:
     file = folder / "audit.json"
+    text = read_text(file, "a folder that visdiff audit wrote")
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"Expected a folder that visdiff audit wrote, got {folder} ({error.strerror}: {file}); "
-            "check the path."
-        ) from error
+        return load_json(text)
     except ValueError as error:
         raise InputError(
             f"Expected JSON in {file}, got a syntax error ({error}); run the audit again."

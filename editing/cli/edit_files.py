@@ -5,7 +5,9 @@ Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
+from tempfile import mkdtemp
 from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -148,12 +150,30 @@ def _print_warnings(edit: "Edit") -> None:
 
 def save_and_print(edit: "Edit", out: Path, as_json: bool) -> None:
     """Saves an edit and prints its description, as JSON or for people."""
-    edit.save(out)
+    save_or_keep(edit, out)
     if as_json:
         typer.echo(json.dumps(edit.to_dict(), indent=2, ensure_ascii=False))
     else:
         _print_edit(edit)
         typer.echo(f"edit: {out}")
+
+
+def save_or_keep(edit: "Edit", out: Path) -> None:
+    """Saves an edit; if that fails, in the folder for temporary files, so that it is not lost.
+
+    Raises:
+        InputError: The file cannot be written; the message names the other one.
+    """
+    try:
+        edit.save(out)
+    except InputError as error:
+        kept = None
+        # The folder for temporary files may be on the same disk.
+        with suppress(InputError, OSError):
+            kept = edit.save(Path(mkdtemp(prefix="visdiff-")) / out.name)
+        if kept is None:
+            raise
+        raise InputError(f"{str(error).rstrip('.')} (the edit is in {kept}).") from error
 
 
 def _print_foreign(found: dict[str, Any], as_json: bool) -> None:

@@ -1,13 +1,13 @@
 """Fits from the command line, with their cost and progress on stderr."""
 
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visdiff.cli.options import assignments
+from visdiff.files import load_toml
 
 if TYPE_CHECKING:
     from editing.edit import Edit
@@ -131,7 +131,7 @@ def parse_settings(texts: Sequence[str] | None) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for name, value in assignments(texts, "--set").items():
         try:
-            settings[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+            settings[name] = load_toml(f"value = {value}")["value"]
+        except ValueError:
             settings[name] = value
     return settings

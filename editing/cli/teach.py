@@ -4,17 +4,18 @@ Data goes to stdout, notes and progress to stderr. Exit status: 0 done, 2 the us
 """
 
 import json
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from editing.cli.edit_files import save_or_keep
 from editing.cli.fit import parse_settings, training_progress
 from editing.personalize import find, names
 from visdiff.cli.options import Json, with_options
 from visdiff.errors import InputError
+from visdiff.files import load_toml, read_text
 
 if TYPE_CHECKING:
     from editing.edit import Edit
@@ -171,7 +172,7 @@ def _teach(method: str, model: str, source: str | None, out: Path, options: Teac
             on_event=on_event,
             **settings,
         )
-    edit.save(out)
+    save_or_keep(edit, out)
     _echo(edit, out, options.as_json)
 
 
@@ -261,9 +262,10 @@ def _open_also(text: str) -> "Subject":
 def _read_config(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
+    text = read_text(path, "a TOML file of settings")
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return load_toml(text)
+    except ValueError as error:
         raise InputError(f"Expected a TOML file of settings, got {path} ({error}); correct it."
                          ) from error  # fmt: skip
 

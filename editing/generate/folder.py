@@ -5,7 +5,6 @@ alone. Each file is written under a hidden temporary name and then renamed, so a
 leading dot never belongs to an incomplete file.
 """
 
-import errno
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,7 @@ from typing import Any, Self
 from PIL import Image
 
 from visdiff.errors import InputError
-from visdiff.files import write_whole
+from visdiff.files import is_full, utf8, write_whole
 
 MANIFEST = "manifest.jsonl"
 """Name of the manifest in a folder of generated images; `visdiff.imageset.ImageSet.open` reads it.
@@ -61,7 +60,7 @@ def _write(path: Path, data: bytes) -> None:
     try:
         write_whole(path, data)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = is_full(error)
         what = "a full disk" if full else f"an error ({error.strerror})"
         raise InputError(
             f"Expected to write {path}, got {what}; {'free space' if full else 'correct it'} and "
@@ -80,7 +79,7 @@ def write_manifest(folder: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     """
     path = folder / MANIFEST
     text = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
-    _write(path, text.encode())
+    _write(path, utf8(text))
     return path
 
 

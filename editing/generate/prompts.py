@@ -16,18 +16,13 @@ from typing import Any, Literal
 import pandas as pd
 
 from visdiff.errors import InputError
-from visdiff.imageset import manifest
+from visdiff.imageset import columns, manifest
 
 SUFFIXES = manifest.SUFFIXES | {".txt"}
 """File name suffixes (lower case) of prompt files."""
 
 Own = Literal["use", "ignore"]
 """Whether to use the seed or guidance scale that a prompt file specifies."""
-
-# In order of preference. I2P's release names sd_seed what UCE's copy names evaluation_seed.
-_TEXT_COLUMNS = ("prompt", "text", "caption")
-_SEED_COLUMNS = ("evaluation_seed", "sd_seed", "seed")
-_GUIDANCE_COLUMNS = ("evaluation_guidance", "sd_guidance_scale", "guidance_scale", "guidance")
 
 _RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 _SEED_LIMIT = 2**63
@@ -144,12 +139,13 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
     The prompt is read from the column ``prompt`` (or ``text``, or ``caption``), its seed from
     ``evaluation_seed`` (or ``sd_seed``, ``seed``), its guidance scale from ``evaluation_guidance``
-    (or ``sd_guidance_scale``, ``guidance_scale``, ``guidance``). Column names are not
-    case-sensitive. An empty seed or guidance counts as not specified. Cells of CSV and TSV are kept
-    as text. Empty lines of plain text and the unnamed index column of pandas are skipped.
+    (or ``sd_guidance_scale``, ``guidance_scale``, ``guidance``), which
+    `visdiff.imageset.columns` lists. Column names are not case-sensitive. An empty seed or guidance
+    counts as not specified. Cells of CSV and TSV are kept as text. Empty lines of plain text and
+    the unnamed index column of pandas are skipped.
 
     Args:
-        path: UTF-8 file; its suffix determines the format.
+        path: The file; its suffix determines the format.
 
     Returns:
         One or more prompts, in the order of the file.
@@ -173,29 +169,20 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def _read_text(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"Expected UTF-8 text in {path}, got other bytes; save it as UTF-8."
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"Expected a prompt file at {path}, got none ({error.strerror}); check the path."
-        ) from error
+    lines = manifest.read_text(path, "a prompt file").splitlines()
     return [{"prompt": line.strip()} for line in lines if line.strip()]
 
 
 def _parse_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Prompt]:
     # The rows of JSON lines may have different columns.
-    columns = list(dict.fromkeys(str(name) for row in rows for name in row))
-    text = _find(columns, _TEXT_COLUMNS)
+    names = list(dict.fromkeys(str(name) for row in rows for name in row))
+    text = columns.find(names, columns.PROMPT)
     if text is None:
         raise InputError(
-            f"Expected a column `prompt` in {path}, got the columns {', '.join(columns)}; rename "
+            f"Expected a column `prompt` in {path}, got the columns {', '.join(names)}; rename "
             "the column of the prompts."
         )
-    seed, guidance = _find(columns, _SEED_COLUMNS), _find(columns, _GUIDANCE_COLUMNS)
+    seed, guidance = columns.find(names, columns.SEED), columns.find(names, columns.GUIDANCE)
     prompts = []
     for number, row in enumerate(rows, start=1):
         cells = {str(name): _plain(value) for name, value in row.items()}
@@ -220,12 +207,6 @@ def _parse_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Prompt]:
             )
         )
     return prompts
-
-
-def _find(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    """Returns the column that matches the first of the names that occurs."""
-    known = {column.strip().lower(): column for column in reversed(columns)}
-    return next((known[name] for name in names if name in known), None)
 
 
 def _plain(value: Any) -> Any:

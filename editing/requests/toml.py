@@ -1,13 +1,13 @@
 """Request files (TOML) of ``visdiff edit run``, and text files of concepts."""
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from editing.requests import KINDS, Request, from_dict
 from visdiff.errors import InputError
+from visdiff.files import load_toml, read_text
 
 
 def read_requests(path: Path) -> tuple[list[Request], dict[str, Any]]:
@@ -22,13 +22,10 @@ def read_requests(path: Path) -> tuple[list[Request], dict[str, Any]]:
     Raises:
         InputError: The file does not exist or is not valid TOML, or a table or field is unknown.
     """
+    text = read_text(path, "a request file")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"Expected a request file, got {path} ({error.strerror}); check the path."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = load_toml(text)
+    except ValueError as error:
         raise InputError(f"Expected TOML in {path}, got {error}; correct the file.") from error
     settings = values.pop("config", {})
     options: dict[str, Any] = dict(settings) if isinstance(settings, dict) else {}
@@ -86,13 +83,7 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         InputError: The file does not exist, is not UTF-8, or has no such line.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"Expected a text file with one concept per line, got {path}; check the path and save "
-            "it as UTF-8."
-        ) from error
+    text = read_text(path, "a text file with one concept per line")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise InputError(f"Expected one concept per line, got the empty file {path}; add one.")

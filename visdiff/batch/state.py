@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from visdiff.errors import InputError, VisdiffError
-from visdiff.files import write_whole
+from visdiff.files import load_json, read_whole, write_whole
 from visdiff.hashing import canonical_json, key
 from visdiff.llm.batch import Line
 from visdiff.llm.cached import KIND
@@ -78,7 +78,7 @@ class BatchState:
         """
         path = folder / _FILE
         try:
-            data = json.loads(path.read_bytes())
+            data = load_json(read_whole(path))
             if data["version"] != _VERSION:
                 raise InputError(
                     f"Expected batches of version {_VERSION} in {path}, got version "
@@ -163,7 +163,7 @@ class BatchState:
         """
         path = self._parts_file(entry)
         try:
-            rows = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+            rows = [load_json(line) for line in read_whole(path).split(b"\n") if line]
             found = {key(KIND, row): row for row in rows}
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise VisdiffError(

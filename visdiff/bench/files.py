@@ -79,7 +79,7 @@ class Finder:
                 names = sorted(
                     name
                     for name in self._file_names(root / folder)
-                    if os.path.splitext(name)[1].lower() in decode.SUFFIXES
+                    if os.path.splitext(name)[1].lower() in decode.suffixes()
                 )
                 if names:
                     found = tuple(root / folder / name for name in names)

@@ -15,6 +15,7 @@ All other attributes follow the world's priors in both sets.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from visdiff.bench.pairs import NULL, Benchmark, Pair
 from visdiff.errors import InputError
+from visdiff.files import explained, write_whole
 from visdiff.miniature import world
 from visdiff.miniature.render import Art
 
@@ -177,9 +179,8 @@ def render(
             a, b = (_words(plan.attribute, v) if plan.attribute else v for v in plan.values)
             entry = {"id": plan.id, "split": plan.split, "attribute": plan.attribute}
             lines.append(json.dumps({**entry, "a": a, "b": b}))
-            partial = index.with_suffix(".partial")
-            partial.write_text("\n".join(lines) + "\n", "utf-8")
-            partial.replace(index)
+            with explained("a folder for renderings that can be written to", folder):
+                write_whole(index, ("\n".join(lines) + "\n").encode())
     requested = {p.id for p in plans(seed, pairs, null_pairs)}
     rendered = load(folder)
     return replace(rendered, pairs=tuple(p for p in rendered.pairs if p.id in requested))
@@ -215,9 +216,11 @@ def _render_pair(plan: Plan, folder: Path, icons: Art, seed: int, size: int) -> 
     for side, name in enumerate("AB"):
         rng = _generator(plan, side, seed)
         target = folder / plan.id / name
-        target.mkdir(parents=True, exist_ok=True)
         for i, scene in enumerate(scenes(plan, side, size, rng)):
-            Image.fromarray(icons.render(scene, rng)).save(target / f"{i:03d}.png")
+            buffer = BytesIO()
+            Image.fromarray(icons.render(scene, rng)).save(buffer, "PNG")
+            with explained("a folder for renderings that can be written to", folder):
+                write_whole(target / f"{i:03d}.png", buffer.getvalue())
 
 
 def load(folder: Path) -> Benchmark:

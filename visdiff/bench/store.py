@@ -17,6 +17,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from visdiff.errors import InputError
+from visdiff.files import append_line, explained, load_json, read_whole
 from visdiff.results import to_plain
 
 SCHEMA_VERSION = 1
@@ -94,7 +95,7 @@ class Results:
         """
         file = Path(path)
         try:
-            data = file.read_bytes()
+            data = read_whole(file)
         except OSError as error:
             raise InputError(
                 f"Expected a results file of `visdiff bench run`, got {path} ({error.strerror}); "
@@ -120,7 +121,7 @@ class Results:
         new_header: Record = {"schema_version": SCHEMA_VERSION, **to_plain(header)}
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            data = file.read_bytes() if file.exists() else b""
+            data = read_whole(file) if file.exists() else b""
             old_header, records, n_complete = _parse(data, file)
             if old_header is not None:
                 _check_same(old_header, new_header, file)
@@ -161,11 +162,9 @@ class Results:
         return sum(r.get("missing", 0) for r in self.records.values())
 
     def _write(self, line: Record) -> None:
-        text = json.dumps(line, ensure_ascii=True, allow_nan=False) + "\n"
-        with self.path.open("ab") as file:
-            file.write(text.encode("ascii"))
-            file.flush()
-            os.fsync(file.fileno())
+        text = json.dumps(line, ensure_ascii=True, allow_nan=False)
+        with explained("a file that results can be appended to", self.path):
+            append_line(self.path, text.encode("ascii"))
 
 
 def _parse(data: bytes, path: Path) -> tuple[Record | None, dict[str, Record], int]:
@@ -176,7 +175,7 @@ def _parse(data: bytes, path: Path) -> tuple[Record | None, dict[str, Record], i
         if not line.strip():
             continue
         try:
-            lines.append(json.loads(line))
+            lines.append(load_json(line))
         except ValueError as error:
             raise InputError(
                 f"Expected a results file of `visdiff bench run`, got {path}, whose line {number} "

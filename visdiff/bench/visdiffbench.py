@@ -18,7 +18,6 @@ Other benchmarks can be opened in the released layout. Their name is read from t
 a file ``benchmark.json`` next to the jsonl files. Pairs of a split named ``null`` do not differ.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ import pandas as pd
 from visdiff.bench.files import Finder, SetName, lettered_folder
 from visdiff.bench.pairs import Benchmark, Pair
 from visdiff.errors import InputError
+from visdiff.files import load_json, read_text
 from visdiff.imageset import manifest
 
 PAIRED = ("easy", "medium", "hard")
@@ -273,7 +273,7 @@ def _name(base: Path) -> str:
         card = base / folder / "benchmark.json"
         if card.is_file():
             try:
-                return str(json.loads(card.read_text("utf-8"))["name"])
+                return str(load_json(read_text(card, "the card of a benchmark"))["name"])
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(
                     f'Expected {{"name": …}} in {card}, got something else; correct the file.'

@@ -27,7 +27,7 @@ from visdiff import hashing
 from visdiff.cache import rows as cache_rows
 from visdiff.cache.rows import COLUMNS, Entry
 from visdiff.errors import CacheMissError, InputError
-from visdiff.files import write_whole
+from visdiff.files import explained, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -202,6 +202,9 @@ class Cache:
         Returns:
             The path: `path_for`, or a path in a temporary folder if the mode does not write or the
             folder cannot be written.
+
+        Raises:
+            InputError: The temporary folder cannot be written either.
         """
         path = self.path_for(kind, parts, suffix)
         if self.mode in _WRITING and not self._broken:
@@ -210,10 +213,11 @@ class Cache:
                 return path
             except OSError as error:
                 self._give_up_writing(error)
-        with self._guard():
+        temporary = Path(tempfile.gettempdir())
+        with self._guard(), explained("a temporary folder that can be written to", temporary):
             self._temporary = self._temporary or Path(tempfile.mkdtemp(prefix="visdiff-"))
-        path = self._temporary / path.name
-        write_whole(path, data)
+            path = self._temporary / path.name
+            write_whole(path, data)
         return path
 
     def stats(self) -> dict[str, Any]:
@@ -312,16 +316,25 @@ class Cache:
 
         Returns:
             Number of lines.
+
+        Raises:
+            InputError: The file cannot be written, or the database is damaged.
         """
-        lines: list[bytes] = []
+        count = 0
+
+        def write(part: Path) -> None:
+            nonlocal count
+            with part.open("wb") as file:
+                for entry in self._entries(connection) if connection else ():
+                    if cache_rows.is_undamaged(entry):
+                        file.write(json.dumps(cache_rows.as_json(entry)).encode() + b"\n")
+                        count += 1
+
         with self._guard(), self._report_damage():
             connection = self._connect()
-            for entry in self._entries(connection) if connection else ():
-                if not cache_rows.is_undamaged(entry):
-                    continue
-                lines.append(json.dumps(cache_rows.as_json(entry)).encode() + b"\n")
-        write_whole(Path(path), b"".join(lines))
-        return len(lines)
+            with explained("a file that can be written", Path(path)):
+                write_whole(Path(path), write)
+        return count
 
     def close(self) -> None:
         """Closes the connection of this process; the next use reopens it."""

@@ -135,7 +135,8 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection | None:
         writable: Open for writing, in WAL mode.
 
     Returns:
-        A connection in autocommit mode, or None if there is no file to read.
+        A connection in autocommit mode, or None if there is no file to read, or one without
+        content.
 
     Raises:
         OSError, sqlite3.Error: It cannot be opened in this mode.
@@ -186,11 +187,14 @@ def _open(address: str) -> sqlite3.Connection:
 
 def _check_version(
     connection: sqlite3.Connection, path: Path, *, create: bool
-) -> sqlite3.Connection:
+) -> sqlite3.Connection | None:
     try:
         if create:
             _create(connection)
         version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if not create and version == 0 and _is_empty(connection):
+            connection.close()
+            return None
         if version != _VERSION:
             raise InputError(
                 f"Expected a cache of format {_VERSION} in {path}, got format {version}; move it "
@@ -200,6 +204,11 @@ def _check_version(
         connection.close()
         raise
     return connection
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    """Returns whether a database has no table: a full disk or another process interrupted it."""
+    return connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
 
 
 def _create(connection: sqlite3.Connection) -> None:

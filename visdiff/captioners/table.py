@@ -5,6 +5,7 @@ The manifest has one row per image, with the file in the column ``path`` and the
 of the set's own manifest (prompt, seed, group) are copied.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visdiff.errors import InputError
-from visdiff.files import explained, write_whole
+from visdiff.files import explained, utf8, write_whole
 from visdiff.imageset import ImageSet
+from visdiff.results import to_plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +43,19 @@ def check_target(path: Path) -> None:
             raise IsADirectoryError(0, "it is a folder")
 
 
+def check_files(images: ImageSet) -> None:
+    """Checks, before anything is computed, that a manifest can name the images of a set.
+
+    Raises:
+        InputError: An image has no file.
+    """
+    if any(images.path(i) is None for i in range(len(images))):
+        raise InputError(
+            f"Expected image files in {images.source}, got images in memory or in a table; save "
+            "them as files first."
+        )
+
+
 def table(images: ImageSet, captions: Sequence[str | None], folder: Path) -> "pd.DataFrame":
     """Returns the manifest, one row per image, in the order of the set.
 
@@ -62,9 +77,11 @@ def table(images: ImageSet, captions: Sequence[str | None], folder: Path) -> "pd
         raise ValueError(
             f"Expected {len(images)} captions, got {len(captions)}; pass one per image."
         )
+    check_files(images)
     frame = images.frame
     known = {str(c): frame[c].tolist() for c in frame.columns if c not in ("path", "caption", "id")}
-    paths = [_manifest_path(images.path(i), folder, images) for i in range(len(images))]
+    files = [images.path(i) for i in range(len(images))]
+    paths = [_manifest_path(file, folder) for file in files if file is not None]
     columns: Mapping[str, Sequence[object]] = {
         "path": paths,
         "caption": list(captions),
@@ -77,35 +94,34 @@ def table(images: ImageSet, captions: Sequence[str | None], folder: Path) -> "pd
 def write(frame: "pd.DataFrame", path: Path) -> None:
     """Writes a manifest atomically, in the format given by the extension.
 
-    A missing value is an empty cell in CSV and null in the other formats.
+    A missing value is an empty cell in CSV and null in the other formats. File names that are not
+    UTF-8 are written to CSV as they are, and to JSON with escapes.
 
     Raises:
         InputError: The extension is not in `SUFFIXES`, the file cannot be written, or a file name
-            in it is not UTF-8.
+            in it is not UTF-8 and the format is Parquet.
     """
     check_target(path)
     suffix = path.suffix.lower()
-    try:
-        if suffix == ".parquet":
+    if suffix == ".parquet":
+        try:
             data = frame.to_parquet(index=False)
-        elif suffix == ".jsonl":
-            text = frame.to_json(orient="records", lines=True, force_ascii=False) or ""
-            data = text.encode()
-        else:
-            data = frame.to_csv(index=False, lineterminator="\n").encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"Expected file names in UTF-8 for {path}, got {error.object!r}; rename the file."
-        ) from error
+        except UnicodeEncodeError as error:
+            name = utf8(str(error.object)).decode()
+            raise InputError(
+                f"Expected file names in UTF-8 for {path}, got {name}; write .jsonl or .csv, which "
+                "hold any name."
+            ) from error
+    elif suffix == ".jsonl":
+        rows = (to_plain(row) for row in frame.to_dict("records"))
+        data = utf8("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    else:
+        data = frame.to_csv(index=False, lineterminator="\n").encode("utf-8", "surrogateescape")
     with explained("a file that can be written", path, "choose another with --out"):
         write_whole(path, data)
 
 
-def _manifest_path(path: Path | None, folder: Path, images: ImageSet) -> str:
-    if path is None:
-        raise InputError(
-            f"Expected image files in {images.source}, got images in memory; save them first."
-        )
+def _manifest_path(path: Path, folder: Path) -> str:
     # Links are not resolved: their targets may have names without an extension.
     path, folder = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

@@ -4,8 +4,10 @@ Exit status: 0 success, 2 invalid input (with an error message), 3 incomplete re
 a model gave no answer.
 """
 
+import io
 import logging
 import sys
+from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import NoReturn
 
@@ -13,6 +15,7 @@ import typer
 
 from visdiff.cli import batch, bench, cache, caption, compare, doctor, many, rank, recipes
 from visdiff.errors import IncompleteError, VisdiffError
+from visdiff.files import is_full
 
 app = typer.Typer(
     help="Describe how two sets of images differ, in sentences and with statistics.",
@@ -42,8 +45,14 @@ for _point in entry_points(group="visdiff.commands"):
 def main() -> None:
     """Runs the command line; a VisdiffError prints its message and exits with status 2 or 3."""
     logging.getLogger("visdiff").addHandler(logging.StreamHandler())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names that are not UTF-8 hold lone surrogates.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except IncompleteError as error:
         _fail(str(error), 3)
     except VisdiffError as error:
@@ -52,6 +61,17 @@ def main() -> None:
         # The reader of stdout has closed it (`| head`).
         sys.stderr.close()
         raise SystemExit(0) from None
+    except OSError as error:
+        # Otherwise Python writes the rest of stdout at exit, and fails again.
+        with suppress(OSError):
+            sys.stdout.close()
+        place = error.filename or "stdout or a file"
+        advice = "free space" if is_full(error) else "check it"
+        _fail(
+            f"Expected to read and write everything, got {place} "
+            f"({error.strerror or error}); {advice} and run the same command again.",
+            2,
+        )
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -153,6 +153,8 @@ def _job(job: str, source: str, samples: int, settings: "Config") -> _Chunks:
     from visdiff.imageset import ImageSet
 
     images = ImageSet.open(source)
+    for note in images.notes:
+        typer.echo(f"warning: {note}", err=True)
     return lambda model, cache: caption_requests(images, settings, model, cache)
 
 

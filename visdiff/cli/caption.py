@@ -15,6 +15,8 @@ from visdiff.cli.options import (
     Llm,
     MaxCalls,
     MaxCost,
+    PathColumn,
+    Root,
     RunOptions,
     Where,
     assignments,
@@ -31,6 +33,8 @@ def caption(
     llm: Llm = None,
     max_calls: MaxCalls = None,
     max_cost: MaxCost = None,
+    root: Root = None,
+    path_column: PathColumn = None,
     *,
     options: RunOptions,
 ) -> None:
@@ -53,16 +57,20 @@ def caption(
         llm__max_calls=max_calls,
         llm__max_cost=max_cost,
     )
-    opened = ImageSet.open(images, assignments(where, "--where"))
+    opened = ImageSet.open(
+        images, assignments(where, "--where"), root=root, path_column=path_column
+    )
     captioning.check_target(out)
+    captioning.check_files(opened)
     if options.dry_run:
         calls = len(opened) if captioner_of(settings)[0].asks else 0
-        estimate = {"images": len(opened), "paid_calls": calls}
+        estimate = {"images": len(opened), "paid_calls": calls, "notes": opened.notes}
         sentence = (
             f"{len(opened)} images to caption, less what the cache holds; {calls} calls of the "
             "chat model."
         )
-        typer.echo(json.dumps(estimate) if options.as_json else sentence)
+        plan = " ".join([sentence, *opened.notes])
+        typer.echo(json.dumps(estimate) if options.as_json else plan)
         return
     with Cache(mode=options.cache) as store:
         runtime = Runtime.of(settings.engine, store, progress=True)
@@ -73,10 +81,18 @@ def caption(
     failed = {opened.ids[i]: reason for i, reason in sorted(found.failures.items())}
     n = len(opened) - len(failed)
     if options.as_json:
-        result = {"images": len(opened), "captioned": n, "failed": failed, "out": str(out)}
+        result = {
+            "images": len(opened),
+            "captioned": n,
+            "failed": failed,
+            "left_out": opened.left_out,
+            "out": str(out),
+        }
         typer.echo(json.dumps(result, indent=2))
     else:
         typer.echo(f"{n} of {len(opened)} images captioned: {out}")
+    for note in opened.notes:
+        typer.echo(f"warning: {note}", err=True)
     if ledger.spent:
         typer.echo("warning: the budget is spent: not every image was captioned", err=True)
     if failed:

@@ -8,7 +8,9 @@ from visdiff.cli.options import (
     BackendOptions,
     Null,
     PairedBy,
+    PathColumn,
     ProposerName,
+    Root,
     Where,
     assignments,
     with_options,
@@ -31,6 +33,8 @@ def compare(
         typer.Option(help="Images for the proposer: random, representative or diverse."),
     ] = None,
     null: Null = None,
+    root: Root = None,
+    path_column: PathColumn = None,
     *,
     options: BackendOptions,
 ) -> None:
@@ -51,7 +55,8 @@ def compare(
     )
     filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
     options.check_out()
-    pair = split_pair(*open_pair(a, b, filter_a, filter_b), settings)
+    opened = open_pair(a, b, filter_a, filter_b, root=root, path_column=path_column)
+    pair = split_pair(*opened, settings)
     costs = plan(pair, settings)
     if options.dry_run:
         typer.echo(costs.to_json() if options.as_json else costs.sentence())

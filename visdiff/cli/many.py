@@ -4,13 +4,13 @@ Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input
 results (a pair that could not be compared, images that could not be read or scored).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visdiff.cli.options import BackendOptions, ProposerName, with_options
+from visdiff.cli.options import BackendOptions, PathColumn, ProposerName, Root, with_options
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def compare_many(
         bool, typer.Option("--rest", help="Compare each set with all others joined.")
     ] = False,
     proposer: ProposerName = None,
+    root: Root = None,
+    path_column: PathColumn = None,
     *,
     options: BackendOptions,
 ) -> None:
@@ -40,7 +42,7 @@ def compare_many(
     from visdiff.comparison.plan import plan_many
 
     settings = options.configuration(proposer=proposer)
-    opened = _open(sets, name, by)
+    opened = _open(sets, name, by, {"root": root, "path_column": path_column})
     options.check_out()
     pairs = many.each_and_rest(opened) if rest else many.every_pair(opened)
     costs = plan_many(pairs, settings)
@@ -56,12 +58,15 @@ def compare_many(
 
 def deliver(many: "ManyReport", out: Path | None, as_json: bool) -> None:
     """Saves and prints a result; exits with status 3 if it is incomplete."""
-    if out is not None:
-        many.save(out)
-    if as_json:
-        typer.echo(many.to_json(indent=2))
-    else:
-        _echo(many)
+    try:
+        if out is not None:
+            many.save(out)
+    finally:
+        # Also when the folder cannot be written to: the result is not lost.
+        if as_json:
+            typer.echo(many.to_json(indent=2))
+        else:
+            _echo(many)
     if out is not None:
         typer.echo(f"report: {out / 'index.html'}", err=as_json)
     if not is_complete(many):
@@ -85,7 +90,9 @@ def _echo(many: "ManyReport") -> None:
         typer.echo(f"not compared: {a} and {b}: {reason}", err=True)
 
 
-def _open(sets: Sequence[str], names: Sequence[str] | None, by: str | None) -> "list[ImageSet]":
+def _open(
+    sets: Sequence[str], names: Sequence[str] | None, by: str | None, reading: Mapping[str, Any]
+) -> "list[ImageSet]":
     from visdiff.comparison.many import open_sets
     from visdiff.imageset import ImageSet
 
@@ -95,11 +102,10 @@ def _open(sets: Sequence[str], names: Sequence[str] | None, by: str | None) -> "
                 f"Expected one manifest and no --name with --by, got {len(sets)} sources and "
                 f"{len(names or [])} names; the values of the column are the names."
             )
-        return open_sets(sets[0], by)
+        return open_sets(ImageSet.open(sets[0], **reading), by)
     if names and len(names) != len(sets):
         raise InputError(
             f"Expected a --name for each of {len(sets)} sets, got {len(names)}; pass all or none."
         )
-    return open_sets(
-        [ImageSet.open(s, name=n) for s, n in zip(sets, names or [None] * len(sets), strict=True)]
-    )
+    pairs = zip(sets, names or [None] * len(sets), strict=True)
+    return open_sets([ImageSet.open(s, name=n, **reading) for s, n in pairs])

@@ -61,6 +61,14 @@ PairedBy = Annotated[
 Null = Annotated[
     int | None, typer.Option(help="Number of additional runs with shuffled sets (null runs).")
 ]
+Root = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of the images of manifests with other paths."),
+]
+PathColumn = Annotated[
+    str | None,
+    typer.Option(metavar="COLUMN", help="Column of the image files; by default path, file_name, …"),
+]
 Out = Annotated[Path | None, typer.Option(help="Folder for the report.")]
 
 

@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from visdiff.cli.options import BackendOptions, Null, PairedBy, Where, assignments, with_options
+from visdiff.cli.options import (
+    BackendOptions,
+    Null,
+    PairedBy,
+    PathColumn,
+    Root,
+    Where,
+    assignments,
+    with_options,
+)
 
 
 @with_options(BackendOptions)
@@ -28,6 +37,8 @@ def rank(
     where_b: Where = None,
     paired_by: PairedBy = None,
     null: Null = None,
+    root: Root = None,
+    path_column: PathColumn = None,
     *,
     options: BackendOptions,
 ) -> None:
@@ -53,7 +64,8 @@ def rank(
     settings = with_hypotheses(settings, hypotheses)
     filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
     options.check_out()
-    pair = split_pair(*open_pair(a, b, filter_a, filter_b), settings)
+    opened = open_pair(a, b, filter_a, filter_b, root=root, path_column=path_column)
+    pair = split_pair(*opened, settings)
     costs = plan(pair, settings)
     if options.dry_run:
         typer.echo(costs.to_json() if options.as_json else costs.sentence())

@@ -14,13 +14,16 @@ from visdiff.results import DifferenceReport
 
 def deliver(report: DifferenceReport, out: Path | None, as_json: bool) -> None:
     """Saves and prints a report; exits with status 3 if it is incomplete."""
-    if out is not None:
-        report.save(out)
-    if as_json:
-        typer.echo(report.to_json(indent=2))
-    else:
-        print_report(report)
-        warn(report)
+    try:
+        if out is not None:
+            report.save(out)
+    finally:
+        # Also when the folder cannot be written to: the result is not lost.
+        if as_json:
+            typer.echo(report.to_json(indent=2))
+        else:
+            print_report(report)
+            warn(report)
     finish(report, out, as_json)
 
 

@@ -23,7 +23,7 @@ from visdiff.comparison.preflight import preflight
 from visdiff.comparison.provenance import Stopwatch
 from visdiff.comparison.readiness import check_models
 from visdiff.comparison.rounds import propose
-from visdiff.comparison.split import SplitPair, check_sizes, open_pair, split_pair
+from visdiff.comparison.split import SplitPair, check_sizes, open_pair, split_pair, without
 from visdiff.comparison.stages import captions_stage, proposals_stage, scores_stage
 from visdiff.config import Config
 from visdiff.engine import Applied
@@ -98,9 +98,14 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
 
     with stopwatch("preflight"):
         checks = preflight(set_a, set_b, cache=runtime.cache, progress=runtime.progress)
-        warnings = checks.warnings()
+        warnings = [*dict.fromkeys([*set_a.notes, *set_b.notes]), *checks.warnings()]
+        check_sizes(
+            without(set_a, checks.unreadable_a),
+            without(set_b, checks.unreadable_b),
+            checks.unreadable_a,
+            checks.unreadable_b,
+        )
         pair = pair.without(checks.unreadable_a, checks.unreadable_b, config)
-        check_sizes(pair.set_a, pair.set_b)
     if pair.n_unpaired:
         warnings.append(f"{pair.n_unpaired} images without a partner were left out.")
     halves, a, b = pair.halves, pair.halves.scoring_a, pair.halves.scoring_b

@@ -92,4 +92,5 @@ def _card(images: ImageSet, discovery: ImageSet, scoring: ImageSet, unreadable: 
         n_scored=len(scoring),
         n_unreadable=unreadable,
         where=dict(images.where),
+        left_out=dict(images.left_out),
     )

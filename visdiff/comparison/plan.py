@@ -29,6 +29,7 @@ class Plan:
         double_dipped: Whether there are too few images for two halves, so that nothing can be
             confirmed.
         cost: Estimated cost of the calls in US dollars; None without prices.
+        notes: Sentences about files that were left out of the sets and how the others were found.
     """
 
     n_a: int
@@ -39,6 +40,7 @@ class Plan:
     paid_calls: int
     double_dipped: bool
     cost: float | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Returns the plan as JSON."""
@@ -53,7 +55,7 @@ class Plan:
         )
         if self.double_dipped:
             text += " Too few images for two halves: nothing can be confirmed."
-        return text
+        return " ".join([text, *self.notes])
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class ManyPlan:
         classified: Number of images to classify before the sets are known, times the number of
             classifiers. The other numbers are then bounds for the largest possible sets.
         cost: Estimated cost of the calls in US dollars; None without prices.
+        notes: Sentences about files that were left out of the sets and how the others were found.
     """
 
     comparisons: int
@@ -82,6 +85,7 @@ class ManyPlan:
     double_dipped: int = 0
     classified: int = 0
     cost: float | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Returns the plan as JSON."""
@@ -105,7 +109,7 @@ class ManyPlan:
                 f" {self.double_dipped} of the comparisons have too few images for two halves: "
                 "nothing can be confirmed there."
             )
-        return text
+        return " ".join([text, *self.notes])
 
 
 def plan(pair: SplitPair, config: Config) -> Plan:
@@ -126,6 +130,7 @@ def plan(pair: SplitPair, config: Config) -> Plan:
         paid_calls=work.paid(config),
         double_dipped=halves.double_dipped,
         cost=work.cost(config),
+        notes=tuple(dict.fromkeys([*pair.set_a.notes, *pair.set_b.notes])),
     )
 
 
@@ -180,6 +185,7 @@ def plan_many(
         paid_calls=together.paid(config),
         double_dipped=dipped,
         cost=together.cost(config),
+        notes=tuple(dict.fromkeys(note for pair in pairs for s in pair for note in s.notes)),
     )
 
 

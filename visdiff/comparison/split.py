@@ -9,7 +9,7 @@ import numpy as np
 
 from visdiff.config import Config
 from visdiff.errors import InputError
-from visdiff.imageset import ImageSet, manifest
+from visdiff.imageset import ImageSet, columns, manifest
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class SplitPair:
         if not unreadable_a and not unreadable_b:
             return self
         return split_pair(
-            _without(self.set_a, unreadable_a), _without(self.set_b, unreadable_b), config
+            without(self.set_a, unreadable_a), without(self.set_b, unreadable_b), config
         )
 
 
@@ -78,7 +78,10 @@ def split_pair(a: ImageSet, b: ImageSet, config: Config) -> SplitPair:
     """
     paired_a, paired_b, n_unpaired = a, b, 0
     if config.paired_by:
-        paired_a, paired_b, n_unpaired = pair_up(a, b, config.paired_by)
+        usual = {name: columns.USUAL[name] for name in config.paired_by if name in columns.USUAL}
+        paired_a, paired_b, n_unpaired = pair_up(
+            a.with_usual_columns(usual), b.with_usual_columns(usual), config.paired_by
+        )
     halves = split(
         paired_a,
         paired_b,
@@ -89,18 +92,40 @@ def split_pair(a: ImageSet, b: ImageSet, config: Config) -> SplitPair:
     return SplitPair(a, b, halves, n_unpaired)
 
 
-def check_sizes(a: ImageSet, b: ImageSet) -> None:
+def check_sizes(
+    a: ImageSet,
+    b: ImageSet,
+    unreadable_a: Sequence[tuple[str, str]] = (),
+    unreadable_b: Sequence[tuple[str, str]] = (),
+) -> None:
     """Checks that both sets have enough images for a comparison.
 
+    Args:
+        a: Set A.
+        b: Set B.
+        unreadable_a: Id and reason of each image that was left out of A.
+        unreadable_b: The same for B.
+
     Raises:
-        InputError: A set has fewer than two images.
+        InputError: A set has fewer than two images. The message has the reason of the first
+            unreadable image, and the folders that were tried.
     """
-    for images, which in ((a, "A"), (b, "B")):
+    for images, which, unreadable in ((a, "A", unreadable_a), (b, "B", unreadable_b)):
         if len(images) < 2:
-            raise InputError(
+            text = (
                 f"Expected at least 2 readable images in set {which} ({images.source}), got "
-                f"{len(images)}; provide more images."
+                f"{len(images)}"
             )
+            if not unreadable:
+                raise InputError(f"{text}; provide more images.")
+            reason = unreadable[0][1].removeprefix("Expected a readable image at ")
+            text += f" and {len(unreadable)} unreadable, the first {reason.partition(';')[0]}"
+            if images.tried:
+                raise InputError(
+                    f"{text} (tried the folders {', '.join(images.tried)}); name the folder of "
+                    "the images with --root."
+                )
+            raise InputError(f"{text}; repair or replace them.")
 
 
 def open_pair(
@@ -110,17 +135,29 @@ def open_pair(
     where_b: Mapping[str, Any] | None = None,
     name_a: str | None = None,
     name_b: str | None = None,
+    root: Path | None = None,
+    path_column: str | None = None,
 ) -> tuple[ImageSet, ImageSet]:
     """Opens both sets and gives them distinct names.
 
     Two files of the same name (``A/manifest.csv`` and ``B/manifest.csv``) are named by their
     folders.
 
+    Args:
+        a: Set A, as for `visdiff.imageset.ImageSet.open`.
+        b: Set B.
+        where_a: Filter on the manifest's columns for A.
+        where_b: The same for B.
+        name_a: Name of A.
+        name_b: Name of B.
+        root: Folder that the paths of manifests are tried in first.
+        path_column: Column of manifests that holds the files.
+
     Raises:
         InputError: A source, column or group does not exist, or a set is empty.
     """
-    set_a = ImageSet.open(a, where_a, name=name_a)
-    set_b = ImageSet.open(b, where_b, name=name_b)
+    set_a = ImageSet.open(a, where_a, name=name_a, root=root, path_column=path_column)
+    set_b = ImageSet.open(b, where_b, name=name_b, root=root, path_column=path_column)
     if set_a.name == set_b.name:
         folders = [Path(s.source).parent.name for s in (set_a, set_b)]
         if "" in folders or folders[0] == folders[1]:
@@ -179,8 +216,8 @@ def pair_up(a: ImageSet, b: ImageSet, paired_by: Sequence[str]) -> tuple[ImageSe
                 f"{', '.join(missing)} to the manifest."
             )
         # As text, as in the split: 7 in one manifest matches 7.0 in the other.
-        columns = [images.frame[c].map(manifest.text).tolist() for c in paired_by]
-        keys = list(zip(*columns, strict=True))
+        values = [images.frame[c].map(manifest.text).tolist() for c in paired_by]
+        keys = list(zip(*values, strict=True))
         place = {key: i for i, key in enumerate(keys)}
         if len(place) < len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
@@ -200,7 +237,8 @@ def pair_up(a: ImageSet, b: ImageSet, paired_by: Sequence[str]) -> tuple[ImageSe
     return a.subset([in_a[k] for k in shared]), b.subset([in_b[k] for k in shared]), left_out
 
 
-def _without(images: ImageSet, unreadable: Sequence[tuple[str, str]]) -> ImageSet:
+def without(images: ImageSet, unreadable: Sequence[tuple[str, str]]) -> ImageSet:
+    """Returns a set without some images (id and reason)."""
     left_out = {name for name, _ in unreadable}
     return images.subset([i for i, name in enumerate(images.ids) if name not in left_out])
 

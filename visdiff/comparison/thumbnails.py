@@ -46,7 +46,8 @@ def score_table(
     n_a, n_b = len(halves.scoring_a), len(halves.scoring_b)
     columns: dict[str, object] = {
         "set": ["A"] * n_a + ["B"] * n_b,
-        "id": [*halves.scoring_a.ids, *halves.scoring_b.ids],
+        # Names that are not UTF-8 have lone surrogates, which only columns of objects hold.
+        "id": pd.Series([*halves.scoring_a.ids, *halves.scoring_b.ids], dtype=object),
         "half": ["both" if halves.double_dipped else "scoring"] * (n_a + n_b),
     }
     # A text that was proposed in both directions has one column.

@@ -5,7 +5,6 @@ configuration is written into every report, so that the report can be reproduced
 """
 
 import difflib
-import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -26,6 +25,7 @@ from visdiff.config.backends import (
     backends_with,
 )
 from visdiff.errors import InputError
+from visdiff.files import load_toml, read_text
 
 
 class LlmConfig(Frozen):
@@ -129,13 +129,7 @@ class Config(Frozen):
         Raises:
             InputError: The file cannot be read or is invalid.
         """
-        try:
-            text = Path(path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"Expected a TOML file, got {path}, which cannot be read: {error}; check the path."
-            ) from error
-        return cls.parse(text, source=str(path))
+        return cls.parse(read_text(path, "a TOML file"), source=str(path))
 
     @classmethod
     def parse(cls, text: str, source: str = "configuration") -> Self:
@@ -145,8 +139,8 @@ class Config(Frozen):
             InputError: The text is not TOML, or a field is unknown or has a wrong value.
         """
         try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            data = load_toml(text)
+        except ValueError as error:
             raise InputError(
                 f"Expected TOML in {source}, got a syntax error: {error}; correct the file."
             ) from error
@@ -177,8 +171,8 @@ class Config(Frozen):
         update: dict[str, Any] = {}
         for path, text in assignments.items():
             try:
-                value = tomllib.loads(f"value = {text}")["value"]
-            except tomllib.TOMLDecodeError:
+                value = load_toml(f"value = {text}")["value"]
+            except ValueError:
                 value = text  # a bare word is a string
             _assign(update, path.split("."), value)
         return self.updated(update, "--set")

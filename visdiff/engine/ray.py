@@ -15,13 +15,13 @@ import logging
 import os
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from visdiff import errors
 from visdiff.cache import rows as cache_rows
 from visdiff.engine import ImageModel, LocalEngine, Refused, compute_batch, prepare_or_refuse
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
+from visdiff.files import read_whole
 from visdiff.imageset import ImageSet, decode
 
 # Maximum number of blocks; more cost the scheduler more than they gain.
@@ -154,7 +154,7 @@ class _Worker:
     def _prepare(self, file: tuple[str, str]) -> Any:
         digest, path = file
         try:
-            data = Path(path).read_bytes()
+            data = read_whole(path)
         except OSError as error:
             return Refused(
                 str(decode.unreadable_error(path, f"a file that cannot be read ({error})"))

@@ -6,6 +6,7 @@ take a few megabytes of memory; pixels are decoded on request, one image at a ti
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import pandas as pd
 from PIL import Image
 
 from visdiff.errors import InputError, UnreadableImageError
-from visdiff.imageset import decode, manifest, sources
+from visdiff.files import open_regular, read_rest
+from visdiff.imageset import columns, decode, manifest, sources
 
 Item = str | os.PathLike[str] | Image.Image
 
@@ -37,17 +39,22 @@ class ImageSet:
             added, except that a path listed more than once gets "#2", "#3", … in order.
         source: Where the images come from, as text for a report.
         where: The filter that was applied, as text.
+        left_out: Suffix → number of files of the folder or glob that are no images.
+        tried: Folders that were tried, if the files of a manifest are in none of them.
     """
 
     def __init__(
         self,
-        items: Sequence[str | Image.Image],
+        items: Sequence[sources.StoredItem],
         frame: pd.DataFrame,
         *,
         name: str,
         source: str,
         where: Mapping[str, str],
         digests: dict[str, tuple[tuple[int, int] | None, str]],
+        left_out: Mapping[str, int] | None = None,
+        notes: Sequence[str] = (),
+        tried: Sequence[str] = (),
     ) -> None:
         """Uses `ImageSet.open`."""
         self._items = tuple(items)
@@ -56,6 +63,9 @@ class ImageSet:
         self.name = name
         self.source = source
         self.where = dict(where)
+        self.left_out = dict(left_out or {})
+        self.tried = tuple(tried)
+        self._notes = tuple(notes)
         self.ids: tuple[str, ...] = tuple(frame["id"].tolist())
 
     @classmethod
@@ -64,21 +74,29 @@ class ImageSet:
         source: "str | os.PathLike[str] | Sequence[Item] | pd.DataFrame | ImageSet",
         where: Mapping[str, Any] | None = None,
         name: str | None = None,
+        *,
+        root: str | os.PathLike[str] | None = None,
+        path_column: str | None = None,
     ) -> "ImageSet":
         """Opens a set of images, without decoding any.
 
         Args:
             source: One of
 
-                - a folder: every png, jpg, jpeg, webp, gif, bmp, tif, tiff and ppm in it and its
-                  subfolders, sorted by path, without hidden files;
+                - a folder: every image in it and its subfolders that Pillow reads (JPEG, PNG, WebP,
+                  AVIF, GIF, TIFF, …; HEIC with pillow-heif), sorted by path, without hidden files.
+                  Files without a suffix are recognised by their first bytes; other files are
+                  counted in `left_out`;
                 - a glob string such as ``"photos/**/*_left.png"``, sorted;
                 - one image file;
-                - a manifest (.csv, .tsv, .parquet, .jsonl; UTF-8) with a column ``path``, absolute
-                  or relative to the manifest's folder. When the files are not there, the current
-                  folder and then the manifest's parent folder are tried, so that original VisDiff
-                  CSVs (``path``, ``group_name``; paths like ``./data/…``) open unchanged. The same
-                  folder is used for all rows. A column ``id``, if any, must be unique;
+                - a manifest (.csv, .tsv, .parquet, .jsonl) with a column ``path``, ``file_name``
+                  or another of `columns.PATH`, absolute or relative to the manifest's folder. When
+                  the files are not there, the current folder and the manifest's parent folder are
+                  tried, so that original VisDiff CSVs (``path``, ``group_name``; paths like
+                  ``./data/…``) open unchanged, and then the paths without their first folders, so
+                  that manifests of another machine do. The same rule is used for all rows. In
+                  Parquet the column may hold the bytes of the files, as `datasets` writes them. A
+                  column ``id``, if any, must be unique;
                 - a list of paths, Pillow images, or both;
                 - a data frame with a column ``path``, relative to the current folder;
                 - another `ImageSet`.
@@ -86,19 +104,27 @@ class ImageSet:
                 text and as numbers, so 7 matches "7" and "007".
             name: Name of the set; by default the values of `where`, or the name of the folder or
                 file.
+            root: Folder that the paths of a manifest are tried in first.
+            path_column: Column of a manifest that holds the files.
 
         Raises:
-            InputError: The source does not exist, contains no image, has no column ``path``, or no
+            InputError: The source does not exist, contains no image, has no column of files, or no
                 row matches `where`.
         """
         where = dict(where or {})
+        if root is not None and not Path(root).is_dir():
+            raise InputError(
+                f"Expected the folder of the images as root, got {os.fspath(root)}, which is none; "
+                "check the path."
+            )
+        options = sources.TableOptions(None if root is None else Path(root), path_column)
         if isinstance(source, ImageSet):
             opened = source
         elif isinstance(source, pd.DataFrame):
-            table = sources.from_table(source, Path.cwd(), "images", "the data frame")
+            table = sources.from_table(source, Path.cwd(), "images", "the data frame", options)
             opened = cls._from_listing(table)
         elif isinstance(source, (str, os.PathLike)):
-            opened = cls._from_listing(sources.from_path(os.fspath(source)))
+            opened = cls._from_listing(sources.from_path(os.fspath(source), options))
         elif isinstance(source, Sequence) and not isinstance(source, (bytes, bytearray)):
             opened = cls._from_listing(sources.from_items(source))
         else:
@@ -132,8 +158,26 @@ class ImageSet:
         """
         return self._frame.copy(deep=False)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about files that were left out and about how the others were found."""
+        found = list(self._notes)
+        if self.left_out:
+            heic = f" To use the photos, {decode.HEIC_ADVICE}."
+            found.append(
+                f"{sum(self.left_out.values())} files of {self.source} that are no readable images "
+                f"were left out: {sources.left_out_text(self.left_out)}."
+                + (heic if decode.HEIC & set(self.left_out) else "")
+            )
+        if self.tried:
+            found.append(
+                f"No image of {self.source} was found; the first would be {self._items[0]}. Tried "
+                f"the folders {', '.join(self.tried)}."
+            )
+        return tuple(found)
+
     def path(self, index: int) -> Path | None:
-        """Returns the path of an image's file, or None for a Pillow image."""
+        """Returns the path of an image's file, or None for an image in memory."""
         item = self._items[index]
         return Path(item) if isinstance(item, str) else None
 
@@ -149,8 +193,8 @@ class ImageSet:
         """Reads an image as it is stored, without conversion.
 
         Returns:
-            The file's bytes (None for a Pillow image) and the loaded image with its ``format`` and
-            ``info``.
+            The bytes of the file, or those in a Parquet table (None for a Pillow image), and the
+            loaded image with its ``format`` and ``info``.
 
         Raises:
             UnreadableImageError: As for `image`.
@@ -158,10 +202,14 @@ class ImageSet:
         item = self._items[index]
         if isinstance(item, Image.Image):
             return None, item
+        if isinstance(item, bytes):
+            return item, decode.decode(item, self._label(index))
         try:
-            with open(item, "rb") as file:
+            with open_regular(item) as file:
                 status = os.fstat(file.fileno())
-                data = file.read()
+                data = read_rest(file)
+        except InputError:
+            raise
         except (OSError, ValueError) as error:
             raise self._file_error(index, error) from error
         # Hashing the bytes now saves reading the file again in `digest`.
@@ -171,7 +219,8 @@ class ImageSet:
     def digest(self, index: int) -> str:
         """Returns the SHA-256 of an image's file, cached until the file changes.
 
-        For a Pillow image, the mode, size and pixels of `image` are hashed.
+        For bytes in a table it is their SHA-256. For a Pillow image, the mode, size and pixels of
+        `image` are hashed.
 
         Returns:
             64 hexadecimal characters. They depend on the file's bytes only, not on its name, and
@@ -188,13 +237,17 @@ class ImageSet:
                 head = f"{image.mode} {image.width} {image.height}\n".encode()
                 known = self._store_digest(index, None, head + image.tobytes())
             return known[1]
+        if isinstance(item, bytes):
+            return (known or self._store_digest(index, None, item))[1]
         try:
             status = os.stat(item)
             state = (status.st_mtime_ns, status.st_size)
             if known is None or known[0] != state:
-                with open(item, "rb") as file:
+                with open_regular(item) as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 known = self._digests[self.ids[index]] = (state, digest)
+        except InputError:
+            raise
         except (OSError, ValueError) as error:
             raise self._file_error(index, error) from error
         return known[1]
@@ -232,6 +285,31 @@ class ImageSet:
         """Returns the same images under another name."""
         return self._select(np.arange(len(self)), name=name, where=self.where)
 
+    def with_columns(self, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> "ImageSet":
+        """Returns the same images, with columns of the frame added or replaced.
+
+        Args:
+            columns: Name → n values.
+        """
+        frame = self._frame.copy()
+        for name, values in columns.items():
+            frame[name] = list(values)
+        return self._with(self._items, frame, name=self.name, where=self.where)
+
+    def with_usual_columns(self, names: Mapping[str, Sequence[str]]) -> "ImageSet":
+        """Returns the same images, with columns under the names that a caller uses.
+
+        Args:
+            names: Name → usual names of the column, such as `columns.SEED`. A set that has the
+                name keeps its column; otherwise the first of the usual ones is copied.
+        """
+        frame = self._frame
+        for name, usual in names.items():
+            found = columns.find([c for c in frame.columns if c not in ("id", "path")], usual)
+            if name not in frame.columns and found is not None:
+                frame = pd.concat([frame, frame[found].rename(name)], axis="columns")
+        return self._with(self._items, frame, name=self.name, where=self.where)
+
     def joined(self, other: "ImageSet") -> "ImageSet":
         """Returns the concatenation of this set and another.
 
@@ -252,7 +330,7 @@ class ImageSet:
             if name in other._digests:
                 digests[unique] = other._digests[name]
         frame = pd.concat([self._frame, other._frame], ignore_index=True)
-        frame["id"] = ids
+        frame["id"] = pd.Series(ids, dtype=object)
         return ImageSet(
             [*self._items, *other._items],
             frame,
@@ -260,6 +338,9 @@ class ImageSet:
             source=f"{self.source} and {other.source}",
             where={},
             digests=digests,
+            left_out=Counter(self.left_out) + Counter(other.left_out),
+            notes=list(dict.fromkeys([*self._notes, *other._notes])),
+            tried=[*self.tried, *other.tried] if self.tried and other.tried else (),
         )
 
     def split(
@@ -324,16 +405,34 @@ class ImageSet:
             source=listing.source,
             where={},
             digests={},
+            left_out=listing.left_out,
+            notes=listing.notes,
+            tried=listing.tried,
         )
 
     def _select(self, positions: np.ndarray, *, name: str, where: Mapping[str, str]) -> "ImageSet":
+        items = [self._items[position] for position in positions.tolist()]
+        frame = self._frame.iloc[positions].reset_index(drop=True)
+        return self._with(items, frame, name=name, where=where)
+
+    def _with(
+        self,
+        items: Sequence[sources.StoredItem],
+        frame: pd.DataFrame,
+        *,
+        name: str,
+        where: Mapping[str, str],
+    ) -> "ImageSet":
         return ImageSet(
-            [self._items[position] for position in positions.tolist()],
-            self._frame.iloc[positions].reset_index(drop=True),
+            items,
+            frame,
             name=name,
             source=self.source,
             where=where,
             digests=self._digests,
+            left_out=self.left_out,
+            notes=self._notes,
+            tried=self.tried,
         )
 
     def _store_digest(
@@ -357,7 +456,8 @@ class ImageSet:
 
     def _file_error(self, index: int, error: Exception) -> UnreadableImageError:
         missing = isinstance(error, FileNotFoundError)
-        reason = "no file there" if missing else f"a file that cannot be read ({error})"
+        why = getattr(error, "strerror", None) or error
+        reason = "no file there" if missing else f"a file that cannot be read ({why})"
         return decode.unreadable_error(self._label(index), reason)
 
 

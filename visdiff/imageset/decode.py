@@ -7,25 +7,63 @@ truncated photo is never used.
 
 import contextlib
 import io
+import os
 import threading
 from functools import lru_cache
+from importlib import import_module
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from visdiff.errors import UnreadableImageError
+from visdiff.files import open_regular
 
-SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"},
-)
-"""File name suffixes (lower case) of images in folders and globs."""
+# Pillow would start Ghostscript for EPS, draws WMF on Windows only, and identifies the others
+# without decoding them.
+_NOT_DECODED = frozenset({"BUFR", "EPS", "FPX", "GRIB", "HDF5", "IPTC", "MIC", "MPEG", "WMF"})
 
-# Formats are restricted because Pillow would start Ghostscript for an EPS file named *.png. Photos
-# crawled from the web are often WebP or AVIF files named *.jpg.
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+# Formats that the first bytes identify beyond doubt.
+_SIGNED = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "PSD")
+
+# Number of bytes that Pillow identifies a format by.
+_HEAD = 16
+
+HEIC = frozenset({".heic", ".heif", ".hif"})
+"""Suffixes of the photos of phones that need the extra ``heif``."""
+
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+HEIC_ADVICE = "install pillow-heif (the extra visdiff[heif]) to read HEIC"
 
 # A Pillow image opened by the caller reads its file on first use, which is not thread-safe.
 _LAZY_LOAD = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def suffixes() -> frozenset[str]:
+    """Returns the file name suffixes (lower case) of images in folders and globs.
+
+    They are those that Pillow and its installed plugins decode, such as .png, .jpg, .jfif, .webp,
+    .avif and .tif, and .heic with pillow-heif.
+    """
+    return frozenset(_format_of_suffix())
+
+
+def is_image(path: str) -> bool:
+    """Returns whether the first bytes of a file are those of an image; False if it is unreadable.
+
+    Args:
+        path: A file whose name has no suffix.
+    """
+    _format_of_suffix()
+    try:
+        with open_regular(path) as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    known = [Image.OPEN[name][1] for name in _SIGNED if name in Image.OPEN]
+    # A plugin without a decoder returns a text in place of True.
+    return any(accept is not None and accept(head) is True for accept in known)
 
 
 def decode(data: bytes, label: str) -> Image.Image:
@@ -46,9 +84,11 @@ def decode(data: bytes, label: str) -> Image.Image:
     if not data:
         raise unreadable_error(label, "an empty file (0 bytes)")
     try:
-        image = Image.open(io.BytesIO(data), formats=_formats())
+        image = Image.open(io.BytesIO(data), formats=_formats(label))
         image.load()
     except UnidentifiedImageError as error:
+        if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+            raise unreadable_error(label, "an HEIC photo", HEIC_ADVICE) from error
         raise unreadable_error(label, "something that is no known image format") from error
     except Image.DecompressionBombError as error:
         raise unreadable_error(label, f"too many pixels to decode safely ({error})") from error
@@ -97,17 +137,36 @@ def to_rgb(image: Image.Image, label: str) -> Image.Image:
         raise unreadable_error(label, f"a damaged image ({_reason(error)})") from error
 
 
-def unreadable_error(label: str, got: str) -> UnreadableImageError:
+def unreadable_error(
+    label: str, got: str, advice: str = "replace or remove it"
+) -> UnreadableImageError:
     """Returns the error for one image."""
-    return UnreadableImageError(
-        f"Expected a readable image at {label}, got {got}; replace or remove it."
-    )
+    return UnreadableImageError(f"Expected a readable image at {label}, got {got}; {advice}.")
 
 
 @lru_cache(maxsize=1)
-def _formats() -> list[str]:
+def _format_of_suffix() -> dict[str, str]:
+    """Returns suffix → name of the format, after the plugins of Pillow are loaded."""
     Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]
+    with contextlib.suppress(ImportError):
+        import_module("pillow_heif").register_heif_opener()
+    return {
+        suffix: name
+        for suffix, name in Image.registered_extensions().items()
+        if name in Image.OPEN and name not in _NOT_DECODED
+    }
+
+
+def _formats(label: str) -> list[str]:
+    """Returns the formats to try. Photos crawled from the web are often WebP files named *.jpg."""
+    by_suffix = _format_of_suffix()
+    own = by_suffix.get(os.path.splitext(label)[1].lower())
+    # A format without a signature would read noise, so only its suffix admits it.
+    return [
+        name
+        for name in dict.fromkeys(by_suffix.values())
+        if name == own or Image.OPEN[name][1] is not None
+    ]
 
 
 def _reason(error: BaseException) -> str:

@@ -6,7 +6,8 @@ converted to numbers only if this is lossless, and filters compare text first an
 """
 
 import difflib
-import json
+import io
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -17,6 +18,10 @@ import numpy as np
 import pandas as pd
 
 from visdiff.errors import InputError
+from visdiff.files import explained, read_whole
+from visdiff.imageset import texts
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".parquet", ".tsv"})
 """File name suffixes (lower case) of manifests."""
@@ -24,33 +29,43 @@ SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".parquet", ".tsv"})
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _FLOAT = re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _MAX_LISTED = 12
+_WINDOWS_NOTE = "{} is not in UTF-8 and was read as Windows-1252."
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV, TSV, Parquet or JSONL file (UTF-8), one row an image.
+    """Returns a CSV, TSV, Parquet or JSONL file as a table, one row an image.
 
-    In CSV and TSV an empty cell is missing, and nothing else is ("NA" and "None" are text); a
-    column becomes integer or float only when every cell reads so and no two different texts become
-    one number ("007", or "1.10" next to "1.1", stay text).
+    Text may be UTF-8, UTF-16 or Windows-1252, and separated by commas, semicolons, tabs or bars. In
+    CSV and TSV an empty cell is missing, and nothing else is ("NA" and "None" are text); a column
+    becomes integer or float only when every cell reads so and no two different texts become one
+    number ("007", or "1.10" next to "1.1", stay text).
+
+    Returns:
+        The table. Its ``attrs["notes"]`` holds sentences about what was assumed.
 
     Raises:
         InputError: The file does not exist, is empty or cannot be parsed.
     """
-    found = _read(path, "a manifest")
+    found, encoding = _read(path, "a manifest")
     if isinstance(found, list):
         if not found:
             raise InputError(
-                f"expected a manifest with a header and rows in {path}, got an empty file: "
+                f"Expected a manifest with a header and rows in {path}, got an empty file; "
                 f"write at least a column `path` and one row."
             )
-        return pd.DataFrame(found)
-    if path.suffix.lower() == ".parquet":
-        return found
-    return pd.DataFrame({name: _typed(column) for name, column in found.items()})
+        table = texts.frame_of(found)
+    elif encoding is None:
+        table = found
+    else:
+        table = pd.DataFrame({name: _typed(column) for name, column in found.items()})
+    table.attrs = {"notes": [_WINDOWS_NOTE.format(path)] if encoding == texts.WINDOWS else []}
+    return table
 
 
 def read_rows(path: Path, what: str) -> list[dict[str, Any]]:
-    """Read the rows of a CSV, TSV, Parquet or JSONL file (UTF-8); cells of CSV and TSV are text.
+    """Returns the rows of a CSV, TSV, Parquet or JSONL file; cells of CSV and TSV are text.
+
+    Text may be encoded and separated as in `read_table`.
 
     Args:
         path: The file.
@@ -63,43 +78,52 @@ def read_rows(path: Path, what: str) -> list[dict[str, Any]]:
     Raises:
         InputError: The file does not exist or cannot be parsed.
     """
-    found = _read(path, what)
+    found, encoding = _read(path, what)
+    if encoding == texts.WINDOWS:
+        logger.warning(_WINDOWS_NOTE.format(path))
     return found if isinstance(found, list) else found.to_dict("records")
 
 
-def _read(path: Path, what: str) -> pd.DataFrame | list[dict[str, Any]]:
+def read_text(path: Path, what: str) -> str:
+    """Returns the text of a file in an encoding of `read_table`.
+
+    Args:
+        path: The file.
+        what: What the file is, with its article, for errors.
+
+    Raises:
+        InputError: The file does not exist or is not text.
+    """
+    with explained(what, path, "check the path"):
+        data = read_whole(path)
+    text, encoding = texts.decode_text(data, path)
+    if encoding == texts.WINDOWS:
+        logger.warning(_WINDOWS_NOTE.format(path))
+    return text
+
+
+def _read(path: Path, what: str) -> tuple[pd.DataFrame | list[dict[str, Any]], str | None]:
+    """Returns the content of a table, and the encoding of its text, None for Parquet."""
     suffix = path.suffix.lower()
+    with explained(what, path, "check the path"):
+        data = read_whole(path)
     try:
         if suffix == ".parquet":
-            return pd.read_parquet(path)
+            return pd.read_parquet(io.BytesIO(data)), None
+        text, encoding = texts.decode_text(data, path)
         if suffix in (".jsonl", ".ndjson"):
-            return _read_jsonl(path)
-        return pd.read_csv(
-            path,
-            sep="\t" if suffix == ".tsv" else ",",
-            dtype=str,
-            keep_default_na=False,
-            na_values=[""],
-            encoding="utf-8-sig",
-        )
+            return texts.read_json_lines(text, path), encoding
+        return texts.read_delimited(text, suffix == ".tsv", path), encoding
     except InputError:
         raise
-    except FileNotFoundError as error:
-        raise InputError(f"expected {what} at {path}, got no file there: check the path.") from (
-            error
-        )
     except pd.errors.EmptyDataError:
-        return []
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"expected UTF-8 text in {path}, got other bytes: save it as UTF-8."
-        ) from error
-    # ParserError and pyarrow's errors are ValueError; a directory or a forbidden file is OSError.
-    except (ValueError, OSError) as error:
+        return [], None
+    # pandas and pyarrow raise many types: ParserError, ArrowException, NotImplementedError, …
+    except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"expected a {suffix.lstrip('.')} table in {path}, got one that cannot be read "
-            f"({reason}): repair or export it again."
+            f"Expected a {suffix.lstrip('.')} table in {path}, got one that cannot be read "
+            f"({reason}); repair or export it again."
         ) from error
 
 
@@ -205,28 +229,6 @@ def _typed(column: pd.Series) -> pd.Series:
     if is_code or len({float(value) for value in distinct}) < len(distinct):
         return column
     return column.map(float, na_action="ignore").astype("float64")
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"expected one JSON object a line in {path}, got line {number} that does not "
-                    f"parse ({error.msg}): repair that line."
-                ) from error
-            if not isinstance(row, dict):
-                raise InputError(
-                    f"expected one JSON object a line in {path}, got {type(row).__name__} in line "
-                    f'{number}: write it as {{"name": value}}.'
-                )
-            rows.append(row)
-    return rows
 
 
 def listed(values: list[str]) -> str:

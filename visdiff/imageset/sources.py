@@ -2,8 +2,8 @@
 
 import glob as globbing
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,23 @@ import pandas as pd
 from PIL import Image
 
 from visdiff.errors import InputError
-from visdiff.imageset import decode, manifest
+from visdiff.imageset import columns, decode, folders, manifest
+from visdiff.imageset.locate import locate
 
-# Number of paths that are tried to find the folder that a manifest's paths are relative to.
-_PROBES = 50
+StoredItem = str | bytes | Image.Image
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How the rows of a manifest are read.
+
+    Attributes:
+        root: Folder of the images; None for those of `visdiff.imageset.locate.locate` alone.
+        path_column: Column of the image files; None for the first of `columns.PATH`.
+    """
+
+    root: Path | None = None
+    path_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -22,20 +35,30 @@ class Listing:
     """The images of a set, by reference.
 
     Attributes:
-        items: For each image, the absolute path of its file or a Pillow image.
+        items: For each image, the absolute path of its file, the bytes of one, or a Pillow image.
         frame: One row per image: ``id`` (unique), ``path`` (text or None), metadata.
         name: Name of the set.
         source: Where the images come from, as text for a report.
+        left_out: Suffix → number of files that are no images.
+        notes: Sentences about what was assumed.
+        tried: Folders that were tried, if the files of a manifest are in none of them.
     """
 
-    items: Sequence[str | Image.Image]
+    items: Sequence[StoredItem]
     frame: pd.DataFrame
     name: str
     source: str
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    tried: tuple[str, ...] = ()
 
 
-def from_path(source: str) -> Listing:
+def from_path(source: str, options: TableOptions) -> Listing:
     """Lists a folder, a manifest, one image file or the matches of a glob.
+
+    Args:
+        source: The path or pattern.
+        options: How a manifest is read.
 
     Raises:
         InputError: The source does not exist or contains no image.
@@ -52,13 +75,18 @@ def from_path(source: str) -> Listing:
         if suffix in manifest.SUFFIXES:
             path = Path(source)
             table = manifest.read_table(path)
-            return from_table(table, path.absolute().parent, path.stem, str(source))
-        if suffix in decode.SUFFIXES:
+            return from_table(table, path.absolute().parent, path.stem, str(source), options)
+        if suffix in decode.suffixes() or (not suffix and decode.is_image(source)):
             path = Path(source).absolute()
             return _listing([str(path)], [path.name], path.stem, source)
         raise InputError(
             f"Expected a folder, an image or a manifest ({_kinds(manifest.SUFFIXES)}), got the "
             f"file {source}; pass one of these."
+        )
+    if os.path.exists(source):
+        raise InputError(
+            f"Expected a folder, a glob or a manifest, got {source}, which is a pipe, a socket or "
+            "a device; save it as a file first."
         )
     if globbing.has_magic(source):
         return _from_glob(source)
@@ -76,7 +104,7 @@ def from_items(items: Sequence[Any]) -> Listing:
     """
     if not items:
         raise InputError("Expected a list of images, got an empty one; pass at least one image.")
-    listed: list[str | Image.Image] = []
+    listed: list[StoredItem] = []
     ids: list[str] = []
     for number, item in enumerate(items, start=1):
         if isinstance(item, Image.Image):
@@ -94,41 +122,30 @@ def from_items(items: Sequence[Any]) -> Listing:
     return _listing(listed, ids, "images", f"a list of {len(items)} images")
 
 
-def from_table(table: pd.DataFrame, folder: Path, name: str, source: str) -> Listing:
-    """Lists the rows of a table with a column ``path``.
+def from_table(
+    table: pd.DataFrame, folder: Path, name: str, source: str, options: TableOptions
+) -> Listing:
+    """Lists the rows of a table with a column of image files or of their bytes.
 
     Args:
         table: One row per image; other columns are metadata.
-        folder: Folder that paths are relative to; `visdiff.imageset.ImageSet.open` lists the
+        folder: Folder that paths are relative to; `visdiff.imageset.locate.locate` lists the
             alternatives that are tried when the files are not there.
         name: Name of the set.
         source: Name of the table in errors and reports.
+        options: The folder of the images and the column of their files.
 
     Raises:
-        InputError: The column ``path`` is missing, there are no rows, a row has no path, or ids are
+        InputError: There is no column of files, there are no rows, a row has no file, or ids are
             not unique.
     """
-    if "path" not in table.columns:
-        columns = manifest.listed([str(column) for column in table.columns])
-        raise InputError(
-            f"Expected a column `path` in {source}, got the columns {columns}; "
-            f"rename the one with the file paths."
-        )
+    column = _path_column(table, source, options)
     if table.empty:
         raise InputError(f"Expected rows in {source}, got none; write one row per image.")
-    paths: list[str] = []
-    for number, value in enumerate(table["path"].tolist(), start=1):
-        if not isinstance(value, (str, os.PathLike)) or not str(value).strip():
-            raise InputError(
-                f"Expected a path in row {number} of {source}, got {value!r}; fill it in or remove "
-                f"the row."
-            )
-        if "://" in str(value):
-            raise InputError(
-                f"Expected files on this machine in {source}, got the address {value!r} in row "
-                f"{number}; download the images and write their paths."
-            )
-        paths.append(os.path.expanduser(str(value)))
+    cells = [
+        _cell(value, f"row {number} of {source}")
+        for number, value in enumerate(table[column].tolist(), start=1)
+    ]
     if "id" in table.columns:
         ids = [manifest.text(value) for value in table["id"].tolist()]
         if "" in ids or len(set(ids)) < len(ids):
@@ -137,94 +154,134 @@ def from_table(table: pd.DataFrame, folder: Path, name: str, source: str) -> Lis
                 f"rename the column if it does not identify the image."
             )
     else:
-        ids = _unique([_normal(path) for path in paths])
-    base = _base(paths, folder)
-    items = [os.path.normpath(os.path.join(base, path)) for path in paths]
-    metadata = table.drop(columns=["path", "id"], errors="ignore").reset_index(drop=True)
-    frame = pd.concat([_frame(items, ids), metadata], axis="columns")
-    return Listing(items, frame, name, source)
+        ids = _unique(
+            [
+                _normal(path) if path else f"image-{number:04d}"
+                for number, (path, _) in enumerate(cells, start=1)
+            ]
+        )
+    found = locate([path for path, data in cells if data is None], folder, options.root, source)
+    files = iter(found.items)
+    items: list[StoredItem] = [next(files) if data is None else data for _, data in cells]
+    unused = table.drop(columns=["path", "id", column], errors="ignore")
+    # A column of another name than `path` is kept: other tools know the rows by it.
+    if column != "path" and not any(data is not None for _, data in cells):
+        unused = table.drop(columns=["path", "id"], errors="ignore")
+    frame = pd.concat([_frame(items, ids), unused.reset_index(drop=True)], axis="columns")
+    notes = (*table.attrs.get("notes", ()), *([found.note] if found.note else []))
+    tried = found.tried if len(found.items) == len(items) else ()
+    return Listing(items, frame, name, source, notes=notes, tried=tried)
+
+
+def _path_column(table: pd.DataFrame, source: str, options: TableOptions) -> str:
+    if options.path_column is not None:
+        manifest.check_columns(table, [options.path_column], source)
+        return options.path_column
+    column = columns.find(list(table.columns), columns.PATH)
+    if column is None:
+        known = manifest.listed([str(column) for column in table.columns])
+        raise InputError(
+            f"Expected a column `path` (or {', '.join(columns.PATH[1:])}) in {source}, got the "
+            f"columns {known}; rename the one with the file paths, or name it with --path-column."
+        )
+    return column
+
+
+def _cell(value: Any, where: str) -> tuple[str, bytes | None]:
+    """Returns the path in a cell, and the bytes of the image if the cell holds them."""
+    data: bytes | None = None
+    if isinstance(value, Mapping) and {"bytes", "path"} & set(value):
+        # The layout of the library `datasets`.
+        value, data = value.get("path"), value.get("bytes")
+    elif isinstance(value, bytes):
+        value, data = None, value
+    if isinstance(data, bytes):
+        return (value if isinstance(value, str) else ""), data
+    if not isinstance(value, (str, os.PathLike)) or not str(value).strip():
+        raise InputError(
+            f"Expected a path in {where}, got {value!r}; fill it in or remove the row."
+        )
+    path = str(value)
+    if "://" in path:
+        raise InputError(
+            f"Expected files on this machine, got the address {path!r} in {where}; download the "
+            "images and write their paths."
+        )
+    return os.path.expanduser(path), None
 
 
 def _from_folder(folder: str) -> Listing:
-    files = sorted(_walk(folder))
-    images = [file for file in files if _is_image(file)]
-    if not images:
-        found = f"{len(files)} other files" if files else "an empty folder"
-        raise InputError(
-            f"Expected images ({_kinds(decode.SUFFIXES)}) in the folder {folder}, got {found}; "
-            f"pass the folder that contains them."
-        )
+    found = folders.list_folder(folder)
     root = os.path.abspath(folder)
+    if not found.images:
+        raise InputError(
+            f"Expected images (.jpg, .png, … or others that Pillow reads) in the folder {folder}, "
+            f"got {_others(found.left_out)}; {_advice(found.left_out)}."
+        )
     return _listing(
-        [os.path.join(root, file) for file in images],
-        [_normal(file) for file in images],
+        [os.path.join(root, file) for file in found.images],
+        [_normal(file) for file in found.images],
         os.path.basename(root) or root,
         str(folder),
+        found.left_out,
     )
 
 
 def _from_glob(pattern: str) -> Listing:
-    matches = [path for path in globbing.iglob(pattern, recursive=True) if not os.path.isdir(path)]
-    images = sorted(path for path in dict.fromkeys(matches) if _is_image(path))
-    if not images:
+    found = folders.list_glob(pattern)
+    if not found.images:
         raise InputError(
-            f"Expected images ({_kinds(decode.SUFFIXES)}) matching {pattern!r}, got "
-            f"{len(matches)} files, none of them an image; check the pattern "
+            f"Expected images (.jpg, .png, … or others that Pillow reads) matching {pattern!r}, "
+            f"got {found.left_out.total()} files, none of them an image; check the pattern "
             f"(the current folder is {os.getcwd()})."
         )
     # Names are relative to the part of the pattern before the first wildcard, so that they do not
     # change when more files match.
-    prefix = pattern[: min(pattern.find(sign) for sign in "*?[" if sign in pattern)]
-    root = os.path.dirname(prefix) or "."
+    root = folders.fixed_part(pattern) or "."
     return _listing(
-        [os.path.abspath(path) for path in images],
-        [_normal(os.path.relpath(path, root)) for path in images],
+        [os.path.abspath(path) for path in found.images],
+        [_normal(os.path.relpath(path, root)) for path in found.images],
         os.path.basename(os.path.abspath(root)) or "images",
         pattern,
+        found.left_out,
     )
 
 
-def _walk(root: str, below: str = "", parents: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Yields files relative to the root; follows links to folders, except to a parent folder."""
-    folder = os.path.join(root, below)
-    real = os.path.realpath(folder)
-    if real in parents:
-        return
-    try:
-        with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise InputError(
-            f"Expected a folder that can be listed at {folder}, got an error ({error.strerror}); "
-            f"check its permissions."
-        ) from error
-    for entry in visible:
-        relative = f"{below}/{entry.name}" if below else entry.name
-        if entry.is_dir():
-            yield from _walk(root, relative, parents | {real})
-        else:
-            yield relative
+def left_out_text(left_out: Mapping[str, int]) -> str:
+    """Returns the files that were left out in words, the most frequent first."""
+    ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {suffix}" for suffix, count in ordered)
 
 
-def _base(paths: Sequence[str], folder: Path) -> str:
-    """Returns the folder that the table's paths are relative to, the same for all rows."""
-    relative = [path for path in paths if not os.path.isabs(path)]
-    step = max(1, len(relative) // _PROBES)
-    bases = [str(folder), os.getcwd(), str(folder.parent)]
-    for path in relative[::step][:_PROBES]:
-        for base in bases:
-            if os.path.exists(os.path.join(base, path)):
-                return base
-    return bases[0]
+def _others(left_out: Mapping[str, int]) -> str:
+    n = sum(left_out.values())
+    if not n:
+        return "an empty folder"
+    return f"{n} other file{'s' if n > 1 else ''} ({left_out_text(left_out)})"
 
 
-def _listing(items: Sequence[str | Image.Image], ids: list[str], name: str, source: str) -> Listing:
-    return Listing(items, _frame(items, _unique(ids)), name, source)
+def _advice(left_out: Mapping[str, int]) -> str:
+    if decode.HEIC & set(left_out):
+        return decode.HEIC_ADVICE
+    return "pass the folder that contains them"
 
 
-def _frame(items: Sequence[str | Image.Image], ids: Sequence[str]) -> pd.DataFrame:
+def _listing(
+    items: Sequence[StoredItem],
+    ids: list[str],
+    name: str,
+    source: str,
+    left_out: Mapping[str, int] | None = None,
+) -> Listing:
+    return Listing(items, _frame(items, _unique(ids)), name, source, dict(left_out or {}))
+
+
+def _frame(items: Sequence[StoredItem], ids: Sequence[str]) -> pd.DataFrame:
     paths = [item if isinstance(item, str) else None for item in items]
-    return pd.DataFrame({"id": list(ids), "path": pd.Series(paths, dtype=object)})
+    # Names that are not UTF-8 have lone surrogates, which only columns of objects hold.
+    return pd.DataFrame(
+        {"id": pd.Series(list(ids), dtype=object), "path": pd.Series(paths, dtype=object)}
+    )
 
 
 def _unique(ids: list[str]) -> list[str]:
@@ -247,11 +304,6 @@ def _unique(ids: list[str]) -> list[str]:
 
 def _normal(path: str) -> str:
     return Path(os.path.normpath(path)).as_posix()
-
-
-def _is_image(path: str) -> bool:
-    name = os.path.basename(path)
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in decode.SUFFIXES
 
 
 def _kinds(suffixes: frozenset[str]) -> str:

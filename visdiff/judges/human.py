@@ -12,8 +12,10 @@ An empty rating has no score. Rows may be sorted, removed and commented on, but 
 column ``item`` is a digest of the row's texts.
 """
 
+import codecs
 import csv
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from visdiff.errors import InputError
+from visdiff.files import explained, read_text, utf8, write_whole
 from visdiff.judges import Claim, Verdict
 
 COLUMNS = ("item", "first_set", "second_set", "claim", "rating", "comment")
@@ -51,23 +54,20 @@ def write_sheet(
         InputError: The file exists (it may hold ratings), or cannot be written.
     """
     rows = list({item(claim): claim for claim in claims}.values())
-    try:
-        with open(path, "x", newline="", encoding="utf-8-sig") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for index in rng.permutation(len(rows)):
-                claim = rows[index]
-                writer.writerow([item(claim), claim.own, claim.other, claim.text, "", ""])
-    except FileExistsError as error:
+    path = Path(path)
+    if os.path.lexists(path):
         raise InputError(
             f"Expected a new file for the sheet, got {path}, which exists and may hold ratings; "
             f"choose another name or move it away."
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"Expected a writable path for the sheet, got {path} ({error.strerror}); choose "
-            "another."
-        ) from error
+        )
+    sheet = io.StringIO(newline="")
+    writer = csv.writer(sheet)
+    writer.writerow(COLUMNS)
+    for index in rng.permutation(len(rows)):
+        claim = rows[index]
+        writer.writerow([item(claim), claim.own, claim.other, claim.text, "", ""])
+    with explained("a writable path for the sheet", path, "choose another"):
+        write_whole(path, codecs.BOM_UTF8 + utf8(sheet.getvalue()))
     return len(rows)
 
 
@@ -150,25 +150,21 @@ def _item(own: str, other: str, text: str) -> str:
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yields row numbers, as in a spreadsheet, and rows; detects comma, semicolon or tab."""
+    sheet = io.StringIO(read_text(path, "a filled-in sheet"), newline="")
+    header = sheet.readline()
+    delimiter = max(",;\t", key=header.count)
+    sheet.seek(0)
+    reader = csv.DictReader(sheet, delimiter=delimiter)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header = file.readline()
-            delimiter = max(",;\t", key=header.count)
-            file.seek(0)
-            reader = csv.DictReader(file, delimiter=delimiter)
-            for column in COLUMNS[:-1]:
-                if column not in (reader.fieldnames or ()):
-                    raise InputError(
-                        f"Expected a column {column!r} in {path}, got {reader.fieldnames}; use a "
-                        f"sheet that write_sheet wrote, saved as CSV with all its columns."
-                    )
-            # The header is row 1.
-            yield from enumerate(reader, start=2)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"Expected a filled-in sheet at {path}, got no file there; check the path."
-        ) from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        for column in COLUMNS[:-1]:
+            if column not in (reader.fieldnames or ()):
+                raise InputError(
+                    f"Expected a column {column!r} in {path}, got {reader.fieldnames}; use a "
+                    f"sheet that write_sheet wrote, saved as CSV with all its columns."
+                )
+        # The header is row 1.
+        yield from enumerate(reader, start=2)
+    except csv.Error as error:
         raise InputError(
             f"Expected a sheet in UTF-8 CSV at {path}, got a file that cannot be read ({error}); "
             f"save it as CSV UTF-8."

@@ -3,10 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from visdiff.files import explained, write_whole
 from visdiff.miniature import world
 from visdiff.miniature.generate import Drawing, load_pipeline, sample
 
@@ -39,7 +41,10 @@ def main() -> None:
     arguments = parser.parse_args()
     subjects = world.SUBJECTS + world.PROFESSIONS
     drawings = [Drawing(world.an(s), arguments.seed + i) for i, s in enumerate(subjects)]
-    contact_sheet(subjects, sample(load_pipeline(), drawings)).save(arguments.file)
+    buffer = BytesIO()
+    contact_sheet(subjects, sample(load_pipeline(), drawings)).save(buffer, "PNG")
+    with explained("a file that can be written", arguments.file):
+        write_whole(arguments.file, buffer.getvalue())
     sys.stdout.write(f"{arguments.file}\n")
 
 

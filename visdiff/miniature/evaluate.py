@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from visdiff import miniature
+from visdiff.files import explained, write_whole
 from visdiff.miniature import world
 from visdiff.miniature.generate import Drawing, load_pipeline, sample
 from visdiff.miniature.world import Scene
@@ -384,9 +385,9 @@ def main() -> None:
     rows = evaluate(arguments.art, arguments.n, arguments.seeds, arguments.seed)
     sys.stdout.write(table(rows) + "\n")
     if arguments.json:
-        arguments.json.write_text(
-            json.dumps([asdict(r) | {"value": round(float(r.value), 4)} for r in rows], indent=1)
-        )
+        values = [asdict(r) | {"value": round(float(r.value), 4)} for r in rows]
+        with explained("a file that can be written", arguments.json):
+            write_whole(arguments.json, json.dumps(values, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from visdiff import miniature
 from visdiff.cache import Cache
+from visdiff.files import explained, write_whole
 from visdiff.hashing import weights_digest
 from visdiff.torchvision_compat import ensure_torchvision
 
@@ -114,16 +115,17 @@ def draw(
                 cache.write_file("image", parts[i], ".png", made[i])
             bar.update(len(batch))
         bar.close()
-    folder.mkdir(parents=True, exist_ok=True)
     table = StringIO()
     writer = csv.writer(table)
     writer.writerow(["path", "prompt", "seed"])
     for i, drawing in enumerate(drawings):
         name = f"{i:05d}.png"
-        (folder / name).write_bytes(made[i] if i in made else files[i].read_bytes())
+        with explained("a folder that can be written to", folder):
+            write_whole(folder / name, made[i] if i in made else files[i].read_bytes())
         writer.writerow([name, drawing.prompt, drawing.seed])
     manifest = folder / "manifest.csv"
-    manifest.write_text(table.getvalue())
+    with explained("a folder that can be written to", folder):
+        write_whole(manifest, table.getvalue().encode())
     return manifest
 
 

@@ -16,6 +16,7 @@ from visdiff.encoders import Encoder
 from visdiff.encoders.open_clip import OpenClipEncoder
 from visdiff.engine import ImageModel, Runtime, apply
 from visdiff.errors import InputError
+from visdiff.files import read_text
 from visdiff.hashing import digest_bytes
 from visdiff.imageset import ImageSet
 from visdiff.miniature import world
@@ -163,13 +164,8 @@ def read_bank(path: str) -> list[str]:
     Raises:
         InputError: The file cannot be read, or has no phrase.
     """
-    try:
-        lines = Path(path).expanduser().read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"Expected a text file with one phrase per line as proposer.bank, got {path}, which "
-            f"cannot be read ({error}); check the path and the encoding."
-        ) from error
+    what = "a text file with one phrase per line as proposer.bank,"
+    lines = read_text(Path(path).expanduser(), what).splitlines()
     phrases = [" ".join(line.split()) for line in lines]
     distinct = _distinct([p for p in phrases if p and not p.startswith("#")])
     if not distinct:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from visdiff.errors import InputError
+from visdiff.files import read_text
 from visdiff.proposers import Evidence, Proposals, Proposer
 from visdiff.results import Direction, Hypothesis
 
@@ -35,13 +36,8 @@ class ManualProposer(Proposer):
     def __init__(self, hypotheses: Sequence[str] = (), file: str | None = None) -> None:
         lines = [*hypotheses]
         if file is not None:
-            try:
-                in_file = Path(file).expanduser().read_text("utf-8-sig").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise InputError(
-                    f"Expected a text file of hypotheses, one per line, got {file}, which cannot "
-                    f"be read ({error}); check the path and the encoding."
-                ) from error
+            text = read_text(Path(file).expanduser(), "a text file of hypotheses, one per line,")
+            in_file = text.splitlines()
             lines += [x for x in in_file if x.strip() and not x.lstrip().startswith("#")]
         if not lines:
             raise InputError(

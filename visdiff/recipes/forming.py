@@ -3,8 +3,7 @@
 No image is left out silently: each function returns the sets together with notes for the report.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -49,24 +48,6 @@ def column_texts(images: ImageSet, column: str) -> np.ndarray:
     frame = images.frame
     manifest.check_columns(frame, [column], images.source)
     return frame[column].map(manifest.text).to_numpy(dtype=str)
-
-
-def with_columns(images: ImageSet, columns: Mapping[str, Sequence[Any] | np.ndarray]) -> ImageSet:
-    """Returns the same images with columns added or replaced.
-
-    Raises:
-        InputError: An image has no file.
-    """
-    frame = images.frame
-    paths = [images.path(i) for i in range(len(images))]
-    if any(path is None for path in paths):
-        raise InputError(
-            f"Expected image files in {images.source}, got images in memory; save them to files."
-        )
-    frame["path"] = [str(path.resolve()) for path in paths if path is not None]
-    for name, values in columns.items():
-        frame[name] = list(values)
-    return ImageSet.open(frame, name=images.name)
 
 
 def without_duplicates(a: ImageSet, b: ImageSet) -> tuple[ImageSet, ImageSet, list[str]]:

@@ -13,8 +13,8 @@ from visdiff.cache import Cache
 from visdiff.comparison.split import pair_up
 from visdiff.config import Config
 from visdiff.errors import InputError
-from visdiff.imageset import ImageSet, manifest
-from visdiff.recipes.forming import Pairs, column_texts, make_slices, with_columns
+from visdiff.imageset import ImageSet, columns, manifest
+from visdiff.recipes.forming import Pairs, column_texts, make_slices
 from visdiff.recipes.run import RecipeReport, RecipeSets, run
 
 NAME = "generators"
@@ -86,7 +86,7 @@ def form(
         InputError: A source or column does not exist, or no image has a partner.
     """
     sets = [
-        ImageSet.open(_manifest(source), name=name)
+        ImageSet.open(_manifest(source), name=name).with_usual_columns(columns.USUAL)
         for source, name in ((first, name_first), (second, name_second))
     ]
     notes: list[str] = []
@@ -104,7 +104,7 @@ def form(
             notes.append(
                 "Without a column of seeds, the k-th images of a prompt are taken as partners."
             )
-        sets = [with_columns(s, {IMAGE: c}) for s, c in zip(sets, counts, strict=True)]
+        sets = [s.with_columns({IMAGE: c}) for s, c in zip(sets, counts, strict=True)]
     only = [set(column_texts(s, prompt).tolist()) for s in sets]
     for images, own, others in zip(sets, only, reversed(only), strict=True):
         if alone := own - others:

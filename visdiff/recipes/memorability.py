@@ -14,7 +14,7 @@ from visdiff.cache import Cache
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet, manifest
-from visdiff.recipes.forming import Pairs, column_texts, digests, exclusion_notes, with_columns
+from visdiff.recipes.forming import Pairs, column_texts, digests, exclusion_notes
 from visdiff.recipes.run import RecipeReport, RecipeSets, run
 
 NAME = "memorability"
@@ -139,7 +139,7 @@ def _merge_duplicates(
         f"{copies} of {len(images)} images are copies of another and were merged with it; "
         f"{differ} of these images had different scores, and were given the mean."
     )
-    return with_columns(images.subset(first), {score: means}), means, [note]
+    return images.subset(first).with_columns({score: means}), means, [note]
 
 
 def _split_by_quantiles(

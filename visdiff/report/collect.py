@@ -172,6 +172,7 @@ def _set_card(card: SetCard) -> dict[str, Any]:
         "n_discovery": card.n_discovery,
         "n_scored": card.n_scored,
         "n_unreadable": card.n_unreadable,
+        "n_left_out": sum(card.left_out.values()),
     }
 
 

@@ -22,6 +22,7 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from visdiff.errors import InputError
+from visdiff.files import load_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -179,6 +180,7 @@ class SetCard:
         n_scored: Number of images that statistics were computed on.
         n_unreadable: Number of images that could not be decoded.
         where: The filter on manifest columns that selected the set.
+        left_out: Suffix → number of files of the folder that are no readable images.
     """
 
     name: str
@@ -188,6 +190,7 @@ class SetCard:
     n_scored: int
     n_unreadable: int = 0
     where: dict[str, Any] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -415,7 +418,7 @@ class DifferenceReport:
             InputError: The text is not JSON, not a report, or of an unsupported schema version.
         """
         try:
-            data = json.loads(text)
+            data = load_json(text)
         except ValueError as error:
             raise InputError(
                 f"Expected a report in JSON, got text that is not JSON: {error}."

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from visdiff.errors import InputError
-from visdiff.files import write_texts
+from visdiff.files import load_json, write_texts
 from visdiff.report.many import render_index, render_markdown
 from visdiff.results import DifferenceReport
 
@@ -101,7 +101,7 @@ class ManyReport:
             InputError: The text is not such a result, or of an unsupported schema version.
         """
         try:
-            data = json.loads(text)
+            data = load_json(text)
         except ValueError as error:
             raise InputError(f"Expected a result of many comparisons in JSON, got {error}.") from (
                 error

@@ -4,12 +4,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from editing.metrics.ratios import Delta
 from visdiff.errors import InputError
+from visdiff.files import append_line, explained, load_json, read_whole, utf8, write_whole
 
 
 @dataclass(frozen=True)
@@ -51,26 +51,22 @@ class History:
         self._known: dict[tuple[int, str], Evaluation] = {}
         if path is None:
             return
-        try:
+        with explained("a writable file for evaluations", path, "name another file"):
             if not path.is_file():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._write(path, {"about": about}, "x")
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                write_whole(path, utf8(json.dumps({"about": about}, ensure_ascii=False) + "\n"))
+            data = read_whole(path)
+            complete = data[: data.rfind(b"\n") + 1]
             # A killed process may have left half a line.
-            if lines and not lines[-1].endswith("\n"):
-                path.write_text("".join(lines[:-1]), encoding="utf-8")
-                lines = lines[:-1]
-            first, *rest = [json.loads(line) for line in lines]
+            if len(complete) < len(data):
+                write_whole(path, complete)
+        try:
+            lines = complete.decode("utf-8").split("\n")[:-1]
+            first, *rest = [load_json(line) for line in lines]
             evaluations = [
                 Evaluation(**{**row, "scores": tuple(map(tuple, row["scores"])),
                         "delta": Delta(**row["delta"])})
                 for row in rest
             ]  # fmt: skip
-        except OSError as error:
-            raise InputError(
-                f"Expected a writable file for evaluations, got {path} ({error.strerror}); name "
-                "another file."
-            ) from error
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
                 f"Expected evaluations of a debiasing loop in {path}, got something else; name "
@@ -98,15 +94,5 @@ class History:
     def add(self, evaluation: Evaluation) -> None:
         """Appends an evaluation to the file."""
         if self._path is not None:
-            try:
-                self._write(self._path, asdict(evaluation), "a")
-            except OSError as error:
-                raise InputError(
-                    f"Expected a writable file, got {self._path} ({error.strerror}); "
-                    "free disk space."
-                ) from error
-
-    @staticmethod
-    def _write(path: Path, row: Mapping[str, Any], mode: str) -> None:
-        with path.open(mode, encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            with explained("a file for evaluations that can be appended to", self._path):
+                append_line(self._path, utf8(json.dumps(asdict(evaluation), ensure_ascii=False)))

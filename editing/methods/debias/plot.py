@@ -1,9 +1,11 @@
 """The history of a debiasing loop as a figure: the distance of each concept from its ratios."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visdiff.errors import InputError
+from visdiff.files import explained, write_whole
 
 if TYPE_CHECKING:
     from editing.methods.debias import Debiased
@@ -47,12 +49,14 @@ def save(result: "Debiased", path: str | Path) -> Path:
         InputError: The file cannot be written, or the format is unknown.
     """
     path = Path(path)
+    buffer = BytesIO()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        plot(result).figure.savefig(path)
-    except (OSError, ValueError) as error:
+        plot(result).figure.savefig(buffer, format=path.suffix.lstrip(".") or None)
+    except ValueError as error:
         raise InputError(
-            f"Expected a writable file for the figure, such as history.svg, got {path} ({error}); "
-            "name another file."
+            f"Expected a file for the figure such as history.svg, got {path} ({error}); name "
+            "another file."
         ) from error
+    with explained("a writable file for the figure, such as history.svg", path):
+        write_whole(path, buffer.getvalue())
     return path

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from visdiff.files import write_whole
 from visdiff.miniature import world
 from visdiff.miniature.train.data import ATTRIBUTES, Renderings, encode, true_of
 from visdiff.miniature.train.loop import fit, inner_weights
@@ -62,9 +63,8 @@ def build(folder: Path, seed: int) -> tuple[torch.nn.Module, object]:
     save_clip_tokenizer(folder, seed)
     config = json.loads(json.dumps(MODEL_CONFIG))
     config["text_cfg"]["vocab_size"] = len(json.loads((folder / "vocab.json").read_text()))
-    (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": config, "preprocess_cfg": PREPROCESS_CONFIG}, indent=2)
-    )
+    described = json.dumps({"model_cfg": config, "preprocess_cfg": PREPROCESS_CONFIG}, indent=2)
+    write_whole(folder / "open_clip_config.json", described.encode())
     # HFTokenizer reads this file to find the tokenizer's class.
     torch.manual_seed(seed)
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}", load_weights=False)
@@ -155,7 +155,7 @@ def _save(model: torch.nn.Module, folder: Path) -> None:
         k: (v.half() if v.is_floating_point() else v).detach().cpu().contiguous()
         for k, v in model.state_dict().items()
     }
-    save_file(weights, folder / "open_clip_model.safetensors")
+    write_whole(folder / "open_clip_model.safetensors", lambda part: save_file(weights, part))
 
 
 class AttributeHeads(torch.nn.Module):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from visdiff.files import write_whole
 from visdiff.miniature import world
 from visdiff.miniature.render import SIZE, Art
 from visdiff.miniature.world import Attribute, Scene
@@ -57,7 +58,7 @@ class Renderings:
                 images[i] = icons.render(scene, rng)
                 lines.append(json.dumps(asdict(scene)))
             images.flush()
-            truth.write_text("\n".join(lines))  # written last: it marks complete pixels
+            write_whole(truth, "\n".join(lines).encode())  # written last: it marks complete pixels
         scenes = [Scene(**json.loads(line)) for line in truth.read_text().splitlines()]
         return cls(
             images=np.load(pixels, mmap_mode="r"),

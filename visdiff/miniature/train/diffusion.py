@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from visdiff.files import write_whole
 from visdiff.miniature import world
 from visdiff.miniature.train.clip import WIDTH
 from visdiff.miniature.train.data import Renderings
@@ -148,7 +149,7 @@ def save_pipeline(
     for file in folder.rglob("config.json"):
         config = json.loads(file.read_text())
         config.pop("_name_or_path", None)  # a local path of the training machine
-        file.write_text(json.dumps(config, indent=2) + "\n")
+        write_whole(file, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def _prompt(scene: world.Scene, rng: np.random.Generator) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from visdiff.files import write_texts
 from visdiff.miniature import world
 
 #: A rare identifier for personalisation: a single token that occurs in no caption.
@@ -42,8 +43,14 @@ def save_clip_tokenizer(folder: Path, seed: int) -> None:
     tokens += [a + b for a, b in merges if a + b not in set(tokens)]
     tokens = [*list(dict.fromkeys(tokens)), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    vocabulary = json.dumps({t: i for i, t in enumerate(tokens)})
+    write_texts(
+        folder,
+        {
+            "vocab.json": vocabulary,
+            "merges.txt": "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges),
+        },
+    )
     clip = CLIPTokenizer(
         str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=CONTEXT_LENGTH
     )

@@ -1,11 +1,13 @@
 """Training of the autoencoder: ``AutoencoderKL``, f = 4, 64 × 64 × 3 → 16 × 16 × 4."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from visdiff.files import write_whole
 from visdiff.miniature.train.clip import pixels
 from visdiff.miniature.train.data import Renderings
 from visdiff.miniature.train.loop import fit, inner_weights
@@ -143,7 +145,7 @@ def cached_latents(
             images = pixels(even[start : start + 256], device)
             parts.append((vae.encode(images).latent_dist.mean.float() * scale).half().cpu())
     latents = torch.cat(parts)
-    torch.save(latents, file)
+    write_whole(file, partial(torch.save, latents))
     return latents
 
 

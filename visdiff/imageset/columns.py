@@ -1,0 +1,29 @@
+"""The usual names of the columns that published and exported tables share."""
+
+from collections.abc import Sequence
+
+PATH = ("path", "file_name", "filename", "file_path", "filepath", "image_path", "image")
+"""Columns of image files, in order of preference; `datasets` writes ``file_name`` or ``image``."""
+
+PROMPT = ("prompt", "text", "caption")
+"""Columns of prompts, in order of preference."""
+
+SEED = ("evaluation_seed", "sd_seed", "seed")
+"""Columns of seeds. I2P's release names sd_seed what UCE's copy names evaluation_seed."""
+
+USUAL = {"prompt": PROMPT, "seed": SEED}
+"""The columns that commands pair images by, each with its usual names."""
+
+GUIDANCE = ("evaluation_guidance", "sd_guidance_scale", "guidance_scale", "guidance")
+"""Columns of guidance scales."""
+
+
+def find(columns: Sequence[object], names: Sequence[str]) -> str | None:
+    """Returns the column that matches the first of the names that occurs, without regard to case.
+
+    Args:
+        columns: Names of the columns of a table.
+        names: Usual names in lower case, in order of preference.
+    """
+    known = {str(c).strip().lower(): str(c) for c in reversed(columns)}
+    return next((known[name] for name in names if name in known), None)
