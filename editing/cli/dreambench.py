@@ -13,6 +13,7 @@ import typer
 
 from editing.cli.fit import parse_settings, training_progress
 from editing.cli.scoring_options import (
+    MEASURES,
     ScoringOptions,
     echo_csv,
     echo_json,
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from editing.metrics.subject import Estimate
     from editing.personalize.dreambench import DreamBench
     from editing.personalize.scoring import Tools
-
-_MEASURES = ("dino", "clip_i", "clip_t_vague", "clip_t_specific", "pres", "div", "copies")
-_MASKED = ("sa", "nsd", "sa_masked", "nsd_masked")
 
 
 @with_options(ScoringOptions)
@@ -97,8 +95,7 @@ def dreambench(
         _echo_plan(bench, seeds, class_seeds, as_json)
         raise typer.Exit(3 if bench.missing else 0)
     rng = np.random.default_rng(options.seed)
-    default = _MEASURES if options.segment is None else (*_MEASURES, *_MASKED)
-    tools = options.tools(default)
+    tools = options.tools(MEASURES)
     if calibrate:
         found = runs.calibrate(bench, tools.encoders, rng)
         _echo_means({"real images (here)": found}, as_json, as_csv)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from editing.cli.scoring_options import (
+    MEASURES,
     ScoringOptions,
     echo_csv,
     echo_json,
@@ -89,7 +90,7 @@ def score(
     found = score_images(
         generated,
         opened,
-        options.tools(),
+        options.tools((*MEASURES, "ta", "sa", "nsd", *(["nsd_relative"] if base else []))),
         np.random.default_rng(options.seed),
         vague=vague,
         specific=specific_noun or specific,

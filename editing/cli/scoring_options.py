@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from editing.metrics.subject import Estimate
     from editing.personalize.scoring import Tools
 
+MEASURES = ("dino", "clip_i", "clip_t_vague", "clip_t_specific", "pres", "div", "copies")
+"""Measures that need neither masks nor a base model."""
+
 _LPIPS_PIXELS = 256
 _CLIPSEG = "CIDAS/clipseg-rd64-refined"
 
@@ -50,11 +53,11 @@ class ScoringOptions:
     seed: Annotated[int, typer.Option(help="Random seed of the bootstrap.")] = 0
     device: Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1, mps.")] = "cpu"
 
-    def tools(self, default: Sequence[str] | None = None) -> "Tools":
+    def tools(self, default: Sequence[str]) -> "Tools":
         """Loads the models; those that cannot be loaded are named in the scores.
 
         Args:
-            default: Measures to compute without ``--measure``; all when None.
+            default: Measures to compute without ``--measure``, besides those of chosen models.
 
         Raises:
             InputError: An option is invalid.
@@ -62,10 +65,13 @@ class ScoringOptions:
         from editing.metrics.masks import ClipSegmenter
         from editing.metrics.perceptual import Lpips
         from editing.personalize.encoders import Encoders
-        from editing.personalize.scoring import TITLES, Tools
+        from editing.personalize.scoring import Tools
 
-        wanted = frozenset(self.measure or default or TITLES)
         names = self.encoder or ["clip", "dino"]
+        chosen = [*default, *(["dinov2"] if "dinov2" in names else [])]
+        if self.segment is not None:
+            chosen += ["sa", "nsd", "sa_masked", "nsd_masked"]
+        wanted = frozenset(self.measure or chosen)
         lpips, missing = None, {}
         use_lpips = self.diversity == "lpips" or (
             self.diversity is None and "miniature" not in names

@@ -26,7 +26,7 @@ from editing.metrics.subject import (
 )
 from editing.personalize.encoders import Encoded, Encoders, encode_images
 from editing.personalize.pictured import Pictured, names_subject, with_noun, without_identifier
-from editing.personalize.sid_scores import SidScores, sid_scores
+from editing.personalize.sid_scores import NAMES, SidScores, sid_scores
 from editing.personalize.subject import Subject
 from visdiff.errors import InputError, MissingBackendError
 
@@ -169,7 +169,7 @@ def score(
         book.class_likeness(of_class)
     if "div" in wanted:
         book.diversity()
-    if wanted & {"sa", "nsd", "nsd_relative", "sa_masked", "nsd_masked"}:
+    if not wanted.isdisjoint(NAMES):
         book.sid(base, generated_masks)
     return book.scores()
 
@@ -293,7 +293,7 @@ class _Book:
         clip = self._tools.encoders.clip
         if clip is None:
             reason = self._tools.encoders.missing.get("clip", "no CLIP encoder was chosen")
-            self._missing |= dict.fromkeys(("sa", "nsd", "nsd_relative"), reason)
+            self._missing |= dict.fromkeys(NAMES, reason)
             return
         found: SidScores = sid_scores(
             self._pictured,

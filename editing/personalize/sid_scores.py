@@ -3,7 +3,7 @@
 Kim et al. 2024, arXiv:2403.15330, section 6. The formulas are in `editing.metrics.subject`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,8 @@ from visdiff.encoders import Encoder
 from visdiff.errors import InputError, MissingBackendError
 from visdiff.imageset import ImageSet
 
-Values = dict[str, np.ndarray]
+NAMES = ("sa", "nsd", "nsd_relative", "sa_masked", "nsd_masked")
+"""The measures of this module."""
 
 
 @dataclass
@@ -27,13 +28,13 @@ class SidScores:
     """Values per generated image, NaN for those that a measure leaves out.
 
     Attributes:
-        values: "sa", "nsd", "nsd_relative", "sa_masked", "nsd_masked" → (m,).
+        values: Measure, of `NAMES` → (m,).
         missing: Measure → why it was not computed.
         notes: Sentences about what was left out.
         masks: Image id of a reference → its mask.
     """
 
-    values: Values = field(default_factory=dict)
+    values: dict[str, np.ndarray] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     masks: dict[str, Image.Image] = field(default_factory=dict)
@@ -67,34 +68,22 @@ def sid_scores(
         masks: m masks of the subject in the generated images; None to find them.
     """
     found = SidScores()
+    if base is None:
+        found.missing["nsd_relative"] = "no images of the base model were given (--base)"
+    own = masks
     try:
         reference_masks = _reference_masks(subject, segmenter)
-        inside = _encoded(subject, reference_masks, clip, fill)
-        outside = _encoded(subject, [inverted(m) for m in reference_masks], clip, fill)
+        if own is None and segmenter is not None:
+            own = [segmenter([image], subject.noun)[0] for image in generated.images]
     except (InputError, MissingBackendError) as error:
-        names = ["sa", "nsd", *(["nsd_relative"] if base is not None else [])]
-        found.missing |= dict.fromkeys(names, str(error))
+        found.missing |= dict.fromkeys(NAMES, str(error))
         return found
+    if own is None:
+        reason = "there are no masks of the generated images; find them with --segment"
+        found.missing |= dict.fromkeys(("sa_masked", "nsd_masked"), reason)
     found.masks = dict(zip(subject.images.ids, reference_masks, strict=True))
-    found.values["sa"] = likeness(features, inside)
-    asked = _asked_for(generated, subject)
-    if asked.any():
-        found.notes.append(
-            f"{int(asked.sum())} images whose prompts ask for what the captions name beside the "
-            "subject were left out of NSD."
-        )
-    nsd = np.where(asked, np.nan, disentanglement(features, outside))
-    found.values["nsd"] = nsd
-    if base is not None:
-        _add_relative(found, nsd, generated, base, subject, clip, outside)
-    own = masks
-    if own is None and segmenter is not None:
-        own = [segmenter([image], subject.noun)[0] for image in generated.images]
-    if own is not None:
-        found.values |= _both_masked(generated.images, own, clip, fill, inside, outside, asked)
-        lost = int(np.isnan(found.values["sa_masked"]).sum())
-        if lost:
-            found.notes.append(f"The mask of the subject is empty in {lost} generated images.")
+    _add_alignment(found, features, subject, clip, fill, generated, own)
+    _add_disentanglement(found, features, subject, clip, fill, generated, own, base)
     return found
 
 
@@ -125,28 +114,87 @@ def _encoded(
     return encode_images(ImageSet.open(pictures), {"clip": clip}).features["clip"]
 
 
-def _both_masked(
-    images: ImageSet,
-    masks: Sequence[Image.Image],
+def _add_alignment(
+    found: SidScores,
+    features: np.ndarray,
+    subject: Subject,
     clip: Encoder,
     fill: Fill,
-    inside: np.ndarray,
-    outside: np.ndarray,
-    asked: np.ndarray,
-) -> Values:
-    """SA and NSD with the generated images masked as the references are."""
-    values: Values = {}
-    for name, references, flip in (("sa_masked", inside, False), ("nsd_masked", outside, True)):
-        column = np.full(len(images), np.nan)
-        used = [inverted(mask) if flip else mask for mask in masks]
-        rows = [i for i, mask in enumerate(used) if kept_pixels(mask).any()]
-        if rows:
-            pictures = [masked(images.image(i), used[i], fill) for i in rows]
-            own = encode_images(ImageSet.open(pictures), {"clip": clip}).features["clip"]
-            measure = disentanglement if flip else likeness
-            column[rows] = measure(own, references)
-        values[name] = np.where(asked, np.nan, column) if flip else column
-    return values
+    generated: Pictured,
+    masks: Sequence[Image.Image] | None,
+) -> None:
+    """Adds SA, and SA of the masked generated images."""
+    try:
+        inside = _encoded(subject, list(found.masks.values()), clip, fill)
+    except InputError as error:
+        found.missing |= dict.fromkeys(("sa", "sa_masked"), str(error))
+        return
+    found.values["sa"] = likeness(features, inside)
+    if masks is not None:
+        rows, own = _masked_features(generated.images, masks, clip, fill)
+        if len(rows) < len(masks):
+            empty = len(masks) - len(rows)
+            found.notes.append(f"The mask of the subject is empty in {empty} generated images.")
+        found.values["sa_masked"] = _spread(len(masks), rows, own, likeness, inside)
+
+
+def _add_disentanglement(
+    found: SidScores,
+    features: np.ndarray,
+    subject: Subject,
+    clip: Encoder,
+    fill: Fill,
+    generated: Pictured,
+    masks: Sequence[Image.Image] | None,
+    base: Pictured | None,
+) -> None:
+    """Adds NSD, NSD relative to the base, and NSD of what surrounds the subject."""
+    try:
+        outside = _encoded(subject, [inverted(m) for m in found.masks.values()], clip, fill)
+    except InputError as error:
+        found.missing |= dict.fromkeys(("nsd", "nsd_relative", "nsd_masked"), str(error))
+        return
+    asked = _asked_for(generated, subject)
+    if asked.any():
+        found.notes.append(
+            f"{int(asked.sum())} images whose prompts ask for what the captions name beside the "
+            "subject were left out of NSD."
+        )
+    nsd = np.where(asked, np.nan, disentanglement(features, outside))
+    found.values["nsd"] = nsd
+    if base is not None:
+        _add_relative(found, nsd, generated, base, subject, clip, outside)
+    if masks is not None:
+        rows, own = _masked_features(
+            generated.images, [inverted(mask) for mask in masks], clip, fill
+        )
+        values = _spread(len(masks), rows, own, disentanglement, outside)
+        found.values["nsd_masked"] = np.where(asked, np.nan, values)
+
+
+def _masked_features(
+    images: ImageSet, masks: Sequence[Image.Image], clip: Encoder, fill: Fill
+) -> tuple[list[int], np.ndarray | None]:
+    """Returns the images whose masks keep something, and their features."""
+    rows = [i for i, mask in enumerate(masks) if kept_pixels(mask).any()]
+    if not rows:
+        return rows, None
+    pictures = [masked(images.image(i), masks[i], fill) for i in rows]
+    return rows, encode_images(ImageSet.open(pictures), {"clip": clip}).features["clip"]
+
+
+def _spread(
+    count: int,
+    rows: Sequence[int],
+    features: np.ndarray | None,
+    measure: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    references: np.ndarray,
+) -> np.ndarray:
+    """Returns a value per image, NaN for those without features."""
+    column = np.full(count, np.nan)
+    if features is not None:
+        column[list(rows)] = measure(features, references)
+    return column
 
 
 def _add_relative(
