@@ -1,12 +1,17 @@
 """Cross-attention maps: a partition of each place, of a pipeline in whatever state, unchanged."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_pipelines as tiny
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
+from editing.cli.personalize import app
 from editing.edit import Edit
 from editing.edit.deltas import NewTokens
 from editing.pipelines.attention import attention_maps, leak, positions_of
@@ -173,3 +178,25 @@ def test_the_figure_has_a_panel_for_each_image_and_word() -> None:
     assert to_png(figure).startswith(b"\x89PNG")
     with pytest.raises(InputError, match="one word or more"):
         attention_figure(images, {"dog": maps["dog"][:1]})
+
+
+def test_the_command_writes_maps_and_the_leak_of_a_word(tmp_path: Path) -> None:
+    tiny.sd1().save_pretrained(tmp_path / "model")
+    (tmp_path / "masks").mkdir()
+    full, empty = Image.new("L", (32, 32), 255), Image.new("L", (32, 32))
+    full.save(tmp_path / "masks" / "0.png")
+    empty.save(tmp_path / "masks" / "1.png")
+    out = tmp_path / "out"
+    arguments = [
+        "attention", tmp_path / "model", PROMPT, "--out", out, "--word", "dog", "--seeds", "0-1",
+        "--steps", "1", "--masks", tmp_path / "masks", "--device", "cpu", "--json",
+    ]  # fmt: skip
+    ran = CliRunner().invoke(app, list(map(str, arguments)))
+    assert ran.exit_code == 3, ran.output
+    assert [row["leak"] for row in json.loads(ran.stdout)["rows"]] == [pytest.approx(0), None]
+    assert "seed 1" in ran.stderr
+    with np.load(out / "maps.npz") as arrays:
+        assert arrays["dog"].shape == (2, 8, 8)
+    assert {f.name for f in out.iterdir()} == {
+        "attention.png", "maps.npz", "0.png", "1.png", "masks",
+    }  # fmt: skip

@@ -170,7 +170,7 @@ def test_dino_through_timm_and_dinov2_through_transformers_give_unit_vectors(
     from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
     model = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1, img_size=224)
-    save_for_hf(model, tmp_path / "timm", model_args={"depth": 1}, safe_serialization=True)
+    save_for_hf(model, str(tmp_path / "timm"), model_args={"depth": 1}, safe_serialization=True)
     config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28)
     Dinov2Model(config).save_pretrained(tmp_path / "v2")
     BitImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28}

@@ -83,8 +83,9 @@ def dreambench(
     """Run DreamBench: 30 subjects, 25 prompts, 4 images each; the published table beside ours."""
     import numpy as np
 
-    from editing.personalize import dreambench_run as runs
     from editing.personalize.dreambench import read_dreambench
+    from editing.personalize.dreambench_run import Plan
+    from editing.personalize.dreambench_table import calibrate as compare_real
     from editing.pipelines.sampling import Settings
 
     one_format(as_json, as_csv)
@@ -97,7 +98,7 @@ def dreambench(
     rng = np.random.default_rng(options.seed)
     tools = options.tools(MEASURES)
     if calibrate:
-        found = runs.calibrate(bench, tools.encoders, rng)
+        found = compare_real(bench, tools.encoders, rng)
         _echo_means({"real images (here)": found}, as_json, as_csv)
         _end(bench, tools.encoders.missing)
         return
@@ -108,15 +109,15 @@ def dreambench(
         )
     lines: list[dict[str, Any]] = []
     if images is not None:
-        for item, line in _foreign(bench, images, out, identifier, tools, rng):
+        for item, line in _foreign(bench, images, out, identifier, tools, options.seed):
             typer.echo(f"{item}: scored", err=True)
             lines.append(line)
     elif model is not None:
-        plan = runs.Plan(
+        plan = Plan(
             method, prior, identifier, nouns, seeds, class_seeds,
             Settings(steps, guidance, scheduler=scheduler), parse_settings(set_),
         )  # fmt: skip
-        lines = _trained(bench, model, out, plan, batch, options.device, tools, rng)
+        lines = _trained(bench, model, out, plan, batch, tools, options)
     name = f"{method} on {model}" if images is None else f"{images}"
     _deliver(lines, name, rng, as_json, as_csv)
     missing = {f"{x['subject']}: {n}": why for x in lines for n, why in x["missing"].items()}
@@ -130,15 +131,14 @@ def _trained(
     out: Path,
     plan: Any,
     batch: int,
-    device: str,
     tools: "Tools",
-    rng: Any,
+    options: ScoringOptions,
 ) -> list[dict[str, Any]]:
     """Teaches, generates and scores every subject."""
     from editing.cli.generate import generation_progress, load_on_device
     from editing.personalize.dreambench_run import BenchRun
 
-    run = BenchRun(load_on_device(device, model), model, out, plan, batch)
+    run = BenchRun(load_on_device(options.device, model), model, out, plan, batch)
     lines = []
     for number, item in enumerate(bench.subjects, start=1):
         typer.echo(f"{item.name} ({number} of {len(bench.subjects)})", err=True)
@@ -146,12 +146,12 @@ def _trained(
             edit = run.teach(item, on_event)
         with generation_progress() as on_batch:
             run.generate(item, edit, on_batch)
-        lines.append(run.score(item, tools, rng))
+        lines.append(run.score(item, tools, options.seed))
     return lines
 
 
 def _foreign(
-    bench: "DreamBench", images: Path, out: Path, identifier: str, tools: "Tools", rng: Any
+    bench: "DreamBench", images: Path, out: Path, identifier: str, tools: "Tools", seed: int
 ) -> Any:
     """Yields name and scores of every subject that another tool has images of."""
     from editing.personalize.dreambench_run import open_run, score_subject
@@ -172,7 +172,7 @@ def _foreign(
             continue
         found += 1
         opened = Subject.open(item.folder, identifier, item.nouns.vague)
-        yield item.name, score_subject(out, item, opened, own, None, tools, rng)
+        yield item.name, score_subject(out, item, opened, own, None, tools, seed)
     if not found:
         raise InputError(
             f"Expected images of DreamBench's subjects in {images}, got none; name the folders by "
@@ -194,7 +194,7 @@ def _echo_plan(bench: "DreamBench", seeds: int, class_seeds: int, as_json: bool)
 def _deliver(
     lines: Sequence[Mapping[str, Any]], name: str, rng: Any, as_json: bool, as_csv: bool
 ) -> None:
-    from editing.personalize.dreambench_run import real_summary, summary
+    from editing.personalize.dreambench_table import real_summary, summary
 
     means = {"real images (here)": real_summary(lines, rng), name: summary(lines, rng)}
     if as_csv:
@@ -220,7 +220,7 @@ def _deliver(
 
 
 def _echo_means(means: "Mapping[str, Mapping[str, Estimate]]", as_json: bool, as_csv: bool) -> None:
-    from editing.personalize.dreambench_run import table
+    from editing.personalize.dreambench_table import table
 
     if as_json:
         echo_json({"means": _plain(means), "published": _published()})

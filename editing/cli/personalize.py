@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from editing.cli import captioning, score, teach, word_pools
+from editing.cli import attention, captioning, score, teach, word_pools
 from editing.cli.identifier import identifier
 from visdiff.cli.options import Json
 from visdiff.errors import InputError
@@ -29,6 +29,7 @@ teach.add_methods(app)
 app.command("merge")(teach.merge)
 app.command("identifier")(identifier)
 app.command("caption", epilog=captioning.EPILOG)(captioning.caption)
+app.command("attention", epilog=attention.EPILOG)(attention.attention)
 app.command("score", epilog=score.EPILOG)(score.score)
 app.command("pools", epilog=word_pools.EPILOG)(word_pools.pools)
 

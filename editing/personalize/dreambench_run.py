@@ -6,10 +6,11 @@ models are available than before.
 """
 
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -17,19 +18,17 @@ from editing.edit import Edit
 from editing.generate import EDITED, Progress, Run, Variant
 from editing.generate.phrases import with_article
 from editing.generate.prompts import Sample
-from editing.metrics.dreambench import Published, published
-from editing.metrics.subject import Estimate, estimate, real_likeness
 from editing.personalize import find
-from editing.personalize.dreambench import BenchSubject, DreamBench
-from editing.personalize.encoders import Encoders, encode_images
+from editing.personalize.dreambench import BenchSubject
 from editing.personalize.pictured import Pictured, open_pictured
-from editing.personalize.scoring import TITLES, Tools, score
+from editing.personalize.scoring import Tools, score
 from editing.personalize.subject import Subject
 from editing.pipelines.sampling import Settings
 from editing.pipelines.weights import base_name
 from editing.training import OnEvent
 from visdiff.errors import InputError
 from visdiff.files import explained, write_whole
+from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.imageset import ImageSet
 
 SCORES = "scores.json"
@@ -37,8 +36,6 @@ SCORES = "scores.json"
 
 _HEADER = "run.json"
 _CLASS = "class"
-_TABLE = {"dino": "dino", "clip_i": "clip_i", "clip_t_vague": "clip_t_vague",
-          "clip_t_specific": "clip_t_specific"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,8 @@ class BenchRun:
             Sample(with_article(noun), seed, None, {"part": _CLASS})
             for seed in range(self.plan.class_seeds)
         ]
-        variants = [Variant(EDITED, edit)]
+        # The type checker does not accept a cached property where the protocol has a property.
+        variants = [Variant(EDITED, cast(Any, edit))]
         folder = self.out / item.name / "images"
         made = Run(
             self._pipe, variants, samples, folder, self.plan.sampling, self._batch_size
@@ -151,12 +149,12 @@ class BenchRun:
                 f"others (first: {label}: {reason}); compute in float32."
             )
 
-    def score(self, item: BenchSubject, tools: Tools, rng: np.random.Generator) -> dict[str, Any]:
+    def score(self, item: BenchSubject, tools: Tools, seed: int) -> dict[str, Any]:
         """Returns the scores of a subject's images, from its file if it has them already."""
         manifest = self.out / item.name / "images"
         own = open_pictured(manifest, {"part": "subject"})
         of_class = open_pictured(manifest, {"part": _CLASS}) if self.plan.class_seeds else None
-        return score_subject(self.out, item, self.subject(item), own, of_class, tools, rng)
+        return score_subject(self.out, item, self.subject(item), own, of_class, tools, seed)
 
     def subject(self, item: BenchSubject) -> Subject:
         """Opens the real images of a subject."""
@@ -170,9 +168,21 @@ def score_subject(
     own: Pictured,
     of_class: Pictured | None,
     tools: Tools,
-    rng: np.random.Generator,
+    seed: int,
 ) -> dict[str, Any]:
-    """Scores the images of a subject and writes them into its folder, or reads them from it.
+    """Scores the images of a subject and writes the scores into its folder, or reads them from it.
+
+    Scores in the folder are used if images, models and measures are the same.
+
+    Args:
+        out: Folder of the run.
+        item: The subject.
+        subject: Its real images.
+        own: Its generated images.
+        of_class: Images of the class noun, for PRES; None for none.
+        tools: Encoders and other models.
+        seed: Seed of the bootstrap, used with the subject's name so that intervals do not depend on
+            which subjects are scored before.
 
     Returns:
         The scores as JSON values, with "subject", "models" and "images".
@@ -185,6 +195,8 @@ def score_subject(
     about = {
         "subject": item.name,
         "images": len(own),
+        "seed": seed,
+        "digest": _digest([subject.images, own.images, *([of_class.images] if of_class else [])]),
         "models": tools.models,
         "wanted": sorted(tools.wanted),
         "unavailable": sorted({**tools.encoders.missing, **tools.missing}),
@@ -195,7 +207,7 @@ def score_subject(
         own,
         subject,
         tools,
-        rng,
+        np.random.default_rng([seed, zlib.crc32(item.name.encode())]),
         vague=item.nouns.vague,
         specific=item.nouns.specific,
         class_images=of_class,
@@ -208,6 +220,12 @@ def score_subject(
             found.per_image.to_csv(index=False, lineterminator="\n").encode(),
         )
     return line
+
+
+def _digest(sets: Sequence[ImageSet]) -> str:
+    """Returns a digest of the content of images, in order."""
+    names = [[images.digest(i) for i in range(len(images))] for images in sets]
+    return digest_bytes(canonical_json(names).encode())
 
 
 def open_run(out: Path, settings: Mapping[str, Any]) -> None:
@@ -239,81 +257,3 @@ def read_scores(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def calibrate(
-    bench: DreamBench, encoders: Encoders, rng: np.random.Generator
-) -> dict[str, Estimate]:
-    """Returns what DINO, DINOv2 and CLIP-I are for real images, as means over the subjects.
-
-    The published values are in the first row of `editing.metrics.dreambench.published`; other
-    values mean that the encoder or its preprocessing differs.
-
-    Raises:
-        InputError: No subject has two images.
-    """
-    values: dict[str, list[float]] = {}
-    for item in bench.subjects:
-        found = encode_images(ImageSet.open(item.folder), encoders.present)
-        for role, features in found.features.items():
-            if len(features) > 1:
-                values.setdefault(role, []).append(real_likeness(features))
-    if not values:
-        raise InputError(
-            f"Expected two images of a subject in {bench.folder} and an encoder, got none; check "
-            "the folder."
-        )
-    names = {"clip": "clip_i"}
-    return {
-        names.get(role, role): estimate(own, range(len(own)), rng) for role, own in values.items()
-    }
-
-
-def summary(lines: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Estimate]:
-    """Returns measure → mean over subjects, with an interval over subjects."""
-    found = {}
-    for name in TITLES:
-        own = [x["measures"][name]["value"] for x in lines if name in x["measures"]]
-        if own:
-            found[name] = estimate(own, range(len(own)), rng)
-    return found
-
-
-def real_summary(
-    lines: Sequence[Mapping[str, Any]], rng: np.random.Generator
-) -> dict[str, Estimate]:
-    """Returns measure → mean over subjects of real images against each other."""
-    found = {}
-    for name in ("dino", "dinov2", "clip_i"):
-        own = [x["real"][name] for x in lines if name in x["real"]]
-        if own:
-            found[name] = estimate(own, range(len(own)), rng)
-    return found
-
-
-def table(
-    ours: Mapping[str, Mapping[str, Estimate]], known: Sequence[Published] | None = None
-) -> str:
-    """Returns the published table with rows of our own, in Markdown.
-
-    Args:
-        ours: Name of a row → its means.
-        known: The published rows; all by default.
-    """
-    rows = [(f"{p.system} (published)", {n: getattr(p, a) for n, a in _TABLE.items()})
-            for p in (published() if known is None else known)]  # fmt: skip
-    head = "| system | " + " | ".join(TITLES[name] for name in _TABLE) + " |"
-    rule = "|---|" + "---|" * len(_TABLE)
-    lines = [head, rule]
-    for system, values in rows:
-        lines.append(f"| {system} | " + " | ".join(f"{values[n]:.3f}" for n in _TABLE) + " |")
-    for system, means in ours.items():
-        cells = [_cell(means[n]) if n in means else "–" for n in _TABLE]
-        lines.append(f"| {system} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(found: Estimate) -> str:
-    if np.isnan(found.low):
-        return f"{found.value:.3f}"
-    return f"{found.value:.3f} ({found.low:.3f}–{found.high:.3f})"
