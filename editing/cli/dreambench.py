@@ -95,18 +95,18 @@ def dreambench(
     if dry_run:
         _echo_plan(bench, seeds, class_seeds, as_json)
         raise typer.Exit(3 if bench.missing else 0)
-    rng = np.random.default_rng(options.seed)
-    tools = options.tools(MEASURES)
-    if calibrate:
-        found = compare_real(bench, tools.encoders, rng)
-        _echo_means({"real images (here)": found}, as_json, as_csv)
-        _end(bench, tools.encoders.missing)
-        return
-    if out is None or (model is None) == (images is None):
+    if not calibrate and (out is None or (model is None) == (images is None)):
         raise InputError(
             "Expected --out FOLDER and either --model MODEL or --images FOLDER, got another "
             "combination; give these two."
         )
+    rng = np.random.default_rng(options.seed)
+    tools = _checked(options)
+    if calibrate or out is None:
+        found = compare_real(bench, tools.encoders, rng)
+        _echo_means({"real images (here)": found}, as_json, as_csv)
+        _end(bench, tools.encoders.missing)
+        return
     lines: list[dict[str, Any]] = []
     if images is not None:
         for item, line in _foreign(bench, images, out, identifier, tools, options.seed):
@@ -123,6 +123,24 @@ def dreambench(
     missing = {f"{x['subject']}: {n}": why for x in lines for n, why in x["missing"].items()}
     missing |= {f"{x['subject']}: {n}": why for x in lines for n, why in x["unreadable"].items()}
     _end(bench, missing)
+
+
+def _checked(options: ScoringOptions) -> "Tools":
+    """Loads the models and names what is missing before anything is trained.
+
+    Raises:
+        InputError: No encoder is available.
+    """
+    tools = options.tools(MEASURES)
+    missing = {**tools.encoders.missing, **tools.missing}
+    if not tools.encoders.present:
+        raise InputError(
+            "Expected weights of one encoder at least, got none, so nothing could be scored: "
+            f"{next(iter(missing.values()))}"
+        )
+    for name, reason in missing.items():
+        typer.echo(f"will not be computed: {name}: {reason}", err=True)
+    return tools
 
 
 def _trained(

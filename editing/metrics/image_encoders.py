@@ -102,10 +102,13 @@ def _timm(name: str, device: str) -> tuple[Any, Any]:
 
 def _transformers(name: str, device: str) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoImageProcessor, AutoModel
+    import transformers
+    from transformers import AutoConfig, AutoImageProcessor
 
-    model: Any = AutoModel.from_pretrained(name, dtype=torch.float32)
-    model = model.eval().to(device)
+    # The class that was saved, since transformers warns of a head that another class lacks.
+    saved: Any = AutoConfig.from_pretrained(name).architectures or ["AutoModel"]
+    kind: Any = getattr(transformers, saved[0], transformers.AutoModel)
+    model: Any = kind.from_pretrained(name, dtype=torch.float32).base_model.eval().to(device)
     processor: Any = AutoImageProcessor.from_pretrained(name)
 
     def encode(pixels: Any) -> Any:

@@ -16,6 +16,7 @@ from editing.generate.phrases import with_article
 from editing.personalize.captions import has_identifier, replace_identifier
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
+from visdiff.imageset.manifest import SUFFIXES
 
 _PROMPT_COLUMNS = ("prompt", "caption", "text")
 
@@ -57,7 +58,7 @@ def open_pictured(
     """
     path = Path(source).expanduser()
     manifest = path / MANIFEST if path.is_dir() else path
-    if manifest.is_file() and manifest.suffix != ".png":
+    if manifest.is_file() and manifest.suffix.lower() in SUFFIXES:
         images = ImageSet.open(manifest, where=where)
         frame = images.frame
         column = next((c for c in _PROMPT_COLUMNS if c in frame.columns), None)

@@ -63,13 +63,14 @@ class AttentionMaps:
     def of_words(self) -> dict[str, NDArray[np.float32]]:
         """Returns every part of the prompt → its maps (n, h, w); together they sum to 1.
 
-        The parts are "start", the tokens of the prompt with their position before them ("2 dog"),
-        and "end" with the padding.
+        The parts are "start", the words with the position of their first token ("2 dog"), and "end"
+        with the padding.
         """
         layout = self.layout
         parts: dict[str, list[int]] = {"start": list(range(layout.start))} if layout.start else {}
-        for i in range(layout.start, layout.end):
-            parts[f"{i} {self.tokens[i].removesuffix('</w>')}"] = [i]
+        for positions in _words(self.tokens, layout):
+            text = "".join(self.tokens[i] for i in positions).removesuffix("</w>")
+            parts[f"{positions[0]} {text}"] = positions
         parts["end"] = list(range(layout.end, layout.length))
         return {name: self.of_positions(positions) for name, positions in parts.items()}
 
@@ -287,6 +288,22 @@ class _Recorder(TorchFunctionMode):
         )
         self._total += maps.cpu()
         self._counts[self._current] += 1
+
+
+def _words(tokens: Sequence[str], layout: Layout) -> Iterator[list[int]]:
+    """Yields the positions of each word: pieces up to one that ends it, or one added token."""
+    word: list[int] = []
+    for i in range(layout.start, layout.end):
+        is_added = tokens[i].startswith("<") and tokens[i].endswith(">")
+        if is_added and word:
+            yield word
+            word = []
+        word.append(i)
+        if is_added or tokens[i].endswith("</w>"):
+            yield word
+            word = []
+    if word:
+        yield word
 
 
 def _layers(pipe: Any) -> dict[str, Any]:
