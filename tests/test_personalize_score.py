@@ -256,7 +256,7 @@ def test_mistakes_are_one_sentence(folders: tuple[Path, Path]) -> None:
         (["--encoder", "miniature", "--encoder", "clip"], "miniature without clip"),
         (["--encoder", "miniature", "--measure", "fid"], "Expected measures"),
         (["--encoder", "miniature", "--csv", "--json"], "got both"),
-        (["--encoder", "clip", "--measure", "clip_i"], "Expected weights of one encoder"),
+        (["--encoder", "dino", "--measure", "dino"], "Expected weights of one encoder"),
     ):
         ran = invoke(made, real, *options)
         assert isinstance(ran.exception, InputError), ran.output

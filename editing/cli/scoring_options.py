@@ -65,13 +65,13 @@ class ScoringOptions:
         from editing.metrics.masks import ClipSegmenter
         from editing.metrics.perceptual import Lpips
         from editing.personalize.encoders import Encoders
-        from editing.personalize.scoring import Tools
+        from editing.personalize.scoring import Tools, checked_measures
 
         names = self.encoder or ["clip", "dino"]
         chosen = [*default, *(["dinov2"] if "dinov2" in names else [])]
         if self.segment is not None:
             chosen += ["sa", "nsd", "sa_masked", "nsd_masked"]
-        wanted = frozenset(self.measure or chosen)
+        wanted = checked_measures(self.measure or chosen)
         lpips, missing = None, {}
         use_lpips = self.diversity == "lpips" or (
             self.diversity is None and "miniature" not in names

@@ -4,7 +4,7 @@ The measures are defined in `editing.metrics.subject`. What cannot be computed, 
 or prompts are missing, is named with the reason; everything else is computed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,22 @@ TITLES: Mapping[str, str] = {
 """Measure → its name in tables, in order."""
 
 
+def checked_measures(names: Iterable[str]) -> frozenset[str]:
+    """Returns the names of measures as a set.
+
+    Raises:
+        InputError: There is none, or one is unknown.
+    """
+    wanted = frozenset(names)
+    unknown = sorted(wanted - TITLES.keys())
+    if unknown or not wanted:
+        raise InputError(
+            f"Expected measures of {', '.join(TITLES)}, got {', '.join(unknown) or 'none'}; "
+            "correct the names."
+        )
+    return wanted
+
+
 @dataclass(frozen=True)
 class Tools:
     """What scores are computed with.
@@ -50,7 +66,7 @@ class Tools:
             ``clip``.
         fill: What masked pixels become.
         missing: Measure → why it is not computed, from what could not be loaded.
-        wanted: Measures to compute, of `TITLES`.
+        wanted: Measures to compute, of `TITLES`; see `checked_measures`.
     """
 
     encoders: Encoders
@@ -59,14 +75,6 @@ class Tools:
     fill: Fill = "black"
     missing: Mapping[str, str] = field(default_factory=dict)
     wanted: frozenset[str] = frozenset(TITLES)
-
-    def __post_init__(self) -> None:
-        unknown = sorted(self.wanted - TITLES.keys())
-        if unknown or not self.wanted:
-            raise InputError(
-                f"Expected measures of {', '.join(TITLES)}, got {', '.join(unknown) or 'none'}; "
-                "correct the names."
-            )
 
     @property
     def models(self) -> dict[str, str]:
