@@ -1,4 +1,4 @@
-"""``visdiff personalize``: the data of a personalisation, checked and written before any training.
+"""``visdiff personalize``: teaches subjects, and checks and writes their data and their scores.
 
 Data goes to stdout, notes to stderr. Exit status: 0 done, 2 the user's mistake, 3 finished in part
 (captions that describe the subject).
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from editing.cli import captioning, teach, word_pools
+from editing.cli import attention, captioning, score, teach, word_pools
 from editing.cli.identifier import identifier
 from visdiff.cli.options import Json
 from visdiff.errors import InputError
@@ -29,6 +29,8 @@ teach.add_methods(app)
 app.command("merge")(teach.merge)
 app.command("identifier")(identifier)
 app.command("caption", epilog=captioning.EPILOG)(captioning.caption)
+app.command("attention", epilog=attention.EPILOG)(attention.attention)
+app.command("score", epilog=score.EPILOG)(score.score)
 app.command("pools", epilog=word_pools.EPILOG)(word_pools.pools)
 
 Source = Annotated[

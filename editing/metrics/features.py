@@ -1,22 +1,35 @@
 """Image features from any encoder of `visdiff.encoders`, for the measures on arrays."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
-from visdiff.encoders import Encoder
 from visdiff.errors import InputError
 
 
+class ImageEncoder(Protocol):
+    """The part of `visdiff.encoders.Encoder` that images need."""
+
+    def prepare(self, image: Image.Image) -> Any:
+        """Returns the network input of an RGB image."""
+        ...
+
+    def __call__(self, batch: list[Any]) -> Sequence[Any]:
+        """Returns a float32 vector, or a refusal with a reason, per input."""
+        ...
+
+
 def image_features(
-    encoder: Encoder, images: Iterable[Image.Image], batch_size: int = 32
+    encoder: ImageEncoder, images: Iterable[Image.Image], batch_size: int = 32
 ) -> np.ndarray:
     """Returns the features of images; holds only one batch of images in memory.
 
     Args:
-        encoder: Such as `visdiff.encoders.open_clip.OpenClipEncoder`.
+        encoder: Such as `visdiff.encoders.open_clip.OpenClipEncoder`, or
+            `editing.metrics.image_encoders.ImageFeatures`.
         images: RGB images; a `visdiff.imageset.ImageSet` is one such iterable.
         batch_size: Images per batch.
 

@@ -34,12 +34,13 @@ app.command()(caption.caption)
 app.command()(rank.rank)
 
 # Commands of other packages, such as `editing`: Typer apps or functions.
-for _point in entry_points(group="visdiff.commands"):
-    _command = _point.load()
-    if isinstance(_command, typer.Typer):
-        app.add_typer(_command, name=_point.name, no_args_is_help=True)
-    else:
-        app.command(_point.name)(_command)
+for _group, _parent in (("visdiff.commands", app), ("visdiff.bench", bench.app)):
+    for _point in entry_points(group=_group):
+        _command = _point.load()
+        if isinstance(_command, typer.Typer):
+            _parent.add_typer(_command, name=_point.name, no_args_is_help=True)
+        else:
+            _parent.command(_point.name)(_command)
 
 
 def main() -> None:
