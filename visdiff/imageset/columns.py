@@ -13,8 +13,11 @@ PROMPT = ("prompt", "text", "caption")
 SEED = ("evaluation_seed", "sd_seed", "seed")
 """Columns of seeds. I2P's release names sd_seed what UCE's copy names evaluation_seed."""
 
-USUAL = {"prompt": PROMPT, "seed": SEED}
-"""The columns that commands pair images by, each with its usual names."""
+USUAL = {"prompt": PROMPT[:2], "seed": SEED}
+"""The columns that commands pair images by, each with its usual names.
+
+The caption of an image describes it, and is not the prompt that it was generated from.
+"""
 
 GUIDANCE = ("evaluation_guidance", "sd_guidance_scale", "guidance_scale", "guidance")
 """Columns of guidance scales."""

@@ -65,10 +65,11 @@ class Origin:
         """
         found = list(self.notes)
         if self.left_out:
-            found.append(
-                f"{sum(self.left_out.values())} files of {source} that are no readable images were "
-                f"left out: {_in_words(self.left_out)}."
-            )
+            n = sum(self.left_out.values())
+            files = f"{n} files of {source} that are no readable images were"
+            if n == 1:
+                files = f"1 file of {source} that is no readable image was"
+            found.append(f"{files} left out: {_in_words(self.left_out)}.")
         if decode.HEIC & set(self.left_out):
             found.append(f"To use the photos, {decode.HEIC_ADVICE}.")
         if self.tried:
