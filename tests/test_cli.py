@@ -276,7 +276,7 @@ def test_unknown_backend(run: Run, sets: tuple[Path, Path], role: str) -> None:
         (("--rounds", "some"), "'auto', got 'some'"),
         (("--seed", "-1"), "greater than or equal to 0"),
         (("--paired-by", "prompt,seed"), "add prompt, seed to the manifest"),
-        (("--config", "nowhere.toml"), "nowhere.toml, which cannot be read"),
+        (("--config", "nowhere.toml"), "nowhere.toml (No such file"),
         (("--config", "x.toml", "--preset", "laptop"), "Expected --config or --preset"),
     ],
 )

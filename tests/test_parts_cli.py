@@ -134,9 +134,10 @@ def test_invalid_targets_are_reported_before_captioning(folder: Path, tmp_path: 
 def test_the_plan_of_captions(folder: Path) -> None:
     options = ("caption", folder, "--out", folder / "c.csv", "--dry-run", "--json")
     plan = json.loads(run(*options, "--captioner", "fakes:ColourCaptioner").stdout)
-    assert plan == {"images": 10, "paid_calls": 0}
+    left_out = f"1 file of {folder} that is no readable image was left out: 1 .csv."
+    assert plan == {"images": 10, "paid_calls": 0, "notes": [left_out]}
     plan = json.loads(run(*options, "--captioner", "chat", "--llm", "x").stdout)
-    assert plan == {"images": 10, "paid_calls": 10}
+    assert plan == {"images": 10, "paid_calls": 10, "notes": [left_out]}
     assert not (folder / "c.csv").exists()
 
 

@@ -135,8 +135,8 @@ def check_columns(original: ImageSet, edited: ImageSet) -> tuple[ImageSet, Image
     Raises:
         InputError: A set has no such column.
     """
-    original = original.with_usual_columns(columns.USUAL)
-    edited = edited.with_usual_columns(columns.USUAL)
+    original = original.with_columns(columns.usual_columns(original.frame))
+    edited = edited.with_columns(columns.usual_columns(edited.frame))
     for images in (original, edited):
         missing = [c for c in ("prompt", "seed") if c not in images.frame.columns]
         if missing:

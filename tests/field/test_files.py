@@ -92,10 +92,10 @@ def test_what_is_left_out_is_counted_by_suffix(root: Path) -> None:
     write(root / "LICENSE", "text")
     images = ImageSet.open(root)
     assert images.left_out == {".heic": 3, ".mov": 1, "(no suffix)": 1}
-    (note,) = images.notes
+    note, advice = images.notes
     assert "5 files" in note
     assert "3 .heic, 1 (no suffix), 1 .mov" in note
-    assert "visdiff[heif]" in note
+    assert "visdiff[heif]" in advice
     assert images.subset([0]).renamed("x").left_out == images.left_out
     assert images.joined(images).left_out == {".heic": 6, ".mov": 2, "(no suffix)": 2}
 

@@ -78,9 +78,10 @@ def split_pair(a: ImageSet, b: ImageSet, config: Config) -> SplitPair:
     """
     paired_a, paired_b, n_unpaired = a, b, 0
     if config.paired_by:
-        usual = {name: columns.USUAL[name] for name in config.paired_by if name in columns.USUAL}
         paired_a, paired_b, n_unpaired = pair_up(
-            a.with_usual_columns(usual), b.with_usual_columns(usual), config.paired_by
+            a.with_columns(columns.usual_columns(a.frame, config.paired_by)),
+            b.with_columns(columns.usual_columns(b.frame, config.paired_by)),
+            config.paired_by,
         )
     halves = split(
         paired_a,

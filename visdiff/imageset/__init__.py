@@ -6,7 +6,6 @@ take a few megabytes of memory; pixels are decoded on request, one image at a ti
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import pandas as pd
 from PIL import Image
 
 from visdiff.errors import InputError, UnreadableImageError
-from visdiff.files import open_regular, read_rest
-from visdiff.imageset import columns, decode, manifest, sources
+from visdiff.files import open_regular, read_rest, read_whole
+from visdiff.imageset import decode, manifest, sources
 
 Item = str | os.PathLike[str] | Image.Image
 
@@ -52,9 +51,7 @@ class ImageSet:
         source: str,
         where: Mapping[str, str],
         digests: dict[str, tuple[tuple[int, int] | None, str]],
-        left_out: Mapping[str, int] | None = None,
-        notes: Sequence[str] = (),
-        tried: Sequence[str] = (),
+        origin: sources.Origin,
     ) -> None:
         """Uses `ImageSet.open`."""
         self._items = tuple(items)
@@ -63,9 +60,9 @@ class ImageSet:
         self.name = name
         self.source = source
         self.where = dict(where)
-        self.left_out = dict(left_out or {})
-        self.tried = tuple(tried)
-        self._notes = tuple(notes)
+        self._origin = origin
+        self.left_out = dict(origin.left_out)
+        self.tried = origin.tried
         self.ids: tuple[str, ...] = tuple(frame["id"].tolist())
 
     @classmethod
@@ -90,13 +87,12 @@ class ImageSet:
                 - a glob string such as ``"photos/**/*_left.png"``, sorted;
                 - one image file;
                 - a manifest (.csv, .tsv, .parquet, .jsonl) with a column ``path``, ``file_name``
-                  or another of `columns.PATH`, absolute or relative to the manifest's folder. When
-                  the files are not there, the current folder and the manifest's parent folder are
-                  tried, so that original VisDiff CSVs (``path``, ``group_name``; paths like
-                  ``./data/…``) open unchanged, and then the paths without their first folders, so
-                  that manifests of another machine do. The same rule is used for all rows. In
-                  Parquet the column may hold the bytes of the files, as `datasets` writes them. A
-                  column ``id``, if any, must be unique;
+                  or another of `visdiff.imageset.columns.PATH`, absolute or relative to the
+                  manifest's folder. When the files are not there, other folders and shortened
+                  paths are tried (`visdiff.imageset.locate`), so that original VisDiff CSVs
+                  (``path``, ``group_name``; paths like ``./data/…``) and manifests of another
+                  machine open unchanged. The same rule is used for all rows. In Parquet the column
+                  may hold the bytes of the files. A column ``id``, if any, must be unique;
                 - a list of paths, Pillow images, or both;
                 - a data frame with a column ``path``, relative to the current folder;
                 - another `ImageSet`.
@@ -161,20 +157,7 @@ class ImageSet:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences about files that were left out and about how the others were found."""
-        found = list(self._notes)
-        if self.left_out:
-            heic = f" To use the photos, {decode.HEIC_ADVICE}."
-            found.append(
-                f"{sum(self.left_out.values())} files of {self.source} that are no readable images "
-                f"were left out: {sources.left_out_text(self.left_out)}."
-                + (heic if decode.HEIC & set(self.left_out) else "")
-            )
-        if self.tried:
-            found.append(
-                f"No image of {self.source} was found; the first would be {self._items[0]}. Tried "
-                f"the folders {', '.join(self.tried)}."
-            )
-        return tuple(found)
+        return self._origin.sentences(self.source)
 
     def path(self, index: int) -> Path | None:
         """Returns the path of an image's file, or None for an image in memory."""
@@ -243,8 +226,7 @@ class ImageSet:
             status = os.stat(item)
             state = (status.st_mtime_ns, status.st_size)
             if known is None or known[0] != state:
-                with open_regular(item) as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = hashlib.sha256(read_whole(item)).hexdigest()
                 known = self._digests[self.ids[index]] = (state, digest)
         except InputError:
             raise
@@ -293,21 +275,9 @@ class ImageSet:
         """
         frame = self._frame.copy()
         for name, values in columns.items():
-            frame[name] = list(values)
-        return self._with(self._items, frame, name=self.name, where=self.where)
-
-    def with_usual_columns(self, names: Mapping[str, Sequence[str]]) -> "ImageSet":
-        """Returns the same images, with columns under the names that a caller uses.
-
-        Args:
-            names: Name → usual names of the column, such as `columns.SEED`. A set that has the
-                name keeps its column; otherwise the first of the usual ones is copied.
-        """
-        frame = self._frame
-        for name, usual in names.items():
-            found = columns.find([c for c in frame.columns if c not in ("id", "path")], usual)
-            if name not in frame.columns and found is not None:
-                frame = pd.concat([frame, frame[found].rename(name)], axis="columns")
+            # Only columns of objects hold names that are not UTF-8.
+            kind = object if any(isinstance(value, str) for value in values) else None
+            frame[name] = pd.Series(list(values), dtype=kind)
         return self._with(self._items, frame, name=self.name, where=self.where)
 
     def joined(self, other: "ImageSet") -> "ImageSet":
@@ -338,9 +308,7 @@ class ImageSet:
             source=f"{self.source} and {other.source}",
             where={},
             digests=digests,
-            left_out=Counter(self.left_out) + Counter(other.left_out),
-            notes=list(dict.fromkeys([*self._notes, *other._notes])),
-            tried=[*self.tried, *other.tried] if self.tried and other.tried else (),
+            origin=self._origin.joined(other._origin),
         )
 
     def split(
@@ -405,9 +373,7 @@ class ImageSet:
             source=listing.source,
             where={},
             digests={},
-            left_out=listing.left_out,
-            notes=listing.notes,
-            tried=listing.tried,
+            origin=listing.origin,
         )
 
     def _select(self, positions: np.ndarray, *, name: str, where: Mapping[str, str]) -> "ImageSet":
@@ -430,9 +396,7 @@ class ImageSet:
             source=self.source,
             where=where,
             digests=self._digests,
-            left_out=self.left_out,
-            notes=self._notes,
-            tried=self.tried,
+            origin=self._origin,
         )
 
     def _store_digest(

@@ -2,6 +2,7 @@
 
 import glob as globbing
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,55 @@ class TableOptions:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What was left out of a source, and how the rest was found.
+
+    Attributes:
+        left_out: Suffix → number of files that are no readable images.
+        notes: Sentences about what was assumed.
+        tried: Folders that were tried, if the files of a manifest are in none of them.
+        first: Path of the first file as resolved, if none was found.
+    """
+
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    tried: tuple[str, ...] = ()
+    first: str = ""
+
+    def joined(self, other: "Origin") -> "Origin":
+        """Returns the origin of two sets together."""
+        none_found = bool(self.tried and other.tried)
+        return Origin(
+            dict(Counter(self.left_out) + Counter(other.left_out)),
+            tuple(dict.fromkeys([*self.notes, *other.notes])),
+            tuple(dict.fromkeys([*self.tried, *other.tried])) if none_found else (),
+            self.first if none_found else "",
+        )
+
+    def sentences(self, source: str) -> tuple[str, ...]:
+        """Returns sentences for the plan and the report.
+
+        Args:
+            source: Where the images come from, as text.
+        """
+        found = list(self.notes)
+        if self.left_out:
+            n = sum(self.left_out.values())
+            files = f"{n} files of {source} that are no readable images were"
+            if n == 1:
+                files = f"1 file of {source} that is no readable image was"
+            found.append(f"{files} left out: {_in_words(self.left_out)}.")
+        if decode.HEIC & set(self.left_out):
+            found.append(f"To use the photos, {decode.HEIC_ADVICE}.")
+        if self.tried:
+            found.append(
+                f"No image of {source} was found; the first would be {self.first}. Tried the "
+                f"folders {', '.join(self.tried)}."
+            )
+        return tuple(found)
+
+
+@dataclass(frozen=True)
 class Listing:
     """The images of a set, by reference.
 
@@ -39,18 +89,14 @@ class Listing:
         frame: One row per image: ``id`` (unique), ``path`` (text or None), metadata.
         name: Name of the set.
         source: Where the images come from, as text for a report.
-        left_out: Suffix → number of files that are no images.
-        notes: Sentences about what was assumed.
-        tried: Folders that were tried, if the files of a manifest are in none of them.
+        origin: What was left out, and how the rest was found.
     """
 
     items: Sequence[StoredItem]
     frame: pd.DataFrame
     name: str
     source: str
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    tried: tuple[str, ...] = ()
+    origin: Origin = field(default_factory=Origin)
 
 
 def from_path(source: str, options: TableOptions) -> Listing:
@@ -170,7 +216,8 @@ def from_table(
     frame = pd.concat([_frame(items, ids), unused.reset_index(drop=True)], axis="columns")
     notes = (*table.attrs.get("notes", ()), *([found.note] if found.note else []))
     tried = found.tried if len(found.items) == len(items) else ()
-    return Listing(items, frame, name, source, notes=notes, tried=tried)
+    origin = Origin({}, notes, tried, found.items[0] if tried else "")
+    return Listing(items, frame, name, source, origin)
 
 
 def _path_column(table: pd.DataFrame, source: str, options: TableOptions) -> str:
@@ -247,7 +294,7 @@ def _from_glob(pattern: str) -> Listing:
     )
 
 
-def left_out_text(left_out: Mapping[str, int]) -> str:
+def _in_words(left_out: Mapping[str, int]) -> str:
     """Returns the files that were left out in words, the most frequent first."""
     ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count} {suffix}" for suffix, count in ordered)
@@ -257,7 +304,7 @@ def _others(left_out: Mapping[str, int]) -> str:
     n = sum(left_out.values())
     if not n:
         return "an empty folder"
-    return f"{n} other file{'s' if n > 1 else ''} ({left_out_text(left_out)})"
+    return f"{n} other file{'s' if n > 1 else ''} ({_in_words(left_out)})"
 
 
 def _advice(left_out: Mapping[str, int]) -> str:
@@ -273,7 +320,7 @@ def _listing(
     source: str,
     left_out: Mapping[str, int] | None = None,
 ) -> Listing:
-    return Listing(items, _frame(items, _unique(ids)), name, source, dict(left_out or {}))
+    return Listing(items, _frame(items, _unique(ids)), name, source, Origin(left_out or {}))
 
 
 def _frame(items: Sequence[StoredItem], ids: Sequence[str]) -> pd.DataFrame:

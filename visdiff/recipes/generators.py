@@ -86,9 +86,10 @@ def form(
         InputError: A source or column does not exist, or no image has a partner.
     """
     sets = [
-        ImageSet.open(_manifest(source), name=name).with_usual_columns(columns.USUAL)
+        ImageSet.open(_manifest(source), name=name)
         for source, name in ((first, name_first), (second, name_second))
     ]
+    sets = [images.with_columns(columns.usual_columns(images.frame)) for images in sets]
     notes: list[str] = []
     for k, images in enumerate(sets):
         known = column_texts(images, prompt) != ""
