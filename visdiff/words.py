@@ -62,6 +62,12 @@ def base_forms(word: str) -> frozenset[str]:
     return frozenset(forms)
 
 
+def singulars(word: str) -> frozenset[str]:
+    """Returns the possible singulars of a lower-case noun; empty if it is not a plural."""
+    forms = {_IRREGULAR[word]} if word in _IRREGULAR else _without_plural(word)
+    return frozenset(forms)
+
+
 def _without_plural(word: str) -> set[str]:
     if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
         return set()
