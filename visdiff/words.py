@@ -62,6 +62,31 @@ def base_forms(word: str) -> frozenset[str]:
     return frozenset(forms)
 
 
+def content_words(text: str) -> list[frozenset[str]]:
+    """Returns the base forms of each word of a text that is not a stop word.
+
+    A text of stop words only is returned with all of its words.
+    """
+    found = words(text.replace("-", " "))
+    return [base_forms(word) for word in found if word not in STOP_WORDS] or [
+        base_forms(word) for word in found
+    ]
+
+
+def same_words(first: str, second: str) -> bool:
+    """Returns whether two texts have the same words in the same order.
+
+    Case, punctuation, articles and inflections are ignored; other stop words are not.
+    """
+    left, right = (
+        [base_forms(w) for w in words(text.replace("-", " ")) if w not in ARTICLES]
+        for text in (first, second)
+    )
+    if len(left) != len(right):
+        return False
+    return all(a & b for a, b in zip(left, right, strict=True)) if left else first == second
+
+
 def singulars(word: str) -> frozenset[str]:
     """Returns the possible singulars of a lower-case noun; empty if it is not a plural."""
     forms = {_IRREGULAR[word]} if word in _IRREGULAR else _without_plural(word)

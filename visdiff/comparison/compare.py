@@ -97,7 +97,7 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
 
     with stopwatch("preflight"):
         checks = preflight(set_a, set_b, cache=runtime.cache, progress=runtime.progress)
-        warnings = checks.warnings()
+        warnings = [*backends.warnings, *checks.warnings()]
         pair = pair.without(checks.unreadable_a, checks.unreadable_b, config)
         check_sizes(pair.set_a, pair.set_b)
     if pair.n_unpaired:

@@ -102,7 +102,7 @@ class NgramProposer(Proposer):
     def __init__(
         self,
         max_hypotheses: int = 20,
-        min_z: float = 1.96,
+        min_z: float = 1.64,
         max_words: int = 4,
         min_count: int = 2,
         prior: float = 10.0,
