@@ -21,13 +21,14 @@ _FILES = {5, 6, 13, 17, 20}
 _MIN_TAGS = 3
 #: Rarest token: the tokenizer's vocabulary is ordered by frequency.
 _MAX_TOKEN = 40_000
-#: Names of harmless synsets that are also rude, sexual or derogatory words, or that no image shows.
-_LEFT_OUT = frozenset(
-    (
-        "ass|bitch|boob|cock|dick|domestic ass|fag|knockers|prick|pussy|shag|tit|wild ass|dildo|"
-        "condom|vibrator|nude|essential|agent|variable|unit cell|oil-water interface|dipole|anion"
-    ).split("|")
-)
+#: Names that are also rude or derogatory words, sexual ones, and ones that no image shows.
+# fmt: off
+_LEFT_OUT = frozenset([
+    "ass", "bitch", "boob", "cock", "dick", "domestic ass", "fag", "knockers", "prick", "pussy",
+    "shag", "tit", "wild ass", "dildo", "condom", "vibrator", "nude", "essential", "agent",
+    "variable", "unit cell", "oil-water interface", "dipole", "anion",
+])
+# fmt: on
 _HEADER = """\
 # Visual nouns of WordNet 3.1, built by benchmarks/concepts/build.py. One phrase per line.
 # WordNet 3.1 Copyright 2011 by Princeton University. All rights reserved. See NOTICE.

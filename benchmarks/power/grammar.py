@@ -30,16 +30,20 @@ class Concept:
 
 
 _SUBJECTS = (
-    ("man", "guy", "person"), ("woman", "lady", "person"), ("dog", "puppy"), ("child", "kid", "boy"),
+    ("man", "guy", "person"), ("woman", "lady", "person"), ("dog", "puppy"),
+    ("child", "kid", "boy"),
     ("cat", "kitten"), ("girl", "young girl"), ("group of people", "crowd"), ("bird", "small bird"),
     ("couple", "man and a woman"), ("horse", "pony"), ("car", "vehicle"), ("train", "locomotive"),
     ("cow", "calf"), ("bus", "coach"), ("elephant", "baby elephant"), ("sheep", "lamb"),
-    ("chair", "wooden chair"), ("truck", "pickup truck"), ("bear", "brown bear"), ("clock", "tower"),
+    ("chair", "wooden chair"), ("truck", "pickup truck"), ("bear", "brown bear"),
+    ("clock", "tower"),
 )  # fmt: skip
 _ACTIONS = (
     ("standing", "that stands"), ("sitting", "seated"), ("walking", "strolling"), ("looking up",),
-    ("lying down", "resting"), ("waiting", "parked"), ("running", "jogging"), ("eating", "feeding"),
-    ("playing", "having fun"), ("posing", "smiling"), ("sleeping", "asleep"), ("jumping", "leaping"),
+    ("lying down", "resting"), ("waiting", "parked"), ("running", "jogging"),
+    ("eating", "feeding"),
+    ("playing", "having fun"), ("posing", "smiling"), ("sleeping", "asleep"),
+    ("jumping", "leaping"),
 )  # fmt: skip
 _PLACES = (
     ("on a street", "on the road", "on a city street"), ("in a room", "in a living room"),
