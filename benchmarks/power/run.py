@@ -117,9 +117,7 @@ def main() -> None:
                 cases = run_missing(
                     args.work / f"z{config.proposer.min_z:g}-{n}-{round(100 * share)}.jsonl",
                     count,
-                    lambda k, n=n, share=share: run_trial(
-                        k, n, share, args.work, config, backends
-                    ),
+                    lambda k, n=n, share=share: run_trial(k, n, share, args.work, config, backends),
                 )
                 cell = {"a_side": n, "share": share, "trials": count}
                 cell["anything"] = sum(bool(c["confirmed"]) for c in cases)
