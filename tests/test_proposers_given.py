@@ -1,6 +1,6 @@
 """Tests of proposers of given texts: the user's hypotheses, and phrases of a bank."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +17,13 @@ from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.miniature import world
 from visdiff.proposers import Evidence
-from visdiff.proposers.concepts import ConceptsProposer, concept_bank, read_bank, world_bank
+from visdiff.proposers.concepts import (
+    ConceptsProposer,
+    concept_bank,
+    read_bank,
+    welch_t,
+    world_bank,
+)
 from visdiff.proposers.manual import ManualProposer
 
 PHRASES = ["a dog", "a cat", "red", "on sand", "at night", "snow", "a bus"]
@@ -93,9 +99,8 @@ def scores(clip: Path, images: ImageSet) -> np.ndarray:
 
 def test_phrases_with_the_largest_t(clip: Path, tmp_path: Path) -> None:
     sets = evidence(6)
-    t = ttest_ind(
-        scores(clip, sets.images_a), scores(clip, sets.images_b), axis=1, equal_var=False
-    ).statistic
+    of_a, of_b = scores(clip, sets.images_a), scores(clip, sets.images_b)
+    t = np.array(ttest_ind(of_a, of_b, axis=1, equal_var=False)[0])
     path = bank(tmp_path, *PHRASES)
     found = ConceptsProposer(path, 1, str(clip), min_z=0, device="cpu")
     expected = [("A", PHRASES[t.argmax()])] if t.max() > 0 else []
@@ -111,8 +116,19 @@ class Axes:
     """An encoder of arrays: images and texts are their vectors."""
 
     kind = "axes"
-    identity: ClassVar = {"encoder": "axes"}
-    texts: ClassVar = {"an animal": (1, 0, 0), "a mammal": (0.99, 0.141, 0), "red": (0, 0, 1)}
+    texts: ClassVar[Mapping[str, tuple[float, float, float]]] = {
+        "an animal": (1, 0, 0),
+        "a mammal": (0.99, 0.141, 0),
+        "red": (0, 0, 1),
+    }
+        "an animal": (1, 0, 0),
+        "a mammal": (0.99, 0.141, 0),
+        "red": (0, 0, 1),
+    }
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {"encoder": "axes"}
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         pixel = np.array(image.getpixel((0, 0)), np.float64)
@@ -139,6 +155,16 @@ def test_of_phrases_with_correlated_scores_one_is_proposed(tmp_path: Path) -> No
     assert found.keys() == {"A", "B"}
     assert found["A"] in ("an animal", "a mammal")
     assert found["B"] == "red"
+
+
+def test_a_broad_phrase_precedes_one_that_fits_a_few_images_very_well() -> None:
+    rng = np.random.default_rng(0)
+    images_a, images_b = rng.normal(0, 0.05, (2, 50, 2))
+    images_a[:, 0] += 0.3  # a vehicle
+    images_a[:20, 1] += 0.9  # a fire engine
+    broad, narrow = welch_t(np.eye(2), images_a, images_b)
+    assert images_a[:, 1].mean() > images_a[:, 0].mean()
+    assert broad > 2 * narrow > 0
 
 
 def test_default_threshold_expects_one_phrase_by_chance(tmp_path: Path) -> None:
@@ -177,6 +203,21 @@ def test_second_run_loads_no_model(clip: Path, tmp_path: Path) -> None:
         assert claims(again, sets) == first
         assert isinstance(again.encoder, OpenClipEncoder)
         assert again.encoder._ready is None  # not even loaded
+
+
+def test_phrases_are_encoded_once_without_a_cache(tmp_path: Path) -> None:
+    class Counting(Axes):
+        encoded = 0
+
+        def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+            self.encoded += len(texts)
+            return super().encode_texts(texts)
+
+    encoder = Counting()
+    proposer = ConceptsProposer(bank(tmp_path, *Axes.texts), encoder=encoder)
+    sets = evidence(4)
+    assert claims(proposer, sets) == claims(proposer, sets)
+    assert encoder.encoded == len(Axes.texts)
 
 
 def test_too_long_phrase_is_refused(clip: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Tests of several proposers in one run: one list of hypotheses, one correction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,10 @@ class Failing(Proposer):
     needs_captions = True
     max_hypotheses = 4
     calls = 2
-    identity: Any = {"proposer": "failing"}
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {"proposer": "failing"}
 
     def propose(self, evidence: Evidence, *, rng: np.random.Generator, round: int = 1) -> Proposals:
         return Proposals(refused=(("?", "no words"),), failures=("no answer",))

@@ -74,7 +74,8 @@ def run_trial(
     rng = np.random.default_rng([SEED, trial, n, round(100 * share)])
     concept = CONCEPTS[trial % len(CONCEPTS)]
     texts = {"a": captions(n, rng, concept, share), "b": captions(n, rng)}
-    order = rng.permutation(2 * n)  # the halves are cut by image, so images change sides
+    # The halves are cut by the content of the images, so every trial has other images.
+    order = rng.permutation(2 * max(SIZES))[: 2 * n]
     manifests = []
     for side, rows in (("a", order[:n]), ("b", order[n:])):
         manifests.append(work / "images" / f"{side}.csv")

@@ -88,6 +88,8 @@ class ConceptsProposer(Proposer):
         self.batch_size = batch_size
         self.workers = workers
         self.runtime = runtime or Runtime()
+        # Kept for later rounds and shuffled runs, also without a cache.
+        self._encoded: tuple[list[str], np.ndarray, list[tuple[str, str]]] | None = None
         if bank is not None:
             self.phrases = read_bank(bank)
         elif getattr(self.encoder, "model", None) == "miniature":
@@ -125,7 +127,9 @@ class ConceptsProposer(Proposer):
         images_a, images_b = self._vectors(evidence.images_a), self._vectors(evidence.images_b)
         if not len(images_a) or not len(images_b):
             return Proposals(failures=("a set has no image that can be read",))
-        phrases, vectors, refused = self._phrase_vectors()
+        if self._encoded is None:
+            self._encoded = self._phrase_vectors()
+        phrases, vectors, refused = self._encoded
         if not phrases:
             return Proposals(refused=tuple(refused))
         t = welch_t(vectors, images_a, images_b)
