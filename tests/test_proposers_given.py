@@ -121,10 +121,6 @@ class Axes:
         "a mammal": (0.99, 0.141, 0),
         "red": (0, 0, 1),
     }
-        "an animal": (1, 0, 0),
-        "a mammal": (0.99, 0.141, 0),
-        "red": (0, 0, 1),
-    }
 
     @property
     def identity(self) -> Mapping[str, Any]:
