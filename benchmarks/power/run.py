@@ -101,7 +101,7 @@ def main() -> None:
     """Runs the missing trials of every cell and writes ``results.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/power"))
-    parser.add_argument("--trials", type=int, default=40, help="a cell; nulls have twice as many")
+    parser.add_argument("--trials", type=int, default=20, help="a cell; nulls have twice as many")
     parser.add_argument("--min-z", type=float, help="threshold of the proposer; default its own")
     parser.add_argument("--quick", action="store_true", help="4 trials a cell, no results.json")
     args = parser.parse_args()
