@@ -18,9 +18,11 @@ from visdiff.config.backends import (
     CaptionsLexicalConfig,
     CaptionsLlmConfig,
     ClipConfig,
+    ConceptsConfig,
     ManifestCaptionerConfig,
     ManualConfig,
     NgramsConfig,
+    SeveralConfig,
 )
 from visdiff.errors import InputError
 from visdiff.rankers import Ranker
@@ -140,8 +142,8 @@ def test_set_reads_toml_values() -> None:
         }
     )
     assert config.statistics.alpha == 0.01
-    assert isinstance(config.proposer, NgramsConfig)
-    assert config.proposer.max_hypotheses == 7
+    assert isinstance(config.proposer, SeveralConfig)
+    assert {m.max_hypotheses for m in config.proposer.members.values()} == {7}
     assert config.rounds == "auto"
     assert config.device == "cpu"
     assert config.paired_by == ("prompt", "seed")
@@ -249,7 +251,10 @@ def test_invalid_settings_are_reported_in_one_sentence(
 @pytest.mark.parametrize(
     ("update", "message"),
     [
-        ({"proposer.goal": "x"}, r"'ngrams' does not have; .* has it \(captions-llm, .*\)"),
+        (
+            {"proposer": "ngrams", "proposer.goal": "x"},
+            r"'ngrams' does not have; .* has it \(captions-llm, .*\)",
+        ),
         ({"ranker.tile": "64"}, r"'clip' does not have; .* has it \(vqa\)"),
         (
             {"verify": "captions-lexical", "verify.template": "{}"},
@@ -311,3 +316,45 @@ def test_another_backend_keeps_the_limits_of_the_user() -> None:
     other = limited.with_set({"llm.backend": "scripted"})
     assert (other.llm.max_calls, other.llm.max_cost) == (3, 0.5)
     assert other.llm.timeout == Config().llm.timeout
+
+
+def test_several_proposers_have_a_table_each() -> None:
+    config = Config.of("miniature").changed(proposer="ngrams, concepts", proposer__min_z=1.0)
+    config = config.with_set({"proposer.members.concepts.max_hypotheses": "3"})
+    several = config.proposer
+    assert isinstance(several, SeveralConfig)
+    assert several.backend == "ngrams,concepts"
+    assert several.members == {
+        "ngrams": NgramsConfig(min_z=1.0),
+        "concepts": ConceptsConfig(min_z=1.0, max_hypotheses=3),
+    }
+    assert Config.parse(config.to_toml()) == config
+    assert Config.model_validate_json(config.model_dump_json()) == config
+    # The choice of images is common to all; another proposer starts from its defaults.
+    assert config.changed(proposer__sample_size=3).proposer.sample_size == 3
+    assert config.changed(proposer="ngrams").proposer == NgramsConfig()
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        ({"proposer": "ngrams,"}, "distinct names of proposers, got 'ngrams,'"),
+        ({"proposer": "ngrams,ngrams"}, "distinct names"),
+        ({"proposer.goal": "x"}, r"of ngrams or concepts, got .* has it \(captions-llm, .*\)"),
+        ({"proposer.goa": "x"}, r"a setting of ngrams or concepts, got 'proposer\.goa'; remove"),
+        ({"proposer.members.ngrams.foo": "1"}, r"got 'proposer\.members\.ngrams\.foo'"),
+        (
+            {"proposer.members.ngrams.min_z": "-1"},
+            r"ngrams\.min_z to be greater than",
+        ),
+        ({"proposer.members.manual.file": "x"}, r"got \['manual'\]"),
+        ({"proposer.members.ngrams.sampling": "diverse"}, "for all proposers"),
+        ({"proposer.members": "3"}, "in proposer.members, got 3"),
+    ],
+)
+def test_invalid_settings_of_several_proposers(update: dict[str, str], message: str) -> None:
+    config = Config.of("miniature").changed(proposer="ngrams,concepts")
+    with pytest.raises(InputError, match=message) as caught:
+        config.with_set(update)
+    assert str(caught.value).startswith("Expected")
+    assert len(str(caught.value)) < 250

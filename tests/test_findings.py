@@ -156,6 +156,36 @@ def test_synonyms_are_grouped_by_scores_and_by_words() -> None:
     assert folded.auroc == pytest.approx(stats.auroc(base.astype(np.float32)[None], IS_A)[0])
 
 
+def in_captions(*rows: tuple[int, int]) -> list[np.ndarray]:
+    """Returns binary scores of phrases, 1 for the images from a start to an end."""
+    index = np.arange(2 * N)
+    return [((index >= first) & (index < last)) * 1.0 for first, last in rows]
+
+
+@pytest.mark.parametrize(
+    ("texts", "images", "groups"),
+    [
+        # In other captions, but the same thing.
+        (["snow", "in the snow", "snowy"], [(0, 12), (0, 8), (12, 24)], 1),
+        (["a cell phone", "cell", "phone"], [(0, 14), (0, 15), (0, 22)], 1),
+        (["a photo of a beach", "on the beach", "sandy beaches"], [(0, 9), (9, 30), (9, 20)], 2),
+        # Red things and cars, some of them red cars.
+        (["red", "car", "a red car"], [(0, 24), (16, 40), (16, 24)], 2),
+        (["a man with a hat", "a man without a hat"], [(0, 12), (0, 11)], 2),
+        (["party", "part"], [(0, 12), (12, 24)], 2),
+        (["🔥", "🌊"], [(0, 12), (12, 24)], 2),
+    ],
+)
+def test_phrases_of_one_thing_are_one_difference(
+    texts: list[str], images: list[tuple[int, int]], groups: int
+) -> None:
+    settings = SETTINGS.model_copy(update={"redundant": 0.99})
+    differences, rejected = find(claims(*texts), in_captions(*images), settings=settings)
+    assert not rejected
+    assert len(differences) == groups
+    assert sorted(t for d in differences for t in (d.text, *d.synonyms)) == sorted(texts)
+
+
 def test_opposite_claims_of_one_text_are_never_synonyms() -> None:
     hypotheses = [*claims("a cat"), *claims("a cat", direction="B")]
     differences, rejected = find(hypotheses, [shifted(1.5), shifted(1.5)])

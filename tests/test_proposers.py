@@ -217,3 +217,14 @@ def test_log_odds_edges() -> None:
 def test_parameters_are_checked(bad: dict[str, float]) -> None:
     with pytest.raises(InputError, match="Expected max_hypotheses"):
         NgramProposer(**bad)  # type: ignore[arg-type]
+
+
+def test_a_plural_counts_with_its_singular() -> None:
+    """Six captions with "umbrella" or "umbrellas" are proposed, three with each alone are not."""
+    others = [f"a {thing} on a table" for thing in ("cup", "book", "box", "lamp", "plate", "pen")]
+    a = ["a man with an umbrella"] * 3 + ["a man with umbrellas"] * 3 + ["a man with glasses"] * 9
+    b = ["a man with a dog"] * 2 + ["a man with glasses"] * 9 + others[:4]
+    found = propose(a, b)
+    assert any(h.text.endswith("umbrella") and h.direction == "A" for h in found)
+    # No singular in the captions: the word stays as it is.
+    assert not any("glass" in h.text.split() for h in propose(["glasses"] * 9, ["a cup"] * 9))

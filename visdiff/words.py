@@ -16,6 +16,7 @@ own she should so some such than that their theirs them then there these they th
 to toward towards under underneath until up upon us very was we were what when where which while
 who whose why will with within would you your
 """
+_NEGATIONS = frozenset({"no", "not", "without", "never", "none"})
 STOP_WORDS = ARTICLES | frozenset(_STOP_WORDS.split())
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -33,6 +34,16 @@ _IRREGULAR = {
     "teeth": "tooth",
     "women": "woman",
 }
+# Nouns and the adjectives that name the same thing. A rule for -y would also relate "party" and
+# "part", "story" and "store".
+_ADJECTIVES = """
+snow snowy, sand sandy, rain rainy, cloud cloudy, sun sunny, wind windy, storm stormy, fog foggy,
+mist misty, haze hazy, ice icy, frost frosty, grass grassy, rock rocky, stone stony, mud muddy,
+dust dusty, dirt dirty, smoke smoky, leaf leafy, fur furry, hair hairy, hill hilly, rust rusty,
+feather feathery, curl curly, blur blurry, grain grainy, shadow shadowy, wood wooden, wood woody,
+gold golden, wool woolen, wool woollen, metal metallic, mountain mountainous, flower floral
+"""
+_NOUNS = {adj: noun for noun, adj in (pair.split() for pair in _ADJECTIVES.split(","))}
 
 
 def words(text: str) -> list[str]:
@@ -59,6 +70,66 @@ def base_forms(word: str) -> frozenset[str]:
             forms |= _stems(word.removesuffix(ending))
     if word.endswith("ied") and len(word) > 4:
         forms.add(word[:-3] + "y")
+    return frozenset(forms)
+
+
+def content_words(text: str) -> list[frozenset[str]]:
+    """Returns the base forms of each word of a text that is not a stop word.
+
+    A text of stop words only is returned with all of its words.
+    """
+    found = words(text.replace("-", " "))
+    return [base_forms(word) for word in found if word not in STOP_WORDS] or [
+        base_forms(word) for word in found
+    ]
+
+
+def same_subject(first: str, second: str) -> bool:
+    """Returns whether two phrases differ in stop words, order and word class only.
+
+    "snow", "in the snow" and "snowy" have the same subject; "a dog" and "a black dog" do not.
+    """
+    left, right = _subjects(first), _subjects(second)
+    if not left or not right:
+        return first == second
+    return all(any(a & b for b in right) for a in left) and all(
+        any(a & b for a in left) for b in right
+    )
+
+
+def is_part(part: str, whole: str) -> bool:
+    """Returns whether the content words of a phrase are among those of another.
+
+    "a hat" is a part of "a man with a hat", but not of "a man without a hat".
+    """
+    words_of_part, others = _subjects(part), _subjects(whole)
+    if not words_of_part or any(forms & _NEGATIONS for forms in words_of_part + others):
+        return False
+    return all(any(a & b for b in others) for a in words_of_part)
+
+
+def _subjects(text: str) -> list[frozenset[str]]:
+    """Returns the content words of a text, each with the noun of an adjective."""
+    return [forms | {_NOUNS[f] for f in forms if f in _NOUNS} for forms in content_words(text)]
+
+
+def same_words(first: str, second: str) -> bool:
+    """Returns whether two texts have the same words in the same order.
+
+    Case, punctuation, articles and inflections are ignored; other stop words are not.
+    """
+    left, right = (
+        [base_forms(w) for w in words(text.replace("-", " ")) if w not in ARTICLES]
+        for text in (first, second)
+    )
+    if len(left) != len(right):
+        return False
+    return all(a & b for a, b in zip(left, right, strict=True)) if left else first == second
+
+
+def singulars(word: str) -> frozenset[str]:
+    """Returns the possible singulars of a lower-case noun; empty if it is not a plural."""
+    forms = {_IRREGULAR[word]} if word in _IRREGULAR else _without_plural(word)
     return frozenset(forms)
 
 

@@ -26,11 +26,15 @@ from visdiff.comparison.backends import Backends
 from visdiff.comparison.many import corrected
 from visdiff.comparison.split import pair_up
 from visdiff.config import Config
-from visdiff.config.backends import NgramsConfig
+from visdiff.config.backends import NgramsConfig, SeveralConfig
 from visdiff.imageset import ImageSet
 
 IMAGES = 64
 """Pairs of images per group: one half for proposing differences, the other for testing them."""
+
+#: Highest threshold of the proposer `ngrams`. A change under one prompt of four is in a quarter of
+#: the captions only. Candidates that pass are still tested, on pairs that did not propose them.
+_MIN_Z = 0.98
 
 
 def audit(
@@ -124,10 +128,7 @@ def audit_sets(
     """
     extra_measures = load_measures(metrics)
     config = (config or Config.of(preset)).changed(**changes)
-    if isinstance(config.proposer, NgramsConfig):
-        # A change under one prompt of four is in a quarter of the captions only. Candidates that
-        # pass the lower threshold are still tested, on pairs that did not propose them.
-        config = config.changed(proposer__min_z=config.proposer.min_z / 2)
+    config = _with_low_threshold(config)
     original, edited = check_columns(original, edited)
     first, second, left_out = pair_up(original, edited, ("prompt", "seed"))
     groups = split_groups(first, second, by)
@@ -151,3 +152,15 @@ def audit_sets(
         config=config.model_dump(mode="json"),
         warnings=tuple(warnings),
     )
+
+
+def _with_low_threshold(config: Config) -> Config:
+    """Returns the configuration with a threshold of `ngrams` of at most `_MIN_Z`."""
+    proposer, change = config.proposer, {"min_z": _MIN_Z}
+    if isinstance(proposer, NgramsConfig) and proposer.min_z > _MIN_Z:
+        return config.changed(proposer=change)
+    if isinstance(proposer, SeveralConfig):
+        ngrams = proposer.members.get("ngrams")
+        if isinstance(ngrams, NgramsConfig) and ngrams.min_z > _MIN_Z:
+            return config.changed(proposer={"members": {"ngrams": change}})
+    return config

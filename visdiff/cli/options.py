@@ -30,7 +30,7 @@ Where = Annotated[
     typer.Option(metavar="COLUMN=VALUE", help="Use only these rows of the manifest; repeatable."),
 ]
 CaptionerName = Annotated[str | None, typer.Option(help="Captioner backend.")]
-ProposerName = Annotated[str | None, typer.Option(help="Proposer backend.")]
+ProposerName = Annotated[str | None, typer.Option(help="Proposer backend; several with commas.")]
 RankerName = Annotated[str | None, typer.Option(help="Ranker backend.")]
 Verify = Annotated[
     str | None,

@@ -12,12 +12,14 @@ from visdiff import registry
 from visdiff.cache import Cache
 from visdiff.captioners import Captioner
 from visdiff.config import Config
+from visdiff.config.backends import ConceptsConfig, SeveralConfig
 from visdiff.engine import Applied, Backend, Runtime
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.llm.budget import BudgetedChat, Ledger
 from visdiff.llm.make import chat_model
 from visdiff.proposers import Proposer
+from visdiff.proposers.several import SeveralProposers
 from visdiff.rankers import Ranker
 from visdiff.results import Hypothesis
 
@@ -34,6 +36,7 @@ class Backends:
         verifier: The second ranker, which checks confirmed differences; None without one.
         chat: Returns the chat model, which is created on the first call.
         runtime: The cache, the progress bars and the engine, shared by all backends.
+        warnings: Sentences for the report about proposers that cannot be used.
     """
 
     captioner: Captioner
@@ -43,6 +46,7 @@ class Backends:
     verifier: Ranker | None = None
     chat: Callable[[], BudgetedChat] = lambda: _no_chat()
     runtime: Runtime = field(default_factory=Runtime)
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Config, cache: Cache | None = None, progress: bool = False) -> "Backends":
@@ -72,10 +76,8 @@ class Backends:
         verifier = None
         if config.verify is not None:
             verifier = registry.make("ranker", Ranker, config.verify, **offered)
-        proposer = registry.make(
-            "proposer",
-            Proposer,
-            config.proposer,
+        proposer, left_out = _make_proposer(
+            config,
             **offered,
             encoder=ranker.encoder,
             temperature=config.llm.temperature,
@@ -93,7 +95,7 @@ class Backends:
                 f"{config.proposer.sampling!r}, got {config.ranker.backend!r}, which has none; use "
                 "the ranker 'clip' or the sampling 'random'."
             )
-        return cls(captioner, proposer, ranker, ledger, verifier, llm, runtime)
+        return cls(captioner, proposer, ranker, ledger, verifier, llm, runtime, left_out)
 
     @classmethod
     @contextmanager
@@ -108,6 +110,13 @@ class Backends:
     def rankers(self) -> list[Ranker]:
         """The ranker, and the second ranker if there is one."""
         return [self.ranker] if self.verifier is None else [self.ranker, self.verifier]
+
+    @property
+    def proposers(self) -> Sequence[Proposer]:
+        """The proposer, or the proposers that it consists of."""
+        if isinstance(self.proposer, SeveralProposers):
+            return self.proposer.proposers
+        return (self.proposer,)
 
     @property
     def needs_captions(self) -> bool:
@@ -194,6 +203,27 @@ class Backends:
             "prompt": ledger.prompt_tokens,
             "completion": ledger.completion_tokens,
         }
+
+
+def _make_proposer(config: Config, **offered: Any) -> tuple[Proposer, tuple[str, ...]]:
+    """Returns the proposer of a configuration, and a sentence about each that cannot be used.
+
+    Of several proposers, `concepts` is left out if there is no image-text model for it.
+    """
+    settings = config.proposer
+    if not isinstance(settings, SeveralConfig):
+        return registry.make("proposer", Proposer, settings, **offered), ()
+    made, warnings = list[Proposer](), list[str]()
+    for member in settings.members.values():
+        no_model = isinstance(member, ConceptsConfig) and member.model is None
+        if no_model and offered["encoder"] is None:
+            warnings.append(
+                f"The proposer 'concepts' was not used: the ranker {config.ranker.backend!r} has "
+                "no image-text model (set proposer.members.concepts.model)."
+            )
+        else:
+            made.append(registry.make("proposer", Proposer, member, **offered))
+    return made[0] if len(made) == 1 else SeveralProposers(made), tuple(warnings)
 
 
 def _scores(

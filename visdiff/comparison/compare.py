@@ -98,7 +98,11 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
 
     with stopwatch("preflight"):
         checks = preflight(set_a, set_b, cache=runtime.cache, progress=runtime.progress)
-        warnings = [*dict.fromkeys([*set_a.notes, *set_b.notes]), *checks.warnings()]
+        warnings = [
+            *backends.warnings,
+            *dict.fromkeys([*set_a.notes, *set_b.notes]),
+            *checks.warnings(),
+        ]
         check_sizes(
             without(set_a, checks.unreadable_a),
             without(set_b, checks.unreadable_b),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from visdiff import stats
+from visdiff.comparison.subjects import one_subject
 from visdiff.config import StatisticsConfig
 from visdiff.results import Difference, Hypothesis, Rejected, Separability, Stage
 
@@ -118,7 +119,8 @@ def select(
     for direction in ("A", "B"):
         same = [i for i in order if hypotheses[i].direction == direction and reported[i]]
         texts = [h.text for h in hypotheses]
-        for members in stats.redundant(scores, texts, same, settings.redundant):
+        groups = stats.redundant(scores, texts, same, settings.redundant)
+        for members in one_subject(groups, texts, scores):
             differences.append(
                 _difference(members, hypotheses, scores, is_a, np.asarray(ids), tests)
             )

@@ -290,8 +290,9 @@ def _estimate(
     rounds = MAX_ROUNDS if config.rounds == "auto" else config.rounds
     hypotheses = 2 * backends.proposer.max_hypotheses * rounds
     repeats = 1 + config.null_repeats
-    calls = backends.proposer.calls * rounds * repeats
-    other_calls: list[tuple[Backend, int]] = [(backends.proposer, calls)]
+    other_calls: list[tuple[Backend, int]] = [
+        (proposer, proposer.calls * rounds * repeats) for proposer in backends.proposers
+    ]
     if backends.ranker.asks:
         # Between rounds, new hypotheses are also scored on the discovery half.
         images = n_scored + (n_discovery if rounds > 1 else 0)

@@ -35,7 +35,7 @@ def check_models(backends: Backends, a: ImageSet, b: ImageSet) -> None:
     cache = backends.runtime.cache
     if cache.mode == "replay":
         return
-    used: list[Backend] = [backends.proposer, *backends.rankers]
+    used: list[Backend] = [*backends.proposers, *backends.rankers]
     for backend in used:
         # For some backends, resolving the identity is enough to detect missing weights.
         _ = backend.identity

@@ -245,6 +245,9 @@ def _error_message(model: type[BaseModel], error: ValidationError, source: str) 
     """Returns the first validation error in one sentence."""
     errors = error.errors()
     first = errors[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return str(cause)
     field, table = _locate(model, first["loc"])
     if first["type"] != "extra_forbidden":
         # A setting with several allowed types has one error per type.

@@ -7,7 +7,20 @@ Its settings are checked when it is created, see `visdiff.registry.make`.
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    FieldSerializationInfo,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
+
+from visdiff.errors import InputError
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -112,7 +125,7 @@ class NgramsConfig(_ProposerConfig):
 
     backend: Literal["ngrams"] = "ngrams"
     max_hypotheses: Positive = Field(default=20, description="Limit of hypotheses per direction.")
-    min_z: float = Field(default=1.96, ge=0, description="Least log-odds z-score of a phrase.")
+    min_z: float = Field(default=1.64, ge=0, description="Least log-odds z-score of a phrase.")
     max_words: Positive = 4
     min_count: Positive = 2
     prior: float = Field(default=10.0, gt=0)
@@ -136,6 +149,9 @@ class ConceptsConfig(_ProposerConfig):
     max_hypotheses: Positive = Field(default=20, description="Limit of hypotheses per direction.")
     model: str | None = Field(default=None, description="Image-text model; default the ranker's.")
     pretrained: str | None = None
+    min_z: float | None = Field(
+        default=None, ge=0, description="Least t of a phrase; default: one by chance."
+    )
     batch_size: Positive = 32
     workers: Positive = 2
 
@@ -175,6 +191,104 @@ class ExternalProposerConfig(_ProposerConfig):
 
     model_config = ConfigDict(extra="allow")
     backend: str
+
+
+class SeveralConfig(_ProposerConfig):
+    """Settings of several proposers, whose hypotheses are tested together.
+
+    A setting of this table that is none of its own is set for all of the proposers that have it:
+    ``min_z`` in the table of "ngrams,concepts" sets ``members.ngrams.min_z`` and
+    ``members.concepts.min_z``.
+
+    Attributes:
+        backend: Names, separated by commas: "ngrams,concepts".
+        members: Name → settings of that proposer, without ``sampling`` and ``sample_size``, which
+            are the same for all.
+    """
+
+    backend: str = "ngrams,concepts"
+    members: dict[str, Any] = Field(default={}, description="Settings by proposer.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        names = [name.strip() for name in str(data.get("backend", "")).split(",")]
+        if len(set(names)) < len(names) or not all(names):
+            raise InputError(
+                f"Expected distinct names of proposers, got {data.get('backend')!r}; write for "
+                'example "ngrams,concepts".'
+            )
+        tables = _tables(data.get("members") or {}, names)
+        for key in set(data) - set(cls.model_fields):
+            having = [name for name in names if key in _settings(name)]
+            if not having:
+                others = ", ".join(backends_with("proposer", key))
+                raise InputError(
+                    f"Expected a setting of {' or '.join(names)}, got 'proposer.{key}'; "
+                    + (f"choose a proposer that has it ({others}) or " if others else "")
+                    + "remove it."
+                )
+            for name in having:
+                tables[name][key] = data[key]
+        members = {name: _member(name, table) for name, table in tables.items()}
+        own = {key: value for key, value in data.items() if key in cls.model_fields}
+        return {**own, "backend": ",".join(names), "members": members}
+
+    @field_serializer("members")
+    def _without_shared(
+        self, members: dict[str, BackendConfig], info: FieldSerializationInfo
+    ) -> dict[str, Any]:
+        shared, no_none = set(_SHARED), info.exclude_none or False
+        return {
+            name: m.model_dump(exclude=shared, exclude_none=no_none) for name, m in members.items()
+        }
+
+
+#: Settings of which images a proposer is shown; they are the same for all proposers of a run.
+_SHARED = frozenset({"sampling", "sample_size"})
+
+
+def _settings(name: str) -> set[str]:
+    """Returns the settings of a built-in proposer, without the shared ones."""
+    model = MODELS["proposer"].get(name)
+    return set(model.model_fields) - _SHARED if model is not None else set()
+
+
+def _member(name: str, table: Mapping[str, Any]) -> BackendConfig:
+    try:
+        return _PROPOSER.validate_python(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = f"proposer.members.{name}.{first['loc'][-1]}"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(sorted(_settings(name)))
+            raise InputError(f"Expected a setting of {name} ({known}), got {field!r}.") from None
+        expected = first["msg"].removeprefix("Input should be ")
+        raise InputError(f"Expected {field} to be {expected}, got {first['input']!r}.") from None
+
+
+def _tables(members: Any, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Returns name → table of settings, with the name as its backend."""
+    if not isinstance(members, Mapping) or not set(members) <= set(names):
+        got = sorted(set(members) - set(names)) if isinstance(members, Mapping) else members
+        raise InputError(
+            f"Expected settings of {' and '.join(names)} in proposer.members, got {got}; add the "
+            "proposer's name to proposer.backend."
+        )
+    tables = {}
+    for name in names:
+        table = members.get(name, {})
+        table = table.model_dump(exclude=set(_SHARED)) if isinstance(table, BaseModel) else table
+        if not isinstance(table, Mapping) or set(table) & _SHARED:
+            got = sorted(set(table) & _SHARED) if isinstance(table, Mapping) else table
+            raise InputError(
+                f"Expected settings of {name} in proposer.members.{name}, got {got}; set "
+                "proposer.sampling and proposer.sample_size for all proposers."
+            )
+        tables[name] = {"backend": name, **table}
+    return tables
 
 
 # Rankers.
@@ -223,6 +337,7 @@ class ExternalRankerConfig(BackendConfig):
 
 
 _EXTERNAL = "not built in"
+_SEVERAL = "several"
 
 
 def _choice(role: str, default: str) -> Discriminator:
@@ -231,6 +346,8 @@ def _choice(role: str, default: str) -> Discriminator:
             name = getattr(value, "backend", default)
         else:
             name = value.get("backend", default) if isinstance(value, Mapping) else default
+        if role == "proposer" and "," in str(name):
+            return _SEVERAL
         return name if name in MODELS[role] else _EXTERNAL
 
     return Discriminator(tag)
@@ -252,6 +369,7 @@ ProposerConfig = Annotated[
     | Annotated[CaptionsLlmConfig, Tag("captions-llm")]
     | Annotated[PairedCaptionsLlmConfig, Tag("paired-captions-llm")]
     | Annotated[ImagesVlmConfig, Tag("images-vlm")]
+    | Annotated[SeveralConfig, Tag(_SEVERAL)]
     | Annotated[ExternalProposerConfig, Tag(_EXTERNAL)],
     _choice("proposer", "ngrams"),
 ]
@@ -281,4 +399,8 @@ MODELS: Mapping[str, Mapping[str, type[BackendConfig]]] = {
 
 def backends_with(role: str, setting: str) -> Sequence[str]:
     """Returns the names of the backends of a role that have a setting."""
-    return [n for n, m in MODELS[role].items() if n != _EXTERNAL and setting in m.model_fields]
+    unnamed = (_EXTERNAL, _SEVERAL)
+    return [n for n, m in MODELS[role].items() if n not in unnamed and setting in m.model_fields]
+
+
+_PROPOSER: TypeAdapter[BackendConfig] = TypeAdapter(ProposerConfig)

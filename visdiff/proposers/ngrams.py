@@ -9,7 +9,7 @@ the same caption does not count.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -18,7 +18,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from visdiff.errors import InputError
 from visdiff.proposers import Evidence, Proposals, Proposer
 from visdiff.results import Direction, Hypothesis
-from visdiff.words import ARTICLES, STOP_WORDS, base_forms
+from visdiff.words import ARTICLES, STOP_WORDS, base_forms, singulars
 
 # A phrase is merged into a longer one that occurs in at least this share of its captions.
 _MIN_CONTAINMENT = 0.85
@@ -52,7 +52,7 @@ class _Unit:
     """A word or a compound preposition, with the article before it."""
 
     text: str  # as written
-    key: str  # lower case
+    key: str  # lower case, singular if the captions have the singular too
     article: str  # as written, "" if there is none
     role: Literal["content", "preposition", "link"]
     first: bool  # first word of a sentence, whose capital letter is not informative
@@ -76,7 +76,7 @@ class NgramProposer(Proposer):
 
     Phrases begin with a noun, an adjective or a preposition, and end with neither an article nor a
     preposition ("on the grass", "in front of a brick wall", not "of a" or "in the"). Counts ignore
-    articles and case; the result uses their most frequent form in the captions.
+    articles, case and the plural; the result uses their most frequent form in the captions.
 
     Of a phrase and a longer one that contains it, the longer one is kept if it occurs in nearly all
     captions with the short one. The short one is kept if it also occurs elsewhere, or separates the
@@ -102,7 +102,7 @@ class NgramProposer(Proposer):
     def __init__(
         self,
         max_hypotheses: int = 20,
-        min_z: float = 1.96,
+        min_z: float = 1.64,
         max_words: int = 4,
         min_count: int = 2,
         prior: float = 10.0,
@@ -124,7 +124,7 @@ class NgramProposer(Proposer):
         """The backend, its settings, and the version of its rules."""
         return {
             "proposer": self.name,
-            "version": 2,
+            "version": 3,
             "max_hypotheses": self.max_hypotheses,
             "min_z": self.min_z,
             "max_words": self.max_words,
@@ -151,7 +151,7 @@ class NgramProposer(Proposer):
         parsed_b = [_units(text) for text in captions_b if text]
         if not any(parsed_a) or not any(parsed_b):
             return []
-        captions = parsed_a + parsed_b
+        captions = _singular(parsed_a + parsed_b)
         sizes = (len(parsed_a), len(parsed_b))
         candidates = self._candidates(captions, len(parsed_a))
         found: list[Hypothesis] = []
@@ -307,6 +307,25 @@ def _units(caption: str) -> list[list[_Unit]]:
             segments.append([])
             article, first = "", raw[-1] in ".!?"
     return [segment for segment in segments if segment]
+
+
+def _singular(captions: list[list[list[_Unit]]]) -> list[list[list[_Unit]]]:
+    """Returns the captions with the key of a plural replaced by its singular.
+
+    The singular has to occur in the captions: without a dictionary, "glasses" and "tennis" could
+    be plurals.
+    """
+    units = [u for caption in captions for segment in caption for u in segment]
+    found = Counter(u.key for u in units if u.role == "content")
+    keys = {
+        key: min(known, key=lambda s: (-found[s], s))
+        for key in found
+        if (known := [s for s in singulars(key) if s in found])
+    }
+    return [
+        [[replace(u, key=keys.get(u.key, u.key)) for u in segment] for segment in caption]
+        for caption in captions
+    ]
 
 
 def _phrases(
