@@ -22,7 +22,6 @@ _DEFAULT_LIMIT_MB = 2048
 # EFBIG is what a limit of the file size (ulimit -f) gives in place of a full disk.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _KINDS = (
-    (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),

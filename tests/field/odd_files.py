@@ -333,5 +333,5 @@ PROMPTS: dict[str, tuple[Maker, int | str]] = {
         lambda root: ((root / "p.csv").symlink_to("/dev/zero"), root / "p.csv")[1],
         "device",
     ),
-    "folder": (lambda root: write(root / "p.csv/x", "").parent, "folder"),
+    "folder": (lambda root: write(root / "p.csv/x", "").parent, "directory"),
 }
