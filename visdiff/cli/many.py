@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from visdiff.cli.options import BackendOptions, ProposerName, with_options
+from visdiff.cli.options import BackendOptions, GroupBy, ProposerName, with_options
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def compare_many(
         bool, typer.Option("--rest", help="Compare each set with all others joined.")
     ] = False,
     proposer: ProposerName = None,
+    group_by: GroupBy = None,
     *,
     options: BackendOptions,
 ) -> None:
@@ -39,7 +40,7 @@ def compare_many(
     from visdiff.comparison import many
     from visdiff.comparison.plan import plan_many
 
-    settings = options.configuration(proposer=proposer)
+    settings = options.configuration(proposer=proposer, group_by=group_by)
     opened = _open(sets, name, by)
     options.check_out()
     pairs = many.each_and_rest(opened) if rest else many.every_pair(opened)

@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from visdiff.cli.options import BackendOptions, Null, PairedBy, Where, assignments, with_options
+from visdiff.cli.options import (
+    BackendOptions,
+    GroupBy,
+    Null,
+    PairedBy,
+    Where,
+    assignments,
+    with_options,
+)
 
 
 @with_options(BackendOptions)
@@ -27,6 +35,7 @@ def rank(
     where_a: Where = None,
     where_b: Where = None,
     paired_by: PairedBy = None,
+    group_by: GroupBy = None,
     null: Null = None,
     *,
     options: BackendOptions,
@@ -47,7 +56,7 @@ def rank(
     from visdiff.comparison.split import open_pair, split_pair
     from visdiff.config.backends import ManualConfig
 
-    settings = options.configuration(paired_by=paired_by, null_repeats=null)
+    settings = options.configuration(paired_by=paired_by, group_by=group_by, null_repeats=null)
     if isinstance(settings.proposer, ManualConfig):
         hypotheses = [*settings.proposer.hypotheses, *hypotheses]
     settings = with_hypotheses(settings, hypotheses)

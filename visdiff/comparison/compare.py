@@ -16,13 +16,17 @@ import numpy as np
 from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
 from visdiff.comparison.conclude import conclude
-from visdiff.comparison.findings import test_hypotheses
+from visdiff.comparison.folds import (
+    propose_from_halves,
+    score_on_halves,
+    test_on_halves,
+    tested_images,
+)
 from visdiff.comparison.measurements import Measurements
 from visdiff.comparison.null import null_run
 from visdiff.comparison.preflight import preflight
 from visdiff.comparison.provenance import Stopwatch
 from visdiff.comparison.readiness import check_models
-from visdiff.comparison.rounds import propose
 from visdiff.comparison.split import SplitPair, check_sizes, open_pair, split_pair
 from visdiff.config import Config
 from visdiff.engine import Applied
@@ -61,7 +65,7 @@ def compare(
         progress: Show progress bars on stderr.
         **settings: Changes to the configuration, see :meth:`visdiff.config.Config.changed`:
             ``seed=1``, ``ranker="captions-lexical"``, ``paired_by=("prompt", "seed")``,
-            ``null_repeats=20``, ``verify="vqa"``, ``statistics__alpha=0.01``.
+            ``group_by="photo"``, ``null_repeats=20``, ``verify="vqa"``, ``statistics__alpha=0.01``.
 
     Returns:
         The report. A run that was killed resumes from the cache and returns the same report.
@@ -79,6 +83,8 @@ def compare(
 
 def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
     """Proposes from one half of the images, scores the other, and tests every candidate.
+
+    Small sets are cross-fitted: each half is scored with the hypotheses of the other.
 
     Args:
         pair: Both sets; unreadable images are left out.
@@ -98,11 +104,12 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
     with stopwatch("preflight"):
         checks = preflight(set_a, set_b, cache=runtime.cache, progress=runtime.progress)
         warnings = checks.warnings()
-        pair = pair.without(checks.unreadable_a, checks.unreadable_b, config)
+        pair = pair.checked(checks, config)
         check_sizes(pair.set_a, pair.set_b)
     if pair.n_unpaired:
         warnings.append(f"{pair.n_unpaired} images without a partner were left out.")
     halves, a, b = pair.halves, pair.halves.scoring_a, pair.halves.scoring_b
+    warnings += halves.cluster_warnings()
 
     discovery_captions = scoring_captions = None
     if backends.reads_discovery_captions(config):
@@ -111,28 +118,24 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
             warnings += _uncaptioned(found)
             discovery_captions = found.values
     with stopwatch("propose"):
-        proposals = propose(
-            backends, halves.discovery_a, halves.discovery_b, discovery_captions, config, rng
-        )
+        proposals, proposed = propose_from_halves(backends, halves, discovery_captions, config, rng)
         warnings += proposals.warnings()
         hypotheses = proposals.hypotheses
 
     with stopwatch("rank"):
-        if backends.ranker.needs_captions and halves.double_dipped:
+        if backends.ranker.needs_captions and halves.same_images:
             scoring_captions = discovery_captions
         if backends.ranker.needs_captions and scoring_captions is None:
             found = backends.captions(a, b)
             warnings += [w for w in _uncaptioned(found) if w not in warnings]
             scoring_captions = found.values
-        scores = backends.score(hypotheses, a, b, scoring_captions)
-        if missing := int(np.isnan(scores).sum()):
-            warnings.append(f"{missing} of {scores.size} scores are missing and are ignored.")
+        scores = score_on_halves(backends, hypotheses, halves, proposed, scoring_captions)
+        tested = tested_images(halves, proposed, len(hypotheses))
+        if missing := int((np.isnan(scores) & tested).sum()):
+            warnings.append(f"{missing} of {int(tested.sum())} scores are missing and are ignored.")
         features = backends.features(a, b)
     with stopwatch("statistics"):
-        tests = test_hypotheses(
-            hypotheses, scores, halves.scoring_is_a, config.statistics, rng,
-            groups=halves.groups, may_confirm=not halves.double_dipped,
-        )  # fmt: skip
+        tests = test_on_halves(hypotheses, scores, halves, proposed, config.statistics, rng)
     null = None
     if config.null_repeats:
         with stopwatch("null"):
@@ -140,7 +143,7 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
             warnings += [f"In the shuffled runs: {w}" for w in more]
     return Measurements(
         set_a, set_b, checks, halves, discovery_captions, scoring_captions, proposals, scores,
-        features, tests, null, tuple(warnings), stopwatch,
+        features, tests, null, tuple(warnings), stopwatch, proposed,
     )  # fmt: skip
 
 

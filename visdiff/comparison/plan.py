@@ -23,12 +23,13 @@ class Plan:
         n_a: Number of images of set A.
         n_b: Number of images of set B.
         captions: Largest number of images to caption.
-        scored: Number of images to score (the scoring half).
+        scored: Number of images to score (the scoring half, or all with cross-fitting).
         hypotheses: Largest number of hypotheses, over both directions and all rounds.
         paid_calls: Largest number of calls of the chat model, including the shuffled runs.
         double_dipped: Whether there are too few images for two halves, so that nothing can be
             confirmed.
         cost: Estimated cost of the calls in US dollars; None without prices.
+        cross_fitted: Whether hypotheses are proposed from each half and tested on the other.
     """
 
     n_a: int
@@ -39,6 +40,7 @@ class Plan:
     paid_calls: int
     double_dipped: bool
     cost: float | None = None
+    cross_fitted: bool = False
 
     def to_json(self) -> str:
         """Returns the plan as JSON."""
@@ -53,6 +55,8 @@ class Plan:
         )
         if self.double_dipped:
             text += " Too few images for two halves: nothing can be confirmed."
+        if self.cross_fitted:
+            text += " Cross-fitted: each half is tested with the hypotheses of the other."
         return text
 
 
@@ -115,17 +119,18 @@ def plan(pair: SplitPair, config: Config) -> Plan:
         InputError: A backend cannot be created from its settings.
     """
     backends, halves = Backends.of(config), pair.halves
-    n_discovery, n_scored = _sizes(halves)
-    work = _estimate(backends, config, n_discovery, n_scored, halves.double_dipped)
+    sizes = _Sizes.of(halves)
+    work = _estimate(backends, config, sizes)
     return Plan(
         n_a=len(pair.set_a),
         n_b=len(pair.set_b),
         captions=work.captions,
-        scored=n_scored,
+        scored=sizes.scored,
         hypotheses=work.hypotheses,
         paid_calls=work.paid(config),
         double_dipped=halves.double_dipped,
         cost=work.cost(config),
+        cross_fitted=halves.first is not None,
     )
 
 
@@ -156,11 +161,11 @@ def plan_many(
             halves = split_pair(a, b, config).halves
         except InputError:
             continue
-        n_discovery, n_scored = _sizes(halves)
+        sizes = _Sizes.of(halves)
         n_held_out = sum(len(images) for images in held_out[k]) if held_out else 0
-        work = _estimate(backends, config, n_discovery, n_scored, halves.double_dipped, n_held_out)
+        work = _estimate(backends, config, sizes, n_held_out)
         works.append(work)
-        scored += n_scored + n_held_out
+        scored += sizes.scored + n_held_out
         dipped += halves.double_dipped
         everything |= _names(a) | _names(b)
         if work.captions_discovery:
@@ -205,10 +210,10 @@ def plan_unformed(
     n_held_out = round(n * held_out)
     n_discovery = round((n - n_held_out) * config.statistics.discovery_fraction)
     n_scored = n - n_held_out - n_discovery
-    whole = _estimate(backends, config, n_discovery, n_scored, False, n_held_out)
+    whole = _estimate(backends, config, _Sizes(n_discovery, n_scored), n_held_out)
     # All slices together have as many images as the whole; calls per round are needed for each.
     works = [whole, whole] if slices else [whole]
-    works += [_estimate(backends, config, 0, 0, False)] * max(0, slices - 1)
+    works += [_estimate(backends, config, _Sizes(0, 0))] * max(0, slices - 1)
     captions = whole.captions + (n_held_out if backends.ranker.needs_captions else 0)
     together = sum_estimates(works, captions, backends)
     return ManyPlan(
@@ -265,33 +270,49 @@ class CallEstimate:
         return cost if config.llm.max_cost is None else min(cost, config.llm.max_cost)
 
 
+@dataclass(frozen=True)
+class _Sizes:
+    """Numbers of images of both sets in each half, and whether the halves are the same images."""
+
+    discovery: int
+    scored: int
+    double_dipped: bool = False
+    crossed: bool = False
+
+    @classmethod
+    def of(cls, halves: Halves) -> "_Sizes":
+        return cls(
+            len(halves.discovery_a) + len(halves.discovery_b),
+            len(halves.scoring_a) + len(halves.scoring_b),
+            halves.double_dipped,
+            halves.first is not None,
+        )
+
+
 def _estimate(
-    backends: Backends,
-    config: Config,
-    n_discovery: int,
-    n_scored: int,
-    double_dipped: bool,
-    n_held_out: int = 0,
+    backends: Backends, config: Config, sizes: _Sizes, n_held_out: int = 0
 ) -> CallEstimate:
     reads = backends.ranker.needs_captions
     discovery = backends.reads_discovery_captions(config)
     # The second ranker checks confirmed differences only; there are none if double-dipped.
-    verifier = None if double_dipped else backends.verifier
+    verifier = None if sizes.double_dipped else backends.verifier
     scoring = reads or (verifier is not None and verifier.needs_captions)
-    captions = n_discovery if discovery else 0
-    if scoring and not (double_dipped and captions):
-        captions += n_scored
+    captions = sizes.discovery if discovery else 0
+    if scoring and not ((sizes.double_dipped or sizes.crossed) and captions):
+        captions += sizes.scored
     rounds = MAX_ROUNDS if config.rounds == "auto" else config.rounds
-    hypotheses = 2 * backends.proposer.max_hypotheses * rounds
+    # Each half proposes; on average, a hypothesis is scored on half of the images then.
+    folds = 2 if sizes.crossed else 1
+    hypotheses = 2 * backends.proposer.max_hypotheses * rounds * folds
     repeats = 1 + config.null_repeats
-    calls = backends.proposer.calls * rounds * repeats
+    calls = backends.proposer.calls * rounds * repeats * folds
     other_calls: list[tuple[Backend, int]] = [(backends.proposer, calls)]
     if backends.ranker.asks:
         # Between rounds, new hypotheses are also scored on the discovery half.
-        images = n_scored + (n_discovery if rounds > 1 else 0)
+        images = (sizes.scored + (sizes.discovery if rounds > 1 else 0)) // folds
         other_calls.append((backends.ranker, hypotheses * (images * repeats + n_held_out)))
     if verifier is not None and verifier.asks:
-        other_calls.append((verifier, hypotheses * n_scored))
+        other_calls.append((verifier, hypotheses * sizes.scored))
     return CallEstimate(hypotheses, captions, discovery, scoring, other_calls, backends.captioner)
 
 
@@ -304,13 +325,6 @@ def sum_estimates(works: Sequence[CallEstimate], captions: int, backends: Backen
         any(work.captions_scoring for work in works),
         [calls for work in works for calls in work.other_calls],
         backends.captioner,
-    )
-
-
-def _sizes(halves: Halves) -> tuple[int, int]:
-    return (
-        len(halves.discovery_a) + len(halves.discovery_b),
-        len(halves.scoring_a) + len(halves.scoring_b),
     )
 
 

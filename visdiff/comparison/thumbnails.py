@@ -40,14 +40,20 @@ def thumbnails(differences: Sequence[Difference], halves: Halves) -> dict[str, b
 def score_table(
     hypotheses: Sequence[Hypothesis], scores: np.ndarray, halves: Halves
 ) -> "pd.DataFrame":
-    """Returns the scores as a table: one row per scored image, one column per hypothesis text."""
+    """Returns the scores as a table: one row per scored image, one column per hypothesis text.
+
+    Args:
+        hypotheses: h candidates.
+        scores: (h, n) scores; NaN where unscored, or where the image was not in the test.
+        halves: The images.
+    """
     import pandas as pd
 
     n_a, n_b = len(halves.scoring_a), len(halves.scoring_b)
     columns: dict[str, object] = {
         "set": ["A"] * n_a + ["B"] * n_b,
         "id": [*halves.scoring_a.ids, *halves.scoring_b.ids],
-        "half": ["both" if halves.double_dipped else "scoring"] * (n_a + n_b),
+        "half": ["both" if halves.same_images else "scoring"] * (n_a + n_b),
     }
     # A text that was proposed in both directions has one column.
     columns |= {h.text: row for h, row in zip(hypotheses, scores, strict=True)}

@@ -179,6 +179,8 @@ class SetCard:
         n_scored: Number of images that statistics were computed on.
         n_unreadable: Number of images that could not be decoded.
         where: The filter on manifest columns that selected the set.
+        n_effective: Number of independent observations among the scored images: copies, near copies
+            and images of one group count once. None in reports of earlier versions.
     """
 
     name: str
@@ -188,6 +190,7 @@ class SetCard:
     n_scored: int
     n_unreadable: int = 0
     where: dict[str, Any] = field(default_factory=dict)
+    n_effective: int | None = None
 
 
 @dataclass(frozen=True)
@@ -271,11 +274,14 @@ class DifferenceReport:
         separability: How different the sets are, and how much the sentences explain.
         set_a: The first set.
         set_b: The second set.
-        minimum_detectable_auroc: Smallest AUROC that this many images can detect with power 0.8,
-            or None.
+        minimum_detectable_auroc: Smallest AUROC that the test of a proposed sentence detects with
+            power 0.8, or None. The sentence has to be proposed first, so the power of the whole
+            comparison is lower; and nothing is confirmed below ``statistics.min_auroc``.
         paired_by: Columns that pair an image of A with one of B; empty when unpaired.
         double_dipped: True when there were too few images for a split, so that sentences were
             proposed from and tested on the same images; nothing is confirmed then.
+        cross_fitted: True when sentences were proposed from each half of the images and tested on
+            the other.
         preflight: The dict of `visdiff.comparison.preflight.Preflight.to_dict`.
         null: The shuffled runs, if any were requested.
         unanswered: One reason per failed request of the proposer; the candidates of these requests
@@ -285,8 +291,8 @@ class DifferenceReport:
         warnings: Warnings that the reader must see, one sentence each.
         schema_version: Version of the JSON layout that it was written in.
         scores: One row per image: ``set`` ("A" or "B"), ``id``, ``half`` ("discovery", "scoring",
-            or "both" when double-dipped), then one float column per hypothesis text. Not
-            serialised.
+            or "both" when double-dipped or cross-fitted), then one float column per hypothesis
+            text, NaN where an image was not in its test. Not serialised.
         thumbnails: PNG bytes by "A/<id>" or "B/<id>". Not serialised.
         captions: Captions by the same keys. Not serialised.
     """
@@ -300,6 +306,7 @@ class DifferenceReport:
     minimum_detectable_auroc: float | None = None
     paired_by: tuple[str, ...] = ()
     double_dipped: bool = False
+    cross_fitted: bool = False
     preflight: dict = field(default_factory=dict)
     null: NullRun | None = None
     unanswered: tuple[str, ...] = ()
