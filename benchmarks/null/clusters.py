@@ -22,6 +22,7 @@ from worldsets import run_missing
 
 from visdiff import stats
 from visdiff.cache import Cache
+from visdiff.comparison.backends import Backends
 from visdiff.comparison.compare import compare
 from visdiff.config import Config
 from visdiff.miniature import world
@@ -101,7 +102,7 @@ CASES: dict[str, tuple[str, int, int]] = {
 }
 
 
-def run_pair(case: str, pool: Pool, cache: Cache, settings: dict[str, Any], pair: int) -> dict:
+def run_pair(case: str, pool: Pool, config: Config, backends: Backends, pair: int) -> dict:
     """Compares one null pair and returns what was confirmed."""
     kind, n_a, n_b = CASES[case]
     rng = np.random.default_rng([SEED, list(CASES).index(case), pair])
@@ -110,12 +111,11 @@ def run_pair(case: str, pool: Pool, cache: Cache, settings: dict[str, Any], pair
     half = len(photos) * n_a // (n_a + n_b)
     a = rows(pool, photos[:half], n_a, kind, rng)
     b = rows(pool, photos[half:], n_b, kind, rng)
+    # Only the column knows which captions are of one photograph.
     if kind == "captions-5" and "group_by" in Config.model_fields:
-        settings = {**settings, "group_by": "photo"}
-    report = compare(
-        a, b, name_a="A", name_b="B", captioner="manifest", proposer="ngrams",
-        ranker="captions-lexical", cache=cache, progress=False, seed=pair, **settings,
-    )  # fmt: skip
+        config = config.changed(group_by="photo")
+    config = config.changed(seed=pair)
+    report = compare(a, b, name_a="A", name_b="B", config=config, backends=backends)
     return {
         "confirmed": [d.text for d in report.confirmed],
         "tested": len(report.rejected) + sum(1 + len(d.synonyms) for d in report.differences),
@@ -146,10 +146,13 @@ def main() -> None:
     args = parser.parse_args()
     changes = (assignment.partition("=") for assignment in args.set)
     settings = {name: json.loads(value) for name, _, value in changes}
+    config = Config.of("laptop").changed(
+        captioner="manifest", proposer="ngrams", ranker="captions-lexical", **settings
+    )
     pool, results = Pool(args.work / "images"), {}
-    with Cache(args.work / "cache") as cache:
+    with Backends.using(config, Cache(args.work / "cache"), progress=False) as backends:
         for case in args.case or CASES:
-            run = partial(run_pair, case, pool, cache, settings)
+            run = partial(run_pair, case, pool, config, backends)
             done = run_missing(args.work / f"{case}.jsonl", args.pairs, run)
             results[case] = summary(done)
             sys.stderr.write(f"{case}: {json.dumps(results[case])}\n")

@@ -15,6 +15,9 @@ from visdiff.imageset.copies import near_copies
 
 Labels = NDArray[np.intp]
 
+# A product such as 0.29 * 100 is a little below the whole number.
+_ROUNDING = 1e-9
+
 
 def label_clusters(
     a: ImageSet,
@@ -108,10 +111,10 @@ def first_part(
     in_a = np.bincount(place[is_a], minlength=count) > 0
     in_b = np.bincount(place[~is_a], minlength=count) > 0
     first = np.zeros(count, bool)
-    n_both = int(fraction * (in_a & in_b).sum())
+    n_both = int(fraction * (in_a & in_b).sum() + _ROUNDING)
     first[ranked[(in_a & in_b)[ranked]][:n_both]] = True
     for inside, other in ((in_a, in_b), (in_b, in_a)):
-        n_first = max(0, int(fraction * inside.sum()) - n_both)
+        n_first = max(0, int(fraction * inside.sum() + _ROUNDING) - n_both)
         first[ranked[(inside & ~other)[ranked]][:n_first]] = True
     return first[place]
 

@@ -244,11 +244,10 @@ def split(
     too_few = min(n_second) < min_scored or min(n_first) < 1
     crossed = cross_fit and not too_few and min(n_first) >= min_scored
     tested = np.ones(len(is_a), bool) if too_few or crossed else ~first
-    scoring_a, scoring_b = a.subset(tested[: len(a)]), b.subset(tested[len(a) :])
-    if too_few or crossed:
-        discovery_a, discovery_b = a, b
-    else:
+    discovery_a, discovery_b, scoring_a, scoring_b = a, b, a, b
+    if not (too_few or crossed):
         discovery_a, discovery_b = a.subset(first[: len(a)]), b.subset(first[len(a) :])
+        scoring_a, scoring_b = a.subset(tested[: len(a)]), b.subset(tested[len(a) :])
     groups = None
     if paired_by:
         # The bootstrap resamples prompts, because images of one prompt are not independent.

@@ -6,6 +6,8 @@ at two sizes. That tells two drawings with the same background apart, and finds 
 JPEG compression at quality 30, a change of size or brightness, or a crop of 2 %.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -37,9 +39,9 @@ def near_copies(small: NDArray[np.uint8]) -> NDArray[np.intp]:
     Returns:
         (n,) the position of the first image of each group.
     """
-    values = small.reshape(-1, SIDE, SIDE, 3).astype(np.float32)
+    values = small.astype(np.float32)
     labels = np.arange(len(values))
-    halved = values.reshape(-1, SIDE // 2, 2, SIDE // 2, 2, 3).mean(axis=(2, 4))
+    halved = values.reshape(len(values), SIDE // 2, 2, SIDE // 2, 2, 3).mean(axis=(2, 4))
     coarse, detail = _differences(halved)
     fine, _ = _differences(values)
     rows = np.flatnonzero(detail >= _MIN_DETAIL)
@@ -61,7 +63,7 @@ def _differences(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Returns the differences of neighbours as unit vectors, and their root mean square."""
     across, down = np.diff(values, axis=2), np.diff(values, axis=1)
-    n = len(values)
-    vectors = np.concatenate([across.reshape(n, -1), down.reshape(n, -1)], axis=1)
+    flat = [part.reshape(len(part), math.prod(part.shape[1:])) for part in (across, down)]
+    vectors = np.concatenate(flat, axis=1)
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.maximum(norm, 1e-6), norm[:, 0] / np.sqrt(vectors.shape[1])

@@ -77,10 +77,10 @@ def clustered_rank_test(scores: ArrayLike, is_a: ArrayLike, clusters: ArrayLike)
         ValueError: The shapes do not match, or `is_a` is not boolean.
     """
     scores, is_a = checked(scores, is_a)
-    p_values = np.full(len(scores), np.nan)
+    shifts, freedom = np.full(len(scores), np.nan), np.ones(len(scores))
     for row, case in _cases(scores, is_a, clusters):
-        p_values[row] = case.p_value()
-    return p_values
+        shifts[row], freedom[row] = case.standardised()
+    return stats.t.sf(shifts, freedom)
 
 
 def clustered_interval(
@@ -107,17 +107,13 @@ def clustered_interval(
     """
     scores, is_a = checked(scores, is_a)
     check_level(level)
-    bounds = np.full((len(scores), 2), np.nan)
+    n = len(scores)
+    areas, covariances = np.full(n, np.nan), np.zeros(n)
+    variances, counts = np.full((2, n), np.nan), np.zeros((2, n), np.int64)
     for row, case in _cases(scores, is_a, clusters):
-        variances, covariance = case.variances()
-        bounds[row] = wilson_bounds(
-            np.array([case.area]),
-            variances[:, None],
-            np.array([[len(case.a)], [len(case.b)]]),
-            level,
-            np.array([covariance]),
-        )[0]
-    return bounds
+        areas[row], counts[:, row] = case.area, (len(case.a), len(case.b))
+        variances[:, row], covariances[row] = case.variances()
+    return wilson_bounds(areas, variances, counts, level, covariances)
 
 
 @dataclass(frozen=True)
@@ -160,8 +156,11 @@ class _Case:
         k = len(np.union1d(self.a, self.b))
         return variances, 2 * k / max(1, k - 1) * float(product) / (k_a * k_b)
 
-    def p_value(self) -> float:
-        """Returns the upper tail of the standardised sum of A's mean ranks."""
+    def standardised(self) -> tuple[float, int]:
+        """Returns the standardised sum of A's mean ranks, and its degrees of freedom.
+
+        The sum is minus infinity for constant scores, and for fewer than three clusters.
+        """
         in_a, in_b = self.both()
         pure_a, pure_b = self.ranks_a[~in_a], self.ranks_b[~in_b]
         pairs = self.ranks_a[in_a] - self.ranks_b[in_b]
@@ -177,8 +176,8 @@ class _Case:
                 unpooled = (n_a * n_b / (n_a + n_b)) ** 2 * float(spread)
         total = max(variance, unpooled) + float((pairs**2).sum()) / 4
         if total <= 1e-20 or not freedom:
-            return 1.0
-        return float(stats.t.sf(shift / np.sqrt(total), freedom))
+            return -np.inf, 1
+        return shift / float(np.sqrt(total)), freedom
 
 
 def _cases(
