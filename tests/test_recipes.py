@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from visdiff.cache import Cache
 from visdiff.cli.recipes import app
+from visdiff.comparison.split import split_pair
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
@@ -140,18 +141,17 @@ def test_held_out_images_are_not_compared(tmp_path: Path) -> None:
     images = [
         ImageSet.open(colours(tmp_path / n, {"x": ("red", 200)}, i)) for i, n in enumerate("ab")
     ]
-    compared, held_out, config = hold_out(images[0], images[1], 0.25, WORDS)
+    compared, held_out = hold_out(images[0], images[1], 0.25)
     for all_images, one, other in zip(images, compared, held_out, strict=True):
         assert set(one.ids) | set(other.ids) == set(all_images.ids)
         assert not set(one.ids) & set(other.ids)
         assert 30 <= len(other) <= 70
-        discovery, scoring = one.split(config.statistics.discovery_fraction)
-        assert len(discovery) == pytest.approx(len(scoring), abs=40)
-    unchanged, _, same = hold_out(images[0], images[1], 0.0, WORDS)
+    halves = split_pair(*compared, WORDS.changed(statistics__cross_fit="never")).halves
+    assert len(halves.discovery_a) == len(compared[0]) // 2
+    unchanged, _ = hold_out(images[0], images[1], 0.0)
     assert unchanged[0].ids == images[0].ids
-    assert same == WORDS
     with pytest.raises(InputError, match="share of 0 or more"):
-        hold_out(images[0], images[1], 1.0, WORDS)
+        hold_out(images[0], images[1], 1.0)
 
 
 def test_the_sentences_classify_held_out_images_if_any_was_confirmed(

@@ -93,7 +93,7 @@ def score_on_halves(
     for half, part in enumerate((~halves.first, halves.first)):
         rows, columns = np.flatnonzero(proposed[:, half]), np.flatnonzero(part)
         of_a, of_b = a.subset(part[: len(a)]), b.subset(part[len(a) :])
-        chosen = [hypotheses[i] for i in rows]
+        chosen = [hypotheses[i] for i in rows.tolist()]
         values = backends.score(chosen, of_a, of_b, select_captions(captions, columns))
         scores[np.ix_(rows, columns)] = values
     return scores
@@ -127,7 +127,7 @@ def test_on_halves(
     intervals = np.full((2, n, 2), np.nan)
     for half, part in enumerate((~halves.first, halves.first)):
         rows = np.flatnonzero(proposed[:, half])
-        chosen = [hypotheses[i] for i in rows]
+        chosen = [hypotheses[i] for i in rows.tolist()]
         tests = _test_part(chosen, scores[rows], halves, part, settings, rng)
         auroc[half, rows], p_values[half, rows] = tests.auroc, tests.p_value
         intervals[half, rows] = tests.interval

@@ -202,13 +202,13 @@ def _cases(
         above_a = (ranks[members] - _weighted_ranks(x[members], weights_a)) / len(b)
         below_b = 1 - (ranks[~members] - _weighted_ranks(x[~members], weights_b)) / len(a)
         shares = ranks / (len(a) + len(b))
-        places_a = np.bincount(in_a, weights_a * above_a)
+        places_a = _sums(in_a, weights_a * above_a)
         yield row, _Case(
             area=float(np.clip(places_a.mean(), 0, 1)),
-            ranks_a=np.bincount(in_a, weights_a * shares[members]),
-            ranks_b=np.bincount(in_b, weights_b * shares[~members]),
+            ranks_a=_sums(in_a, weights_a * shares[members]),
+            ranks_b=_sums(in_b, weights_b * shares[~members]),
             places_a=places_a,
-            places_b=np.bincount(in_b, weights_b * below_b),
+            places_b=_sums(in_b, weights_b * below_b),
             a=a,
             b=b,
         )  # fmt: skip
@@ -218,6 +218,10 @@ def _weights(cluster: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.in
     """Returns the distinct clusters, the place of each image's cluster, and the weights."""
     distinct, place, sizes = np.unique(cluster, return_inverse=True, return_counts=True)
     return distinct, place, 1 / sizes[place]
+
+
+def _sums(place: NDArray[np.intp], values: Floats) -> Floats:
+    return np.bincount(place, values).astype(np.float64)
 
 
 def _weighted_ranks(values: Floats, weights: Floats) -> Floats:
