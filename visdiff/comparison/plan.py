@@ -7,7 +7,7 @@ from typing import Any
 
 from visdiff.comparison.backends import Backends
 from visdiff.comparison.rounds import MAX_ROUNDS
-from visdiff.comparison.split import Halves, SplitPair, split_pair
+from visdiff.comparison.split import Halves, SplitPair, may_cross_fit, split_pair
 from visdiff.config import Config
 from visdiff.engine import Backend
 from visdiff.errors import InputError
@@ -194,7 +194,7 @@ def plan_unformed(
     """Bounds the work of comparisons whose sets are not known yet, from the number of images.
 
     The bound assumes that every image belongs to one of the two sets, in the comparison of all
-    images and in that of one slice.
+    images and in that of one slice, and that one of the sets is small enough for cross-fitting.
 
     Args:
         n: Number of images.
@@ -208,9 +208,12 @@ def plan_unformed(
     """
     backends = Backends.of(config)
     n_held_out = round(n * held_out)
-    n_discovery = round((n - n_held_out) * config.statistics.discovery_fraction)
-    n_scored = n - n_held_out - n_discovery
-    whole = _estimate(backends, config, _Sizes(n_discovery, n_scored), n_held_out)
+    n_compared = n - n_held_out
+    sizes = _Sizes(n_compared, n_compared, crossed=True)
+    if not may_cross_fit(config):
+        n_discovery = round(n_compared * config.statistics.discovery_fraction)
+        sizes = _Sizes(n_discovery, n_compared - n_discovery)
+    whole = _estimate(backends, config, sizes, n_held_out)
     # All slices together have as many images as the whole; calls per round are needed for each.
     works = [whole, whole] if slices else [whole]
     works += [_estimate(backends, config, _Sizes(0, 0))] * max(0, slices - 1)
@@ -220,7 +223,7 @@ def plan_unformed(
         comparisons=1 + slices,
         images=n,
         captions=captions,
-        scored=(n_scored + n_held_out) * (2 if slices else 1),
+        scored=(sizes.scored + n_held_out) * (2 if slices else 1),
         hypotheses=together.hypotheses,
         paid_calls=together.paid(config),
         classified=classified,

@@ -154,9 +154,8 @@ def split_pair(
         None if small is None else np.concatenate(small),
         paired=bool(config.paired_by),
     )
-    # Sentences of the user's do not come from the images, so one half is enough.
     small_sets = min(len(paired_a), len(paired_b)) < CROSS_FIT_BELOW
-    cross_fit = settings.cross_fit == "always" or (settings.cross_fit == "auto" and small_sets)
+    cross_fit = may_cross_fit(config) and (settings.cross_fit == "always" or small_sets)
     halves = split(
         paired_a,
         paired_b,
@@ -164,9 +163,17 @@ def split_pair(
         min_scored=settings.min_scored,
         paired_by=config.paired_by,
         clusters=clusters,
-        cross_fit=cross_fit and config.proposer.backend != "manual",
+        cross_fit=cross_fit,
     )
     return SplitPair(a, b, halves, n_unpaired)
+
+
+def may_cross_fit(config: Config) -> bool:
+    """Returns whether sets of a suitable size are cross-fitted.
+
+    Sentences of the user's do not come from the images, so that one half is enough for them.
+    """
+    return config.statistics.cross_fit != "never" and config.proposer.backend != "manual"
 
 
 def check_sizes(a: ImageSet, b: ImageSet) -> None:
