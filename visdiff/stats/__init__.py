@@ -24,6 +24,7 @@ from visdiff.stats.proportions import clopper_pearson, wilson
 from visdiff.stats.redundancy import redundant
 from visdiff.stats.roc import (
     BLOCK,
+    MAX_SKEWNESS,
     ROUNDING,
     Floats,
     auroc,
@@ -32,6 +33,7 @@ from visdiff.stats.roc import (
     delong_interval,
     matrix,
     paired_interval,
+    permutation_moments,
 )
 
 __all__ = [
@@ -66,7 +68,10 @@ def mann_whitney(scores: ArrayLike, is_a: ArrayLike) -> Floats:
     The test of Mann and Whitney 1947 ("On a test of whether one of two random variables is
     stochastically larger than the other"), computed by `scipy.stats.mannwhitneyu`: exact when a set
     has 8 scores or fewer and there are no ties, otherwise the normal approximation with corrections
-    for ties and continuity.
+    for ties and continuity. With many ties and sets of unequal size the rank sum is skewed, and the
+    normal tail is far too small: a word of 3 % of the captions, in 4 of 25 against 30 of 1,000. The
+    tail is then that of the Pearson III distribution with its skewness, if that is larger (Mielke
+    and Berry 2007, "Permutation Methods").
 
     Args:
         scores: (h, n) real numbers; NaN is ignored.
@@ -335,7 +340,13 @@ def _greater(a: Floats, b: Floats, method: _Method) -> Floats:
     with warnings.catch_warnings():
         # Constant scores divide by a spread of zero; the resulting p-value of 1 is correct.
         warnings.simplefilter("ignore", RuntimeWarning)
-        return stats.mannwhitneyu(a, b, alternative="greater", axis=-1, method=method).pvalue
+        p_values = stats.mannwhitneyu(a, b, alternative="greater", axis=-1, method=method).pvalue
+        if method == "exact":
+            return p_values
+        ranks = stats.rankdata(np.concatenate([a, b], axis=-1), axis=-1)
+        z, skewness = permutation_moments(ranks, a.shape[-1])
+        skewed = np.abs(skewness) > MAX_SKEWNESS
+        return np.where(skewed, np.fmax(p_values, stats.pearson3.sf(z, skewness)), p_values)
 
 
 def _all_signs(n_pairs: int) -> Iterator[Floats]:

@@ -27,6 +27,8 @@ ROUNDING = 1e-10
 # 2, 4 and 8 images and ratios of 0.5, 0.75 and 1, these gave the narrowest intervals that covered
 # the truth in 93 % of runs, for each of 224 combinations of sizes, distributions and AUROCs.
 _PRIOR_RATIO, _PRIOR_IMAGES = 0.5, 4.0
+# A rank sum of at most this skewness is practically normal.
+MAX_SKEWNESS = 0.1
 # A cluster with images in both sets lowers the variance; never below this share of it.
 _LEAST_SHARE = 0.05
 
@@ -211,6 +213,27 @@ def paired_interval(
     percentiles[known] = np.nanquantile(resampled[known], [tail, 1 - tail], axis=1).T
     spread = percentiles[:, 1] - percentiles[:, 0] > ROUNDING
     return np.where(spread[:, None], percentiles, bounds)
+
+
+def permutation_moments(values: Floats, n: int) -> tuple[Floats, Floats]:
+    """Returns the standardised sum of the first n values of each row, and its skewness.
+
+    Mean, variance and skewness are those of n values drawn without replacement from the row.
+
+    Args:
+        values: (…, N) numbers, such as ranks.
+        n: Number of values in the sum.
+    """
+    size = values.shape[-1]
+    centred = values - values.mean(axis=-1, keepdims=True)
+    second, third = (centred**2).mean(axis=-1), (centred**3).mean(axis=-1)
+    with np.errstate(all="ignore"):
+        variance = n * (size - n) / (size - 1) * second
+        cumulant = n * (size - n) * (size - 2 * n) / ((size - 1) * max(1, size - 2)) * third
+        z = centred[..., :n].sum(axis=-1) / np.sqrt(variance)
+        skewness = cumulant / variance**1.5
+    constant = ~(variance > ROUNDING)
+    return np.where(constant, 0.0, z), np.where(constant, 0.0, skewness)
 
 
 def matrix(name: str, values: ArrayLike) -> Floats:
