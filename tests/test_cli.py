@@ -151,7 +151,10 @@ def test_dry_run_computes_nothing(run: Run, sets: tuple[Path, Path], tmp_path: P
     assert not list((tmp_path / "out").glob("report*"))
     plan = json.loads(run(*arguments, "--json").out)
     assert (plan["n_a"], plan["n_b"], plan["paid_calls"]) == (60, 60, 0)
-    assert plan["captions"] + plan["scored"] == 120
+    # Small sets are cross-fitted, so every image is captioned and scored.
+    assert plan["captions"] == plan["scored"] == 120
+    halves = json.loads(run(*arguments, "--json", "--set", "statistics.cross_fit=never").out)
+    assert halves["captions"] == halves["scored"] == 60
     # The ranker needs a caption of every image.
     assert json.loads(run("compare", *sets, *WORDS, "--dry-run", "--json").out)["captions"] == 120
 

@@ -82,9 +82,9 @@ def test_a_planted_difference_is_found_in_both_directions(
     assert "brick wall" in report.verdict
     assert "grass" in report.verdict
     assert not report.double_dipped
+    assert report.cross_fitted
     for card in (report.set_a, report.set_b):
-        assert card.n == 80
-        assert card.n_discovery + card.n_scored == 80
+        assert card.n == card.n_discovery == card.n_scored == card.n_effective == 80
     assert report.config["ranker"]["backend"] == "captions-lexical"
     assert report.separability.sentences is not None
     assert report.separability.sentences > 0.8
@@ -105,7 +105,8 @@ def test_a_planted_difference_is_found_in_both_directions(
 
 
 def test_statistics_use_the_scoring_half_only(planted: tuple[Path, Path], cache: Cache) -> None:
-    report = visdiff.compare(*planted, **WORDS, cache=cache)
+    report = visdiff.compare(*planted, **WORDS, cache=cache, statistics__cross_fit="never")
+    assert not report.cross_fitted
     proposing, scored = set(report.captions), report.scores
     assert scored is not None
     testing = {f"{side}/{name}" for side, name in zip(scored["set"], scored["id"], strict=True)}
@@ -480,14 +481,15 @@ def test_every_kind_of_proposer_finds_the_colours(proposer: dict[str, Any], cach
 
 def test_invalid_lines_of_replies_are_counted_and_reported(cache: Cache) -> None:
     sets = colours(60, 45, 1), colours(60, 15, 2)
-    report = visdiff.compare(*sets, **CHAT, cache=cache)
+    settings = {**CHAT, "statistics__cross_fit": "never"}
+    report = visdiff.compare(*sets, **settings, cache=cache)
     assert any("2 lines of replies were not hypotheses" in w for w in report.warnings)
     assert not any(":" in d.text or "*" in d.text for d in report.differences)
     assert report.provenance.tokens["calls"] == 2
     assert "captions-llm@1" in report.provenance.prompts
     # A second run makes no call and gives the same result.
     fakes.ColourChat.asked = 0
-    again = visdiff.compare(*sets, **CHAT, cache=cache)
+    again = visdiff.compare(*sets, **settings, cache=cache)
     assert fakes.ColourChat.asked == 0
     assert again.differences == report.differences
     assert again.provenance.tokens == {"calls": 0, "cached": 2, "prompt": 0, "completion": 0}
@@ -592,13 +594,18 @@ def test_the_plan_counts_the_calls() -> None:
     )
 
     def planned(**settings: Any) -> Any:
-        changed = config.changed(**settings)
+        changed = config.changed(**{"statistics__cross_fit": "never", **settings})
         return plan(split_pair(*open_pair(*sets), changed), changed)
 
     usual = planned()
     assert (usual.paid_calls, usual.hypotheses) == (2, 20)
     assert usual.captions == 120 - usual.scored
     assert planned(rounds=3, null_repeats=2).paid_calls == 2 * 3 * 3
+    crossed = planned(statistics__cross_fit="auto")
+    assert crossed.cross_fitted
+    assert (crossed.paid_calls, crossed.hypotheses, crossed.captions) == (4, 40, 120)
+    asked = planned(ranker="vqa", ranker__model="llm", statistics__cross_fit="always")
+    assert asked.paid_calls == 4 + 40 * 60
     looks = planned(proposer="images-vlm")
     assert (looks.captions, looks.paid_calls) == (0, 2)
     assert planned(ranker="vqa", ranker__model="llm").paid_calls == 2 + 20 * usual.scored

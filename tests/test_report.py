@@ -399,7 +399,8 @@ def test_no_difference_found_reports_the_minimum_detectable_auroc():
     ):
         words = " ".join(text.split())
         assert "No difference found" in words
-        assert "AUROC 0.62 or more" in words
+        assert "its test detects an AUROC of 0.62 or more" in words
+        assert "power of proposing and testing together is lower" in words
         assert "70 images of night drawings and 68 of day drawings" in words
         assert "filled" not in [a.get("class") for a in Page(text).all("circle")]
 

@@ -6,6 +6,7 @@ import typer
 
 from visdiff.cli.options import (
     BackendOptions,
+    GroupBy,
     Null,
     PairedBy,
     PathColumn,
@@ -25,6 +26,7 @@ def compare(
     where_b: Where = None,
     proposer: ProposerName = None,
     paired_by: PairedBy = None,
+    group_by: GroupBy = None,
     rounds: Annotated[
         str | None, typer.Option(help="Number of rounds of proposals, or auto.")
     ] = None,
@@ -49,6 +51,7 @@ def compare(
     settings = options.configuration(
         proposer=proposer,
         paired_by=paired_by,
+        group_by=group_by,
         rounds=int(rounds) if rounds and rounds.isdecimal() else rounds,
         null_repeats=null,
         proposer__sampling=sampling,

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visdiff.cli.options import BackendOptions, PathColumn, ProposerName, Root, with_options
+from visdiff.cli.options import (
+    BackendOptions,
+    GroupBy,
+    PathColumn,
+    ProposerName,
+    Root,
+    with_options,
+)
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +40,7 @@ def compare_many(
     proposer: ProposerName = None,
     root: Root = None,
     path_column: PathColumn = None,
+    group_by: GroupBy = None,
     *,
     options: BackendOptions,
 ) -> None:
@@ -41,7 +49,7 @@ def compare_many(
     from visdiff.comparison import many
     from visdiff.comparison.plan import plan_many
 
-    settings = options.configuration(proposer=proposer)
+    settings = options.configuration(proposer=proposer, group_by=group_by)
     opened = _open(sets, name, by, {"root": root, "path_column": path_column})
     options.check_out()
     pairs = many.each_and_rest(opened) if rest else many.every_pair(opened)

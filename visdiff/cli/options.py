@@ -58,6 +58,13 @@ PairedBy = Annotated[
     str | None,
     typer.Option(metavar="COLUMNS", help="Columns that pair the images, such as prompt,seed."),
 ]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Images with equal values (photo, patient, video) count as one observation.",
+    ),
+]
 Null = Annotated[
     int | None, typer.Option(help="Number of additional runs with shuffled sets (null runs).")
 ]

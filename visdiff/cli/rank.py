@@ -11,6 +11,7 @@ import typer
 
 from visdiff.cli.options import (
     BackendOptions,
+    GroupBy,
     Null,
     PairedBy,
     PathColumn,
@@ -36,6 +37,7 @@ def rank(
     where_a: Where = None,
     where_b: Where = None,
     paired_by: PairedBy = None,
+    group_by: GroupBy = None,
     null: Null = None,
     root: Root = None,
     path_column: PathColumn = None,
@@ -58,7 +60,7 @@ def rank(
     from visdiff.comparison.split import open_pair, split_pair
     from visdiff.config.backends import ManualConfig
 
-    settings = options.configuration(paired_by=paired_by, null_repeats=null)
+    settings = options.configuration(paired_by=paired_by, group_by=group_by, null_repeats=null)
     if isinstance(settings.proposer, ManualConfig):
         hypotheses = [*settings.proposer.hypotheses, *hypotheses]
     settings = with_hypotheses(settings, hypotheses)

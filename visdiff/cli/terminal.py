@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from visdiff.report.collect import second_ranker, verify_text
+from visdiff.report.collect import detectable, second_ranker, verify_text
 from visdiff.results import DifferenceReport
 
 
@@ -64,10 +64,7 @@ def print_report(report: DifferenceReport) -> None:
     console = _console()
     nothing = not report.differences and not report.failed_stages
     if nothing and report.minimum_detectable_auroc is not None:
-        console.print(
-            f"The smallest AUROC that can be detected with this number of images: "
-            f"{report.minimum_detectable_auroc:.2f}"
-        )
+        console.print(detectable(report.minimum_detectable_auroc))
     if report.null is not None:
         console.print(
             f"With shuffled sets, {report.null.with_any_confirmed} of {report.null.repeats} runs "

@@ -16,14 +16,18 @@ import numpy as np
 from visdiff.cache import Cache
 from visdiff.comparison.backends import Backends
 from visdiff.comparison.conclude import conclude
-from visdiff.comparison.findings import test_hypotheses
+from visdiff.comparison.folds import (
+    propose_from_halves,
+    score_on_halves,
+    test_on_halves,
+    tested_images,
+)
 from visdiff.comparison.measurements import Measurements
 from visdiff.comparison.null import null_run
 from visdiff.comparison.preflight import preflight
 from visdiff.comparison.provenance import Stopwatch
 from visdiff.comparison.readiness import check_models
-from visdiff.comparison.rounds import propose
-from visdiff.comparison.split import SplitPair, check_sizes, open_pair, split_pair, without
+from visdiff.comparison.split import SplitPair, check_sizes, open_pair, split_pair
 from visdiff.comparison.stages import captions_stage, proposals_stage, scores_stage
 from visdiff.config import Config
 from visdiff.engine import Applied
@@ -62,7 +66,7 @@ def compare(
         progress: Show progress bars on stderr.
         **settings: Changes to the configuration, see :meth:`visdiff.config.Config.changed`:
             ``seed=1``, ``ranker="captions-lexical"``, ``paired_by=("prompt", "seed")``,
-            ``null_repeats=20``, ``verify="vqa"``, ``statistics__alpha=0.01``.
+            ``group_by="photo"``, ``null_repeats=20``, ``verify="vqa"``, ``statistics__alpha=0.01``.
 
     Returns:
         The report. A run that was killed resumes from the cache and returns the same report.
@@ -80,6 +84,8 @@ def compare(
 
 def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
     """Proposes from one half of the images, scores the other, and tests every candidate.
+
+    Small sets are cross-fitted: each half is scored with the hypotheses of the other.
 
     Args:
         pair: Both sets; unreadable images are left out.
@@ -103,16 +109,12 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
             *dict.fromkeys([*set_a.notes, *set_b.notes]),
             *checks.warnings(),
         ]
-        check_sizes(
-            without(set_a, checks.unreadable_a),
-            without(set_b, checks.unreadable_b),
-            checks.unreadable_a,
-            checks.unreadable_b,
-        )
-        pair = pair.without(checks.unreadable_a, checks.unreadable_b, config)
+        pair = pair.checked(checks, config)
+        check_sizes(pair.set_a, pair.set_b, checks.unreadable_a, checks.unreadable_b)
     if pair.n_unpaired:
         warnings.append(f"{pair.n_unpaired} images without a partner were left out.")
     halves, a, b = pair.halves, pair.halves.scoring_a, pair.halves.scoring_b
+    warnings += halves.cluster_warnings()
 
     discovery_captions = scoring_captions = None
     captioned: list[Applied] = []
@@ -123,14 +125,12 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
             warnings += _uncaptioned(found)
             discovery_captions = found.values
     with stopwatch("propose"):
-        proposals = propose(
-            backends, halves.discovery_a, halves.discovery_b, discovery_captions, config, rng
-        )
+        proposals, proposed = propose_from_halves(backends, halves, discovery_captions, config, rng)
         warnings += proposals.warnings()
         hypotheses = proposals.hypotheses
 
     with stopwatch("rank"):
-        if backends.ranker.needs_captions and halves.double_dipped:
+        if backends.ranker.needs_captions and halves.same_images:
             scoring_captions = discovery_captions
         if backends.ranker.needs_captions and scoring_captions is None:
             found = backends.captions(a, b)
@@ -138,23 +138,21 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
             warnings += [w for w in _uncaptioned(found) if w not in warnings]
             scoring_captions = found.values
         before = backends.ledger.reasons.copy()
-        scores = backends.score(hypotheses, a, b, scoring_captions)
+        scores = score_on_halves(backends, hypotheses, halves, proposed, scoring_captions)
         reason = backends.ledger.common_reason(before)
+        tested = tested_images(halves, proposed, len(hypotheses))
         stages = (
             captions_stage(captioned),
             proposals_stage(proposals),
-            scores_stage(scores, reason),
+            scores_stage(scores, tested, reason),
         )
-        if missing := int(np.isnan(scores).sum()):
-            warnings.append(f"{missing} of {scores.size} scores are missing and are ignored.")
+        if missing := int((np.isnan(scores) & tested).sum()):
+            warnings.append(f"{missing} of {int(tested.sum())} scores are missing and are ignored.")
             if reason:
                 warnings.append(f"The most frequent reason of missing scores: {reason}.")
         features = backends.features(a, b)
     with stopwatch("statistics"):
-        tests = test_hypotheses(
-            hypotheses, scores, halves.scoring_is_a, config.statistics, rng,
-            groups=halves.groups, may_confirm=not halves.double_dipped,
-        )  # fmt: skip
+        tests = test_on_halves(hypotheses, scores, halves, proposed, config.statistics, rng)
     null = None
     if config.null_repeats:
         with stopwatch("null"):
@@ -162,7 +160,8 @@ def score(pair: SplitPair, config: Config, backends: Backends) -> Measurements:
             warnings += [f"In the shuffled runs: {w}" for w in more]
     return Measurements(
         set_a, set_b, checks, halves, discovery_captions, scoring_captions, proposals, scores,
-        features, tests, null, tuple(warnings), stopwatch, tuple(s for s in stages if s.asked),
+        features, tests, null, tuple(warnings), stopwatch, proposed,
+        tuple(s for s in stages if s.asked),
     )  # fmt: skip
 
 

@@ -1,9 +1,12 @@
 """The report of a comparison, from its measurements."""
 
+import numpy as np
+
 from visdiff import stats
 from visdiff.comparison.backends import Backends
 from visdiff.comparison.cross_check import cross_check
 from visdiff.comparison.findings import Tests, explained_separability, select, verdict
+from visdiff.comparison.folds import tested_images
 from visdiff.comparison.measurements import Measurements
 from visdiff.comparison.provenance import provenance
 from visdiff.comparison.thumbnails import score_table, thumbnails
@@ -30,23 +33,27 @@ def conclude(
             None.
     """
     halves, hypotheses, scores = measured.halves, measured.hypotheses, measured.scores
-    is_a, n_a, n_b = halves.scoring_is_a, len(halves.scoring_a), len(halves.scoring_b)
+    is_a, tested = halves.scoring_is_a, tested_images(halves, measured.proposed, len(hypotheses))
     settings, warnings, stopwatch = config.statistics, list(measured.warnings), measured.stopwatch
     with stopwatch("statistics"):
         ids = [*halves.scoring_a.ids, *halves.scoring_b.ids]
-        differences, rejected = select(hypotheses, scores, is_a, ids, tests, settings)
+        differences, rejected = select(hypotheses, scores, is_a, ids, tests, settings, tested)
         separability = explained_separability(
-            hypotheses, scores, measured.features, differences, is_a, config.seed
+            hypotheses,
+            scores,
+            measured.features,
+            differences,
+            is_a,
+            config.seed,
+            halves.clusters,
         )
         alpha = settings.alpha / max(1, len(hypotheses) if n_candidates is None else n_candidates)
-        smallest = stats.minimum_detectable_auroc(n_a, n_b, alpha)
+        smallest = stats.minimum_detectable_auroc(*halves.n_tested, alpha)
     captions = measured.discovery_captions, measured.scoring_captions
     captioned = any(c is not None for c in captions)
     if backends.verifier is not None and any(d.confirmed for d in differences):
         with stopwatch("verify"):
-            differences, more = cross_check(
-                differences, halves, measured.scoring_captions, config, backends
-            )
+            differences, more = cross_check(differences, measured, config, backends)
             warnings += more
         captioned = captioned or backends.verifier.needs_captions
     if backends.ledger.spent:
@@ -67,6 +74,7 @@ def conclude(
         set_b=measured.card_b,
         paired_by=config.paired_by,
         double_dipped=halves.double_dipped,
+        cross_fitted=halves.first is not None,
         preflight=measured.preflight.to_dict(),
         null=measured.null,
         unanswered=measured.proposals.failures,
@@ -74,7 +82,7 @@ def conclude(
         config=config.model_dump(mode="json"),
         provenance=provenance(config, backends, stopwatch.seconds, captioned=captioned),
         warnings=tuple(warnings),
-        scores=score_table(hypotheses, scores, halves),
+        scores=score_table(hypotheses, np.where(tested, scores, np.nan), halves),
         thumbnails=thumbnails(differences, halves),
         captions=measured.captions_by_key,
     )

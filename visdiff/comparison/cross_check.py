@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from visdiff.comparison.backends import Backends
-from visdiff.comparison.findings import test_hypotheses
-from visdiff.comparison.split import Halves
+from visdiff.comparison.folds import test_on_halves, tested_images
+from visdiff.comparison.measurements import Measurements
 from visdiff.config import Config
 from visdiff.results import Difference, Hypothesis
 
@@ -22,8 +22,7 @@ _STREAM = 0x5EC0D
 
 def cross_check(
     differences: Sequence[Difference],
-    halves: Halves,
-    scoring_captions: Sequence[str | None] | None,
+    measured: Measurements,
     config: Config,
     backends: Backends,
 ) -> tuple[tuple[Difference, ...], list[str]]:
@@ -31,9 +30,8 @@ def cross_check(
 
     Args:
         differences: All differences of the report; unconfirmed ones are returned unchanged.
-        halves: The images.
-        scoring_captions: Captions of the scored images, A's first; None if they have not been
-            computed yet.
+        measured: The measurements of the comparison: the images, and their captions if they have
+            been computed.
         config: ``verify`` is the second ranker; the interval's level is that of the first.
         backends: The models, including the second ranker.
 
@@ -44,6 +42,7 @@ def cross_check(
         image.
     """
     confirmed = [d for d in differences if d.confirmed]
+    halves, scoring_captions = measured.halves, measured.scoring_captions
     a, b, warnings = halves.scoring_a, halves.scoring_b, list[str]()
     if backends.verifier is None or not confirmed:
         return tuple(differences), []
@@ -58,14 +57,13 @@ def cross_check(
     hypotheses = [Hypothesis(d.text, d.direction, d.proposer, d.round) for d in confirmed]
     before = backends.ledger.reasons.copy()
     scores = backends.verify(hypotheses, a, b, scoring_captions)
-    tests = test_hypotheses(
-        hypotheses,
-        scores,
-        halves.scoring_is_a,
-        config.statistics,
-        np.random.default_rng([config.seed, _STREAM]),
-        groups=halves.groups,
-    )
+    proposed = measured.proposed
+    if proposed is not None:
+        row_of = {(h.text, h.direction): i for i, h in enumerate(measured.hypotheses)}
+        proposed = proposed[[row_of[d.text, d.direction] for d in confirmed]]
+    rng = np.random.default_rng([config.seed, _STREAM])
+    tests = test_on_halves(hypotheses, scores, halves, proposed, config.statistics, rng)
+    tested = tested_images(halves, proposed, len(confirmed))
     checked = {}
     for row, difference in enumerate(confirmed):
         low, high = (_number(bound) for bound in tests.interval[row])
@@ -74,7 +72,7 @@ def cross_check(
             verify_auroc=_number(tests.auroc[row]),
             verify_ci_low=low,
             verify_ci_high=high,
-            verify_n_unscored=int(np.isnan(scores[row]).sum()),
+            verify_n_unscored=int((np.isnan(scores[row]) & tested[row]).sum()),
             disputed=None if low is None else not low > 0.5,
         )
     name = config.verify.backend if config.verify is not None else "second ranker"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from visdiff import stats
+from visdiff.comparison.clusters import join_labels
 from visdiff.comparison.subjects import one_subject
 from visdiff.config import StatisticsConfig
 from visdiff.results import Difference, Hypothesis, Rejected, Separability, Stage
@@ -53,6 +54,7 @@ def test_hypotheses(
     rng: np.random.Generator,
     *,
     groups: np.ndarray | None = None,
+    clusters: np.ndarray | None = None,
     may_confirm: bool = True,
 ) -> Tests:
     """Tests every candidate in its claimed direction.
@@ -66,24 +68,31 @@ def test_hypotheses(
         rng: Generator for permutations and bootstrap.
         groups: (n / 2,) prompt of each pair if image i of A (in order) is paired with image i of
             B; None if unpaired.
+        clusters: (n,) cluster of each image; images of a cluster count as one observation. If
+            paired, partners are in one cluster. None if all images (or pairs) are independent.
         may_confirm: False if proposing and testing used the same images.
     """
     scores = np.asarray(scores, dtype=np.float64)
     sign = np.array([1.0 if h.direction == "A" else -1.0 for h in hypotheses])
     oriented = scores * sign[:, None]
-    auroc = stats.auroc(oriented, is_a)
-    if groups is None:
+    if groups is not None:
+        auroc, interval, p_value = _test_pairs(oriented, is_a, groups, clusters, settings, rng)
+    elif clusters is not None:
+        auroc = stats.clustered_auroc(oriented, is_a, clusters)
+        interval = stats.clustered_interval(oriented, is_a, clusters, settings.level)
+        p_value = stats.clustered_rank_test(oriented, is_a, clusters)
+    else:
+        auroc = stats.auroc(oriented, is_a)
         interval = stats.delong_interval(oriented, is_a, settings.level)
         p_value = stats.mann_whitney(oriented, is_a)
-    else:
-        of_a, of_b = oriented[:, is_a], oriented[:, ~is_a]
-        p_value = stats.sign_flip(of_a - of_b, rng, settings.permutations)
-        interval = stats.paired_interval(
-            of_a, of_b, groups, rng, settings.level, settings.resamples
-        )
-    q_value = stats.benjamini_hochberg(p_value)
-    confirmed = _confirmed(q_value, auroc, settings) & may_confirm
-    return Tests(auroc, interval, p_value, q_value, confirmed)
+    none = np.zeros(len(auroc), bool)
+    tests = with_p_values(Tests(auroc, interval, p_value, p_value, none), settings)
+    return replace(tests, confirmed=tests.confirmed & may_confirm)
+
+
+def with_p_values(tests: Tests, settings: StatisticsConfig) -> Tests:
+    """Returns the tests with the q-values of their p-values, and what they confirm."""
+    return with_q_values(tests, stats.benjamini_hochberg(tests.p_value), settings)
 
 
 def with_q_values(tests: Tests, q_value: np.ndarray, settings: StatisticsConfig) -> Tests:
@@ -99,6 +108,7 @@ def select(
     ids: Sequence[str],
     tests: Tests,
     settings: StatisticsConfig,
+    tested: np.ndarray | None = None,
 ) -> tuple[tuple[Difference, ...], tuple[Rejected, ...]]:
     """Groups synonyms and separates reported differences from rejected candidates.
 
@@ -109,6 +119,7 @@ def select(
         ids: n image ids.
         tests: The result of :func:`test_hypotheses`.
         settings: Thresholds.
+        tested: (h, n) bool, the images that each candidate was tested on; all if None.
 
     Returns:
         Differences, confirmed ones first, then by AUROC; and rejected candidates, best first.
@@ -116,13 +127,14 @@ def select(
     reported = tests.confirmed | ((tests.p_value < _MAX_REPORTED_P) & (tests.auroc > 0.5))
     order = _best_first(tests)
     differences, rejected = [], []
+    tested = np.ones(scores.shape, bool) if tested is None else tested
     for direction in ("A", "B"):
         same = [i for i in order if hypotheses[i].direction == direction and reported[i]]
         texts = [h.text for h in hypotheses]
         groups = stats.redundant(scores, texts, same, settings.redundant)
         for members in one_subject(groups, texts, scores):
             differences.append(
-                _difference(members, hypotheses, scores, is_a, np.asarray(ids), tests)
+                _difference(members, hypotheses, scores, is_a, np.asarray(ids), tests, tested)
             )
     differences.sort(key=lambda d: (not d.confirmed, -d.auroc, d.text))
     for i in order:
@@ -141,6 +153,7 @@ def explained_separability(
     differences: Sequence[Difference],
     is_a: np.ndarray,
     seed: int,
+    clusters: np.ndarray | None = None,
 ) -> Separability:
     """Returns the separability of the sets by image features and by the confirmed sentences.
 
@@ -151,16 +164,18 @@ def explained_separability(
         differences: The differences of :func:`select`.
         is_a: (n,) bool, True for the images of set A.
         seed: Seed of the folds.
+        clusters: (n,) cluster of each image; a cluster is in one fold. None without clusters.
     """
     confirmed = {(d.text, d.direction) for d in differences if d.confirmed}
     rows = [i for i, h in enumerate(hypotheses) if (h.text, h.direction) in confirmed]
-    images = None
-    if features is not None:
-        images = _number(stats.separability(features, is_a, np.random.default_rng(seed)))
-    sentences = None
-    if rows:
-        sentences = _number(stats.separability(scores[rows].T, is_a, np.random.default_rng(seed)))
-    return Separability(images=images, sentences=sentences)
+    measured: list[float | None] = []
+    for values in (features, scores[rows].T if rows else None):
+        if values is None:
+            measured.append(None)
+            continue
+        rng = np.random.default_rng(seed)
+        measured.append(_number(stats.separability(values, is_a, rng, clusters=clusters)))
+    return Separability(images=measured[0], sentences=measured[1])
 
 
 def verdict(
@@ -196,6 +211,39 @@ def verdict(
     return f"{count} confirmed: {'; '.join(parts)}"
 
 
+def _test_pairs(
+    oriented: np.ndarray,
+    is_a: np.ndarray,
+    groups: np.ndarray,
+    clusters: np.ndarray | None,
+    settings: StatisticsConfig,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the AUROC, the interval and the p-value of every candidate on paired images.
+
+    The signs of all pairs of a cluster are flipped together, and the bootstrap resamples prompts
+    together with those that share a cluster with them.
+    """
+    of_a, of_b = oriented[:, is_a], oriented[:, ~is_a]
+    differences = of_a - of_b
+    if clusters is not None:
+        labels = clusters[is_a]
+        differences = _cluster_means(differences, labels)
+        groups = join_labels([np.unique(groups, return_inverse=True)[1], labels])
+    p_value = stats.sign_flip(differences, rng, settings.permutations)
+    interval = stats.paired_interval(of_a, of_b, groups, rng, settings.level, settings.resamples)
+    return stats.auroc(oriented, is_a), interval, p_value
+
+
+def _cluster_means(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns the means (h, k) over each of k clusters, without NaN; NaN if all are."""
+    _, place = np.unique(labels, return_inverse=True)
+    members = (place[:, None] == np.arange(place.max(initial=-1) + 1)).astype(np.float64)
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return (np.where(known, values, 0.0) @ members) / (known.astype(np.float64) @ members)
+
+
 def _confirmed(q_value: np.ndarray, auroc: np.ndarray, settings: StatisticsConfig) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         return (q_value <= settings.alpha) & (auroc >= settings.min_auroc)
@@ -214,10 +262,11 @@ def _difference(
     is_a: np.ndarray,
     ids: np.ndarray,
     tests: Tests,
+    tested: np.ndarray,
 ) -> Difference:
     best = members[0]
     row = np.asarray(scores[best], dtype=np.float64)
-    known = ~np.isnan(row)
+    known = ~np.isnan(row) & tested[best]
     h = hypotheses[best]
     # The clearest images: the highest scores in the claimed set, the lowest in the other.
     evidence = {}
@@ -239,7 +288,7 @@ def _difference(
         mean_b=float(row[~is_a & known].mean()),
         n_a=int((is_a & known).sum()),
         n_b=int((~is_a & known).sum()),
-        n_unscored=int((~known).sum()),
+        n_unscored=int((np.isnan(row) & tested[best]).sum()),
         synonyms=tuple(hypotheses[i].text for i in members[1:]),
         evidence_a=evidence["A"],
         evidence_b=evidence["B"],

@@ -38,6 +38,8 @@ class Measurements:
         null: The runs with shuffled sets; None if there are none.
         warnings: Warnings for the report, one sentence each.
         stopwatch: Times of the stages; `visdiff.comparison.conclude.conclude` adds its own.
+        proposed: (h, 2) bool, with cross-fitting, which halves each hypothesis was proposed from;
+            otherwise None.
         stages: How much of the captions, answers and scores was obtained.
     """
 
@@ -54,6 +56,7 @@ class Measurements:
     null: NullRun | None
     warnings: tuple[str, ...]
     stopwatch: Stopwatch
+    proposed: np.ndarray | None = None
     stages: tuple[Stage, ...] = ()
 
     @property
@@ -64,14 +67,16 @@ class Measurements:
     @property
     def card_a(self) -> SetCard:
         """The description of set A for the report."""
-        halves, unreadable = self.halves, self.preflight.unreadable_a
-        return _card(self.set_a, halves.discovery_a, halves.scoring_a, len(unreadable))
+        n_unreadable = len(self.preflight.unreadable_a)
+        halves, n_effective = self.halves, self.halves.n_effective[0]
+        return _card(self.set_a, halves.discovery_a, halves.scoring_a, n_unreadable, n_effective)
 
     @property
     def card_b(self) -> SetCard:
         """The description of set B for the report."""
-        halves, unreadable = self.halves, self.preflight.unreadable_b
-        return _card(self.set_b, halves.discovery_b, halves.scoring_b, len(unreadable))
+        n_unreadable = len(self.preflight.unreadable_b)
+        halves, n_effective = self.halves, self.halves.n_effective[1]
+        return _card(self.set_b, halves.discovery_b, halves.scoring_b, n_unreadable, n_effective)
 
     @property
     def captions_by_key(self) -> dict[str, str]:
@@ -83,7 +88,9 @@ class Measurements:
         return {k: c for k, c in zip(keys, self.discovery_captions, strict=True) if c is not None}
 
 
-def _card(images: ImageSet, discovery: ImageSet, scoring: ImageSet, unreadable: int) -> SetCard:
+def _card(
+    images: ImageSet, discovery: ImageSet, scoring: ImageSet, unreadable: int, n_effective: int
+) -> SetCard:
     return SetCard(
         name=images.name,
         source=images.source,
@@ -93,4 +100,5 @@ def _card(images: ImageSet, discovery: ImageSet, scoring: ImageSet, unreadable: 
         n_unreadable=unreadable,
         where=dict(images.where),
         left_out=dict(images.left_out),
+        n_effective=n_effective,
     )

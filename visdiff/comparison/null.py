@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from visdiff.comparison.backends import Backends
-from visdiff.comparison.findings import test_hypotheses
-from visdiff.comparison.rounds import propose, select_captions
+from visdiff.comparison.folds import propose_from_halves, score_on_halves, test_on_halves
+from visdiff.comparison.rounds import select_captions
 from visdiff.comparison.split import Halves
 from visdiff.config import Config
 from visdiff.imageset import ImageSet
@@ -40,22 +40,14 @@ def null_run(
     for k in range(config.null_repeats):
         rng = np.random.default_rng([config.seed, 1 + k])
         mixed, discovery, scoring = shuffle_halves(halves, rng, paired=bool(config.paired_by))
-        a, b = mixed.discovery_a, mixed.discovery_b
         captions = select_captions(discovery_captions, discovery)
         with backends.runtime.quiet():
-            proposed = propose(backends, a, b, captions, config, rng)
-            warnings |= dict.fromkeys(proposed.warnings())
-            a, b = mixed.scoring_a, mixed.scoring_b
+            proposals, proposed = propose_from_halves(backends, mixed, captions, config, rng)
+            warnings |= dict.fromkeys(proposals.warnings())
             captions = select_captions(scoring_captions, scoring)
-            scores = backends.score(proposed.hypotheses, a, b, captions)
-        tests = test_hypotheses(
-            proposed.hypotheses,
-            scores,
-            mixed.scoring_is_a,
-            config.statistics,
-            rng,
-            groups=mixed.groups,
-            may_confirm=not mixed.double_dipped,
+            scores = score_on_halves(backends, proposals.hypotheses, mixed, proposed, captions)
+        tests = test_on_halves(
+            proposals.hypotheses, scores, mixed, proposed, config.statistics, rng
         )
         counts.append(int(tests.confirmed.sum()))
     return NullRun(len(counts), sum(c > 0 for c in counts), tuple(counts)), list(warnings)
@@ -66,47 +58,102 @@ def shuffle_halves(
 ) -> tuple[Halves, np.ndarray, np.ndarray]:
     """Shuffles set membership in each half separately.
 
+    A cluster stays in one set, so the number of images per set varies with the sizes of the
+    clusters; the number of clusters per set does not.
+
     Returns:
-        The halves with as many images per set as before and partners at equal positions; and for
-        the discovery half and the scoring half the previous position of each image, A's first.
+        The halves with partners at equal positions; and for the discovery half and the scoring half
+        the previous position of each image, A's first.
     """
-    sides: list[ImageSet] = []
-    orders: list[np.ndarray] = []
-    for a, b in (
-        (halves.discovery_a, halves.discovery_b),
-        (halves.scoring_a, halves.scoring_b),
-    ):
-        if orders and halves.double_dipped:  # both halves hold the same images
-            sides, orders = sides * 2, orders * 2
-            break
-        _, order = shuffle_labels(np.arange(len(a) + len(b)) < len(a), rng, paired=paired)
-        both = a.joined(b)
-        sides += [both.subset(order[: len(a)]), both.subset(order[len(a) :])]
-        orders.append(order)
-    discovery_a, discovery_b, scoring_a, scoring_b = sides
+    a, b = halves.scoring_a, halves.scoring_b
+    n_new, order = _shuffled(halves.scoring_is_a, halves.clusters, halves.first, rng, paired=paired)
+    scoring = _reordered(a, b, n_new, order)
+    if halves.same_images:
+        discovery, first_order = scoring, order
+    else:
+        a, b = halves.discovery_a, halves.discovery_b
+        is_a = np.arange(len(a) + len(b)) < len(a)
+        n_first, first_order = _shuffled(is_a, halves.discovery_clusters, None, rng, paired=paired)
+        discovery = _reordered(a, b, n_first, first_order)
     mixed = Halves(
-        discovery_a, discovery_b, scoring_a, scoring_b, halves.double_dipped, halves.groups
+        *discovery,
+        *scoring,
+        halves.double_dipped,
+        halves.groups,
+        None if halves.clusters is None else halves.clusters[order],
+        None if halves.discovery_clusters is None else halves.discovery_clusters[first_order],
+        None if halves.first is None else halves.first[order],
     )
-    return mixed, orders[0], orders[1]
+    return mixed, first_order, order
 
 
 def shuffle_labels(
-    is_a: np.ndarray, rng: np.random.Generator, *, paired: bool
+    is_a: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    paired: bool,
+    clusters: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Shuffles set membership; if paired, swaps the members of random pairs.
 
+    Clusters within one set are shuffled as a whole. A cluster with images in both sets, such as a
+    pair or several pairs, has its two parts swapped with probability 1/2.
+
+    Args:
+        is_a: (n,) bool; if paired, the first half is True and partners are n / 2 apart.
+        rng: Generator.
+        paired: Whether the images are paired.
+        clusters: (n,) cluster of each image; None if all images (or pairs) are independent.
+
     Returns:
-        The new membership (n,) bool with the same number of True, and the positions (n,) of its A
-        images followed by its B images, partners at equal positions.
+        The new membership (n,) bool with the same number of clusters in each set, and the positions
+        (n,) of its A images followed by its B images, partners at equal positions.
     """
     n = len(is_a)
-    if not paired:
+    if not paired and clusters is None:
         new = rng.permutation(is_a)
         return new, np.concatenate([np.flatnonzero(new), np.flatnonzero(~new)])
-    half = n // 2
-    swap = rng.random(half) < 0.5
-    first = np.where(swap, np.arange(half, n), np.arange(half))
-    second = np.where(swap, np.arange(half), np.arange(half, n))
-    new = np.zeros(n, bool)
-    new[first] = True
-    return new, np.concatenate([first, second])
+    labels = np.tile(np.arange(n // 2), 2) if clusters is None else clusters
+    _, place = np.unique(labels, return_inverse=True)
+    in_a, in_b = np.bincount(place[is_a]) > 0, np.bincount(place[~is_a]) > 0
+    count = int(place.max(initial=-1)) + 1
+    in_a, in_b = (np.resize(np.append(x, [False] * count), count) for x in (in_a, in_b))
+    goes_to_a = in_a.copy()
+    pure = in_a ^ in_b
+    goes_to_a[pure] = rng.permutation(in_a[pure])
+    swapped = (rng.random(count) < 0.5) & ~pure
+    new = np.where(pure[place], goes_to_a[place], is_a ^ swapped[place])
+    if paired:
+        first = np.flatnonzero(is_a)
+        second = np.flatnonzero(~is_a)
+        turned = swapped[place[first]]
+        parts = np.where(turned, second, first), np.where(turned, first, second)
+        return new, np.concatenate(parts)
+    return new, np.concatenate([np.flatnonzero(new), np.flatnonzero(~new)])
+
+
+def _shuffled(
+    is_a: np.ndarray,
+    clusters: np.ndarray | None,
+    first: np.ndarray | None,
+    rng: np.random.Generator,
+    *,
+    paired: bool,
+) -> tuple[int, np.ndarray]:
+    """Returns the new number of A's images and the order, A's first; each fold by itself."""
+    of_a, of_b = [], []
+    for part in [np.ones(len(is_a), bool)] if first is None else [first, ~first]:
+        rows = np.flatnonzero(part)
+        labels = None if clusters is None else clusters[rows]
+        new, order = shuffle_labels(is_a[rows], rng, paired=paired, clusters=labels)
+        of_a.append(rows[order[: new.sum()]])
+        of_b.append(rows[order[new.sum() :]])
+    order = np.concatenate([*of_a, *of_b])
+    return sum(map(len, of_a)), order
+
+
+def _reordered(
+    a: ImageSet, b: ImageSet, n_new: int, order: np.ndarray
+) -> tuple[ImageSet, ImageSet]:
+    both = a.joined(b)
+    return both.subset(order[:n_new]), both.subset(order[n_new:])

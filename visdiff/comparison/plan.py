@@ -7,7 +7,7 @@ from typing import Any
 
 from visdiff.comparison.backends import Backends
 from visdiff.comparison.rounds import MAX_ROUNDS
-from visdiff.comparison.split import Halves, SplitPair, split_pair
+from visdiff.comparison.split import Halves, SplitPair, may_cross_fit, split_pair
 from visdiff.config import Config
 from visdiff.engine import Backend
 from visdiff.errors import InputError
@@ -23,13 +23,14 @@ class Plan:
         n_a: Number of images of set A.
         n_b: Number of images of set B.
         captions: Largest number of images to caption.
-        scored: Number of images to score (the scoring half).
+        scored: Number of images to score (the scoring half, or all with cross-fitting).
         hypotheses: Largest number of hypotheses, over both directions and all rounds.
         paid_calls: Largest number of calls of the chat model, including the shuffled runs.
         double_dipped: Whether there are too few images for two halves, so that nothing can be
             confirmed.
         cost: Estimated cost of the calls in US dollars; None without prices.
         notes: Sentences about files that were left out of the sets and how the others were found.
+        cross_fitted: Whether hypotheses are proposed from each half and tested on the other.
     """
 
     n_a: int
@@ -41,6 +42,7 @@ class Plan:
     double_dipped: bool
     cost: float | None = None
     notes: tuple[str, ...] = ()
+    cross_fitted: bool = False
 
     def to_json(self) -> str:
         """Returns the plan as JSON."""
@@ -55,6 +57,8 @@ class Plan:
         )
         if self.double_dipped:
             text += " Too few images for two halves: nothing can be confirmed."
+        if self.cross_fitted:
+            text += " Cross-fitted: each half is tested with the hypotheses of the other."
         return " ".join([text, *self.notes])
 
 
@@ -119,18 +123,19 @@ def plan(pair: SplitPair, config: Config) -> Plan:
         InputError: A backend cannot be created from its settings.
     """
     backends, halves = Backends.of(config), pair.halves
-    n_discovery, n_scored = _sizes(halves)
-    work = _estimate(backends, config, n_discovery, n_scored, halves.double_dipped)
+    sizes = _Sizes.of(halves)
+    work = _estimate(backends, config, sizes)
     return Plan(
         n_a=len(pair.set_a),
         n_b=len(pair.set_b),
         captions=work.captions,
-        scored=n_scored,
+        scored=sizes.scored,
         hypotheses=work.hypotheses,
         paid_calls=work.paid(config),
         double_dipped=halves.double_dipped,
         cost=work.cost(config),
         notes=tuple(dict.fromkeys([*pair.set_a.notes, *pair.set_b.notes])),
+        cross_fitted=halves.first is not None,
     )
 
 
@@ -161,11 +166,11 @@ def plan_many(
             halves = split_pair(a, b, config).halves
         except InputError:
             continue
-        n_discovery, n_scored = _sizes(halves)
+        sizes = _Sizes.of(halves)
         n_held_out = sum(len(images) for images in held_out[k]) if held_out else 0
-        work = _estimate(backends, config, n_discovery, n_scored, halves.double_dipped, n_held_out)
+        work = _estimate(backends, config, sizes, n_held_out)
         works.append(work)
-        scored += n_scored + n_held_out
+        scored += sizes.scored + n_held_out
         dipped += halves.double_dipped
         everything |= _names(a) | _names(b)
         if work.captions_discovery:
@@ -195,7 +200,7 @@ def plan_unformed(
     """Bounds the work of comparisons whose sets are not known yet, from the number of images.
 
     The bound assumes that every image belongs to one of the two sets, in the comparison of all
-    images and in that of one slice.
+    images and in that of one slice, and that one of the sets is small enough for cross-fitting.
 
     Args:
         n: Number of images.
@@ -209,19 +214,22 @@ def plan_unformed(
     """
     backends = Backends.of(config)
     n_held_out = round(n * held_out)
-    n_discovery = round((n - n_held_out) * config.statistics.discovery_fraction)
-    n_scored = n - n_held_out - n_discovery
-    whole = _estimate(backends, config, n_discovery, n_scored, False, n_held_out)
+    n_compared = n - n_held_out
+    sizes = _Sizes(n_compared, n_compared, crossed=True)
+    if not may_cross_fit(config):
+        n_discovery = round(n_compared * config.statistics.discovery_fraction)
+        sizes = _Sizes(n_discovery, n_compared - n_discovery)
+    whole = _estimate(backends, config, sizes, n_held_out)
     # All slices together have as many images as the whole; calls per round are needed for each.
     works = [whole, whole] if slices else [whole]
-    works += [_estimate(backends, config, 0, 0, False)] * max(0, slices - 1)
+    works += [_estimate(backends, config, _Sizes(0, 0))] * max(0, slices - 1)
     captions = whole.captions + (n_held_out if backends.ranker.needs_captions else 0)
     together = sum_estimates(works, captions, backends)
     return ManyPlan(
         comparisons=1 + slices,
         images=n,
         captions=captions,
-        scored=(n_scored + n_held_out) * (2 if slices else 1),
+        scored=(sizes.scored + n_held_out) * (2 if slices else 1),
         hypotheses=together.hypotheses,
         paid_calls=together.paid(config),
         classified=classified,
@@ -271,34 +279,50 @@ class CallEstimate:
         return cost if config.llm.max_cost is None else min(cost, config.llm.max_cost)
 
 
+@dataclass(frozen=True)
+class _Sizes:
+    """Numbers of images of both sets in each half, and whether the halves are the same images."""
+
+    discovery: int
+    scored: int
+    double_dipped: bool = False
+    crossed: bool = False
+
+    @classmethod
+    def of(cls, halves: Halves) -> "_Sizes":
+        return cls(
+            len(halves.discovery_a) + len(halves.discovery_b),
+            len(halves.scoring_a) + len(halves.scoring_b),
+            halves.double_dipped,
+            halves.first is not None,
+        )
+
+
 def _estimate(
-    backends: Backends,
-    config: Config,
-    n_discovery: int,
-    n_scored: int,
-    double_dipped: bool,
-    n_held_out: int = 0,
+    backends: Backends, config: Config, sizes: _Sizes, n_held_out: int = 0
 ) -> CallEstimate:
     reads = backends.ranker.needs_captions
     discovery = backends.reads_discovery_captions(config)
     # The second ranker checks confirmed differences only; there are none if double-dipped.
-    verifier = None if double_dipped else backends.verifier
+    verifier = None if sizes.double_dipped else backends.verifier
     scoring = reads or (verifier is not None and verifier.needs_captions)
-    captions = n_discovery if discovery else 0
-    if scoring and not (double_dipped and captions):
-        captions += n_scored
+    captions = sizes.discovery if discovery else 0
+    if scoring and not ((sizes.double_dipped or sizes.crossed) and captions):
+        captions += sizes.scored
     rounds = MAX_ROUNDS if config.rounds == "auto" else config.rounds
-    hypotheses = 2 * backends.proposer.max_hypotheses * rounds
+    # Each half proposes; on average, a hypothesis is scored on half of the images then.
+    folds = 2 if sizes.crossed else 1
+    hypotheses = 2 * backends.proposer.max_hypotheses * rounds * folds
     repeats = 1 + config.null_repeats
     other_calls: list[tuple[Backend, int]] = [
-        (proposer, proposer.calls * rounds * repeats) for proposer in backends.proposers
+        (proposer, proposer.calls * rounds * repeats * folds) for proposer in backends.proposers
     ]
     if backends.ranker.asks:
         # Between rounds, new hypotheses are also scored on the discovery half.
-        images = n_scored + (n_discovery if rounds > 1 else 0)
+        images = (sizes.scored + (sizes.discovery if rounds > 1 else 0)) // folds
         other_calls.append((backends.ranker, hypotheses * (images * repeats + n_held_out)))
     if verifier is not None and verifier.asks:
-        other_calls.append((verifier, hypotheses * n_scored))
+        other_calls.append((verifier, hypotheses * sizes.scored))
     return CallEstimate(hypotheses, captions, discovery, scoring, other_calls, backends.captioner)
 
 
@@ -311,13 +335,6 @@ def sum_estimates(works: Sequence[CallEstimate], captions: int, backends: Backen
         any(work.captions_scoring for work in works),
         [calls for work in works for calls in work.other_calls],
         backends.captioner,
-    )
-
-
-def _sizes(halves: Halves) -> tuple[int, int]:
-    return (
-        len(halves.discovery_a) + len(halves.discovery_b),
-        len(halves.scoring_a) + len(halves.scoring_b),
     )
 
 

@@ -5,13 +5,14 @@ images with the other. One pass over the files measures trivial properties and r
 separate the sets.
 """
 
+import base64
 import itertools
 import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from visdiff import stats
 from visdiff.cache import Cache
 from visdiff.errors import CacheMissError, UnreadableImageError
 from visdiff.imageset import ImageSet, decode
+from visdiff.imageset.copies import SIDE, small_copy
 
 MAX_Q = 0.05
 """A confound is flagged at this false discovery rate …"""
@@ -76,6 +78,10 @@ class Confound:
     sentence: str
 
 
+def _no_images() -> np.ndarray:
+    return np.zeros((0, SIDE, SIDE, 3), np.uint8)
+
+
 @dataclass(frozen=True)
 class Preflight:
     """The result of the preflight of two sets.
@@ -90,6 +96,9 @@ class Preflight:
         unreadable_a: Id and reason of each image of A that cannot be decoded.
         unreadable_b: The same for B.
         confounds: The properties, the most separating first.
+        small_a: (n_a, SIDE, SIDE, 3) uint8 small copies of A's images, for
+            `visdiff.imageset.copies.near_copies`; zeros for unreadable ones. Not in `to_dict`.
+        small_b: The same for B.
     """
 
     name_a: str
@@ -100,6 +109,8 @@ class Preflight:
     unreadable_a: list[tuple[str, str]]
     unreadable_b: list[tuple[str, str]]
     confounds: list[Confound]
+    small_a: np.ndarray = field(default_factory=_no_images, compare=False, repr=False)
+    small_b: np.ndarray = field(default_factory=_no_images, compare=False, repr=False)
 
     def warnings(self) -> list[str]:
         """Returns one sentence for each problem; empty if there is none."""
@@ -120,8 +131,10 @@ class Preflight:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all fields, and `warnings`, as JSON values."""
+        values = asdict(self)
+        del values["small_a"], values["small_b"]
         return {
-            **asdict(self),
+            **values,
             "cross_duplicates": [list(pair) for pair in self.cross_duplicates],
             "unreadable_a": [list(pair) for pair in self.unreadable_a],
             "unreadable_b": [list(pair) for pair in self.unreadable_b],
@@ -181,6 +194,8 @@ def preflight(
             [check.measured for check in checks_a if check.measured],
             [check.measured for check in checks_b if check.measured],
         ),
+        small_a=_small_copies(checks_a),
+        small_b=_small_copies(checks_b),
     )
 
 
@@ -196,7 +211,7 @@ def measure(data: bytes | None, image: Image.Image, label: str) -> dict[str, Any
         JSON values: "pixels", "aspect" (upright width / height), "file_size" in bytes (or None),
         "format" (or None), "jpeg_quality" in 1 to 100 (or None), "brightness" in [0, 1] (Rec. 601
         luma), "colourfulness" (Hasler and Süsstrunk 2003, "Measuring colourfulness in natural
-        images"), "greyscale".
+        images"), "greyscale", and "small_copy" (`visdiff.imageset.copies.small_copy` in base 64).
 
     Raises:
         UnreadableImageError: The pixels cannot be loaded.
@@ -204,6 +219,7 @@ def measure(data: bytes | None, image: Image.Image, label: str) -> dict[str, Any
     rgb = decode.to_rgb(image, label)
     width, height = rgb.size
     # Only averages are used: a small copy has the same averages without the colour noise of JPEG.
+    small = base64.b64encode(small_copy(rgb).tobytes()).decode("ascii")
     rgb.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
     pixels = np.asarray(rgb, dtype=np.float64)
     red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
@@ -221,6 +237,7 @@ def measure(data: bytes | None, image: Image.Image, label: str) -> dict[str, Any
         "brightness": float(luma.mean()),
         "colourfulness": spread + 0.3 * offset,
         "greyscale": bool(np.ptp(pixels, axis=-1).max() <= _GREY),
+        "small_copy": small,
     }
 
 
@@ -291,7 +308,17 @@ def _from_cache(cache: Cache, digests: Mapping[int, str | None]) -> dict[int, An
         # Measuring needs no model, so a replay repeats it instead of failing.
         return {}
     pairs = zip(known, values, strict=True)
-    return {index: value for index, value in pairs if value is not None}
+    # Entries of earlier versions have no small copy; they are measured again and replaced.
+    return {index: value for index, value in pairs if value is not None and "small_copy" in value}
+
+
+def _small_copies(checks: Sequence[_Check]) -> np.ndarray:
+    small = np.zeros((len(checks), SIDE, SIDE, 3), np.uint8)
+    for image, check in zip(small, checks, strict=True):
+        if check.measured:
+            data = base64.b64decode(check.measured["small_copy"])
+            image[:] = np.frombuffer(data, np.uint8).reshape(SIDE, SIDE, 3)
+    return small
 
 
 def _by_digest(images: ImageSet, checks: Sequence[_Check]) -> dict[str, list[str]]:

@@ -40,15 +40,16 @@ def proposals_stage(proposals: Proposals) -> Stage:
     return Stage("answers of the proposer", asked, len(answered), _most_common(reasons))
 
 
-def scores_stage(scores: np.ndarray, reason: str) -> Stage:
+def scores_stage(scores: np.ndarray, tested: np.ndarray, reason: str) -> Stage:
     """Returns the numbers of scores.
 
     Args:
         scores: (h, n) scores, NaN where unscored.
+        tested: (h, n) bool, which scores were asked for.
         reason: The most frequent reason of a missing score, or "".
     """
-    missing = int(np.isnan(scores).sum())
-    return Stage("scores", scores.size, scores.size - missing, reason if missing else "")
+    asked, missing = int(tested.sum()), int((np.isnan(scores) & tested).sum())
+    return Stage("scores", asked, asked - missing, reason if missing else "")
 
 
 def _most_common(reasons: Counter[str]) -> str:

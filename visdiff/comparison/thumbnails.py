@@ -40,7 +40,13 @@ def thumbnails(differences: Sequence[Difference], halves: Halves) -> dict[str, b
 def score_table(
     hypotheses: Sequence[Hypothesis], scores: np.ndarray, halves: Halves
 ) -> "pd.DataFrame":
-    """Returns the scores as a table: one row per scored image, one column per hypothesis text."""
+    """Returns the scores as a table: one row per scored image, one column per hypothesis text.
+
+    Args:
+        hypotheses: h candidates.
+        scores: (h, n) scores; NaN where unscored, or where the image was not in the test.
+        halves: The images.
+    """
     import pandas as pd
 
     n_a, n_b = len(halves.scoring_a), len(halves.scoring_b)
@@ -48,7 +54,7 @@ def score_table(
         "set": ["A"] * n_a + ["B"] * n_b,
         # Names that are not UTF-8 have lone surrogates, which only columns of objects hold.
         "id": pd.Series([*halves.scoring_a.ids, *halves.scoring_b.ids], dtype=object),
-        "half": ["both" if halves.double_dipped else "scoring"] * (n_a + n_b),
+        "half": ["both" if halves.same_images else "scoring"] * (n_a + n_b),
     }
     # A text that was proposed in both directions has one column.
     columns |= {h.text: row for h, row in zip(hypotheses, scores, strict=True)}

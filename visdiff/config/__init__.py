@@ -55,7 +55,16 @@ class StatisticsConfig(Frozen):
 
     discovery_fraction: float = Field(default=0.5, gt=0, lt=1)
     min_scored: int = Field(
-        default=20, ge=2, description="With fewer scored images per set, nothing is confirmed."
+        default=20,
+        ge=2,
+        description="With fewer scored images (or clusters) per set, nothing is confirmed.",
+    )
+    cross_fit: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="Propose from each half and test on the other; auto: below 200 images per set.",
+    )
+    near_copies: bool = Field(
+        default=True, description="Whether near copies count as one observation, as copies do."
     )
     alpha: float = Field(default=0.05, gt=0, lt=1, description="Largest q-value to confirm.")
     min_auroc: float = Field(default=0.55, ge=0.5, lt=1, description="Least AUROC to confirm.")
@@ -89,6 +98,8 @@ class Config(Frozen):
         engine: Settings of the engine that applies models to images.
         rounds: Number of rounds of proposals, or "auto": until the hypotheses explain the sets.
         paired_by: Columns whose values pair an image of A with one of B; () if unpaired.
+        group_by: Column whose equal values mark images of the same thing (a photograph, a patient,
+            a video), which count as one observation; or None.
         null_repeats: Number of runs with shuffled sets, which estimate the false positives.
         seed: Random seed.
         device: "auto", "cpu", "cuda" or "mps".
@@ -104,6 +115,7 @@ class Config(Frozen):
     engine: EngineConfig = EngineConfig()
     rounds: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     paired_by: tuple[str, ...] = ()
+    group_by: str | None = None
     null_repeats: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -311,6 +311,39 @@ class ImageSet:
             origin=self._origin.joined(other._origin),
         )
 
+    def content(self, index: int) -> str | None:
+        """Returns the `digest` of an image, or None if its file cannot be read."""
+        try:
+            return self.digest(index)
+        except UnreadableImageError:
+            return None
+
+    def split_numbers(self, key: Sequence[str] | None = None) -> list[int]:
+        """Returns a number per image, below 2**256, that determines its place in every split.
+
+        It is the SHA-256 of the image's digest, or of its values in the key columns. Copies have
+        equal numbers, in any set and any order.
+
+        Args:
+            key: Columns that identify a pair or group, such as ``["prompt", "seed"]``.
+
+        Raises:
+            InputError: A column is unknown.
+        """
+        if key is not None:
+            if isinstance(key, str) or not key:
+                raise InputError(
+                    f"Expected a list of column names to split by, got {key!r}; "
+                    f'write for example ["prompt", "seed"].'
+                )
+            manifest.check_columns(self._frame, list(key), self.source)
+            columns = [self._frame[column].map(manifest.text).tolist() for column in key]
+            names = [_KEY_SEPARATOR.join(row) for row in zip(*columns, strict=True)]
+        else:
+            # An unreadable image is never scored, but must not prevent the split of the others.
+            names = [self.content(i) or f"unreadable {name}" for i, name in enumerate(self.ids)]
+        return [_split_number(name) for name in names]
+
     def split(
         self, fraction: float, key: Sequence[str] | None = None
     ) -> "tuple[ImageSet, ImageSet]":
@@ -336,18 +369,7 @@ class ImageSet:
             raise InputError(
                 f"Expected a fraction from 0 to 1, got {fraction}; pass the first part's share."
             )
-        if key is not None:
-            if isinstance(key, str) or not key:
-                raise InputError(
-                    f"Expected a list of column names to split by, got {key!r}; "
-                    f'write for example ["prompt", "seed"].'
-                )
-            manifest.check_columns(self._frame, list(key), self.source)
-            columns = [self._frame[column].map(manifest.text).tolist() for column in key]
-            names = [_KEY_SEPARATOR.join(row) for row in zip(*columns, strict=True)]
-        else:
-            names = [self._digest_or_id(index) for index in range(len(self))]
-        first = np.array([_in_first(name, fraction) for name in names], dtype=bool)
+        first = np.array([n < fraction * 2**256 for n in self.split_numbers(key)], dtype=bool)
         return self.subset(np.flatnonzero(first)), self.subset(np.flatnonzero(~first))
 
     def sample(self, n: int, rng: np.random.Generator) -> "ImageSet":
@@ -407,13 +429,6 @@ class ImageSet:
             known = self._digests[self.ids[index]] = (state, hashlib.sha256(data).hexdigest())
         return known
 
-    def _digest_or_id(self, index: int) -> str:
-        try:
-            return self.digest(index)
-        except UnreadableImageError:
-            # It will never be scored, but must not prevent the split of the others.
-            return f"unreadable {self.ids[index]}"
-
     def _label(self, index: int) -> str:
         item = self._items[index]
         return item if isinstance(item, str) else f"{self.ids[index]} of {self.name}"
@@ -425,9 +440,9 @@ class ImageSet:
         return decode.unreadable_error(self._label(index), reason)
 
 
-def _in_first(name: str, fraction: float) -> bool:
+def _split_number(name: str) -> int:
     digest = hashlib.sha256((_SPLIT_SALT + name).encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest) < fraction * 2**256
+    return int.from_bytes(digest)
 
 
 def _condition_text(value: Any) -> str:

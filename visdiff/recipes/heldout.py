@@ -13,7 +13,6 @@ import numpy as np
 
 from visdiff import stats
 from visdiff.comparison.backends import Backends
-from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.results import DifferenceReport, Hypothesis
@@ -65,20 +64,18 @@ class HeldOut:
 
 
 def hold_out(
-    a: ImageSet, b: ImageSet, fraction: float, config: Config, key: Sequence[str] = ()
-) -> tuple[tuple[ImageSet, ImageSet], tuple[ImageSet, ImageSet], Config]:
+    a: ImageSet, b: ImageSet, fraction: float, key: Sequence[str] = ()
+) -> tuple[tuple[ImageSet, ImageSet], tuple[ImageSet, ImageSet]]:
     """Holds out a part of both sets, by content, so that copies are in the same part.
 
     Args:
         a: Set A.
         b: Set B.
         fraction: Fraction to hold out, 0 or more and below 1.
-        config: The comparison's configuration.
         key: Columns whose values stay together, such as the prompt; the image's content by default.
 
     Returns:
-        The sets to compare, the held-out sets, and the configuration with the discovery fraction
-        adjusted to the smaller sets.
+        The sets to compare, and the held-out sets.
 
     Raises:
         InputError: The fraction is out of range, or a column does not exist.
@@ -90,11 +87,7 @@ def hold_out(
     (kept_a, out_a), (kept_b, out_b) = (
         images.split(1 - fraction, list(key) or None) for images in (a, b)
     )
-    if tuple(key) == tuple(config.paired_by):
-        # Both splits use the same hash of an image, and the upper end of its range is held out.
-        share = config.statistics.discovery_fraction * (1 - fraction)
-        config = config.changed(statistics__discovery_fraction=share)
-    return (kept_a, kept_b), (out_a, out_b), config
+    return (kept_a, kept_b), (out_a, out_b)
 
 
 def check(

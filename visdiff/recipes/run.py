@@ -113,7 +113,8 @@ def run(formed: RecipeSets, cache: Cache | None = None, progress: bool = True) -
         InputError: No pair could be compared, or a setting is invalid.
         MissingBackendError: A library or a model's weights are not available.
     """
-    pairs, held_out, config = _hold_out(formed)
+    pairs, held_out = _hold_out(formed)
+    config = formed.config
     with Backends.using(config, cache, progress) as backends:
         many = compare_pairs(pairs, title=formed.recipe, config=config, backends=backends)
         checks: dict[Pair, HeldOut] = {}
@@ -131,19 +132,22 @@ def plan_recipe(formed: RecipeSets) -> ManyPlan:
     Raises:
         InputError: A setting is invalid, or a backend is not available as configured.
     """
-    pairs, held_out, config = _hold_out(formed)
+    pairs, held_out = _hold_out(formed)
+    config = formed.config
     return plan_many(pairs, config, held_out)
 
 
 def _hold_out(
     formed: RecipeSets,
-) -> tuple[list[tuple[ImageSet, ImageSet]], list[tuple[ImageSet, ImageSet]], Config]:
-    """Returns the pairs to compare, the held-out pairs (if any) and the configuration."""
+) -> tuple[list[tuple[ImageSet, ImageSet]], list[tuple[ImageSet, ImageSet]]]:
+    """Returns the pairs to compare, and the held-out pairs (if any)."""
     config = formed.config
     key = tuple(formed.held_out_by) or config.paired_by
+    if not key and config.group_by is not None:
+        key = (config.group_by,)
     pairs, held_out = [], []
     for a, b in formed.pairs:
-        compared, rest, config = hold_out(a, b, formed.held_out, formed.config, key)
+        compared, rest = hold_out(a, b, formed.held_out, key)
         pairs.append(compared)
         held_out.append(rest)
-    return pairs, held_out if formed.held_out else [], config
+    return pairs, held_out if formed.held_out else []

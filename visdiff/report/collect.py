@@ -57,7 +57,8 @@ def collect(report: DifferenceReport, with_figures: bool = True) -> dict[str, An
             _difference(report, d, number, scores) for number, d in enumerate(report.differences, 1)
         ],
         "separability": _separability(report, confirmed),
-        "minimum_detectable_auroc": finite(report.minimum_detectable_auroc),
+        "minimum_detectable_auroc": (floor := finite(report.minimum_detectable_auroc)),
+        "detectable": None if floor is None else detectable(floor),
         "null": _null(report),
         "preflight": _preflight(report),
         "rejected": [_rejected(report, r) for r in report.rejected],
@@ -122,6 +123,11 @@ def _summary(report: DifferenceReport, state: str, confirmed: int, candidates: i
     """Returns the sentences under the headline."""
     a, b = report.set_a, report.set_b
     images = f"{_count(a.n_scored, 'image')} of {a.name} and {b.n_scored:,} of {b.name}"
+    if has_clusters(report):
+        images += (
+            f" (independent observations: {a.n_effective or 0:,} and {b.n_effective or 0:,}; "
+            "copies, near copies and images of one group count once)"
+        )
     floor = finite(report.minimum_detectable_auroc)
     pairs = f", paired by {', '.join(report.paired_by)}" if report.paired_by else ""
     if state == "double-dipped":
@@ -135,6 +141,11 @@ def _summary(report: DifferenceReport, state: str, confirmed: int, candidates: i
         f"Confirmed: {confirmed} of {_count(candidates, 'candidate sentence')}. All numbers are "
         f"computed on held-out images: {images}{pairs}."
     )
+    if report.cross_fitted:
+        tested += (
+            " The sets are small, so sentences were proposed from each half of them and tested on "
+            "the other half."
+        )
     if state == "found":
         return [tested, *_second_ranker_summary(report)]
     if state == "incomplete":
@@ -143,10 +154,24 @@ def _summary(report: DifferenceReport, state: str, confirmed: int, candidates: i
     sentences = [tested]
     if floor is not None:
         sentences.append(
-            f"This many images detect a difference of AUROC {floor:.2f} or more with power 0.8; "
-            "smaller differences cannot be ruled out."
+            f"{detectable(floor)} Smaller differences cannot be ruled out, nor those that no "
+            "sentence proposed."
         )
     return sentences
+
+
+def has_clusters(report: DifferenceReport) -> bool:
+    """Returns whether a set has fewer independent observations than scored images."""
+    cards = report.set_a, report.set_b
+    return any(c.n_effective is not None and c.n_effective < c.n_scored for c in cards)
+
+
+def detectable(auroc: float) -> str:
+    """Returns a sentence about the smallest AUROC that the test of a sentence detects."""
+    return (
+        f"Once a sentence has been proposed, its test detects an AUROC of {auroc:.2f} or more with "
+        "power 0.8; the power of proposing and testing together is lower."
+    )
 
 
 def _second_ranker_summary(report: DifferenceReport) -> list[str]:
@@ -173,6 +198,7 @@ def _set_card(card: SetCard) -> dict[str, Any]:
         "n_scored": card.n_scored,
         "n_unreadable": card.n_unreadable,
         "n_left_out": sum(card.left_out.values()),
+        "n_effective": card.n_scored if card.n_effective is None else card.n_effective,
     }
 
 

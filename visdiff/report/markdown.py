@@ -155,9 +155,11 @@ def _sets(data: dict) -> list[str]:
             f"{card['n']:,}",
             f"{card['n_discovery']:,}",
             f"{card['n_scored']:,}",
+            f"{card['n_effective']:,}",
             f"{card['n_unreadable']:,}",
         )
         for side, card in data["sets"].items()
     ]
-    header = ("set", "name", "source", "where", "images", "proposed from", "scored", "unreadable")
+    header = ("set", "name", "source", "where", "images", "proposed from", "scored")
+    header = (*header, "independent", "unreadable")
     return ["## Sets", _table(header, rows, numbers_from=4)]

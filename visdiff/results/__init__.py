@@ -181,6 +181,8 @@ class SetCard:
         n_unreadable: Number of images that could not be decoded.
         where: The filter on manifest columns that selected the set.
         left_out: Suffix → number of files of the folder that are no readable images.
+        n_effective: Number of independent observations among the scored images: copies, near copies
+            and images of one group count once. None in reports of earlier versions.
     """
 
     name: str
@@ -191,6 +193,7 @@ class SetCard:
     n_unreadable: int = 0
     where: dict[str, Any] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    n_effective: int | None = None
 
 
 @dataclass(frozen=True)
@@ -307,11 +310,14 @@ class DifferenceReport:
         separability: How different the sets are, and how much the sentences explain.
         set_a: The first set.
         set_b: The second set.
-        minimum_detectable_auroc: Smallest AUROC that this many images can detect with power 0.8,
-            or None.
+        minimum_detectable_auroc: Smallest AUROC that the test of a proposed sentence detects with
+            power 0.8, or None. The sentence has to be proposed first, so the power of the whole
+            comparison is lower; and nothing is confirmed below ``statistics.min_auroc``.
         paired_by: Columns that pair an image of A with one of B; empty when unpaired.
         double_dipped: True when there were too few images for a split, so that sentences were
             proposed from and tested on the same images; nothing is confirmed then.
+        cross_fitted: True when sentences were proposed from each half of the images and tested on
+            the other.
         preflight: The dict of `visdiff.comparison.preflight.Preflight.to_dict`.
         null: The shuffled runs, if any were requested.
         unanswered: One reason per failed request of the proposer; the candidates of these requests
@@ -322,8 +328,8 @@ class DifferenceReport:
         stages: How much of the captions, answers and scores was obtained, one per stage that ran.
         schema_version: Version of the JSON layout that it was written in.
         scores: One row per image: ``set`` ("A" or "B"), ``id``, ``half`` ("discovery", "scoring",
-            or "both" when double-dipped), then one float column per hypothesis text. Not
-            serialised.
+            or "both" when double-dipped or cross-fitted), then one float column per hypothesis
+            text, NaN where an image was not in its test. Not serialised.
         thumbnails: PNG bytes by "A/<id>" or "B/<id>". Not serialised.
         captions: Captions by the same keys. Not serialised.
     """
@@ -337,6 +343,7 @@ class DifferenceReport:
     minimum_detectable_auroc: float | None = None
     paired_by: tuple[str, ...] = ()
     double_dipped: bool = False
+    cross_fitted: bool = False
     preflight: dict = field(default_factory=dict)
     null: NullRun | None = None
     unanswered: tuple[str, ...] = ()

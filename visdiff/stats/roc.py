@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from scipy.special import expit
 
 from visdiff.stats.proportions import check_level, clopper_pearson
 
@@ -24,6 +23,14 @@ _BOOTSTRAP_BLOCK = 2**17
 _SORTED_BLOCK = 2**16
 # Sums of the same numbers in another order differ by less than this fraction of their absolute sum.
 ROUNDING = 1e-10
+# Prior of the ratio of an AUROC's variance to a proportion's; its weight in informative images. Of
+# 2, 4 and 8 images and ratios of 0.5, 0.75 and 1, these gave the narrowest intervals that covered
+# the truth in 93 % of runs, for each of 224 combinations of sizes, distributions and AUROCs.
+_PRIOR_RATIO, _PRIOR_IMAGES = 0.5, 4.0
+# A rank sum of at most this skewness is practically normal.
+MAX_SKEWNESS = 0.1
+# A cluster with images in both sets lowers the variance; never below this share of it.
+_LEAST_SHARE = 0.05
 
 
 def auroc(scores: ArrayLike, is_a: ArrayLike) -> Floats:
@@ -57,16 +64,12 @@ def auroc(scores: ArrayLike, is_a: ArrayLike) -> Floats:
 def delong_interval(scores: ArrayLike, is_a: ArrayLike, level: float = 0.95) -> Floats:
     """Returns a confidence interval for the AUROC of each hypothesis, for independent images.
 
-    The variance is the one of DeLong, DeLong and Clarke-Pearson 1988 ("Comparing the areas under
-    two or more correlated receiver operating characteristic curves"), computed from midranks (Sun
-    and Xu 2014, "Fast implementation of DeLong's algorithm"). The interval is symmetric on the
-    logit scale, so it stays within [0, 1].
-
-    Where that variance is zero (perfect separation, constant scores) or cannot be estimated (one
-    score in a set), the scores are treated as m = min(n_a, n_b) independent comparisons of one
-    image of A with one of B, and the interval is the one of Clopper and Pearson 1934 for AUROC · m
-    successes. At perfect separation it is [(alpha / 2) ** (1 / m), 1], an exact bound: an AUROC of
-    t separates m disjoint pairs with probability at most t ** m. No interval has zero width.
+    The two components of the variance are those of DeLong, DeLong and Clarke-Pearson 1988
+    ("Comparing the areas under two or more correlated receiver operating characteristic curves"),
+    computed from midranks (Sun and Xu 2014, "Fast implementation of DeLong's algorithm"). The
+    interval is the one of `wilson_bounds`, which covers the true AUROC also near 1, with scores of
+    two values and with sets of unequal size, where an interval on the logit scale covers it in half
+    of the cases only.
 
     Args:
         scores: (h, n) real numbers; NaN is ignored.
@@ -81,21 +84,64 @@ def delong_interval(scores: ArrayLike, is_a: ArrayLike, level: float = 0.95) -> 
     """
     scores, is_a = checked(scores, is_a)
     check_level(level)
-    z = stats.norm.isf((1 - level) / 2)
     bounds = np.full((len(scores), 2), np.nan)
     for rows in blocks(*scores.shape):
-        block = scores[rows]
-        area = _areas(block, is_a)
-        variance, n_a, n_b = _delong_variance(block, is_a)
-        # Also True for areas that are NaN.
-        flat = ~((area > 0) & (area < 1) & (variance > 1e-30))
-        with np.errstate(all="ignore"):
-            half = z * np.sqrt(variance) / (area * (1 - area))
-            logit = np.log(area / (1 - area))
-        middle = expit(np.stack([logit - half, logit + half], axis=1))
-        clopper = _exact_interval(area, np.minimum(n_a, n_b), level)
-        bounds[rows] = np.where(flat[:, None], clopper, middle)
+        variances, counts = _delong_variances(scores[rows], is_a)
+        bounds[rows] = wilson_bounds(_areas(scores[rows], is_a), variances, counts, level)
     return bounds
+
+
+def wilson_bounds(
+    area: Floats,
+    variances: Floats,
+    counts: NDArray[np.int64],
+    level: float,
+    covariance: Floats | float = 0.0,
+) -> Floats:
+    """Returns a confidence interval for AUROCs, from the variances of their two components.
+
+    The interval of Wilson 1927 for a proportion, with as many trials as give the variance of the
+    AUROC, and a quantile of Student's t (Satterthwaite 1946). An AUROC of θ has at most the
+    variance θ (1 - θ) of a proportion. The ratio to that is estimated for each set, and the
+    estimate is drawn toward 1/2, the ratio for exponential scores near 1 (Hanley and McNeil 1982),
+    with the weight of four informative images: near 0 and 1 only the few misplaced images show the
+    variance, and often there is none.
+
+    Where no image or every image is misplaced, or all scores are equal, the scores are treated as
+    m = min(n_a, n_b) independent comparisons of one image of A with one of B, and the interval is
+    the one of Clopper and Pearson 1934 for AUROC · m successes. At perfect separation it is
+    [(alpha / 2) ** (1 / m), 1], an exact bound: an AUROC of t separates m disjoint pairs with
+    probability at most t ** m. No interval has zero width.
+
+    Args:
+        area: (h,) AUROCs; NaN where a set has no score.
+        variances: (2, h) variance of the placements of A's images and of B's.
+        counts: (2, h) number of images of A and of B, or of their clusters.
+        level: Confidence level, between 0 and 1.
+        covariance: (h,) what clusters with images in both sets add to the variance of the AUROC.
+
+    Returns:
+        (h, 2) float64, lower and upper bound.
+    """
+    known = np.where(np.isnan(variances), 0.0, variances)
+    with np.errstate(all="ignore"):
+        most = area * (1 - area)
+        informative = 4 * counts * most
+        weight = informative / (informative + _PRIOR_IMAGES)
+        ratios = weight * np.minimum(known / most, 1) + (1 - weight) * _PRIOR_RATIO
+        parts = ratios / counts
+        shared = weight.min(axis=0) * covariance / most
+        inverse = np.maximum(parts.sum(axis=0) + shared, parts.sum(axis=0) * _LEAST_SHARE)
+        freedom = parts.sum(axis=0) ** 2 / (parts**2 / np.maximum(counts - 1, 1)).sum(axis=0)
+        t = stats.t.isf((1 - level) / 2, freedom)
+        more = t**2 * inverse
+        middle = (area + more / 2) / (1 + more)
+        half = np.sqrt(more * most + more**2 / 4) / (1 + more)
+    # Also True for areas that are NaN.
+    flat = ~((area > 0) & (area < 1) & (known.sum(axis=0) > 1e-30))
+    exact = _exact_interval(area, counts.min(axis=0), level)
+    inner = np.stack([np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)], axis=1)
+    return np.where(flat[:, None], exact, inner)
 
 
 def paired_interval(
@@ -167,6 +213,27 @@ def paired_interval(
     percentiles[known] = np.nanquantile(resampled[known], [tail, 1 - tail], axis=1).T
     spread = percentiles[:, 1] - percentiles[:, 0] > ROUNDING
     return np.where(spread[:, None], percentiles, bounds)
+
+
+def permutation_moments(values: Floats, n: int) -> tuple[Floats, Floats]:
+    """Returns the standardised sum of the first n values of each row, and its skewness.
+
+    Mean, variance and skewness are those of n values drawn without replacement from the row.
+
+    Args:
+        values: (…, N) numbers, such as ranks.
+        n: Number of values in the sum.
+    """
+    size = values.shape[-1]
+    centred = values - values.mean(axis=-1, keepdims=True)
+    second, third = (centred**2).mean(axis=-1), (centred**3).mean(axis=-1)
+    with np.errstate(all="ignore"):
+        variance = n * (size - n) / (size - 1) * second
+        cumulant = n * (size - n) * (size - 2 * n) / ((size - 1) * max(1, size - 2)) * third
+        z = centred[..., :n].sum(axis=-1) / np.sqrt(variance)
+        skewness = cumulant / variance**1.5
+    constant = ~(variance > ROUNDING)
+    return np.where(constant, 0.0, z), np.where(constant, 0.0, skewness)
 
 
 def matrix(name: str, values: ArrayLike) -> Floats:
@@ -278,13 +345,13 @@ def _area(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     return float(below + not_above) / (2 * len(a) * len(b))
 
 
-def _delong_variance(
-    scores: Floats, is_a: NDArray[np.bool_]
-) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the variance of each row's AUROC (NaN if not estimable) and the sets' sizes."""
+def _delong_variances(scores: Floats, is_a: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.int64]]:
+    """Returns the variances of the placements in A and in B, (2, h), and the numbers of scores.
+
+    A variance is NaN for fewer than two scores.
+    """
     ranks = _ranks(scores)
-    total = np.zeros(len(scores))
-    counts = []
+    variances, counts = [], []
     for members in (is_a, ~is_a):
         # Number of scores of the other set below each score of this one, ties counted half.
         below = ranks[:, members] - _ranks(scores[:, members])
@@ -294,9 +361,9 @@ def _delong_variance(
             placements = below / n_other[:, None]
             mean = np.nansum(placements, axis=1) / n
             squares = np.nansum((placements - mean[:, None]) ** 2, axis=1)
-            total += squares / (n - 1) / n
+            variances.append(np.where(n > 1, squares / (n - 1), np.nan))
         counts.append(n)
-    return np.where(np.minimum(*counts) > 1, total, np.nan), counts[0], counts[1]
+    return np.stack(variances), np.stack(counts)
 
 
 def _exact_interval(area: Floats, comparisons: NDArray[np.int64], level: float) -> Floats:
