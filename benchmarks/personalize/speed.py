@@ -26,7 +26,6 @@ from typing import IO, Any, NamedTuple
 
 import torch
 from PIL import Image
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from editing.personalize import find, names
@@ -192,13 +191,11 @@ def _repeat(pipe: Any, trained: Trained, texts: Sequence[str], steps: int) -> No
         parts = [(p - n).square().mean() for p, n in zip(predicted, noise, strict=True)]
         return torch.stack(parts).sum()
 
-    # As in ours: fused attention is slow on CPUs.
-    with sdpa_kernel(SDPBackend.MATH):
-        for _ in range(steps):
-            with trained.substituted(weights):
-                loss().backward()
-            optimizer.step()
-            optimizer.zero_grad()
+    for _ in range(steps):
+        with trained.substituted(weights):
+            loss().backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def pictures(data: Path) -> None:

@@ -12,7 +12,6 @@ from editing.training.losses import (
     Losses,
     Tensor,
     Weights,
-    attention_kernel,
     generator,
 )
 from editing.training.plan import Plan
@@ -81,7 +80,7 @@ def forward_backward(
     tensors = list(weights.values())
     context = nullcontext() if substituted is None else substituted(weights)
     # Gradient checkpointing runs the model again in the backward pass.
-    with attention_kernel(tensors[0].device), context:
+    with context:
         found = loss(weights, generators)
         total = found.total.sum() / plan.batch
         if not total.requires_grad:

@@ -1,13 +1,10 @@
 """Losses of samples, each of which draws from a generator of its own."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Tensor = torch.Tensor
 Weights = Mapping[str, Tensor]
@@ -58,17 +55,8 @@ def mean_losses(
     found: dict[str, list[Tensor]] = {}
     # The generators of training have two further integers, so these samples differ.
     generators = [generator(seed, i) for i in range(samples)]
-    device = next(iter(weights.values())).device
-    # A loss may keep encodings, and a resumed training computes them at another time: the bits must
-    # be those of the training.
-    with torch.no_grad(), attention_kernel(device):
+    with torch.no_grad():
         for start in range(0, samples, at_once):
             for name, values in loss(weights, generators[start : start + at_once]).parts.items():
                 found.setdefault(name, []).append(values.double().cpu())
     return {name: float(torch.cat(values).mean()) for name, values in found.items()}
-
-
-def attention_kernel(device: torch.device) -> AbstractContextManager[Any]:
-    """Returns a context with the kernel of attention that training uses on a device."""
-    # On CPUs the backward pass of fused attention takes as long as the rest of a step (torch 2.13).
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
