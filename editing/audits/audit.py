@@ -128,7 +128,7 @@ def audit_sets(
     """
     extra_measures = load_measures(metrics)
     config = (config or Config.of(preset)).changed(**changes)
-    config = _with_low_threshold(config)
+    config = _without_cross_fitting(_with_low_threshold(config))
     original, edited = check_columns(original, edited)
     first, second, left_out = pair_up(original, edited, ("prompt", "seed"))
     groups = split_groups(first, second, by)
@@ -152,6 +152,14 @@ def audit_sets(
         config=config.model_dump(mode="json"),
         warnings=tuple(warnings),
     )
+
+
+def _without_cross_fitting(config: Config) -> Config:
+    """Returns the configuration without cross-fitting, unless it asks for it."""
+    if config.statistics.cross_fit != "auto":
+        return config
+    # It captions both halves of every group; that it finds more in pairs has not been shown.
+    return config.changed(statistics={"cross_fit": "never"})
 
 
 def _with_low_threshold(config: Config) -> Config:
