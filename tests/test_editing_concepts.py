@@ -8,11 +8,13 @@ from typing import Any, cast
 
 import pytest
 
+from editing import personalize
 from editing.methods import find, names
 from editing.requests import (
     KINDS,
     Debias,
     Erase,
+    Learn,
     Moderate,
     Preserve,
     Replace,
@@ -33,6 +35,7 @@ ALL: tuple[Request, ...] = (
     Debias("judge", {"man": 0.3, "woman": 0.7}, {"man": -0.1, "woman": 0.2}),
     Moderate("bomb"),
     Preserve(["a castle", "a house"]),
+    Learn("olis", "dog", "0f"),
 )
 
 
@@ -62,7 +65,8 @@ def test_every_kind_follows_the_contract(kind: str, tmp_path: Path) -> None:
         assert all(text in request.describe() for text in request.named)
         assert set(request.sought) <= set(request.named)
         assert bool(request.sought) == bool(request.applied_weights) == bool(request.concept)
-        assert any(kind in find(name).kinds for name in names())
+        methods = [find(n) for n in names()] + [personalize.find(n) for n in personalize.names()]
+        assert any(kind in method.kinds for method in methods)
         assert not request.needs_weights or request.ratios
 
 
@@ -81,6 +85,7 @@ def test_required_fields_have_no_default() -> None:
         "replace": ["concept", "target"],
         "debias": ["concept", "ratios"],
         "moderate": ["concept"],
+        "learn": ["identifier", "noun"],
         "preserve": ["concepts"],
     }
 

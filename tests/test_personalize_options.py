@@ -226,7 +226,7 @@ def test_a_full_disk_loses_nothing(sd1: Any, tmp_path: Path) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
 
     try:
-        refused("path to write the checkpoint to, got .*; free space or name another file",
+        refused("path to write the checkpoint to, got .*; free space there",
                 "lora", sd1, on_event=fill_the_disk, **given)  # fmt: skip
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

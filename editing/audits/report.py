@@ -128,8 +128,12 @@ class AuditReport:
         return requests_toml(requests, self.about.get("method", "uce"))
 
     def next_command(self, folder: str | Path) -> str:
-        """Returns the command that fits the next edit; "" if nothing needs to be preserved."""
-        if not self.to_preserve or not self.requests:
+        """Returns the command that fits the next edit.
+
+        "" if nothing needs to be preserved, or if `visdiff edit run` cannot fit the requests.
+        """
+        can_be_fitted = self.requests and not any(r.needs_images for r in self.requests)
+        if not self.to_preserve or not can_be_fitted:
             return ""
         base = shlex.quote(self.about.get("base", "MODEL"))
         file = shlex.quote(str(Path(folder) / "next.toml"))

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -70,6 +70,7 @@ class Personalizer:
         variants: Settings that differ for SDXL ("sdxl"), Flux ("flux"), SD 3 ("sd3") and the
             bundled model ("miniature").
         families: Families of pipelines that it supports, "sd", "sdxl", "flux", "sd3".
+        kinds: Kinds of requests in its edits.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Personalizer:
     prior: str = "structured"
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     families: frozenset[str] = frozenset({"sd", "sdxl"})
+    kinds: ClassVar[frozenset[str]] = frozenset({Learn.kind})
 
     def configure(self, pipe: Any, settings: Mapping[str, Any]) -> PersonalizeConfig:
         """Returns the settings for a pipeline, with some values replaced.

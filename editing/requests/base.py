@@ -21,6 +21,7 @@ class Request:
         removes: Whether the concept is removed, so that no other request can use it as a target.
         keeps_own: Whether the concept keeps its own value, to which others are added.
         lists: Field that a request file can fill from a text file, one text per line; "" for none.
+        needs_images: Whether it is fitted to images, which a request file does not have.
         concept: The concept that is changed; "" for none.
         target: The concept drawn instead; "" for the empty prompt.
         ratios: Attribute → wanted share of the concept's images.
@@ -31,6 +32,7 @@ class Request:
     removes: ClassVar[bool] = False
     keeps_own: ClassVar[bool] = False
     lists: ClassVar[str] = ""
+    needs_images: ClassVar[bool] = False
     concept: str = ""
     target: str = ""
     ratios: Mapping[str, float] = MappingProxyType({})

@@ -215,6 +215,7 @@ class Learn(Request):
     """
 
     kind: ClassVar[str] = "learn"
+    needs_images: ClassVar[bool] = True
     identifier: str = field()
     noun: str = field()
     images: str = ""

@@ -338,7 +338,7 @@ def test_left_out_files_are_in_the_plan_and_the_card(root: Path, run: Callable[.
     _, out, _ = run(*arguments, "--json")
     assert [note.count("1 .mov") for note in json.loads(out)["notes"]] == [1, 1]
     images = ImageSet.open(root / "a")
-    assert _card(images, images, images, 0).left_out == {".mov": 1}
+    assert _card(images, images, images, 0, 3).left_out == {".mov": 1}
 
 
 def test_when_nothing_is_found_path_reason_and_folders_are_named(

@@ -83,7 +83,7 @@ def save_checkpoint(path: Path) -> object:
 
 
 def save_weights(path: Path) -> object:
-    from editing.edit.formats.base import save_tensors
+    from editing.edit.saving import save_tensors
 
     return save_tensors({"w": torch.ones(100)}, path / "w.safetensors", {})
 
