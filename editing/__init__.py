@@ -65,7 +65,9 @@ def __getattr__(name: str) -> Any:
     """Imports the module of a public name and caches the name."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
+    module = import_module(_HOME[name])
+    # `editing.personalize` is a package that can be called.
+    value = module if module.__name__ == f"editing.{name}" else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -176,3 +176,10 @@ def test_exit_codes(
     assert line.startswith("visdiff: Expected a class noun")
     assert code(*given, "--noun", "dog") == 0
     assert "learnt '<olis> dog'" in capsys.readouterr().out
+
+
+def test_the_public_function_and_its_package_have_one_name() -> None:
+    import editing
+
+    assert callable(editing.personalize)
+    assert editing.personalize.find("lora").name == "lora"  # pyright: ignore[reportFunctionMemberAccess]
