@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from editing import personalize
 from editing.methods import find, names
+from editing.personalize import find as find_personalizer
+from editing.personalize import names as personalizers
 from editing.requests import (
     KINDS,
     Debias,
@@ -65,7 +66,7 @@ def test_every_kind_follows_the_contract(kind: str, tmp_path: Path) -> None:
         assert all(text in request.describe() for text in request.named)
         assert set(request.sought) <= set(request.named)
         assert bool(request.sought) == bool(request.applied_weights) == bool(request.concept)
-        methods = [find(n) for n in names()] + [personalize.find(n) for n in personalize.names()]
+        methods = [find(n) for n in names()] + [find_personalizer(n) for n in personalizers()]
         assert any(kind in method.kinds for method in methods)
         assert not request.needs_weights or request.ratios
 
