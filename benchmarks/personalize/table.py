@@ -191,10 +191,12 @@ def read(path: Path) -> list[Cell]:
 
 
 def table(cells: Iterable[Cell]) -> str:
-    """Returns the cells as a Markdown table, in the order of the file."""
+    """Returns the cells as a Markdown table; of equal cells, the last."""
     head = "| subject | method | prior | steps | n | likeness | drift | place | style |"
     rule = "|---|---|---|---|---|---|---|---|---|"
-    return "\n".join([head, rule, *(_line(c) for c in cells)])
+    order = {p: i for i, p in enumerate(PRIORS)}
+    distinct = {(c.subject, c.method, order[c.prior], c.steps, c.samples): c for c in cells}
+    return "\n".join([head, rule, *(_line(distinct[key]) for key in sorted(distinct))])
 
 
 def _line(c: Cell) -> str:
