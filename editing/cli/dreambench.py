@@ -80,7 +80,7 @@ def dreambench(
     *,
     options: ScoringOptions,
 ) -> None:
-    """Run DreamBench: 30 subjects, 25 prompts, 4 images each; the published table beside ours."""
+    """Run DreamBench: 30 subjects, 25 prompts, 4 images each, with the published table."""
     import numpy as np
 
     from editing.personalize.dreambench import read_dreambench
