@@ -366,11 +366,18 @@ def test_old_reports_have_no_effective_number(photos: tuple[Path, Path], tmp_pat
     assert "independent observations" not in old.to_markdown()
 
 
-@pytest.mark.parametrize("command", ["compare", "rank", "compare-many"])
+@pytest.mark.parametrize("command", ["compare", "rank", "compare many"])
 def test_the_commands_group_by_a_column(command: str, photos: tuple[Path, Path]) -> None:
     from visdiff.cli.app import app
 
-    arguments = [command, *map(str, photos), "--captioner", "manifest", "--dry-run", "--json"]
+    arguments = [
+        *command.split(),
+        *map(str, photos),
+        "--captioner",
+        "manifest",
+        "--dry-run",
+        "--json",
+    ]
     arguments += ["--ranker", "captions-lexical"]
     arguments += ["--hypotheses", "a cook"] if command == "rank" else []
     alone = CliRunner().invoke(app, arguments)

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from editing.cli.options import Batch, Device, EditOption, Guidance, Scale, Steps
+from visdiff.cli.groups import App
 from visdiff.cli.options import (
     CacheOption,
     ConfigFile,
+    DryRun,
     Json,
     PathColumn,
     Preset,
     Root,
+    Seed,
     assignments,
     configuration,
 )
@@ -28,9 +32,7 @@ if TYPE_CHECKING:
     from editing.audits.report import AuditReport
     from visdiff.imageset import ImageSet
 
-app = typer.Typer(
-    help="Report what an edit changed: the requests, and side effects.", rich_markup_mode=None
-)
+app = App("Report what an edit changed: the requests, and side effects.")
 
 
 @app.callback(invoke_without_command=True)
@@ -38,53 +40,89 @@ def audit(
     context: typer.Context,
     base: Annotated[
         str | None,
-        typer.Option(help="Unedited model: a hub id, a folder, a .safetensors file, or miniature."),
+        typer.Option(
+            metavar="MODEL",
+            help="Unedited model: a hub id, a folder, a .safetensors file, or miniature.",
+            show_default="--images-a",
+        ),
     ] = None,
-    edit: Annotated[
-        Path | None,
-        typer.Option(help="Edit file of visdiff edit, or weights of another tool (LoRA, …)."),
-    ] = None,
+    edit: EditOption = None,
     edited: Annotated[
-        str | None, typer.Option(help="Instead of --edit: a complete edited model.")
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Instead of --edit: a complete edited model.",
+            show_default="none",
+        ),
     ] = None,
     images_a: Annotated[
-        Path | None, typer.Option(help="Instead of models: manifest of the original images.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Instead of models: manifest of the original images.",
+            show_default="none",
+        ),
     ] = None,
-    images_b: Annotated[Path | None, typer.Option(help="Manifest of the edited images.")] = None,
+    images_b: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Manifest of the edited images.", show_default="none"),
+    ] = None,
     root: Root = None,
     path_column: PathColumn = None,
     requests: Annotated[
         Path | None,
-        typer.Option(help="Requests of an edit by another tool: a request file (TOML)."),
+        typer.Option(
+            metavar="FILE",
+            help="Requests of an edit by another tool: a request file (TOML).",
+            show_default="those of the edit",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Output folder for report and images.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Output folder of the report and the images.",
+            show_default="none; required without a command",
+        ),
+    ] = None,
     neighbour: Annotated[
-        list[str] | None, typer.Option(help="A concept close to an edited one. May be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="A concept close to an edited one; repeatable.",
+            show_default="found in the text encoder",
+        ),
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="Prompt file with the columns prompt, group and concept."),
+        typer.Option(
+            metavar="FILE",
+            help="Prompt file with the columns prompt, group and concept.",
+            show_default="made from the requests",
+        ),
     ] = None,
-    images: Annotated[int, typer.Option(help="Pairs of images per group.")] = 64,
-    scale: Annotated[float, typer.Option(help="Strength of the edit.")] = 1.0,
-    steps: Annotated[int, typer.Option(help="Number of sampling steps.")] = 25,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
-    batch: Annotated[int, typer.Option(help="Images per batch.")] = 16,
-    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    images: Annotated[int, typer.Option(metavar="N", help="Number of images: pairs a group.")] = 64,
+    scale: Scale = 1.0,
+    steps: Steps = 25,
+    guidance: Guidance = 7.5,
+    batch: Batch = 8,
+    device: Device = "auto",
     preset: Preset = None,
     config: ConfigFile = None,
     set_: Set = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the statistics.")] = None,
+    seed: Seed = None,
     cache: CacheOption = "rw",
     as_json: Json = False,
     metrics: Annotated[
         str,
         typer.Option(
+            metavar="NAMES",
+            show_default="none",
             help="Additional measures of each group, comma-separated: lpips, clip, nudenet, "
-            "q16:FILE (learned prompts, .npy), fid, kid."
+            "q16:FILE (learned prompts, .npy), fid, kid.",
         ),
     ] = "",
-    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Generate images of targets and unrelated prompts, and report what changed.
 

@@ -13,22 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from editing.cli.options import Base, Model, OutEdit, Scale
 from visdiff.cli.options import Json
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:
     from editing.edit import Edit
 
-Model = Annotated[
-    str, typer.Argument(help="Model: a hub id, a folder, a .safetensors file, or miniature.")
-]
-Base = Annotated[
-    str,
-    typer.Option(
-        help="Unedited model of the edit: a hub id, a folder, a .safetensors file, or miniature."
-    ),
-]
-Out = Annotated[Path, typer.Option(help="Output file of the edit, E.safetensors.")]
 EditFile = Annotated[
     Path,
     typer.Argument(
@@ -72,14 +63,17 @@ def show(edit: EditFile, as_json: Json = False) -> None:
 def apply(
     model: Model,
     edit: EditFile,
-    out: Annotated[Path, typer.Option(help="Output: folder of the pipeline, or LoRA file.")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE|DIR", help="Output folder of a pipeline, or file of a LoRA."),
+    ],
     form: Annotated[
         Literal["pipeline", "lora"],
         typer.Option(
             "--as", help="A complete pipeline, or a LoRA for load_lora_weights of diffusers."
         ),
     ] = "pipeline",
-    scale: Annotated[float, typer.Option(help="Strength of the edit.")] = 1.0,
+    scale: Scale = 1.0,
     force: Annotated[
         bool, typer.Option("--force", help="Apply to another base model too.")
     ] = False,
@@ -107,9 +101,12 @@ def export(
     form: Annotated[Target, typer.Option("--as", help="Format to write.")],
     base: Base,
     out: Annotated[
-        Path, typer.Option(help="Output folder, or a .safetensors file where one is enough.")
+        Path,
+        typer.Option(
+            metavar="FILE|DIR", help="Output folder, or a .safetensors file where one is enough."
+        ),
     ],
-    scale: Annotated[float, typer.Option(help="Strength of the edit.")] = 1.0,
+    scale: Scale = 1.0,
 ) -> None:
     """Write an edit for other tools: a LoRA, embeddings, or a whole pipeline."""
     from editing.edit.formats import export_edit
@@ -119,7 +116,7 @@ def export(
         typer.echo(str(path))
 
 
-def import_(file: Foreign, base: Base, out: Out, as_json: Json = False) -> None:
+def import_(file: Foreign, base: Base, out: OutEdit, as_json: Json = False) -> None:
     """Make an edit of weights that another tool saved."""
     from editing.edit.formats import import_edit
 

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from visdiff.cli import batch
+from visdiff.cli.groups import command_group, main_command
 from visdiff.cli.options import (
     CaptionerName,
     Llm,
@@ -23,11 +25,19 @@ from visdiff.cli.options import (
     with_options,
 )
 
+app = command_group("Caption a set of images and write a manifest.")
+app.command("submit")(batch.submit_captions)
+app.command("collect")(batch.collect)
 
+
+@main_command(app)
 @with_options(RunOptions)
 def caption(
     images: Annotated[str, typer.Argument(metavar="SET", help="Folder, glob or manifest.")],
-    out: Annotated[Path, typer.Option(help="Manifest to write: .csv, .jsonl or .parquet.")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Output file: a manifest, .csv, .jsonl or .parquet."),
+    ],
     where: Where = None,
     captioner: CaptionerName = None,
     llm: Llm = None,

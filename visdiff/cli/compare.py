@@ -1,9 +1,15 @@
-"""``visdiff compare``: compares two sets and writes one report."""
+"""``visdiff compare``: compares two sets and writes one report; its commands compare more.
 
-from typing import Annotated
+Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input, 3 incomplete
+results (images that could not be read or scored).
+"""
+
+from typing import Annotated, Literal
 
 import typer
 
+from visdiff.cli import many, recipes
+from visdiff.cli.groups import command_group, main_command
 from visdiff.cli.options import (
     BackendOptions,
     GroupBy,
@@ -17,7 +23,12 @@ from visdiff.cli.options import (
     with_options,
 )
 
+app = command_group("Find and test the differences between sets of images.")
+app.command("many")(many.compare_many)
+recipes.add_recipes(app)
 
+
+@main_command(app)
 @with_options(BackendOptions)
 def compare(
     a: Annotated[str, typer.Argument(help="Set A: folder, glob or manifest.")],
@@ -28,11 +39,16 @@ def compare(
     paired_by: PairedBy = None,
     group_by: GroupBy = None,
     rounds: Annotated[
-        str | None, typer.Option(help="Number of rounds of proposals, or auto.")
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Number of rounds of proposals.",
+            show_default="that of the preset",
+        ),
     ] = None,
     sampling: Annotated[
-        str | None,
-        typer.Option(help="Images for the proposer: random, representative or diverse."),
+        Literal["random", "representative", "diverse"] | None,
+        typer.Option(help="Which images the proposer is given.", show_default="that of the preset"),
     ] = None,
     null: Null = None,
     root: Root = None,
@@ -46,6 +62,7 @@ def compare(
     from visdiff.comparison.backends import Backends
     from visdiff.comparison.compare import conclude, score
     from visdiff.comparison.plan import plan
+    from visdiff.comparison.readiness import check_weights
     from visdiff.comparison.split import open_pair, split_pair
 
     settings = options.configuration(
@@ -64,9 +81,10 @@ def compare(
     if options.dry_run:
         typer.echo(costs.to_json() if options.as_json else costs.sentence())
         return
-    typer.echo(costs.sentence(), err=True)
     with Cache(mode=options.cache) as store:
         backends = Backends.of(settings, store, progress=True)
+        check_weights(backends, opened)
+        typer.echo(costs.sentence(), err=True)
         measured = score(pair, settings, backends)
         report = conclude(measured, measured.tests, settings, backends)
     deliver(report, options.out, options.as_json)

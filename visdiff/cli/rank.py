@@ -57,6 +57,7 @@ def rank(
     from visdiff.comparison.plan import plan
     from visdiff.comparison.ranking import rank as run
     from visdiff.comparison.ranking import with_hypotheses
+    from visdiff.comparison.readiness import check_weights
     from visdiff.comparison.split import open_pair, split_pair
     from visdiff.config.backends import ManualConfig
 
@@ -72,9 +73,11 @@ def rank(
     if options.dry_run:
         typer.echo(costs.to_json() if options.as_json else costs.sentence())
         return
-    typer.echo(costs.sentence(), err=True)
     with Cache(mode=options.cache) as store:
-        ranking = run(pair, settings, Backends.of(settings, store, progress=True))
+        backends = Backends.of(settings, store, progress=True)
+        check_weights(backends, opened)
+        typer.echo(costs.sentence(), err=True)
+        ranking = run(pair, settings, backends)
     report = ranking.report
     if options.out is not None:
         report.save(options.out)
