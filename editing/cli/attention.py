@@ -5,14 +5,14 @@ the subject could not be computed for an image.
 """
 
 import json
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
-from PIL import Image
 
+from editing.cli.checks import check_edit, check_source
 from editing.cli.options import (
     Device,
     EditOption,
@@ -26,6 +26,9 @@ from visdiff.cli.options import Json
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
     from editing.pipelines.attention import AttentionMaps
 
 EPILOG = (
@@ -72,6 +75,15 @@ def attention(
     as_json: Json = False,
 ) -> None:
     """Map the cross-attention of words, and how much lies outside the subject (leak)."""
+    if masks is not None and segment is not None:
+        raise InputError("Expected --masks or --segment, got both; leave one out.")
+    if segment is not None and noun is None:
+        raise InputError("Expected --noun with --segment, got none; name what the masks cover.")
+    check_source(model)
+    if edit is not None:
+        check_edit(edit)
+    import numpy as np
+
     from editing.cli.edit_files import open_any
     from editing.cli.generate import load_on_device
     from editing.generate.prompts import parse_seeds
@@ -79,10 +91,6 @@ def attention(
     from editing.pipelines.sampling import Settings
     from visdiff.files import check_writable
 
-    if masks is not None and segment is not None:
-        raise InputError("Expected --masks or --segment, got both; leave one out.")
-    if segment is not None and noun is None:
-        raise InputError("Expected --noun with --segment, got none; name what the masks cover.")
     check_writable(out, "the maps")
     numbers = parse_seeds(seeds)
     pipe = load_on_device(device, model)
@@ -125,8 +133,10 @@ def _masks(
     folder: Path | None,
     model: str | None,
     noun: str | None,
-) -> tuple[list[np.ndarray | None], list[str]]:
+) -> "tuple[list[np.ndarray | None], list[str]]":
     """Returns the mask of each image as bool, and why some are missing."""
+    from PIL import Image
+
     from editing.metrics.masks import ClipSegmenter, kept_pixels
 
     if folder is None and model is None:
@@ -146,7 +156,9 @@ def _masks(
     return [mask if mask is not None and mask.any() else None for mask in kept], reasons
 
 
-def _read(file: Path, image: Image.Image) -> Image.Image | None:
+def _read(file: Path, image: "Image.Image") -> "Image.Image | None":
+    from PIL import Image
+
     if not file.is_file():
         return None
     with Image.open(file) as opened:
@@ -159,8 +171,12 @@ def _read(file: Path, image: Image.Image) -> Image.Image | None:
     return mask
 
 
-def _leaks(maps: dict[str, np.ndarray], masks: list[np.ndarray | None]) -> dict[str, np.ndarray]:
+def _leaks(
+    maps: "dict[str, np.ndarray]", masks: "list[np.ndarray | None]"
+) -> "dict[str, np.ndarray]":
     """Returns word → leak of each image, NaN without mask; nothing if no image has one."""
+    import numpy as np
+
     from editing.pipelines.attention import leak
 
     rows = [i for i, mask in enumerate(masks) if mask is not None]
@@ -177,12 +193,14 @@ def _leaks(maps: dict[str, np.ndarray], masks: list[np.ndarray | None]) -> dict[
 def _write(
     out: Path,
     found: "AttentionMaps",
-    maps: dict[str, np.ndarray],
-    leaks: dict[str, np.ndarray],
+    maps: "dict[str, np.ndarray]",
+    leaks: "dict[str, np.ndarray]",
     seeds: list[int],
-    masks: list[np.ndarray | None],
+    masks: "list[np.ndarray | None]",
 ) -> None:
     from io import BytesIO
+
+    import numpy as np
 
     from editing.pipelines.attention_figure import attention_figure, to_png
     from visdiff.files import explained, write_whole
@@ -199,13 +217,16 @@ def _write(
                 write_whole(out / "masks" / f"{seed}.png", _png(mask.astype(np.uint8) * 255))
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def _png(pixels: "np.ndarray") -> bytes:
     from io import BytesIO
+
+    from PIL import Image
 
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _number(values: np.ndarray | None, index: int) -> float | None:
-    return None if values is None or not np.isfinite(values[index]) else float(values[index])
+def _number(values: "np.ndarray | None", index: int) -> float | None:
+    value = math.nan if values is None else float(values[index])
+    return value if math.isfinite(value) else None

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from editing.audits.metric_names import check_names
+from editing.cli.checks import check_edit, check_source
 from editing.cli.options import Batch, Device, EditOption, Guidance, Scale, Steps
 from visdiff.cli.groups import App
 from visdiff.cli.options import (
@@ -135,6 +137,13 @@ def audit(
     if preset is None and config is None and base == "miniature":
         preset = "miniature"
     settings = configuration(preset, config).changed(seed=seed).with_set(assignments(set_, "--set"))
+    extra_measures = [name for part in metrics.split(",") if (name := part.strip())]
+    check_names(extra_measures)
+    for model in (base, edited):
+        if model is not None:
+            check_source(model)
+    if edit is not None:
+        check_edit(edit)
     edit_requests, about = _read_requests(edit, requests, base)
     if images_a is not None or images_b is not None:
         if images_a is None or images_b is None or base or edited or edit:
@@ -158,7 +167,6 @@ def audit(
         )  # fmt: skip
         if sets is None:
             return
-    extra_measures = [name for part in metrics.split(",") if (name := part.strip())]
     _audit_sets(sets, edit_requests, about, settings, cache, out, as_json, extra_measures)
 
 

@@ -27,6 +27,7 @@ from visdiff.cli.options import (
     with_options,
 )
 from visdiff.errors import InputError
+from visdiff.files import check_present
 
 if TYPE_CHECKING:
     from editing.personalize.captioning import Captioned
@@ -92,6 +93,7 @@ def caption(
     has already are kept: running the command again captions the rest. `visdiff personalize check`
     and the training commands read the manifest.
     """
+    check_present(source)
     from editing.personalize import captioning
     from editing.personalize.captions import Case
     from editing.personalize.subject import Subject

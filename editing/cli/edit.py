@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from editing.cli.checks import check_source
 from editing.cli.edit_files import apply, export, import_, load, save_and_print, show
 from editing.cli.fit import fit_edit, fit_options
 from editing.cli.options import Checkpoint, Guidance, MethodSettings, Model, OutEdit, Steps
+from editing.methods import check_name
 from editing.requests.toml import read_lines, read_requests, read_texts
 from visdiff.cli.groups import App
 from visdiff.cli.options import Json, assignments
@@ -163,6 +165,8 @@ def debias(
     if weights is not None:
         _fit(model, requests, preserve, method, corpus, watch, set_, checkpoint, out, as_json)
         return
+    check_name(method)
+    check_source(model)
     from editing.methods.debias import Control, debias
     from editing.metrics.attributes import ZeroShotScorer
     from editing.pipelines.sampling import Settings as Sampling
@@ -210,6 +214,7 @@ def run(
     read, options = read_requests(requests)
     if checkpoint is not None:
         options["checkpoint"] = checkpoint
+    check_name(str(options["method"]))
     save_and_print(fit_edit(load(model), read, **options), out, as_json)
 
 
@@ -230,6 +235,8 @@ def _fit(
     out: Path,
     as_json: bool,
 ) -> None:
+    check_name(method)
+    check_source(model)
     options = fit_options(settings, read_lines(corpus) if corpus else None, watch, checkpoint)
     edit = fit_edit(load(model), [*requests, *_preserve_requests(preserve)], method, **options)
     save_and_print(edit, out, as_json)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from editing.cli.checks import check_edit, check_source
 from editing.cli.options import Base, Model, OutEdit, Scale
 from visdiff.cli.options import Json
 from visdiff.errors import InputError
@@ -47,10 +48,11 @@ Target = Literal[
 
 def show(edit: EditFile, as_json: Json = False) -> None:
     """Print what an edit contains, or what a file of another tool is."""
+    check_edit(edit)
     from editing.edit import Edit
     from editing.edit.formats import describe, is_edit
 
-    if edit.exists() and not is_edit(edit):
+    if not is_edit(edit):
         _print_foreign(describe(edit), as_json)
         return
     loaded = Edit.load(edit)
@@ -79,6 +81,8 @@ def apply(
     ] = False,
 ) -> None:
     """Write the edited model to disk."""
+    check_edit(edit)
+    check_source(model)
     from editing.edit.formats import export_edit
     from editing.edit.formats.folder import write_folder
 
@@ -109,6 +113,8 @@ def export(
     scale: Scale = 1.0,
 ) -> None:
     """Write an edit for other tools: a LoRA, embeddings, or a whole pipeline."""
+    check_edit(edit)
+    check_source(base)
     from editing.edit.formats import export_edit
 
     pipe = load(base)
@@ -118,6 +124,7 @@ def export(
 
 def import_(file: Foreign, base: Base, out: OutEdit, as_json: Json = False) -> None:
     """Make an edit of weights that another tool saved."""
+    check_source(base)
     from editing.edit.formats import import_edit
 
     save_and_print(import_edit(file, load(base)), out, as_json)
@@ -125,6 +132,7 @@ def import_(file: Foreign, base: Base, out: OutEdit, as_json: Json = False) -> N
 
 def load(model: str) -> Any:
     """Loads a pipeline, as `editing.pipelines.loading.load_pipeline`, and prints its note."""
+    check_source(model)
     from editing.pipelines.loading import load_pipeline
 
     return load_pipeline(model, lambda note: typer.echo(f"note: {note}", err=True))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from visdiff.cli.options import assignments
 from visdiff.files import load_toml
+from visdiff.progress import is_hidden
 
 if TYPE_CHECKING:
     from editing.edit import Edit
@@ -67,12 +68,24 @@ def training_progress(
     from editing.training.trackers import tracker
 
     bars: list[tqdm] = []
+    names: list[str] = []
 
     def advance(name: str, unit: str, total: int, done: int, initial: int = 0) -> tqdm:
-        if not bars or bars[-1].desc != name:
+        # A hidden bar does not know its name.
+        if not bars or names[-1] != name:
             if bars:
                 bars[-1].close()
-            bars.append(tqdm(total=total, desc=name, unit=unit, initial=initial, file=sys.stderr))
+            names.append(name)
+            bars.append(
+                tqdm(
+                    total=total,
+                    desc=name,
+                    unit=unit,
+                    initial=initial,
+                    file=sys.stderr,
+                    disable=is_hidden(),
+                )
+            )
         bars[-1].update(done - bars[-1].n)
         return bars[-1]
 

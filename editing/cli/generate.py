@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from editing.cli.checks import check_edit, check_source
 from editing.cli.options import (
     Batch,
     Device,
@@ -25,6 +26,7 @@ from editing.cli.options import (
 )
 from visdiff.cli.options import DryRun, Json
 from visdiff.errors import InputError
+from visdiff.progress import is_hidden
 
 if TYPE_CHECKING:
     from editing.generate import Generated, Progress, Run, Variant
@@ -92,9 +94,15 @@ def generate(
     dry_run: DryRun = False,
 ) -> None:
     """Generate images of prompts × seeds; with --edit by the edited model too."""
-    samples = _read_samples(prompts, prompt, seeds, own_seeds, own_guidance)
+    if (prompts is None) == (not prompt):
+        got = "neither" if prompts is None else "both"
+        raise InputError(f"Expected either --prompts FILE or --prompt TEXT, got {got}; give one.")
     if edit is None and only != "both":
         raise InputError("Expected --edit FILE with --only edited, got none; add it.")
+    check_source(model)
+    if edit is not None:
+        check_edit(edit)
+    samples = _read_samples(prompts, prompt, seeds, own_seeds, own_guidance)
 
     from editing.generate import Run
     from editing.pipelines.sampling import Settings
@@ -125,9 +133,6 @@ def _read_samples(
     # Imports pandas, which the other commands do not need.
     from editing.generate.prompts import Prompt, expand, parse_seeds, read_prompts
 
-    if (file is None) == (not texts):
-        got = "neither" if file is None else "both"
-        raise InputError(f"Expected either --prompts FILE or --prompt TEXT, got {got}; give one.")
     lines = [Prompt(text) for text in texts or []] if file is None else read_prompts(file)
     own = sum(line.seed is not None for line in lines)
     if seeds is not None and own and own_seeds == "use":
@@ -216,7 +221,13 @@ def generation_progress() -> "Iterator[Callable[[Progress], None]]":
     def on_batch(progress: "Progress") -> None:
         if not bars:
             bars.append(
-                tqdm(total=progress.total, desc="generating", unit="image", file=sys.stderr)
+                tqdm(
+                    total=progress.total,
+                    desc="generating",
+                    unit="image",
+                    file=sys.stderr,
+                    disable=is_hidden(),
+                )
             )
             if progress.done < progress.total:
                 bars[0].write(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from editing.cli.checks import check_source
 from editing.cli.options import Device, Model, Steps
 from visdiff.cli.options import Json
 
@@ -51,6 +52,7 @@ def identifier(
     A good identifier is one rare token in every tokenizer of the model. A warning names what is
     doubtful about it or about the class noun; it does not change the exit status.
     """
+    check_source(model)
     from editing.cli.generate import load_on_device, run_with_progress
     from editing.personalize.identifier import check_identifier, identifier_run, rare_identifiers
     from editing.pipelines.sampling import Settings

@@ -16,6 +16,7 @@ from editing.cli.options import EvaluationPrompts, Identifier, Noun
 from visdiff.cli.groups import App
 from visdiff.cli.options import Json
 from visdiff.errors import InputError
+from visdiff.files import check_present
 
 if TYPE_CHECKING:
     from editing.personalize.subject import Subject
@@ -47,6 +48,7 @@ def check(
     Case 3 (everything but the subject is described) is what the paper recommends. A caption of case
     4 describes the subject: the identifier does not learn what words already say.
     """
+    check_present(source)
     from editing.personalize.captions import Case
     from editing.personalize.subject import Subject
 

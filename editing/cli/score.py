@@ -20,6 +20,7 @@ from editing.cli.scoring_options import (
     print_measures,
 )
 from visdiff.cli.options import Json, Where, assignments, with_options
+from visdiff.files import check_present
 
 if TYPE_CHECKING:
     from editing.personalize.pictured import Pictured
@@ -93,6 +94,8 @@ def score(
     options: ScoringOptions,
 ) -> None:
     """Score generated images of a subject: DINO, CLIP-I, CLIP-T, SA, NSD, PRES, DIV, copies."""
+    check_present(str(images))
+    check_present(subject)
     import numpy as np
 
     from editing.metrics.dreambench import subjects

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from editing.cli.checks import check_edit, check_source
 from editing.cli.edit_files import save_or_keep
 from editing.cli.fit import parse_settings, training_progress
 from editing.cli.options import (
@@ -25,7 +26,7 @@ from editing.cli.options import (
 from editing.personalize import find, names
 from visdiff.cli.options import Json, Preset, Seed, with_options
 from visdiff.errors import InputError
-from visdiff.files import load_toml, read_text
+from visdiff.files import check_present, load_toml, read_text
 
 if TYPE_CHECKING:
     from editing.edit import Edit
@@ -157,6 +158,9 @@ def _command(method: str) -> Any:
 
 
 def _teach(method: str, model: str, source: str | None, out: Path, options: TeachOptions) -> None:
+    check_source(model)
+    if source is not None:
+        check_present(source)
     from editing.cli.edit_files import load
     from editing.personalize.samples import Samples
     from visdiff.files import check_writable
@@ -320,6 +324,9 @@ def merge(
     out: OutEdit,
 ) -> None:
     """Merge edits of several subjects into one, in closed form (Custom Diffusion)."""
+    for path in edits:
+        check_edit(path)
+    check_source(base)
     from editing.edit import Edit
     from editing.generate.prompts import read_prompts
     from editing.personalize.custom_diffusion import merge as merged

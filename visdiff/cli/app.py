@@ -6,6 +6,7 @@ a model gave no answer.
 
 import io
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,6 +20,7 @@ from visdiff.cli import bench, cache, caption, compare, doctor, rank, settings
 from visdiff.cli.groups import App, OrderedGroup
 from visdiff.errors import IncompleteError, VisdiffError
 from visdiff.files import is_full
+from visdiff.progress import is_hidden
 
 
 class _Commands(OrderedGroup):
@@ -90,6 +92,9 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names that are not UTF-8 hold lone surrogates.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if is_hidden():
+        # The bars of huggingface_hub and transformers, which read it when they are imported.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         try:
             app()

@@ -340,6 +340,10 @@ def agree(
 
 def _load(folder: Path, root: Path | None) -> "Benchmark":
     """Loads the benchmark of a folder."""
+    if not folder.is_dir():
+        raise InputError(
+            f"Expected the folder of a benchmark, got {folder}, which is not a folder; check it."
+        )
     from visdiff.bench import visdiffbench
 
     # Imported only if needed, because rendering needs more libraries than reading.

@@ -24,6 +24,7 @@ from visdiff.cli.options import (
     assignments,
     with_options,
 )
+from visdiff.files import check_present
 
 app = command_group("Caption a set of images and write a manifest.")
 app.command("submit")(batch.submit_captions)
@@ -54,6 +55,14 @@ def caption(
     killed run resumes where it stopped. An image without a caption gets an empty cell and is
     counted, and the exit status is 3; running the command again retries these images.
     """
+    settings = options.configuration(
+        captioner=captioner,
+        llm__model=llm,
+        llm__max_calls=max_calls,
+        llm__max_cost=max_cost,
+    )
+    check_present(images)
+
     from visdiff.cache import Cache
     from visdiff.captioners import captioner_of
     from visdiff.captioners import table as captioning
@@ -61,12 +70,6 @@ def caption(
     from visdiff.engine import Runtime
     from visdiff.imageset import ImageSet
 
-    settings = options.configuration(
-        captioner=captioner,
-        llm__model=llm,
-        llm__max_calls=max_calls,
-        llm__max_cost=max_cost,
-    )
     opened = ImageSet.open(
         images, assignments(where, "--where"), root=root, path_column=path_column
     )

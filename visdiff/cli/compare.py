@@ -20,6 +20,8 @@ from visdiff.cli.options import (
     Root,
     Where,
     assignments,
+    check_distinct,
+    warn_of_few,
     with_options,
 )
 
@@ -57,14 +59,6 @@ def compare(
     options: BackendOptions,
 ) -> None:
     """Find and test the differences between image set A and image set B."""
-    from visdiff.cache import Cache
-    from visdiff.cli.terminal import deliver
-    from visdiff.comparison.backends import Backends
-    from visdiff.comparison.compare import conclude, score
-    from visdiff.comparison.plan import plan
-    from visdiff.comparison.readiness import check_weights
-    from visdiff.comparison.split import open_pair, split_pair
-
     settings = options.configuration(
         proposer=proposer,
         paired_by=paired_by,
@@ -74,8 +68,19 @@ def compare(
         proposer__sampling=sampling,
     )
     filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
-    options.check_out()
+    options.check_inputs(a, b)
+    check_distinct((a, filter_a), (b, filter_b))
+
+    from visdiff.cache import Cache
+    from visdiff.cli.terminal import deliver
+    from visdiff.comparison.backends import Backends
+    from visdiff.comparison.compare import conclude, score
+    from visdiff.comparison.plan import plan
+    from visdiff.comparison.readiness import check_weights
+    from visdiff.comparison.split import open_pair, split_pair
+
     opened = open_pair(a, b, filter_a, filter_b, root=root, path_column=path_column)
+    warn_of_few(opened, settings)
     pair = split_pair(*opened, settings)
     costs = plan(pair, settings)
     if options.dry_run:

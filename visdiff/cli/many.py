@@ -49,15 +49,16 @@ def compare_many(
     options: BackendOptions,
 ) -> None:
     """Compare n sets of images, every pair or each with the rest, with one correction over all."""
+    settings = options.configuration(proposer=proposer, group_by=group_by)
+    options.check_inputs(*sets)
+
     from visdiff.cache import Cache
     from visdiff.comparison import many
     from visdiff.comparison.backends import Backends
     from visdiff.comparison.plan import plan_many
     from visdiff.comparison.readiness import check_weights
 
-    settings = options.configuration(proposer=proposer, group_by=group_by)
     opened = _open(sets, name, by, {"root": root, "path_column": path_column})
-    options.check_out()
     pairs = many.each_and_rest(opened) if rest else many.every_pair(opened)
     costs = plan_many(pairs, settings)
     sentence = f"{len(opened)} sets: {costs.sentence()}"

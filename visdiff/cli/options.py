@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from visdiff.errors import InputError
-from visdiff.files import check_writable
+from visdiff.files import check_present, check_writable
 
 if TYPE_CHECKING:
     from visdiff.config import Config
+    from visdiff.imageset import ImageSet
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Preset = Annotated[
@@ -239,6 +240,16 @@ class ReportOptions(RunOptions):
         if self.out is not None:
             check_writable(self.out, "the report")
 
+    def check_inputs(self, *sources: str) -> None:
+        """Makes sure, before libraries are imported, that sets exist and --out can be written.
+
+        Raises:
+            InputError: There is nothing at a path, or the folder of ``--out`` cannot be written to.
+        """
+        for source in sources:
+            check_present(source)
+        self.check_out()
+
 
 @dataclass(frozen=True)
 class BackendOptions(ReportOptions):
@@ -287,6 +298,36 @@ def with_options(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..
         return run
 
     return decorate
+
+
+def check_distinct(a: tuple[str, Mapping[str, str]], b: tuple[str, Mapping[str, str]]) -> None:
+    """Checks that two sets are not the same files.
+
+    Args:
+        a: Path of set A and its filter.
+        b: The same for set B.
+
+    Raises:
+        InputError: Path and filter are the same.
+    """
+    if Path(a[0]).resolve() == Path(b[0]).resolve() and a[1] == b[1]:
+        raise InputError(
+            f"Expected two sets, got {a[0]!r} twice, which cannot differ from itself; name another "
+            "set as B, or parts of a manifest with --where-a and --where-b (--null N compares "
+            "shuffled sets)."
+        )
+
+
+def warn_of_few(sets: "Sequence[ImageSet]", settings: "Config") -> None:
+    """Prints a warning, before anything else, about sets in which nothing can be confirmed."""
+    least = settings.statistics.min_scored
+    for images in sets:
+        if len(images) < least:
+            typer.echo(
+                f"warning: {images.name} has {len(images)} images; nothing is confirmed with fewer "
+                f"than {least} scored images a set (statistics.min_scored)",
+                err=True,
+            )
 
 
 def assignments(texts: Sequence[str] | None, option: str) -> dict[str, str]:
@@ -339,7 +380,22 @@ def configuration(
         changed = base.changed(**changes)
     except InputError as error:
         raise InputError(_with_flags(str(error), changes)) from None
-    return changed.with_set(assignments(set_, "--set"))
+    settings = changed.with_set(assignments(set_, "--set"))
+    _check_names(settings)
+    return settings
+
+
+def _check_names(settings: "Config") -> None:
+    """Raises InputError for unknown backends, before their libraries are imported."""
+    from visdiff import registry
+
+    used = {"captioner": settings.captioner, "ranker": settings.ranker}
+    for role, backend in used.items():
+        registry.check_name(role, backend.backend)
+    for name in settings.proposer.backend.split(","):
+        registry.check_name("proposer", name.strip())
+    if settings.verify is not None:
+        registry.check_name("ranker", settings.verify.backend)
 
 
 def judge_settings(config: "Config", model: str | None, settings: Sequence[str] | None) -> "Config":

@@ -18,6 +18,8 @@ from visdiff.cli.options import (
     Root,
     Where,
     assignments,
+    check_distinct,
+    warn_of_few,
     with_options,
 )
 
@@ -51,6 +53,11 @@ def rank(
     that were not derived from these images can be tested on more of them, with --set
     statistics.discovery_fraction=0.05.
     """
+    settings = options.configuration(paired_by=paired_by, group_by=group_by, null_repeats=null)
+    filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
+    options.check_inputs(a, b)
+    check_distinct((a, filter_a), (b, filter_b))
+
     from visdiff.cache import Cache
     from visdiff.cli.terminal import finish, print_table, warn
     from visdiff.comparison.backends import Backends
@@ -61,13 +68,11 @@ def rank(
     from visdiff.comparison.split import open_pair, split_pair
     from visdiff.config.backends import ManualConfig
 
-    settings = options.configuration(paired_by=paired_by, group_by=group_by, null_repeats=null)
     if isinstance(settings.proposer, ManualConfig):
         hypotheses = [*settings.proposer.hypotheses, *hypotheses]
     settings = with_hypotheses(settings, hypotheses)
-    filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
-    options.check_out()
     opened = open_pair(a, b, filter_a, filter_b, root=root, path_column=path_column)
+    warn_of_few(opened, settings)
     pair = split_pair(*opened, settings)
     costs = plan(pair, settings)
     if options.dry_run:

@@ -12,7 +12,7 @@ from visdiff.cli.options import Name, ReportOptions, assignments, with_options
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from visdiff.cache import Cache
     from visdiff.comparison.plan import ManyPlan
@@ -76,6 +76,7 @@ def imagenet_v2(
     from visdiff.recipes.imagenet_v2 import form
 
     _run(
+        (variant, original),
         lambda settings, _: form(
             variant,
             original,
@@ -124,6 +125,7 @@ def clip_vs_resnet(
     from visdiff.recipes.outcomes import plan_outcomes
 
     _run(
+        (images,),
         lambda settings, store: form(
             images,
             first,
@@ -176,6 +178,7 @@ def classifier_failures(
     from visdiff.recipes.outcomes import plan_outcomes
 
     _run(
+        (images,),
         lambda settings, store: form(
             images,
             classifier or CLASSIFIERS,
@@ -234,6 +237,7 @@ def generators(
         )
     names = dict(zip(("name_first", "name_second"), name or [], strict=False))
     _run(
+        (first, second),
         lambda settings, _: form(
             first,
             second,
@@ -267,6 +271,7 @@ def memorability(
     from visdiff.recipes.memorability import form
 
     _run(
+        (images,),
         lambda settings, _: form(
             images, score, low=low, high=high, by=slice_by, held_out=held_out, config=settings
         ),
@@ -284,6 +289,7 @@ def add_recipes(app: typer.Typer) -> None:
 
 
 def _run(
+    sources: "Sequence[str]",
     form: "Callable[[Config, Cache], RecipeSets]",
     options: ReportOptions,
     plan_unformed: "Callable[[Config], ManyPlan | None] | None" = None,
@@ -291,22 +297,26 @@ def _run(
     """Forms a recipe's sets, prints the plan, and compares the sets.
 
     Args:
+        sources: Paths of the sets.
         form: Forms the sets.
         options: Values of the options that all commands share.
         plan_unformed: Estimates the work if the sets cannot be formed without running a model; None
             if they can.
     """
+    config = options.configuration()
+    options.check_inputs(*sources)
+
     from visdiff.cache import Cache
     from visdiff.cli.many import is_complete
+    from visdiff.comparison.backends import Backends
+    from visdiff.comparison.readiness import check_weights
     from visdiff.recipes.run import plan_recipe, run
     from visdiff.report.many import summary
 
-    config = options.configuration()
     bound = plan_unformed(config) if plan_unformed is not None and options.dry_run else None
     if bound is not None:
         typer.echo(bound.to_json() if options.as_json else bound.sentence())
         return
-    options.check_out()
     with Cache(mode=options.cache) as store:
         formed = form(config, store)
         costs = plan_recipe(formed)
@@ -315,6 +325,7 @@ def _run(
             for note in formed.notes:
                 typer.echo(f"note: {note}", err=True)
             return
+        check_weights(Backends.of(formed.config, store), [s for pair in formed.pairs for s in pair])
         typer.echo(costs.sentence(), err=True)
         report = run(formed, store)
     if options.out is not None:
