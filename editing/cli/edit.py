@@ -11,7 +11,7 @@ import typer
 
 from editing.cli.checks import check_source
 from editing.cli.edit_files import apply, export, import_, load, save_and_print, show
-from editing.cli.fit import fit_edit, fit_options
+from editing.cli.fit import fit_edit, fit_options, warn_of_misspellings
 from editing.cli.options import Checkpoint, Guidance, MethodSettings, Model, OutEdit, Steps
 from editing.methods import check_name
 from editing.requests.toml import read_lines, read_requests, read_texts
@@ -174,8 +174,10 @@ def debias(
     control = Control(batch=min(10, images), most=images, rounds=max_rounds)
     most = images * len(requests) * (max_rounds + 1)
     typer.echo(f"at most {most} images of {len(requests)} concepts will be generated", err=True)
+    pipe = load(model)
+    warn_of_misspellings(pipe, requests)
     result = debias(
-        load(model),
+        pipe,
         [*requests, *_preserve_requests(preserve)],
         ZeroShotScorer(_load_encoder(clip or ("miniature" if model == "miniature" else None))),
         method=method,

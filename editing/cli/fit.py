@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from visdiff.cli.options import assignments
 from visdiff.files import load_toml
 from visdiff.progress import is_hidden
@@ -20,8 +22,21 @@ def fit_edit(pipe: Any, requests: "Sequence[Request]", method: str, **options: A
     """Fits an edit with `editing.fit`, with a progress bar if the method trains."""
     import editing
 
+    warn_of_misspellings(pipe, requests)
     with training_progress() as on_event:
         return editing.fit(pipe, requests, method, on_event=on_event, **options)
+
+
+def warn_of_misspellings(pipe: Any, requests: "Sequence[Request]") -> None:
+    """Prints a warning for each word of a concept that is probably spelt wrong."""
+    from editing.pipelines.spelling import misspellings
+
+    texts = [text for r in requests for text in (r.concept, r.target, *r.ratios)]
+    for word, near in misspellings(pipe, texts).items():
+        typer.echo(
+            f"warning: {word!r} is no word of the model's vocabulary; did you mean {near!r}?",
+            err=True,
+        )
 
 
 def fit_options(

@@ -325,7 +325,7 @@ def warn_of_few(sets: "Sequence[ImageSet]", settings: "Config") -> None:
         if len(images) < least:
             typer.echo(
                 f"warning: {images.name} has {len(images)} images; nothing is confirmed with fewer "
-                f"than {least} scored images a set (statistics.min_scored)",
+                f"than {least} scored images a set (--set statistics.min_scored=N)",
                 err=True,
             )
 

@@ -200,7 +200,7 @@ def verdict(
         if failed := [stage for stage in stages if stage.failed]:
             return f"{INCOMPLETE}: {failed[0].sentence}"
         if double_dipped:
-            return f"too few images to confirm anything; {NO_DIFFERENCE} that could be confirmed"
+            return "too few images to confirm anything"
         return NO_DIFFERENCE
     parts = []
     for direction, name in (("A", name_a), ("B", name_b)):
