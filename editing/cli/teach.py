@@ -105,7 +105,7 @@ class TeachOptions:
         typer.Option(
             metavar="TEXT",
             help="Prompt of a row of the grids; repeatable.",
-            show_default="the training prompt",
+            show_default="the subject, also in a place, and its class",
         ),
     ] = None
     sample_folder: Annotated[

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from visdiff.cli import many, recipes
+from visdiff.cli.checks import check_distinct, warn_of_few
 from visdiff.cli.groups import command_group, main_command
 from visdiff.cli.options import (
     BackendOptions,
@@ -20,8 +21,6 @@ from visdiff.cli.options import (
     Root,
     Where,
     assignments,
-    check_distinct,
-    warn_of_few,
     with_options,
 )
 

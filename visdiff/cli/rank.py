@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from visdiff.cli.checks import check_distinct, warn_of_few
 from visdiff.cli.options import (
     BackendOptions,
     GroupBy,
@@ -18,8 +19,6 @@ from visdiff.cli.options import (
     Root,
     Where,
     assignments,
-    check_distinct,
-    warn_of_few,
     with_options,
 )
 
