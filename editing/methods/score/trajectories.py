@@ -24,7 +24,6 @@ from editing.pipelines.weights import weight_hash
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
 
-
 logger = logging.getLogger(__name__)
 
 
