@@ -213,7 +213,9 @@ class SeveralConfig(_ProposerConfig):
     """
 
     backend: str = "ngrams,concepts"
-    members: dict[str, Any] = Field(default={}, description="Settings by proposer.")
+    members: dict[str, Any] = Field(
+        default={}, description="Settings of each proposer: proposer.members.NAME.SETTING."
+    )
 
     @model_validator(mode="before")
     @classmethod

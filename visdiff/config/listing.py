@@ -54,25 +54,25 @@ def _walk(model: type[BaseModel], path: str, backend: str) -> Iterator[Setting]:
 
 
 def _of_role(role: str, field: FieldInfo) -> Iterator[Setting]:
-    names = [name for name, table in MODELS[role].items() if _is_built_in(table)]
+    # Backends of other packages accept any setting.
+    fixed = {n: t for n, t in MODELS[role].items() if t.model_config.get("extra") != "allow"}
     default = getattr(field.default, "backend", None)
     yield Setting(
-        role, "", " | ".join(names), "none" if default is None else default, field.description or ""
+        role,
+        "",
+        " | ".join("NAME,NAME" if n == "several" else n for n in fixed),
+        "none" if default is None else default,
+        field.description or "",
     )
-    for name in names:
-        yield from _walk(MODELS[role][name], f"{role}.", name)
-
-
-def _is_built_in(table: type[BaseModel]) -> bool:
-    # Backends of other packages, and the table of several proposers, have no fixed name.
-    return get_origin(table.model_fields["backend"].annotation) is Literal
+    for name, table in fixed.items():
+        yield from _walk(table, f"{role}.", name)
 
 
 def _setting(name: str, field: FieldInfo, backend: str) -> Setting:
     default = field.default
     if default is PydanticUndefined:
         shown = ""
-    elif default is None or default == ():
+    elif default is None or default in ((), {}):
         shown = "none"
     else:
         shown = str(default).lower() if isinstance(default, bool) else str(default)
@@ -88,6 +88,8 @@ def _type_name(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         parts = [a for a in get_args(annotation) if a is not type(None)]
         return " | ".join(dict.fromkeys(map(_type_name, parts)))
+    if origin is dict:
+        return "table"
     if origin is tuple:
         return f"list of {_type_name(get_args(annotation)[0])}"
     names = {bool: "true | false", int: "integer", float: "number", str: "text"}
