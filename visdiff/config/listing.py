@@ -56,14 +56,9 @@ def _walk(model: type[BaseModel], path: str, backend: str) -> Iterator[Setting]:
 def _of_role(role: str, field: FieldInfo) -> Iterator[Setting]:
     # Backends of other packages accept any setting.
     fixed = {n: t for n, t in MODELS[role].items() if t.model_config.get("extra") != "allow"}
-    default = getattr(field.default, "backend", None)
-    yield Setting(
-        role,
-        "",
-        " | ".join("NAME,NAME" if n == "several" else n for n in fixed),
-        "none" if default is None else default,
-        field.description or "",
-    )
+    default = getattr(field.default, "backend", None) or "none"
+    names = " | ".join("NAME,NAME" if name == "several" else name for name in fixed)
+    yield Setting(role, "", names, default, field.description or "")
     for name, table in fixed.items():
         yield from _walk(table, f"{role}.", name)
 
