@@ -1,5 +1,6 @@
 """The command line's manners: help of every option, one meaning a name, quick answers."""
 
+import io
 import os
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from visdiff.cli.groups import MAIN
 from visdiff.config import Config
 from visdiff.config.listing import list_settings
 from visdiff.errors import InputError
+from visdiff.progress import is_hidden
 from visdiff.spelling import suggestion
 
 ROOT = Path(__file__).parents[1]
@@ -158,6 +160,15 @@ def test_all_settings_are_listed() -> None:
     assert "statistics.alpha: number, default 0.05" in listed
     with pytest.raises(InputError, match="choose from"):
         CliRunner().invoke(app, ["settings", "statistcs"], catch_exceptions=False)
+
+
+def test_bars_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert is_hidden()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert not is_hidden()
+    assert is_hidden(wanted=False)
 
 
 # Mistakes ---------------------------------------------------------------------------------------
