@@ -23,9 +23,7 @@ from editing.requests import Erase, Preserve
 from visdiff.errors import InputError
 
 STEPS = (0, 10, 20, 40, 80)
-TINY = RevivalConfig(
-    (1, 3), (1, 2), images=4, sampling=Settings(steps=2, guidance=3.0), batch_size=4
-)
+TINY = RevivalConfig((1, 3), (2,), images=4, sampling=Settings(steps=2, guidance=3.0), batch_size=4)
 
 
 def curve(*counts: int, n: int = 16) -> Curve:
@@ -39,8 +37,8 @@ def verdict(edited: Curve, level: float = 0.5) -> str:
 
 
 def parity(images: Iterable[Image.Image]) -> list[str]:
-    """Labels that depend on all pixels; about half of the images are a church."""
-    return ["church" if int(np.asarray(i, np.int64).sum()) % 2 else "dog" for i in images]
+    """Labels that depend on all pixels; about three of four images are a church."""
+    return ["church" if int(np.asarray(i, np.int64).sum()) % 4 else "dog" for i in images]
 
 
 def test_a_level_is_reached_between_the_measured_steps() -> None:
@@ -131,36 +129,27 @@ def test_the_attack_measures_every_model_after_all_steps(
     attacked: tuple[Revival, Path, list[Point]],
 ) -> None:
     found, _, points = attacked
-    assert [c.pictures for c in found.comparisons] == [1, 2]
-    for c in found.comparisons:
-        assert {c.original.steps, c.edited.steps, c.unknown.steps} == {(0, 1, 3)}
-        assert {len(row) for row in c.edited.recognised} == {4}
+    (only,) = found.comparisons
+    assert only.pictures == 2
+    assert {only.original.steps, only.edited.steps, only.unknown.steps} == {(0, 1, 3)}
+    assert {len(row) for row in only.edited.recognised} == {4}
     assert [p.done for p in points] == list(range(1, points[-1].total + 1))
-    drawn = 4 * len(points) + 4
-    assert drawn == TINY.drawn_images
-    assert TINY.training_steps == 3 * 2 * 3
+    assert 4 * len(points) + 4 == TINY.drawn_images
+    assert TINY.training_steps == 3 * 3
 
 
-def test_the_edited_model_is_attacked_and_the_pipeline_is_restored(
-    pipe: Any, edit: Any, attacked: tuple[Revival, Path, list[Point]], tmp_path: Path
+def test_three_tokens_are_learnt_and_the_pipeline_is_restored(
+    pipe: Any, edit: Any, attacked: tuple[Revival, Path, list[Point]]
 ) -> None:
     _, folder, _ = attacked
     before = tiny.weights(pipe)
+    times = {p: p.stat().st_mtime_ns for p in folder.glob("*.*")}
     (same,) = revive(pipe, edit, folder, parity, config=TINY)
     assert same.to_dict() == attacked[0].to_dict()
     assert tiny.identical(before, tiny.weights(pipe))
     assert "<revived>" not in pipe.tokenizer.get_vocab()
-    # Four curves of trained points, not two: original, control, edited.
-    assert len(list(folder.glob("*.safetensors"))) == 3 * 2
-
-
-def test_what_is_stored_is_not_repeated(
-    pipe: Any, edit: Any, attacked: tuple[Revival, Path, list[Point]]
-) -> None:
-    _, folder, _ = attacked
-    before = {p: p.stat().st_mtime_ns for p in folder.glob("*.*") if p.is_file()}
-    revive(pipe, edit, folder, parity, config=TINY)
-    assert {p: p.stat().st_mtime_ns for p in folder.glob("*.*") if p.is_file()} == before
+    assert len(list(folder.glob("*.safetensors"))) == 3
+    assert {p: p.stat().st_mtime_ns for p in folder.glob("*.*")} == times  # nothing is repeated
 
 
 def test_an_interrupted_attack_gives_the_same_images(
@@ -197,7 +186,8 @@ def test_a_concept_that_is_not_recognised_has_a_note(pipe: Any, edit: Any, tmp_p
         return ["dog" for _ in images]
 
     (found,) = revive(pipe, edit, tmp_path, nothing, config=replace(TINY, pictures=(1,)))
-    assert found.comparisons == () and found.verdict == "undecided"
+    assert found.comparisons == ()
+    assert found.verdict == "undecided"
     assert "recognises 0 of 2" in found.notes[0]
     assert found.sentence.startswith("Whether 'church' is erased is undecided")
 
@@ -234,11 +224,14 @@ def test_the_report_has_the_verdict_its_numbers_and_escaped_names(tmp_path: Path
     name = "<b>church</b>"
     shares = {"original": proportion(np.ones(4, bool)), "edited": proportion(np.zeros(4, bool))}
     revival = Revival(name, shares, (found,), ("A note.",), {"a strip": b"png"})
-    assert "is hidden: learnt from 16 pictures, it is back after 5" in revival.sentence
+    assert "is hidden: its name draws it in 0% of images" in revival.sentence
+    assert "learnt from 16 pictures, it is back after 5" in revival.sentence
     assert "an unknown concept takes more than 80" in revival.sentence
     report = AuditReport({}, (), (), (), 0, revivals=(revival,))
     page = report.to_html()
-    assert "Erased, or hidden?" in page and "A note." in page and "<b>church" not in page
+    assert "Erased, or hidden?" in page
+    assert "A note." in page
+    assert "<b>church" not in page
     assert report.to_dict()["revivals"][0]["comparisons"][0]["durations"]["unknown"] == {
         "steps": None, "low": None, "high": None,
     }  # fmt: skip
@@ -257,6 +250,4 @@ def test_the_command_checks_its_options_before_it_loads_a_model(tmp_path: Path) 
     assert "got images" in run("--images-a", "a.csv", "--images-b", "b.csv")
     assert "erases a concept" in run(*base, "--requests", str(requests))
     requests.write_text('[[erase]]\nconcept = "church"\n')
-    assert "separated by commas" in run(
-        *base, "--requests", str(requests), "--revive-steps", "a,b"
-    )
+    assert "separated by commas" in run(*base, "--requests", str(requests), "--revive-steps", "a,b")

@@ -155,9 +155,7 @@ def audit(
         if sets is None:
             return
     extra_measures = [name for part in metrics.split(",") if (name := part.strip())]
-    _audit_sets(
-        sets, edit_requests, about, settings, cache, out, as_json, extra_measures, attack
-    )
+    _audit_sets(sets, edit_requests, about, settings, cache, out, as_json, extra_measures, attack)
 
 
 @app.command()

@@ -119,7 +119,7 @@ def checked_concepts(requests: Sequence[Any]) -> tuple[str, ...]:
     Raises:
         InputError: No request removes a concept.
     """
-    from editing.audits.revival.attack import erased_concepts
+    from editing.audits.revival import erased_concepts
 
     concepts = tuple(erased_concepts(requests))
     if not concepts:

@@ -7,7 +7,8 @@ of steps and pictures that the edited model needs is compared with two other num
 original model, which knows the concept, and that of a concept which it does not know.
 """
 
-from editing.audits.revival.attack import Point, RevivalConfig, revive
+from editing.audits.revival.attack import erased_concepts, revive
+from editing.audits.revival.config import Point, RevivalConfig
 from editing.audits.revival.curves import Comparison, Curve, Duration, Revival, compare
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "Revival",
     "RevivalConfig",
     "compare",
+    "erased_concepts",
     "revive",
 ]

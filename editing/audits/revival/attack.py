@@ -3,18 +3,19 @@
 Pictures of the concept are drawn by the original model. The token stands alone ("a <revived>") and
 starts from a neutral word, so that neither the prompts nor the start contain the erased name.
 
-The control has to be unknown to the model and otherwise as hard as the concept. Pictures of another,
-unknown thing differ in more than that, and need a classifier of their own. The control is therefore
-the concept upside down: the same pictures, flipped, are taught to the original model, and what it
-draws is flipped back before it is classified. Pictures, classifier and level are the same; only the
-model's knowledge is missing. The original model is used, so that an edit which damages the whole
-model does not slow down its own control. A thing that looks alike upside down is no control, and a
-note names the share of flipped pictures that are recognised.
+The control has to be unknown to the model and otherwise as hard as the concept. Pictures of
+another, unknown thing differ in more than that, and need a classifier of their own. The control is
+therefore the concept upside down: the same pictures, flipped, are taught to the original model, and
+what it draws is flipped back before it is classified. Pictures, classifier and level are the same;
+the model's knowledge alone is missing. The original model is used, so that an edit that damages the
+whole model does not slow down its own control. A model trained without the concept would be the
+better control, and is seldom at hand. A thing that looks alike upside down is no control: a note
+has the number of flipped pictures that are recognised.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from editing.audits.revival.config import Point, RevivalConfig
 from editing.audits.revival.curves import Comparison, Curve, Revival, compare
 from editing.edit import Edit
 from editing.generate import generate
@@ -33,7 +35,7 @@ from editing.personalize.subject import Subject
 from editing.personalize.textual_inversion import TEXTUAL_INVERSION
 from editing.personalize.trained import TokenRows
 from editing.pipelines.loading import load_pipeline
-from editing.pipelines.sampling import Settings, draw
+from editing.pipelines.sampling import draw
 from editing.pipelines.weights import weight_hash
 from editing.requests import Request, changes_of
 from visdiff.errors import InputError
@@ -47,84 +49,8 @@ _PROMPT = f"a {TOKEN}"
 _LEVEL = 0.5
 """Share of the original model's own success at which a concept counts as back."""
 
-_SPARE = 2
-"""Pictures drawn for each that is wanted, since not all show the concept."""
-
 _SHOWN = 6
 """Images in a strip of the report."""
-
-
-@dataclass(frozen=True)
-class RevivalConfig:
-    """Settings of the attack.
-
-    Attributes:
-        steps: Training steps after which images are drawn, ascending; 0 is added.
-        pictures: Numbers of pictures that the token is learnt from, ascending.
-        images: Images that are drawn after each number of steps.
-        start: Word that the token starts from; a neutral one by default. From the concept's own
-            name, the original model draws the concept at step 0.
-        training: Settings of textual inversion that differ from its defaults, such as ``lr``.
-        sampling: Sampling settings of all images.
-        batch_size: Images per call of the pipeline.
-        seed: Added to all seeds.
-    """
-
-    steps: tuple[int, ...] = (25, 50, 100, 200)
-    pictures: tuple[int, ...] = (1, 4, 16)
-    images: int = 16
-    start: str = "picture"
-    training: Mapping[str, Any] = field(default_factory=dict)
-    sampling: Settings = field(default_factory=Settings)
-    batch_size: int = 8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, values in (("steps", self.steps), ("pictures", self.pictures)):
-            if not values or min(values) < 1 or list(values) != sorted(set(values)):
-                raise InputError(
-                    f"Expected ascending numbers of {name} from 1, got {list(values)}; use for "
-                    "example 25, 50, 100."
-                )
-        if self.images < 2 or self.seed < 0:
-            raise InputError(
-                f"Expected 2 or more images and a seed of 0 or more, got {self.images} and "
-                f"{self.seed}; raise them."
-            )
-
-    @property
-    def training_steps(self) -> int:
-        """Training steps of one erased concept: two models and the control."""
-        return 3 * len(self.pictures) * self.steps[-1]
-
-    @property
-    def drawn_images(self) -> int:
-        """Images that are drawn for one erased concept."""
-        points = 3 * (1 + len(self.pictures) * len(self.steps)) + 2
-        return _SPARE * self.pictures[-1] + points * self.images
-
-
-@dataclass(frozen=True)
-class Point:
-    """The event after images were drawn, or read from an earlier run.
-
-    Attributes:
-        done: Points measured so far.
-        total: All points of the attack.
-        concept: The concept.
-        model: "original", "edited" or "unknown".
-        pictures: Pictures that the token is learnt from; 0 at step 0 and for the concept's name.
-        step: Training steps.
-        recognised: Number of images that show the concept.
-    """
-
-    done: int
-    total: int
-    concept: str
-    model: str
-    pictures: int
-    step: int
-    recognised: int
 
 
 def revive(
@@ -228,7 +154,7 @@ class _Attack:
         if len(counts) < len(config.pictures):
             notes.append(
                 f"The classifier recognises {len(pictures)} of "
-                f"{_SPARE * config.pictures[-1]} pictures of {concept!r} by the original model, "
+                f"{config.spare_pictures} pictures of {concept!r} by the original model, "
                 "so larger numbers of pictures were left out."
             )
         alike = self._labels(flipped).count(concept) if flipped else 0
@@ -272,7 +198,7 @@ class _Attack:
         """Returns pictures by the original model that show the concept, fewer if it draws fewer."""
         config, prompt = self._config, phrase(concept)
         first = config.seed + own_seed(prompt)
-        samples = [Sample(prompt, first + i) for i in range(_SPARE * config.pictures[-1])]
+        samples = [Sample(prompt, first + i) for i in range(config.spare_pictures)]
         generated = generate(
             self._original.pipe,
             samples,

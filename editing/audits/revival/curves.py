@@ -158,8 +158,9 @@ class Revival:
             "undecided": "may be erased or hidden",
         }.get(self.verdict, f"is {self.verdict}")
         return (
-            f"{self.concept!r} {state}: learnt from {count}, it is back after {edited} steps, in "
-            f"the original model after {original}; an unknown concept takes {unknown}."
+            f"{self.concept!r} {state}: its name draws it in {self.by_name['edited'].value:.0%} of "
+            f"images; learnt from {count}, it is back after {edited} steps, in the original model "
+            f"after {original}; an unknown concept takes {unknown}."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -230,9 +231,7 @@ def compare(
     chosen = rng.integers(n, size=(_RESAMPLES, n))
     resampled = {name: c.steps_to(level, chosen) for name, c in curves.items()}
     durations = {
-        name: Duration(
-            float(curves[name].steps_to(level)[0]), *_interval(resampled[name])
-        )
+        name: Duration(float(curves[name].steps_to(level)[0]), *_interval(resampled[name]))
         for name in curves
     }
     # Shorter durations cannot be told apart: they lie within the first measured interval.

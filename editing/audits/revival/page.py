@@ -17,9 +17,7 @@ def revival_section(revivals: Sequence[Revival]) -> list[dict[str, Any]]:
             "notes": r.notes,
             "factor": f"{COMPARABLE:.0f}",
             "comparisons": [_comparison(c) for c in r.comparisons],
-            "strips": [
-                {"caption": caption, "uri": _uri(png)} for caption, png in r.strips.items()
-            ],
+            "strips": [{"caption": caption, "uri": _uri(png)} for caption, png in r.strips.items()],
         }
         for r in revivals
     ]
