@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from editing.audits.revival.config import Point, RevivalConfig
-from editing.audits.revival.curves import Comparison, Curve, Revival, compare
+from editing.audits.revival.curves import Comparison, Curve, Revival, compare, count_text
 from editing.edit import Edit
 from editing.generate import generate
 from editing.generate.phrases import own_seed, phrase
@@ -188,10 +188,9 @@ class _Attack:
             comparisons.append(
                 compare(count, **{n: c for n, (c, _) in curves.items()}, level=level, rng=rng)
             )
-            for model in ("edited", "unknown"):
-                label = "edited model" if model == "edited" else "control, original model"
-                caption = f"{label}, {count} pictures, {config.steps[-1]} steps"
-                strips[caption] = _png(curves[model][1][:_SHOWN])
+            learnt = f"{count_text(count, 'picture')}, {config.steps[-1]} steps"
+            for model, label in (("edited", "edited model"), ("unknown", "unknown concept")):
+                strips[f"{label}, learnt from {learnt}"] = _png(curves[model][1][:_SHOWN])
         return Revival(concept, by_name, tuple(comparisons), tuple(notes), strips)
 
     def _pictures(self, concept: str) -> list[Image.Image]:

@@ -152,7 +152,7 @@ class Revival:
         edited, original, unknown = (
             steps_text(best.durations[name], last) for name in ("edited", "original", "unknown")
         )
-        count = "1 picture" if best.pictures == 1 else f"{best.pictures} pictures"
+        count = count_text(best.pictures, "picture")
         state = {
             "between": "is neither erased nor merely hidden",
             "undecided": "may be erased or hidden",
@@ -245,6 +245,11 @@ def compare(
         (False, False): "undecided",
     }[bool(slower), bool(faster)]
     return Comparison(pictures, original, edited, unknown, durations, verdict)
+
+
+def count_text(count: int, noun: str) -> str:
+    """Returns a number with its noun: "1 picture", "4 pictures"."""
+    return f"{count} {noun}" + "s" * (count != 1)
 
 
 def steps_text(duration: Duration, last: int) -> str:

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-from editing.audits.revival.curves import COMPARABLE, Comparison, Revival, steps_text
+from editing.audits.revival.curves import COMPARABLE, Comparison, Revival, count_text, steps_text
 
 
 def revival_section(revivals: Sequence[Revival]) -> list[dict[str, Any]]:
@@ -30,9 +30,8 @@ def _comparison(c: Comparison) -> dict[str, Any]:
         "original": "original model",
         "unknown": "unknown concept, original model",
     }
-    count = "1 picture" if c.pictures == 1 else f"{c.pictures} pictures"
     return {
-        "pictures": count,
+        "pictures": count_text(c.pictures, "picture"),
         "verdict": c.verdict,
         "steps": c.edited.steps,
         "images": len(c.edited.recognised[0]),
