@@ -124,6 +124,11 @@ def _duration(values: Mapping[str, float | None], last: int) -> str:
     return f"{number(values['steps'])} ({number(values['low'])}–{number(values['high'])})"
 
 
+def _without_sentence(row: Mapping[str, Any]) -> dict[str, Any]:
+    # The table has its numbers.
+    return {name: value for name, value in row.items() if name != "sentence"}
+
+
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
@@ -156,7 +161,7 @@ def main() -> None:
     }
     cells = {f"{m}: {c}": (m, c) for c in concepts for m in methods}
     measure_missing(args.work, about, list(cells), lambda name: bench.row(*cells[name]))
-    rows = read_results(args.work, about)
+    rows = [_without_sentence(row) for row in read_results(args.work, about)]
     order = list(METHODS)
     rows.sort(key=lambda row: (CLASSES.index(row["concept"]), order.index(row["method"])))
     sys.stdout.write(table(rows) + "\n")
