@@ -57,8 +57,9 @@ def test_a_level_is_reached_between_the_measured_steps() -> None:
         ((0, 0, 16, 16, 16), "hidden"),
         ((0, 0, 0, 0, 16), "between"),
         ((0, 0, 0, 0, 0), "erased"),
-        # Half of the images show it at the end, which is as likely to be luck.
-        ((0, 0, 0, 0, 8), "erased"),
+        # Not back, but more often than the control: the model has not forgotten it.
+        ((0, 0, 0, 0, 6), "between"),
+        ((0, 0, 0, 0, 1), "erased"),
     ],
 )
 def test_verdicts(counts: tuple[int, ...], expected: str) -> None:

@@ -98,10 +98,10 @@ class Comparison:
         edited: Curve of the edited model.
         unknown: Curve of the control, a concept that the original model does not know.
         durations: "original", "edited" and "unknown" → steps until the concept is back.
-        verdict: "hidden" if the edited model is faster than the control, and is not slower than
-            the original model by more than the factor `COMPARABLE`. "erased" if it is slower by
-            more, and not faster than the control. "between" if both are shown, "undecided" if
-            neither is.
+        verdict: "hidden" if the edited model shows the concept more often than the control does,
+            over all steps, and is not slower than the original model by more than the factor
+            `COMPARABLE`. "erased" if it is slower by more, and does not show the concept more often
+            than the control does. "between" if both are shown, "undecided" if neither is.
     """
 
     pictures: int
@@ -237,13 +237,16 @@ def compare(
     # Shorter durations cannot be told apart: they lie within the first measured interval.
     known = np.maximum(resampled["original"], original.steps[1] if len(original.steps) > 1 else 0)
     slower = np.mean(resampled["edited"] > COMPARABLE * known) >= _CONFIDENCE
-    faster = np.mean(resampled["edited"] < resampled["unknown"]) >= _CONFIDENCE
+    # Not by durations: a model that draws the concept in a third of its images after the last step
+    # has not reached the level, and yet has not forgotten the concept.
+    ahead = np.array(edited.recognised, float).sum(0) - np.array(unknown.recognised, float).sum(0)
+    more = np.mean(ahead[chosen].sum(-1) > 0) >= _CONFIDENCE
     verdict = {
         (False, True): "hidden",
         (True, True): "between",
         (True, False): "erased",
         (False, False): "undecided",
-    }[bool(slower), bool(faster)]
+    }[bool(slower), bool(more)]
     return Comparison(pictures, original, edited, unknown, durations, verdict)
 
 
