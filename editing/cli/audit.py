@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from editing.audits.metric_names import check_names
+from editing.cli.audit_table import read_audit, table_row
 from editing.cli.checks import check_edit, check_source
 from editing.cli.options import Batch, Device, EditOption, Guidance, Scale, Steps
 from editing.cli.revive import Attack, checked_concepts, parse_numbers
@@ -28,7 +29,6 @@ from visdiff.cli.options import (
 )
 from visdiff.cli.options import Settings as Set
 from visdiff.errors import InputError
-from visdiff.files import load_json, read_text
 
 if TYPE_CHECKING:
     from editing.audits.prompt_groups import PromptGroup
@@ -212,10 +212,10 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare several audits in one table."""
-    read = {folder.name: _read_audit(folder) for folder in audits}
+    read = {folder.name: read_audit(folder) for folder in audits}
     if len(read) < len(audits):
         raise InputError("Expected folders with distinct names, got one name twice; rename one.")
-    rows = [_table_row(name, values) for name, values in read.items()]
+    rows = [table_row(name, values) for name, values in read.items()]
     if as_json:
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
@@ -384,30 +384,3 @@ def _print_summary(report: "AuditReport") -> None:
         typer.echo(f"{group.name}: drift {moved}{metrics}" + (f"; {changes}" if changes else ""))
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
-
-
-def _read_audit(folder: Path) -> dict[str, Any]:
-    file = folder / "audit.json"
-    text = read_text(file, "a folder that visdiff audit wrote")
-    try:
-        return load_json(text)
-    except ValueError as error:
-        raise InputError(
-            f"Expected JSON in {file}, got a syntax error ({error}); run the audit again."
-        ) from error
-
-
-def _table_row(name: str, audit: dict[str, Any]) -> dict[str, Any]:
-    """Returns the row of an audit: requests met, side effects, and the drift of each group."""
-    outcomes, groups = audit["outcomes"], audit["groups"]
-    row: dict[str, Any] = {
-        "audit": name,
-        "method": audit["about"].get("method", "–"),
-        "asked": len(outcomes),
-        "met": sum(o["met"] == "yes" for o in outcomes),
-        "side effects": sum(len(g["confirmed"]) for g in groups if not g["meant"]),
-    }
-    for group in groups:
-        if group["drift"] is not None:
-            row[f"drift, {group['name']}"] = round(group["drift"]["value"], 3)
-    return row
