@@ -84,6 +84,24 @@ def audit(
             "q16:FILE (learned prompts, .npy), fid, kid."
         ),
     ] = "",
+    references: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Real images of a subject that the edit teaches; once for each subject.",
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(help="Folder of edits kept while training, NAME-000200.safetensors."),
+    ] = None,
+    segment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Measure the leak of attention with masks by clipseg, or a hub id or folder.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
 ) -> None:
     """Generate images of targets and unrelated prompts, and report what changed.
@@ -105,6 +123,7 @@ def audit(
                 "both and leave out --base, --edit and --edited."
             )
         sets = _open_sets(images_a, images_b, root, path_column)
+        taught = _known_references(edit_requests, references)
     else:
         if base is None or (edit is None) == (edited is None):
             raise InputError(
@@ -120,8 +139,12 @@ def audit(
         )  # fmt: skip
         if sets is None:
             return
+        taught = _prepare_subjects(
+            base, edit, edit_requests, references, checkpoints, segment, scale, sampling, batch,
+            device, out / "images",
+        )  # fmt: skip
     extra_measures = [name for part in metrics.split(",") if (name := part.strip())]
-    _audit_sets(sets, edit_requests, about, settings, cache, out, as_json, extra_measures)
+    _audit_sets(sets, edit_requests, about, settings, cache, out, as_json, extra_measures, taught)
 
 
 @app.command()
@@ -233,6 +256,47 @@ def _generate_sets(
     return generated[0].images(ORIGINAL), generated[-1].images(EDITED)
 
 
+def _known_references(requests: Any, references: list[str] | None) -> dict[str, Any]:
+    """Returns what is known of taught subjects when there is no model to draw with."""
+    from editing.audits.personalized.taught import Taught, open_references
+
+    opened = open_references(requests, references or [])
+    return {concept: Taught(subject) for concept, subject in opened.items()}
+
+
+def _prepare_subjects(
+    base: str,
+    edit: Path | None,
+    requests: Any,
+    references: list[str] | None,
+    checkpoints: Path | None,
+    segment: str | None,
+    scale: float,
+    settings: Any,
+    batch: int,
+    device: str,
+    folder: Path,
+) -> dict[str, Any]:
+    """Draws what the audit of taught subjects needs besides the images of its prompts."""
+    if edit is None or not any(r.noun for r in requests):
+        return _known_references(requests, references)
+    from dataclasses import replace
+
+    from editing.audits.personalized.taught import prepare
+    from editing.cli.edit_files import open_any
+    from editing.cli.generate import generation_progress, load_on_device
+    from editing.metrics.masks import ClipSegmenter
+
+    pipe = load_on_device(device, base)
+    model = "CIDAS/clipseg-rd64-refined" if segment == "clipseg" else segment
+    with generation_progress() as on_batch:
+        return prepare(
+            pipe, replace(open_any(edit, pipe), requests=requests), folder,
+            references=references or [], checkpoints=checkpoints, segmenter=None if model is None else ClipSegmenter(model),
+            base=base, scale=scale, settings=settings, batch_size=batch, on_batch=on_batch,
+        )  # fmt: skip
+
+
 def _read_groups(file: Path) -> "list[PromptGroup]":
     from editing.audits.prompt_groups import PromptGroup
     from editing.generate.prompts import read_prompts
@@ -253,14 +317,16 @@ def _audit_sets(
     out: Path,
     as_json: bool,
     metrics: list[str],
+    taught: Any,
 ) -> None:
     from editing.audits.audit import audit_sets
     from visdiff.cache import Cache
 
     with Cache(mode=cache) as store:
         report = audit_sets(
-            *sets, requests=requests, about=about, config=config, cache=store, metrics=metrics
-        )
+            *sets, requests=requests, about=about, config=config, cache=store, metrics=metrics,
+            taught=taught,
+        )  # fmt: skip
     report.save(out)
     print_audit(report, out, as_json)
 
@@ -293,6 +359,13 @@ def _print_summary(report: "AuditReport") -> None:
         )
         metrics = "".join(f", {name} {value:.3g}" for name, value in group.metrics.items())
         typer.echo(f"{group.name}: drift {moved}{metrics}" + (f"; {changes}" if changes else ""))
+    for subject in report.subjects:
+        for fault in subject.confirmed:
+            typer.echo(f"{fault.sentence} (size {fault.size:.0%}, q {fault.q_value:.2g})")
+        if subject.recommended is not None:
+            typer.echo(f"recommended step: {subject.recommended}")
+        for part, reason in subject.missing.items():
+            typer.echo(f"not measured: {part}: {reason}", err=True)
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
 

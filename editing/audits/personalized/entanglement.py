@@ -1,0 +1,117 @@
+"""Entanglement: what the references have in common, drawn again where no prompt asks for it.
+
+For each thing that more than half of the references' captions state, the share of the subject's
+images that show it is compared with the share in the untaught model's images of the class noun,
+from the same noise. Prompts that ask for something of its kind are left out. A style is the
+exception: the rendering of a subject is part of it, so its style counts as entangled only where a
+prompt asks for another one.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from editing.audits.personalized.attributes import KINDS, Attribute, Kind, attributes, common
+from editing.audits.personalized.findings import Candidate, paired_p
+from visdiff.errors import InputError
+
+_SENTENCES: Mapping[Kind, str] = {
+    "background": "Background: {after} images of the subject are {thing} although the prompt names "
+    "no place; untaught {noun}: {before}",
+    "nearby object": "Nearby object: {after} images of the subject show {thing} next to it although "
+    "the prompt names nothing else; untaught {noun}: {before}",
+    "worn object": "Worn object: {after} images of the subject show it with {thing} although the "
+    "prompt names nothing worn; untaught {noun}: {before}",
+    "style": "Style: {after} images of the subject are in {thing} although the prompt names "
+    "another style; untaught {noun}: {before}",
+    "pose": "Pose: {after} images of the subject show it {thing} although the prompt names no pose; "
+    "untaught {noun}: {before}",
+}
+
+
+def entanglement(
+    references: Sequence[str | None],
+    taught: Sequence[str | None],
+    untaught: Sequence[str | None],
+    prompts: Sequence[str],
+    noun: str,
+    rng: np.random.Generator,
+) -> tuple[list[Candidate], dict[str, str]]:
+    """Compares what captions state of the subject's images and of the class noun's.
+
+    Args:
+        references: Captions of the references; None where captioning failed.
+        taught: m captions of the subject's images by the taught model.
+        untaught: m captions of the class noun's images by the untaught model, from the same noise.
+        prompts: m prompts of both, without the identifier.
+        noun: The class noun.
+        rng: Generator of the tests.
+
+    Returns:
+        A candidate for each thing that the references share, and kind → why it was not tested.
+
+    Raises:
+        InputError: No reference has a caption.
+    """
+    known = [text for text in references if text]
+    if not known:
+        raise InputError("Expected captions of the references, got none; choose another captioner.")
+    missing: dict[str, str] = {}
+    candidates: list[Candidate] = []
+    shared = common(known, noun)
+    for kind in KINDS:
+        own = [a for a in shared if a.kind == kind]
+        if not own:
+            missing[kind] = "the captions of the references have none in common"
+        for attribute in own:
+            tested = _compare(attribute, taught, untaught, prompts, noun, rng)
+            if isinstance(tested, str):
+                missing[kind] = tested
+            else:
+                candidates.append(tested)
+    return candidates, {k: r for k, r in missing.items() if k not in {c.kind for c in candidates}}
+
+
+def _compare(
+    attribute: Attribute,
+    taught: Sequence[str | None],
+    untaught: Sequence[str | None],
+    prompts: Sequence[str],
+    noun: str,
+    rng: np.random.Generator,
+) -> Candidate | str:
+    """Returns the candidate, or why no image could be compared."""
+    pairs = [
+        (_states(a, attribute, noun), _states(b, attribute, noun))
+        for a, b, prompt in zip(taught, untaught, prompts, strict=True)
+        if a and b and _leaves_open(prompt, attribute, noun)
+    ]
+    if not pairs:
+        other = "asks for another style" if attribute.kind == "style" else "leaves it open"
+        return f"no prompt {other}, or the images have no captions ({attribute.text!r})"
+    after, before = np.array(pairs, dtype=bool).T
+    n = len(pairs)
+    sentence = _SENTENCES[attribute.kind].format(
+        thing=attribute.text,
+        after=f"{after.sum()} of {n}",
+        before=f"{before.sum()} of {n}",
+        noun=noun,
+    )
+    size = float(after.mean() - before.mean())
+    return Candidate(
+        attribute.kind, sentence, size, paired_p(after, before, rng), attribute.text
+    )
+
+
+def _states(caption: str, attribute: Attribute, noun: str) -> bool:
+    return any(
+        a.kind == attribute.kind and a.key == attribute.key for a in attributes(caption, noun)
+    )
+
+
+def _leaves_open(prompt: str, attribute: Attribute, noun: str) -> bool:
+    """Returns whether a prompt is one of those in which the attribute is not asked for."""
+    asked = [a.key for a in attributes(prompt, noun) if a.kind == attribute.kind]
+    if attribute.kind == "style":
+        return bool(asked) and attribute.key not in asked
+    return not asked
