@@ -12,6 +12,7 @@ from typing import Any
 
 from editing.generate.phrases import own_seed, phrase, strip_determiner
 from editing.generate.prompts import Sample
+from editing.personalize.pictured import names_subject, without_identifier
 from editing.pipelines.text import neighbours
 from editing.requests import Request, changes_of, normal, preserved_of
 from visdiff.imageset import ImageSet
@@ -145,19 +146,12 @@ def prompt_groups(
     near_words = [w for w in words if strip_determiner(w) not in named]
     taken = named | {strip_determiner(w) for w in near_words}
     groups = [
-        replace(
-            PromptGroup.of(
-                TARGETS,
-                [
-                    *((c.concept, phrase(c.concept)) for c in others),
-                    *((c.concept, w.replace("{}", c.wording)) for c in taught for w in CONTEXTS),
-                ],
-            ),
-            seeds_of={
-                w.replace("{}", c.wording): w.replace("{}", phrase(c.noun))
-                for c in taught
-                for w in CONTEXTS
-            },
+        PromptGroup.of(
+            TARGETS,
+            [
+                *((c.concept, phrase(c.concept)) for c in others),
+                *((c.concept, w.replace("{}", c.wording)) for c in taught for w in CONTEXTS),
+            ],
         ),
         PromptGroup.of(
             PARAPHRASES,
@@ -183,7 +177,28 @@ def prompt_groups(
         ),
         PromptGroup(EMPTY, ("",), ("",)),
     ]
-    return [group for group in groups if group.prompts]
+    return share_noise([group for group in groups if group.prompts], requests)
+
+
+def share_noise(groups: Sequence[PromptGroup], requests: Sequence[Request]) -> list[PromptGroup]:
+    """Returns the groups with the seeds of "a dog" for "a olis dog", so that they can be compared.
+
+    Args:
+        groups: The prompts.
+        requests: The requests of the edit; those without an identifier change nothing.
+    """
+    return [
+        replace(
+            group,
+            seeds_of={
+                prompt: without_identifier(prompt, r.identifier, [r.noun])
+                for prompt in group.prompts
+                for r in requests
+                if r.identifier and names_subject(prompt, r.identifier)
+            },
+        )
+        for group in groups
+    ]
 
 
 def samples_of(groups: Sequence[PromptGroup], images: int, seed: int = 0) -> list[Sample]:

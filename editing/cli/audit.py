@@ -220,14 +220,14 @@ def _generate_sets(
     dry_run: bool,
 ) -> tuple[Any, Any] | None:
     """Generates the missing images and returns both sets; None after a dry run."""
-    from editing.audits.prompt_groups import prompt_groups, samples_of
+    from editing.audits.prompt_groups import prompt_groups, samples_of, share_noise
     from editing.cli.edit_files import open_any
     from editing.cli.generate import describe_plan, load_on_device, run_with_progress
     from editing.generate import EDITED, ORIGINAL, Run, Variant
 
     pipe = load_on_device(device, base)
     if prompts is not None:
-        groups = _read_groups(prompts)
+        groups = share_noise(_read_groups(prompts), requests)
     else:
         groups = prompt_groups(pipe, requests, near=near or ())
     samples = samples_of(groups, images)
@@ -292,7 +292,8 @@ def _prepare_subjects(
     with generation_progress() as on_batch:
         return prepare(
             pipe, replace(open_any(edit, pipe), requests=requests), folder,
-            references=references or [], checkpoints=checkpoints, segmenter=None if model is None else ClipSegmenter(model),
+            references=references or [], checkpoints=checkpoints,
+            segmenter=None if model is None else ClipSegmenter(model),
             base=base, scale=scale, settings=settings, batch_size=batch, on_batch=on_batch,
         )  # fmt: skip
 
@@ -364,8 +365,8 @@ def _print_summary(report: "AuditReport") -> None:
             typer.echo(f"{fault.sentence} (size {fault.size:.0%}, q {fault.q_value:.2g})")
         if subject.recommended is not None:
             typer.echo(f"recommended step: {subject.recommended}")
-        for part, reason in subject.missing.items():
-            typer.echo(f"not measured: {part}: {reason}", err=True)
+        for reason, parts in subject.reasons.items():
+            typer.echo(f"not measured: {', '.join(parts)}: {reason}", err=True)
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
 

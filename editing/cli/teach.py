@@ -280,9 +280,7 @@ def _read_config(path: Path | None) -> dict[str, Any]:
                          ) from error  # fmt: skip
 
 
-def _echo(
-    edit: "Edit", out: Path, model: str, source: str | None, options: TeachOptions
-) -> None:
+def _echo(edit: "Edit", out: Path, model: str, source: str | None, options: TeachOptions) -> None:
     if options.as_json:
         typer.echo(json.dumps(edit.to_dict(), indent=2))
         return

@@ -15,8 +15,8 @@ class Keeping:
     """Which steps are kept, and where.
 
     Attributes:
-        out: File of the finished edit, ``NAME.safetensors``; step 200 is ``NAME-000200.safetensors``
-            next to it. One of DreamBooth is as large as the denoiser.
+        out: File of the finished edit, ``NAME.safetensors``. Step 200 is in
+            ``NAME-000200.safetensors`` next to it. One of DreamBooth is as large as the denoiser.
         every: Steps between kept edits; the last step is kept as well.
     """
 

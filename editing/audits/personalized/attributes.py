@@ -95,6 +95,10 @@ def attributes(caption: str, noun: str) -> tuple[Attribute, ...]:
         found.append(Attribute("style", name, f"{name} style"))
     text = _STYLE.sub(",", text)
     pieces = list(_SPLIT.finditer(text))
+    subject = (text[: pieces[0].start()] if pieces else text).split()
+    # A model may name what is worn in place of the wearer: "a hat on the grass".
+    if subject and subject[-1] in _WEARABLE and subject[-1] != noun.casefold().split()[-1]:
+        found.append(Attribute("worn object", subject[-1], subject[-1]))
     ends = [p.start() for p in pieces[1:]] + [len(text)] * bool(pieces)
     for piece, end in zip(pieces, ends, strict=True):
         word, phrase = piece["word"], text[piece.start() : end].strip()
@@ -107,7 +111,9 @@ def attributes(caption: str, noun: str) -> tuple[Attribute, ...]:
 
 
 def common(captions: Sequence[str], noun: str) -> list[Attribute]:
-    """Returns the attributes that more than half of the captions state, most frequent first.
+    """Returns the attributes that half of the captions or more state, most frequent first.
+
+    Of two captions or more, two have to state it.
 
     Args:
         captions: Captions of the references of one subject.
@@ -121,7 +127,8 @@ def common(captions: Sequence[str], noun: str) -> list[Attribute]:
         for attribute in attributes(caption, noun):
             counter = texts.setdefault((attribute.kind, attribute.key), Counter())
             counter[attribute.text] += 1
-    frequent = {k: c for k, c in texts.items() if c.total() > len(captions) / 2}
+    least = max(len(captions) / 2, min(2, len(captions)))
+    frequent = {k: c for k, c in texts.items() if c.total() >= least}
     order = sorted(frequent, key=lambda k: -frequent[k].total())
     return [Attribute(kind, key, frequent[kind, key].most_common(1)[0][0]) for kind, key in order]
 

@@ -1,10 +1,11 @@
 """Entanglement: what the references have in common, drawn again where no prompt asks for it.
 
-For each thing that more than half of the references' captions state, the share of the subject's
+For each thing that at least half of the references' captions state, the share of the subject's
 images that show it is compared with the share in the untaught model's images of the class noun,
 from the same noise. Prompts that ask for something of its kind are left out. A style is the
-exception: the rendering of a subject is part of it, so its style counts as entangled only where a
-prompt asks for another one.
+exception. Prompts that ask for another style count, since a style should give way. If the untaught
+model often draws the class in that style by itself, they alone count: that rendering may be the
+subject's own (a drawn character), and shows a fault only where it does not give way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,17 +17,20 @@ from editing.audits.personalized.findings import Candidate, paired_p
 from visdiff.errors import InputError
 
 _SENTENCES: Mapping[Kind, str] = {
-    "background": "Background: {after} images of the subject are {thing} although the prompt names "
-    "no place; untaught {noun}: {before}",
-    "nearby object": "Nearby object: {after} images of the subject show {thing} next to it although "
-    "the prompt names nothing else; untaught {noun}: {before}",
+    "background": "Background: {after} images of the subject are {thing} although the prompt "
+    "names no place; untaught {noun}: {before}",
+    "nearby object": "Nearby object: {after} images of the subject show {thing} next to it "
+    "although the prompt names nothing else; untaught {noun}: {before}",
     "worn object": "Worn object: {after} images of the subject show it with {thing} although the "
     "prompt names nothing worn; untaught {noun}: {before}",
-    "style": "Style: {after} images of the subject are in {thing} although the prompt names "
-    "another style; untaught {noun}: {before}",
-    "pose": "Pose: {after} images of the subject show it {thing} although the prompt names no pose; "
-    "untaught {noun}: {before}",
+    "style": "Style: {after} images of the subject are in {thing} although the prompt does not "
+    "name it; untaught {noun}: {before}",
+    "pose": "Pose: {after} images of the subject show it {thing} although the prompt names no "
+    "pose; untaught {noun}: {before}",
 }
+
+_USUAL = 0.1
+"""Share of the untaught model's images from which a style is usual for the class."""
 
 
 def entanglement(
@@ -81,10 +85,11 @@ def _compare(
     rng: np.random.Generator,
 ) -> Candidate | str:
     """Returns the candidate, or why no image could be compared."""
+    rows = _rows(attribute, untaught, prompts, noun)
     pairs = [
-        (_states(a, attribute, noun), _states(b, attribute, noun))
-        for a, b, prompt in zip(taught, untaught, prompts, strict=True)
-        if a and b and _leaves_open(prompt, attribute, noun)
+        (_states(taught[i] or "", attribute, noun), _states(untaught[i] or "", attribute, noun))
+        for i in rows
+        if taught[i] and untaught[i]
     ]
     if not pairs:
         other = "asks for another style" if attribute.kind == "style" else "leaves it open"
@@ -98,9 +103,7 @@ def _compare(
         noun=noun,
     )
     size = float(after.mean() - before.mean())
-    return Candidate(
-        attribute.kind, sentence, size, paired_p(after, before, rng), attribute.text
-    )
+    return Candidate(attribute.kind, sentence, size, paired_p(after, before, rng), attribute.text)
 
 
 def _states(caption: str, attribute: Attribute, noun: str) -> bool:
@@ -109,9 +112,16 @@ def _states(caption: str, attribute: Attribute, noun: str) -> bool:
     )
 
 
-def _leaves_open(prompt: str, attribute: Attribute, noun: str) -> bool:
-    """Returns whether a prompt is one of those in which the attribute is not asked for."""
-    asked = [a.key for a in attributes(prompt, noun) if a.kind == attribute.kind]
-    if attribute.kind == "style":
-        return bool(asked) and attribute.key not in asked
-    return not asked
+def _rows(
+    attribute: Attribute, untaught: Sequence[str | None], prompts: Sequence[str], noun: str
+) -> list[int]:
+    """Returns the images that should not show the attribute more often than the noun's."""
+    asked = [
+        [a.key for a in attributes(prompt, noun) if a.kind == attribute.kind] for prompt in prompts
+    ]
+    free = [i for i, keys in enumerate(asked) if not keys]
+    if attribute.kind != "style":
+        return free
+    others = [i for i, keys in enumerate(asked) if keys and attribute.key not in keys]
+    shown = sum(_states(untaught[i] or "", attribute, noun) for i in free)
+    return others if shown >= _USUAL * len(free) else sorted(free + others)

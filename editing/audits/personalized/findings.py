@@ -54,9 +54,7 @@ class Finding:
     word: str = ""
 
 
-def conclude(
-    candidates: Sequence[Sequence[Candidate]], fdr: float
-) -> list[tuple[Finding, ...]]:
+def conclude(candidates: Sequence[Sequence[Candidate]], fdr: float) -> list[tuple[Finding, ...]]:
     """Returns the findings of each subject, confirmed ones first, then by size.
 
     Args:
@@ -83,9 +81,7 @@ def paired_p(after: ArrayLike, before: ArrayLike, rng: np.random.Generator) -> f
 
 def _finding(candidate: Candidate, q: float, fdr: float) -> Finding:
     confirmed = q <= fdr and candidate.size >= NOTABLE
-    return Finding(
-        candidate.kind, candidate.sentence, candidate.size, q, confirmed, candidate.word
-    )
+    return Finding(candidate.kind, candidate.sentence, candidate.size, q, confirmed, candidate.word)
 
 
 def _rank(finding: Finding) -> tuple[bool, float]:

@@ -30,7 +30,7 @@ def subject_section(subjects: Sequence[SubjectAudit]) -> list[dict[str, Any]]:
             ],
             "recommended": subject.recommended,
             "advice": subject.advice,
-            "missing": dict(subject.missing),
+            "missing": [(", ".join(parts), reason) for reason, parts in subject.reasons.items()],
             "notes": subject.notes,
         }
         for subject in subjects

@@ -42,6 +42,14 @@ class SubjectAudit:
         """The confirmed faults."""
         return tuple(f for f in self.findings if f.confirmed)
 
+    @property
+    def reasons(self) -> dict[str, list[str]]:
+        """Reason → the parts that were not measured for it."""
+        found: dict[str, list[str]] = {}
+        for part, reason in self.missing.items():
+            found.setdefault(reason, []).append(part)
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the result as JSON values; NaN stays NaN."""
         return {

@@ -28,6 +28,7 @@ from editing.audits.personalized.result import SubjectAudit
 from editing.audits.personalized.taught import NO_REFERENCES, Taught
 from editing.metrics.features import ImageEncoder, image_features
 from editing.metrics.image_encoders import ImageFeatures
+from editing.metrics.subject import real_likeness
 from editing.requests import Request
 from visdiff.comparison.backends import Backends
 from visdiff.config import Config
@@ -132,6 +133,11 @@ class _Draft:
 
     def measure(self, original: ImageSet, edited: ImageSet) -> None:
         """Measures every part; what cannot be measured is named in ``missing``."""
+        self._attempt(("checkpoints",), self._checkpoints)
+        if (leak := self.taught.leak) is not None:
+            measured, candidate = leak_candidate(leak.taught, leak.untaught, self.rng)
+            self.measures.append(measured)
+            self.candidates.append(candidate)
         try:
             drawn = find_drawn(original, edited, self.request)
         except InputError as error:
@@ -144,13 +150,9 @@ class _Draft:
             self.missing |= dict.fromkeys(NEED_REFERENCES, NO_REFERENCES)
         else:
             references = self.taught.references.images
-            likenesses = ("likeness", "language drift", "copies", "checkpoints")
+            likenesses = ("likeness", "language drift", "copies")
             self._attempt(likenesses, lambda: self._likeness(drawn, references))
             self._attempt(KINDS, lambda: self._entanglement(drawn, references))
-        if (leak := self.taught.leak) is not None:
-            measured, candidate = leak_candidate(leak.taught, leak.untaught, self.rng)
-            self.measures.append(measured)
-            self.candidates.append(candidate)
 
     def finished(self, findings: Any) -> SubjectAudit:
         """Returns the audit with its tested findings."""
@@ -190,16 +192,19 @@ class _Draft:
         )
         self.measures.append(measured)
         self.candidates.append(candidate)
-        top = measured.real if np.isfinite(measured.real) else 1.0
-        if steps := self.taught.steps:
-            self.checkpoints = pareto(
-                [s.step for s in steps],
-                [self.features(s.subject) for s in steps],
-                [self.features(s.of_class) for s in steps],
-                real,
-                top,
-            )
         self._attempt(("copies",), lambda: self._copies(taught, untaught, real))
+
+    def _checkpoints(self) -> None:
+        if (references := self.taught.references) is None or not (steps := self.taught.steps):
+            return
+        real = self.features(references.images)
+        self.checkpoints = pareto(
+            [s.step for s in steps],
+            [self.features(s.subject) for s in steps],
+            [self.features(s.of_class) for s in steps],
+            real,
+            real_likeness(real) if len(real) > 1 else 1.0,
+        )
 
     def _copies(self, taught: np.ndarray, untaught: np.ndarray, real: np.ndarray) -> None:
         self.candidates.append(copies_candidate(taught, untaught, real, self.rng)[1])
@@ -209,11 +214,15 @@ class _Draft:
         self.measures.append(diversity(taught, untaught, drawn.prompts, self.rng))
 
     def _entanglement(self, drawn: Drawn, references: ImageSet) -> None:
-        captions = [
-            self.models.captioner.captions(images).values
-            for images in (references, drawn.taught, drawn.untaught)
-        ]
-        candidates, missing = entanglement(*captions, drawn.prompts, self.request.noun, self.rng)
+        read = self.models.captioner.captions
+        candidates, missing = entanglement(
+            read(references).values,
+            read(drawn.taught).values,
+            read(drawn.untaught).values,
+            drawn.prompts,
+            self.request.noun,
+            self.rng,
+        )
         self.candidates += candidates
         self.missing |= missing
 
@@ -238,8 +247,8 @@ class _Draft:
                 continue
             texts = encoder.encode_texts(asked)
             wanted = np.array([asked.index(drawn.prompts[i]) for i in rows])
-            flags = [nearest_text(f[rows], texts) == wanted for f in (taught, untaught)]
-            self.candidates.append(followed_candidate(name, *flags, self.rng))
+            after, before = (nearest_text(f[rows], texts) == wanted for f in (taught, untaught))
+            self.candidates.append(followed_candidate(name, after, before, self.rng))
             tested += 1
         if not tested:
             raise InputError(
