@@ -147,8 +147,8 @@ def test_a_thing_that_all_references_share_is_found_by_its_kind(
     assert finding.confirmed
     # Prompts that name a place count for all kinds but the background.
     n = 12 if kind == "background" else 16
-    assert f"{n} of {n}" in found.sentence
-    assert f"1 of {n}" in found.sentence
+    assert f"{n} of {n} (" in found.sentence
+    assert f"1 of {n} (" in found.sentence
     assert found.size == pytest.approx(1 - 1 / n)
     assert set(missing) == {*KINDS} - {kind}
 
@@ -238,8 +238,8 @@ def test_the_subject_is_recognised_by_the_references(rng: np.random.Generator) -
 def test_copies_count_against_the_references_among_themselves(rng: np.random.Generator) -> None:
     real = rng.normal(size=(4, 8))
     dogs = rng.normal(size=(12, 8)) - 9 * real.sum(axis=0)
-    share, found = copies_candidate(np.repeat(real[:1], 12, axis=0), dogs, real, rng)
-    assert share.count == 12
+    found = copies_candidate(np.repeat(real[:1], 12, axis=0), dogs, real, rng)
+    assert "12 of 12 (" in found.sentence
     assert found.size == 1
     assert diversity(np.ones((12, 8)), dogs, ["a"] * 12, rng).after.value == pytest.approx(0)
 
@@ -376,7 +376,7 @@ def test_the_planted_background_comes_first_and_a_subject_taught_well_has_no_fau
     )
     first = faulty.findings[0]
     assert (first.kind, first.confirmed) == ("background", True)
-    assert "12 of 12 images of the subject are on the grass" in first.sentence
+    assert "12 of 12 (76–100 %) images of the subject are on the grass" in first.sentence
     assert "untaught dog: 0 of 12" in first.sentence
     assert "on the grass" in faulty.advice[0].text
     (well,) = audit_subjects(
@@ -452,6 +452,13 @@ def test_kept_edits_are_those_of_a_shorter_training(pipe: Any, kept: Path) -> No
     last.check_base(pipe)
     with pytest.raises(InputError, match="--keep-every"):
         kept_edits(kept / "none")
+
+
+def test_kept_edits_of_two_trainings_are_not_mixed(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / f"{name}-000100.safetensors").touch()
+    with pytest.raises(InputError, match="cat and dog"):
+        kept_edits(tmp_path)
 
 
 def test_an_edit_that_changes_nothing_leaks_like_the_noun_in_its_prompt(

@@ -133,6 +133,7 @@ def audit(
         from editing.pipelines.sampling import Settings
 
         sampling = Settings(steps, guidance)
+        _describe_subjects(edit_requests, references, checkpoints, dry_run)
         sets = _generate_sets(
             base, edit, edited, edit_requests, neighbour, prompts, images, scale, sampling, batch,
             device, out / "images", dry_run,
@@ -262,6 +263,24 @@ def _known_references(requests: Any, references: list[str] | None) -> dict[str, 
 
     opened = open_references(requests, references or [])
     return {concept: Taught(subject) for concept, subject in opened.items()}
+
+
+def _describe_subjects(
+    requests: Any, references: list[str] | None, checkpoints: Path | None, dry_run: bool
+) -> None:
+    """Prints what taught subjects add to the plan; wrong paths are found before images are drawn."""
+    for concept, subject in _known_references(requests, references).items():
+        count = len(subject.references.images)
+        typer.echo(f"references of {concept!r}: {count}", err=not dry_run)
+    if checkpoints is not None:
+        from editing.audits.personalized.checkpoints import IMAGES, kept_edits
+
+        kept = kept_edits(checkpoints)
+        typer.echo(
+            f"kept steps: {', '.join(map(str, kept))}; {2 * IMAGES} more images for each and for "
+            "the untaught model",
+            err=not dry_run,
+        )
 
 
 def _prepare_subjects(

@@ -26,7 +26,7 @@ from visdiff.imageset import ImageSet
 IMAGES = 16
 """Images of the subject, and of its class noun, of each step."""
 
-_STEP = re.compile(r".+-(?P<step>\d{6,})\.safetensors")
+_STEP = re.compile(r"(?P<name>.+)-(?P<step>\d{6,})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,19 @@ def kept_edits(folder: str | Path) -> dict[int, Path]:
     """Returns step → file of the edits ``NAME-000200.safetensors`` of a folder, in order.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or they are of several trainings.
     """
     folder = Path(folder)
-    found = {
-        int(named["step"]): path
-        for path in sorted(folder.glob("*.safetensors"))
-        if (named := _STEP.fullmatch(path.name))
-    }
+    named = [
+        m for path in sorted(folder.glob("*.safetensors")) if (m := _STEP.fullmatch(path.name))
+    ]
+    found = {int(m["step"]): folder / m.string for m in named}
+    names = sorted({m["name"] for m in named})
+    if len(names) > 1:
+        raise InputError(
+            f"Expected kept edits of one training in {folder}, got those of {' and '.join(names)}; "
+            "move the others to another folder."
+        )
     if not found:
         raise InputError(
             f"Expected edits NAME-000200.safetensors in {folder}, got none; keep them while "

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from editing.audits.personalized.attributes import KINDS, Attribute, Kind, attributes, common
-from editing.audits.personalized.findings import Candidate, paired_p
+from editing.audits.personalized.findings import Candidate, paired_p, share_text
 from visdiff.errors import InputError
 
 _SENTENCES: Mapping[Kind, str] = {
@@ -95,11 +95,10 @@ def _compare(
         other = "asks for another style" if attribute.kind == "style" else "leaves it open"
         return f"no prompt {other}, or the images have no captions ({attribute.text!r})"
     after, before = np.array(pairs, dtype=bool).T
-    n = len(pairs)
     sentence = _SENTENCES[attribute.kind].format(
         thing=attribute.text,
-        after=f"{after.sum()} of {n}",
-        before=f"{before.sum()} of {n}",
+        after=share_text(after),
+        before=share_text(before),
         noun=noun,
     )
     size = float(after.mean() - before.mean())

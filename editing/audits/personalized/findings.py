@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from editing.metrics.proportions import proportion
 from visdiff import stats
 
 NOTABLE = 0.25
@@ -65,6 +66,16 @@ def conclude(candidates: Sequence[Sequence[Candidate]], fdr: float) -> list[tupl
     q_values = iter(stats.benjamini_hochberg(np.array(p_values)).tolist() if p_values else [])
     return [tuple(sorted((_finding(c, next(q_values), fdr) for c in own), key=_rank))
             for own in candidates]  # fmt: skip
+
+
+def share_text(flags: ArrayLike) -> str:
+    """Returns a share with its 95 % Wilson interval, "9 of 10 (60–98 %)".
+
+    Args:
+        flags: (n,) booleans, one or more.
+    """
+    share = proportion(flags)
+    return f"{share.count} of {share.n} ({100 * share.low:.0f}–{100 * share.high:.0f} %)"
 
 
 def paired_p(after: ArrayLike, before: ArrayLike, rng: np.random.Generator) -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from editing.audits.personalized.findings import Candidate, paired_p
+from editing.audits.personalized.findings import Candidate, paired_p, share_text
 from editing.metrics.proportions import Proportion, proportion
 from editing.metrics.subject import (
     Estimate,
@@ -119,7 +119,7 @@ def drift_candidate(
 
 def copies_candidate(
     taught: ArrayLike, untaught: ArrayLike, references: ArrayLike, rng: np.random.Generator
-) -> tuple[Proportion, Candidate]:
+) -> Candidate:
     """Tests copies: images closer to a reference than references are to each other.
 
     Raises:
@@ -127,13 +127,12 @@ def copies_candidate(
     """
     after = copy_detection(taught, references).flags
     before = copy_detection(untaught, references).flags
-    share = proportion(after)
     sentence = (
-        f"Copies: {share.count} of {share.n} images of the subject are closer to a reference than "
-        f"the references are to each other; untaught: {int(before.sum())} of {share.n}"
+        f"Copies: {share_text(after)} images of the subject are closer to a reference than the "
+        f"references are to each other; untaught: {share_text(before)}"
     )
     size = float(after.mean() - before.mean())
-    return share, Candidate("copies", sentence, size, paired_p(after, before, rng))
+    return Candidate("copies", sentence, size, paired_p(after, before, rng))
 
 
 def diversity(
@@ -167,10 +166,9 @@ def followed_candidate(
         untaught: (m,) the same of the untaught model.
         rng: Generator of the test.
     """
-    n = len(taught)
     sentence = (
-        f"Prompts not followed: {int(taught.sum())} of {n} images of the subject show the {kind} "
-        f"that their prompt names; untaught: {int(untaught.sum())} of {n}"
+        f"Prompts not followed: {share_text(taught)} images of the subject show the {kind} that "
+        f"their prompt names; untaught: {share_text(untaught)}"
     )
     size = float(untaught.mean() - taught.mean())
     return Candidate("prompt not followed", sentence, size, paired_p(untaught, taught, rng))

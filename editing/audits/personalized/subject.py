@@ -207,7 +207,7 @@ class _Draft:
         )
 
     def _copies(self, taught: np.ndarray, untaught: np.ndarray, real: np.ndarray) -> None:
-        self.candidates.append(copies_candidate(taught, untaught, real, self.rng)[1])
+        self.candidates.append(copies_candidate(taught, untaught, real, self.rng))
 
     def _diversity(self, drawn: Drawn) -> None:
         taught, untaught = self.features(drawn.taught), self.features(drawn.untaught)
