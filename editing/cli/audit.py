@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from editing.cli.audit_subjects import describe_subjects, known_references, prepare_subjects
 from visdiff.cli.options import (
     CacheOption,
     ConfigFile,
@@ -123,7 +124,7 @@ def audit(
                 "both and leave out --base, --edit and --edited."
             )
         sets = _open_sets(images_a, images_b, root, path_column)
-        taught = _known_references(edit_requests, references)
+        taught = known_references(edit_requests, references)
     else:
         if base is None or (edit is None) == (edited is None):
             raise InputError(
@@ -133,14 +134,14 @@ def audit(
         from editing.pipelines.sampling import Settings
 
         sampling = Settings(steps, guidance)
-        _describe_subjects(edit_requests, references, checkpoints, dry_run)
+        describe_subjects(edit_requests, references, checkpoints, dry_run)
         sets = _generate_sets(
             base, edit, edited, edit_requests, neighbour, prompts, images, scale, sampling, batch,
             device, out / "images", dry_run,
         )  # fmt: skip
         if sets is None:
             return
-        taught = _prepare_subjects(
+        taught = prepare_subjects(
             base, edit, edit_requests, references, checkpoints, segment, scale, sampling, batch,
             device, out / "images",
         )  # fmt: skip
@@ -255,66 +256,6 @@ def _generate_sets(
     generated = [run_with_progress(run) for run in runs]
     # One run holds both variants of an edit; two models have a run each.
     return generated[0].images(ORIGINAL), generated[-1].images(EDITED)
-
-
-def _known_references(requests: Any, references: list[str] | None) -> dict[str, Any]:
-    """Returns what is known of taught subjects when there is no model to draw with."""
-    from editing.audits.personalized.taught import Taught, open_references
-
-    opened = open_references(requests, references or [])
-    return {concept: Taught(subject) for concept, subject in opened.items()}
-
-
-def _describe_subjects(
-    requests: Any, references: list[str] | None, checkpoints: Path | None, dry_run: bool
-) -> None:
-    """Prints what taught subjects add to the plan; wrong paths are found before images are drawn."""
-    for concept, subject in _known_references(requests, references).items():
-        count = len(subject.references.images)
-        typer.echo(f"references of {concept!r}: {count}", err=not dry_run)
-    if checkpoints is not None:
-        from editing.audits.personalized.checkpoints import IMAGES, kept_edits
-
-        kept = kept_edits(checkpoints)
-        typer.echo(
-            f"kept steps: {', '.join(map(str, kept))}; {2 * IMAGES} more images for each and for "
-            "the untaught model",
-            err=not dry_run,
-        )
-
-
-def _prepare_subjects(
-    base: str,
-    edit: Path | None,
-    requests: Any,
-    references: list[str] | None,
-    checkpoints: Path | None,
-    segment: str | None,
-    scale: float,
-    settings: Any,
-    batch: int,
-    device: str,
-    folder: Path,
-) -> dict[str, Any]:
-    """Draws what the audit of taught subjects needs besides the images of its prompts."""
-    if edit is None or not any(r.noun for r in requests):
-        return _known_references(requests, references)
-    from dataclasses import replace
-
-    from editing.audits.personalized.taught import prepare
-    from editing.cli.edit_files import open_any
-    from editing.cli.generate import generation_progress, load_on_device
-    from editing.metrics.masks import ClipSegmenter
-
-    pipe = load_on_device(device, base)
-    model = "CIDAS/clipseg-rd64-refined" if segment == "clipseg" else segment
-    with generation_progress() as on_batch:
-        return prepare(
-            pipe, replace(open_any(edit, pipe), requests=requests), folder,
-            references=references or [], checkpoints=checkpoints,
-            segmenter=None if model is None else ClipSegmenter(model),
-            base=base, scale=scale, settings=settings, batch_size=batch, on_batch=on_batch,
-        )  # fmt: skip
 
 
 def _read_groups(file: Path) -> "list[PromptGroup]":
