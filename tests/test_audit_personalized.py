@@ -161,20 +161,18 @@ def test_what_the_untaught_model_draws_as_often_is_no_fault(rng: np.random.Gener
     assert not conclude([candidates], 0.05)[0][0].confirmed
 
 
-def test_a_style_is_a_fault_only_where_another_one_is_asked_for(rng: np.random.Generator) -> None:
-    """The rendering of a subject is part of it."""
-    prompts = ["a dog"] * 8 + ["a pencil sketch of a dog"] * 8
-    references = ["a dog, noto style"] * 4
-    obedient = ["a dog, noto style"] * 8 + ["a dog, pencil sketch style"] * 8
-    stubborn = ["a dog, noto style"] * 16
-    usual = ["a dog, noto style", "a dog, fluent style"] * 4 + ["a dog, pencil sketch style"] * 8
-    for taught, size in ((obedient, 0), (stubborn, 1)):
-        (found,), _ = entanglement(references, taught, usual, prompts, "dog", rng)
-        assert (found.kind, found.size) == ("style", size)
-    # The class is never in this style by itself, so that it counts wherever it is not asked for.
-    never = ["a dog, fluent style"] * 8 + ["a dog, pencil sketch style"] * 8
-    (found,), _ = entanglement(references, obedient, never, prompts, "dog", rng)
-    assert found.size == 0.5
+def test_the_hand_of_an_artist_is_a_fault_only_where_another_style_is_asked_for(
+    rng: np.random.Generator,
+) -> None:
+    """The rendering of a drawn character is part of it; a medium is not."""
+    prompts = ["a dog"] * 8 + ["a pop art of a dog"] * 8
+    untaught = ["a dog, fluent style"] * 8 + ["a dog, pop art style"] * 8
+    for style, sizes in (("noto", (0, 1)), ("pencil sketch", (0.5, 1))):
+        stubborn = [f"a dog, {style} style"] * 16
+        obedient = stubborn[:8] + untaught[8:]
+        for taught, size in zip((obedient, stubborn), sizes, strict=True):
+            (found,), _ = entanglement(stubborn[:4], taught, untaught, prompts, "dog", rng)
+            assert (found.kind, found.size) == ("style", size)
 
 
 def test_nothing_is_silently_left_out(rng: np.random.Generator) -> None:

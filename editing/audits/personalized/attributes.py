@@ -38,6 +38,7 @@ _MEDIA = frozenset({
     "drawing", "painting", "sketch", "cartoon", "illustration", "art", "artwork", "sculpture",
     "watercolor", "blueprint", "poster", "mosaic", "engraving", "render", "rendering", "sticker",
 })  # fmt: skip
+_PHOTOGRAPHS = frozenset({"photo", "photograph", "picture", "image"})
 # Longer ones first: "in front of" is not "in".
 _PLACED = (
     "in front of", "on top of", "inside of", "on", "in", "at", "under", "against", "over",
@@ -74,6 +75,11 @@ class Attribute:
     kind: Kind
     key: str
     text: str
+
+    @property
+    def is_medium(self) -> bool:
+        """Whether a style is a medium ("pencil sketch"), and not the hand of an artist ("noto")."""
+        return self.kind == "style" and self.key.split()[-1] in _MEDIA | _PHOTOGRAPHS
 
 
 def attributes(caption: str, noun: str) -> tuple[Attribute, ...]:

@@ -2,10 +2,10 @@
 
 For each thing that at least half of the references' captions state, the share of the subject's
 images that show it is compared with the share in the untaught model's images of the class noun,
-from the same noise. Prompts that ask for something of its kind are left out. A style is the
-exception. Prompts that ask for another style count, since a style should give way. If the untaught
-model often draws the class in that style by itself, they alone count: that rendering may be the
-subject's own (a drawn character), and shows a fault only where it does not give way.
+from the same noise. Prompts that ask for something of its kind are left out. Styles are the
+exception. A medium (a pencil sketch) should not appear unless a prompt names it, also where the
+prompt names another one. The hand of an artist may be the subject's own (a drawn character), so it
+counts only where a prompt asks for another style.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,9 +28,6 @@ _SENTENCES: Mapping[Kind, str] = {
     "pose": "Pose: {after} images of the subject show it {thing} although the prompt names no "
     "pose; untaught {noun}: {before}",
 }
-
-_USUAL = 0.1
-"""Share of the untaught model's images from which a style is usual for the class."""
 
 
 def entanglement(
@@ -85,7 +82,7 @@ def _compare(
     rng: np.random.Generator,
 ) -> Candidate | str:
     """Returns the candidate, or why no image could be compared."""
-    rows = _rows(attribute, untaught, prompts, noun)
+    rows = _rows(attribute, prompts, noun)
     pairs = [
         (_states(taught[i] or "", attribute, noun), _states(untaught[i] or "", attribute, noun))
         for i in rows
@@ -111,9 +108,7 @@ def _states(caption: str, attribute: Attribute, noun: str) -> bool:
     )
 
 
-def _rows(
-    attribute: Attribute, untaught: Sequence[str | None], prompts: Sequence[str], noun: str
-) -> list[int]:
+def _rows(attribute: Attribute, prompts: Sequence[str], noun: str) -> list[int]:
     """Returns the images that should not show the attribute more often than the noun's."""
     asked = [
         [a.key for a in attributes(prompt, noun) if a.kind == attribute.kind] for prompt in prompts
@@ -122,5 +117,4 @@ def _rows(
     if attribute.kind != "style":
         return free
     others = [i for i, keys in enumerate(asked) if keys and attribute.key not in keys]
-    shown = sum(_states(untaught[i] or "", attribute, noun) for i in free)
-    return others if shown >= _USUAL * len(free) else sorted(free + others)
+    return sorted(free + others) if attribute.is_medium else others
