@@ -13,6 +13,7 @@ from editing.audits.outcomes import Outcome
 from editing.audits.pairs import ImagePair
 from editing.audits.personalized.findings import Finding
 from editing.audits.personalized.result import SubjectAudit
+from editing.audits.revival.curves import Revival
 from editing.metrics.drift import Drift
 from editing.requests import Preserve, Request, preserved_of
 from editing.requests.toml import requests_toml
@@ -72,6 +73,7 @@ class AuditReport:
         config: Configuration of the comparison.
         warnings: Warnings for the reader.
         subjects: The audit of each subject that the edit teaches.
+        revivals: Whether erased concepts can be learnt anew; empty if that was not tested.
     """
 
     about: Mapping[str, str]
@@ -82,6 +84,7 @@ class AuditReport:
     config: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     subjects: tuple[SubjectAudit, ...] = ()
+    revivals: tuple[Revival, ...] = ()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -179,6 +182,7 @@ class AuditReport:
             "n_candidates": self.n_candidates,
             "warnings": list(self.warnings),
             "groups": [_group(g) for g in self.groups],
+            "revivals": [r.to_dict() for r in self.revivals],
             "config": dict(self.config),
         }
 

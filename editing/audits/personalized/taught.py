@@ -135,7 +135,7 @@ def prepare(
             base or edit.base_model,
             edit.config,
             _captions(edit, number),
-            "" if subject is None else str(subject.images.source),
+            _source(subject),
             kept,
         )
         found[request.concept] = Taught(subject, origin, leak, tuple(steps), missing)
@@ -146,3 +146,9 @@ def _captions(edit: Edit, number: int) -> tuple[str, ...]:
     """Returns the training captions of a subject; () for an edit of another tool."""
     written = edit.config.get("captions", ())
     return tuple(written[number]) if number < len(written) else ()
+
+
+def _source(subject: Subject | None) -> str:
+    """Returns the folder or manifest of references; "" for those in memory."""
+    source = "" if subject is None else str(subject.images.source)
+    return source if source and Path(source).exists() else ""
