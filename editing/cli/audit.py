@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from editing.audits.metric_names import check_names
+from editing.cli.audit_print import print_audit
+from editing.cli.audit_subjects import describe_subjects, known_references, prepare_subjects
 from editing.cli.audit_table import read_audit, table_row
 from editing.cli.checks import check_edit, check_source
 from editing.cli.options import Batch, Device, EditOption, Guidance, Scale, Steps
 from editing.cli.revive import Attack, checked_concepts, parse_numbers
+from editing.cli.scoring_options import Segment
 from visdiff.cli.groups import App
 from visdiff.cli.options import (
     CacheOption,
@@ -32,7 +35,6 @@ from visdiff.errors import InputError
 
 if TYPE_CHECKING:
     from editing.audits.prompt_groups import PromptGroup
-    from editing.audits.report import AuditReport
     from visdiff.imageset import ImageSet
 
 app = App("Report what an edit changed: the requests, and side effects.")
@@ -125,6 +127,23 @@ def audit(
             "q16:FILE (learned prompts, .npy), fid, kid.",
         ),
     ] = "",
+    references: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Real images of a subject that the edit teaches; repeat for each.",
+            show_default="those named in the edit",
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of edits kept while training, NAME-000200.safetensors.",
+            show_default="none",
+        ),
+    ] = None,
+    segment: Segment = None,
     revive: Annotated[
         bool,
         typer.Option(
@@ -174,6 +193,7 @@ def audit(
                 "both and leave out --base, --edit and --edited."
             )
         sets = _open_sets(images_a, images_b, root, path_column)
+        taught = known_references(edit_requests, references)
     else:
         if base is None or (edit is None) == (edited is None):
             raise InputError(
@@ -183,6 +203,7 @@ def audit(
         from editing.pipelines.sampling import Settings
 
         sampling = Settings(steps, guidance)
+        describe_subjects(edit_requests, references, checkpoints, dry_run)
         if revive:
             from editing.audits.revival import RevivalConfig
 
@@ -203,7 +224,13 @@ def audit(
         )  # fmt: skip
         if sets is None:
             return
-    _audit_sets(sets, edit_requests, about, settings, cache, out, as_json, extra_measures, attack)
+        taught = prepare_subjects(
+            base, edit, edit_requests, references, checkpoints, segment, scale, sampling, batch,
+            device, out / "images",
+        )  # fmt: skip
+    _audit_sets(
+        sets, edit_requests, about, settings, cache, out, as_json, extra_measures, taught, attack
+    )
 
 
 @app.command()
@@ -279,14 +306,14 @@ def _generate_sets(
     dry_run: bool,
 ) -> tuple[Any, Any] | None:
     """Generates the missing images and returns both sets; None after a dry run."""
-    from editing.audits.prompt_groups import prompt_groups, samples_of
+    from editing.audits.prompt_groups import prompt_groups, samples_of, share_noise
     from editing.cli.edit_files import open_any
     from editing.cli.generate import describe_plan, load_on_device, run_with_progress
     from editing.generate import EDITED, ORIGINAL, Run, Variant
 
     pipe = load_on_device(device, base)
     if prompts is not None:
-        groups = _read_groups(prompts)
+        groups = share_noise(_read_groups(prompts), requests)
     else:
         groups = prompt_groups(pipe, requests, near=near or ())
     samples = samples_of(groups, images)
@@ -335,6 +362,7 @@ def _audit_sets(
     out: Path,
     as_json: bool,
     metrics: list[str],
+    taught: Any,
     attack: Attack | None,
 ) -> None:
     from editing.audits.audit import audit_sets
@@ -342,45 +370,12 @@ def _audit_sets(
 
     with Cache(mode=cache) as store:
         report = audit_sets(
-            *sets, requests=requests, about=about, config=config, cache=store, metrics=metrics
-        )
+            *sets, requests=requests, about=about, config=config, cache=store, metrics=metrics,
+            taught=taught,
+        )  # fmt: skip
         if attack is not None:
             # The attack takes long, and the audit is already useful.
             report.save(out)
             report = attack.after(report, sets[0], config, store)
     report.save(out)
     print_audit(report, out, as_json)
-
-
-def print_audit(report: "AuditReport", out: Path, as_json: bool) -> None:
-    """Prints an audit, the command of the next edit, and the path of the report."""
-    if as_json:
-        typer.echo(report.to_json(indent=2))
-    else:
-        _print_summary(report)
-        if command := report.next_command(out):
-            typer.echo(f"next: {command}")
-    typer.echo(f"report: {out / 'audit.html'}", err=as_json)
-    if any(group.report.failed_stages for group in report.groups):
-        raise typer.Exit(3)
-
-
-def _print_summary(report: "AuditReport") -> None:
-    """Prints the verdict, the outcomes and one line per group."""
-    typer.echo(report.verdict)
-    for o in report.outcomes:
-        typer.echo(
-            f"{o.request.kind} {o.request.concept}: {o.sought} {o.before.value:.0%} → "
-            f"{o.after.value:.0%} ({o.met})"
-        )
-    for revival in report.revivals:
-        typer.echo(revival.sentence)
-    for group in report.groups:
-        moved = "–" if group.drift is None else f"{group.drift.value:.2f}"
-        changes = "; ".join(
-            f"{'more' if d.direction == 'B' else 'less'} {d.text!r}" for d in group.confirmed
-        )
-        metrics = "".join(f", {name} {value:.3g}" for name, value in group.metrics.items())
-        typer.echo(f"{group.name}: drift {moved}{metrics}" + (f"; {changes}" if changes else ""))
-    for warning in report.warnings:
-        typer.echo(f"warning: {warning}", err=True)

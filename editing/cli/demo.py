@@ -41,7 +41,7 @@ def demo(
 
 
 def _run_audit(out: Path, cache: "Cache", seed: int, as_json: bool) -> None:
-    from editing.cli.audit import print_audit
+    from editing.cli.audit_print import print_audit
     from editing.cli.generate import generation_progress
     from editing.demo import demo as run
 
