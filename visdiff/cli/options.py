@@ -376,8 +376,9 @@ def judge_settings(config: "Config", model: str | None, settings: Sequence[str] 
         settings: ``--judge-set``.
     """
     given = assignments(settings, "--judge-set")
-    named = config.changed(llm__model=model)
-    return named.with_set({f"llm.{name}": value for name, value in given.items()})
+    changed = config.with_set({f"llm.{name}": value for name, value in given.items()})
+    # Last, since another backend starts from its own defaults, without a model.
+    return changed.changed(llm__model=model)
 
 
 def _with_flags(message: str, changes: Mapping[str, Any]) -> str:
