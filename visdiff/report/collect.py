@@ -4,22 +4,18 @@ The wording and the choice of content are here; the renderers only do layout and
 in the dict is escaped: hypotheses, captions, names, ids and paths are text from users and models.
 """
 
-import base64
-import math
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from visdiff.report import figures
+from visdiff.report.images import data_uri, is_pixelated
+from visdiff.report.settings import command_of, used_settings
+from visdiff.report.text import auroc_text, finite
 from visdiff.results import Difference, DifferenceReport, Rejected, SetCard
 
 MAX_EVIDENCE = 6
 """Maximum number of images shown per difference and set."""
-
-PIXELATED_UP_TO = 96
-"""Thumbnails up to this size in pixels are scaled up without smoothing, so drawings stay sharp."""
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8\xff"
 
 
 def collect(report: DifferenceReport, with_figures: bool = True) -> dict[str, Any]:
@@ -42,6 +38,7 @@ def collect(report: DifferenceReport, with_figures: bool = True) -> dict[str, An
     if state == "none" and report.failed_stages:
         state = "incomplete"
     scores = _Scores(report) if with_figures else None
+    config, omitted = used_settings(report.config)
     return {
         "schema_version": report.schema_version,
         "verdict": _sentence_case(report.verdict),
@@ -53,6 +50,7 @@ def collect(report: DifferenceReport, with_figures: bool = True) -> dict[str, An
         "sets": {"A": _set_card(report.set_a), "B": _set_card(report.set_b)},
         "paired_by": list(report.paired_by),
         "second_ranker": second_ranker(report),
+        "ranker": _ranker(report),
         "differences": [
             _difference(report, d, number, scores) for number, d in enumerate(report.differences, 1)
         ],
@@ -63,37 +61,12 @@ def collect(report: DifferenceReport, with_figures: bool = True) -> dict[str, An
         "preflight": _preflight(report),
         "rejected": [_rejected(report, r) for r in report.rejected],
         "warnings": _warnings(report),
-        "config": flatten(report.config),
+        "config": flatten(config),
+        "config_omitted": omitted,
+        "command": command_of(report),
         "provenance": _provenance(report),
         "created": report.provenance.created,
     }
-
-
-def finite(value: float | None) -> float | None:
-    """Returns the number, or None when it is missing, NaN or infinite."""
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
-def auroc_text(value: float | None) -> str:
-    """Formats an AUROC with two decimals, "–" when missing."""
-    number = finite(value)
-    return "–" if number is None else f"{number:.2f}"
-
-
-def p_text(value: float | None) -> str:
-    """Formats a p- or q-value as "< 0.001", "0.004" or "0.21", "–" when missing."""
-    number = finite(value)
-    if number is None:
-        return "–"
-    if number < 0.001:
-        return "< 0.001"
-    return f"{number:.3f}" if number < 0.1 else f"{number:.2f}"
-
-
-def mean_text(value: float | None) -> str:
-    """Formats a score with three significant digits, "–" when missing."""
-    number = finite(value)
-    return "–" if number is None else f"{number:#.3g}".rstrip(".").replace("-", "−")
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -243,6 +216,12 @@ def second_ranker(report: DifferenceReport) -> str | None:
     return str(settings["backend"]) if isinstance(settings, Mapping) else "second ranker"
 
 
+def _ranker(report: DifferenceReport) -> str:
+    """Returns the name of the ranker that the scores come from."""
+    settings = report.config.get("ranker")
+    return str(settings.get("backend", "")) if isinstance(settings, Mapping) else ""
+
+
 def verify_text(d: Difference) -> str:
     """Returns the second ranker's result: "agrees", "disagrees", "no score" or "–"."""
     if d.disputed is not None:
@@ -290,28 +269,16 @@ def _evidence(report: DifferenceReport, side: str, ids: Sequence[str]) -> list[d
     for image_id in ids[:MAX_EVIDENCE]:
         key = f"{side}/{image_id}"
         data = report.thumbnails.get(key)
-        src, small = _data_uri(data) if data else (None, False)
         images.append(
             {
                 "id": image_id,
+                "file": PurePath(image_id).name,
                 "caption": report.captions.get(key) or "",
-                "src": src,
-                "pixelated": small,
+                "src": data_uri(data) if data else None,
+                "pixelated": bool(data) and is_pixelated(data),
             }
         )
     return images
-
-
-def _data_uri(data: bytes) -> tuple[str | None, bool]:
-    """Returns a PNG or JPEG image as a data URI (None for other bytes) and whether it is small."""
-    if data.startswith(_PNG):
-        kind = "png"
-        small = max(int.from_bytes(data[16:20]), int.from_bytes(data[20:24])) <= PIXELATED_UP_TO
-    elif data.startswith(_JPEG):
-        kind, small = "jpeg", False
-    else:
-        return None, False
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}", small
 
 
 def _rejected(report: DifferenceReport, r: Rejected) -> dict[str, Any]:
@@ -399,13 +366,34 @@ def _null(report: DifferenceReport) -> dict[str, Any] | None:
 
 
 def _warnings(report: DifferenceReport) -> list[str]:
-    """Returns the warnings that the pre-flight section does not repeat, and a pointer to it."""
+    """Returns the warnings; of those of the pre-flight section only the worst, and their number."""
     in_preflight = [str(w) for w in (report.preflight or {}).get("warnings") or ()]
     warnings = [w for w in report.warnings if w not in in_preflight]
     if in_preflight:
         count = _count(len(in_preflight), "warning")
-        warnings.append(f"The pre-flight section has {count} about the files; read it first.")
+        worst = _worst_confound(report)
+        first = f"{worst}. A sentence may only restate this. " if worst else ""
+        warnings.insert(0, f"{first}The pre-flight section has {count} about the files.")
     return warnings
+
+
+def _worst_confound(report: DifferenceReport) -> str:
+    """Returns the most separating flagged property with its AUROC, such as "B is brighter"."""
+    flagged = [c for c in report.preflight.get("confounds") or () if c.get("flagged")]
+    if not flagged:
+        return ""
+    worst = max(flagged, key=lambda c: abs((finite(c.get("auroc")) or 0.5) - 0.5))
+    _, auroc = _oriented(worst)
+    text = str(worst.get("short") or worst.get("name", ""))
+    return f"{text}: AUROC {auroc_text(auroc)}"
+
+
+def _oriented(confound: Mapping[str, Any]) -> tuple[str, float | None]:
+    """Returns the set with the larger values of a property, and the AUROC in its direction."""
+    auroc = finite(confound.get("auroc"))
+    if auroc is None:
+        return "", None
+    return ("A", auroc) if auroc >= 0.5 else ("B", 1 - auroc)
 
 
 def _preflight(report: DifferenceReport) -> dict[str, Any]:
@@ -432,7 +420,8 @@ def _preflight(report: DifferenceReport) -> dict[str, Any]:
     confounds = [
         {
             "name": str(c.get("name", "")),
-            "auroc": finite(c.get("auroc")),
+            "higher": _oriented(c)[0],
+            "auroc": _oriented(c)[1],
             "mean_a": finite(c.get("mean_a")),
             "mean_b": finite(c.get("mean_b")),
             "q_value": finite(c.get("q_value")),

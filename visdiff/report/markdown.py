@@ -4,7 +4,8 @@ import html
 import re
 from collections.abc import Iterable
 
-from visdiff.report.collect import auroc_text, collect, mean_text, p_text
+from visdiff.report.collect import collect
+from visdiff.report.text import auroc_text, mean_text, p_text
 from visdiff.results import DifferenceReport
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~!$])")
