@@ -31,11 +31,11 @@ def render(report: "AuditReport", folder: str | Path) -> str:
         report: The audit.
         folder: Folder the page is written to, for links and for the command of the next edit.
     """
-    page = _render(View(report, Path(folder), MAX_PAIRS))
-    for max_pairs in (2, 1, 0):
-        if len(page.encode()) <= MAX_PAGE:
-            break
+    page = ""
+    for max_pairs in (MAX_PAIRS, 2, 1, 0):
         page = _render(View(report, Path(folder), max_pairs))
+        if len(page.encode("utf-8", "replace")) <= MAX_PAGE:
+            break
     return page
 
 

@@ -4,6 +4,7 @@ Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from visdiff.cli.options import (
     Preset,
     Root,
     assignments,
+    command_line,
     configuration,
 )
 from visdiff.cli.options import Settings as Set
@@ -121,7 +123,10 @@ def audit(
         if sets is None:
             return
     extra_measures = [name for part in metrics.split(",") if (name := part.strip())]
-    _audit_sets(sets, edit_requests, about, settings, cache, out, as_json, extra_measures)
+    _audit_sets(
+        sets, edit_requests, about, settings, cache, out, as_json, extra_measures,
+        command_line(context),
+    )  # fmt: skip
 
 
 @app.command()
@@ -253,6 +258,7 @@ def _audit_sets(
     out: Path,
     as_json: bool,
     metrics: list[str],
+    command: str,
 ) -> None:
     from editing.audits.audit import audit_sets
     from visdiff.cache import Cache
@@ -261,6 +267,7 @@ def _audit_sets(
         report = audit_sets(
             *sets, requests=requests, about=about, config=config, cache=store, metrics=metrics
         )
+    report = replace(report, command=command)
     report.save(out)
     print_audit(report, out, as_json)
 

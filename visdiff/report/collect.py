@@ -18,12 +18,16 @@ MAX_EVIDENCE = 6
 """Maximum number of images shown per difference and set."""
 
 
-def collect(report: DifferenceReport, with_figures: bool = True) -> dict[str, Any]:
+def collect(
+    report: DifferenceReport, with_figures: bool = True, max_evidence: int = MAX_EVIDENCE
+) -> dict[str, Any]:
     """Returns the content of a rendered report as dicts, lists, strings and numbers.
 
     Args:
         report: The report.
         with_figures: Whether to compute histograms and encode thumbnails; False is fast.
+        max_evidence: Maximum number of images per difference and set; fewer are stated in
+            ``warnings``.
 
     Returns:
         A dict with ``verdict``, ``state`` ("found", "none", "incomplete" or "double-dipped"),
@@ -52,7 +56,8 @@ def collect(report: DifferenceReport, with_figures: bool = True) -> dict[str, An
         "second_ranker": second_ranker(report),
         "ranker": _ranker(report),
         "differences": [
-            _difference(report, d, number, scores) for number, d in enumerate(report.differences, 1)
+            _difference(report, d, number, scores, max_evidence)
+            for number, d in enumerate(report.differences, 1)
         ],
         "separability": _separability(report, confirmed),
         "minimum_detectable_auroc": (floor := finite(report.minimum_detectable_auroc)),
@@ -60,7 +65,7 @@ def collect(report: DifferenceReport, with_figures: bool = True) -> dict[str, An
         "null": _null(report),
         "preflight": _preflight(report),
         "rejected": [_rejected(report, r) for r in report.rejected],
-        "warnings": _warnings(report),
+        "warnings": [*_warnings(report), *_fewer_images(max_evidence)],
         "config": flatten(config),
         "config_omitted": omitted,
         "command": command_of(report),
@@ -176,7 +181,11 @@ def _set_card(card: SetCard) -> dict[str, Any]:
 
 
 def _difference(
-    report: DifferenceReport, d: Difference, number: int, scores: "_Scores | None"
+    report: DifferenceReport,
+    d: Difference,
+    number: int,
+    scores: "_Scores | None",
+    max_evidence: int,
 ) -> dict[str, Any]:
     names = {"A": report.set_a.name, "B": report.set_b.name}
     return {
@@ -202,8 +211,8 @@ def _difference(
         "forest": figures.forest_row(d.auroc, d.ci_low, d.ci_high, d.direction),
         "histogram": _histogram(scores, d.text) if scores is not None else None,
         "evidence": {
-            "A": _evidence(report, "A", d.evidence_a) if scores is not None else [],
-            "B": _evidence(report, "B", d.evidence_b) if scores is not None else [],
+            "A": _evidence(report, "A", d.evidence_a[:max_evidence]) if scores is not None else [],
+            "B": _evidence(report, "B", d.evidence_b[:max_evidence]) if scores is not None else [],
         },
     }
 
@@ -266,7 +275,7 @@ def _histogram(scores: _Scores, text: str) -> dict[str, Any] | None:
 
 def _evidence(report: DifferenceReport, side: str, ids: Sequence[str]) -> list[dict[str, Any]]:
     images = []
-    for image_id in ids[:MAX_EVIDENCE]:
+    for image_id in ids:
         key = f"{side}/{image_id}"
         data = report.thumbnails.get(key)
         images.append(
@@ -375,6 +384,15 @@ def _warnings(report: DifferenceReport) -> list[str]:
         first = f"{worst}. A sentence may only restate this. " if worst else ""
         warnings.insert(0, f"{first}The pre-flight section has {count} about the files.")
     return warnings
+
+
+def _fewer_images(max_evidence: int) -> list[str]:
+    if max_evidence >= MAX_EVIDENCE:
+        return []
+    return [
+        f"To keep this page small, at most {_count(max_evidence, 'image')} of each set "
+        "are shown per difference; the JSON file names all."
+    ]
 
 
 def _worst_confound(report: DifferenceReport) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from visdiff.report.collect import collect
-from visdiff.report.templating import template
+from visdiff.report.collect import MAX_EVIDENCE, collect
+from visdiff.report.templating import MAX_PAGE, template
 from visdiff.results import DifferenceReport
 
 FRAGMENT_ROWS = 12
@@ -15,7 +15,8 @@ def render_html(report: DifferenceReport, files: Sequence[str] = ()) -> str:
     """Renders a report as a page that works offline, in light and dark mode and in print.
 
     Styles, figures (SVG) and thumbnails (base64) are embedded; there are no scripts and no network
-    requests. All text from users and models is escaped.
+    requests. All text from users and models is escaped. A page that would be larger than
+    `visdiff.report.templating.MAX_PAGE` shows fewer images, and states it.
 
     Args:
         report: The report.
@@ -25,7 +26,13 @@ def render_html(report: DifferenceReport, files: Sequence[str] = ()) -> str:
         A complete HTML document.
     """
     links = [(name, quote(name)) for name in files]
-    return template("report.html.j2").render(**collect(report), files=links)
+    page = ""
+    for max_evidence in (MAX_EVIDENCE, 3, 1, 0):
+        content = collect(report, max_evidence=max_evidence)
+        page = template("report.html.j2").render(**content, files=links)
+        if len(page.encode("utf-8", "replace")) <= MAX_PAGE:
+            break
+    return page
 
 
 def render_fragment(report: DifferenceReport) -> str:
