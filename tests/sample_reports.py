@@ -160,6 +160,7 @@ def fake_report(**changes: Any) -> DifferenceReport:
                     "q_value": 1e-19,
                     "flagged": True,
                     "sentence": BRIGHTER,
+                    "short": "B is brighter",
                 },
             ],
         },
@@ -212,7 +213,7 @@ def sample_audit(image: bytes | None = None, **changes: Any) -> AuditReport:
         image: Thumbnail of every pair; by default drawings.
         **changes: Fields of the report.
     """
-    rng = np.random.default_rng(0)
+    rng, compared = np.random.default_rng(0), fake_report()
 
     def pairs(n: int, prompt: str) -> tuple[ImagePair, ...]:
         return tuple(
@@ -246,7 +247,7 @@ def sample_audit(image: bytes | None = None, **changes: Any) -> AuditReport:
                 drift=Drift(value, value - 0.1, value + 0.1, value, 1.0, {}),
                 by_concept={"a castle": value, "an owl": 0.1},
                 report=dataclasses.replace(
-                    fake_report(), differences=differences, rejected=(), thumbnails={}
+                    compared, differences=differences, rejected=(), thumbnails={}
                 ),
                 pairs={d.text: pairs(4, f"a {name} prompt, {d.text}") for d in differences}
                 | {"": pairs(4, f"a {name} prompt")},

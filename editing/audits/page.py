@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editing.audits.pairs import MAX_PAIRS
-from editing.audits.sections import Renderer, Section, View, render_part
+from editing.audits.sections import Renderer, Section, View
 from editing.audits.sections.by_group import by_group
 from editing.audits.sections.drift import drift
 from editing.audits.sections.origin import origin
 from editing.audits.sections.preserve import preserve
 from editing.audits.sections.requests import requests
 from editing.audits.sections.side_effects import side_effects
-from visdiff.report.templating import MAX_PAGE
+from visdiff.report.templating import MAX_PAGE, template
 from visdiff.report.text import auroc_text
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def render_fragment(report: "AuditReport") -> str:
         }
         for group in report.groups
     ]
-    return render_part("audit_fragment.html.j2", verdict=report.verdict, groups=groups)
+    return template("audit_fragment.html.j2", "editing.audits").render(
+        verdict=report.verdict, groups=groups
+    )
 
 
 def _render(view: View) -> str:
@@ -61,8 +63,7 @@ def _render(view: View) -> str:
             "images are shown in one place; the folder of the images has all."
         )
     sections: list[Section] = [s for make in SECTIONS if (s := make(view)) is not None]
-    return render_part(
-        "audit.html.j2",
+    return template("audit.html.j2", "editing.audits").render(
         verdict=report.verdict,
         about=dict(report.about),
         warnings=warnings,
