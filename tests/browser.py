@@ -81,6 +81,5 @@ def measure(
     )  # fmt: skip
     result = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)
     assert result, done.stderr[-2000:]
-    import html as entities
 
     return json.loads(entities.unescape(result[1]))

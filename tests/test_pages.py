@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import re
 import shlex
 from collections import Counter
@@ -183,7 +184,7 @@ def test_the_derived_command_gives_the_same_configuration(changes: dict, tmp_pat
     words = shlex.split(command_of(report))
     assert words[:4] == ["visdiff", "compare", str(tmp_path), str(tmp_path)]
     assert words[words.index("--where-a") + 1] == "group_name=night"
-    settings = dict(w.split("=", 1) for o, w in zip(words, words[1:], strict=False) if o == "--set")
+    settings = dict(w.split("=", 1) for o, w in itertools.pairwise(words) if o == "--set")
     preset = words[words.index("--preset") + 1]
     assert Config.of(preset).with_set(settings) == config
 
@@ -271,7 +272,7 @@ def test_layout_and_accessibility_in_a_browser(tmp_path: Path, dark: bool) -> No
     )
     many = ManyReport(
         "three sets", ("night", "day", "dusk"),
-        {pair: report for pair in (("night", "day"), ("night", "dusk"), ("day", "dusk"))},
+        dict.fromkeys((("night", "day"), ("night", "dusk"), ("day", "dusk")), report),
         {}, 36,
     )  # fmt: skip
     pages = {
