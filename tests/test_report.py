@@ -423,6 +423,8 @@ def test_folder_contains_the_report_in_five_formats(report, tmp_path):
     folder = write_folder(report, tmp_path)
     names = {"report.html", "report.json", "report.md", "differences.csv", "scores.parquet"}
     assert {p.name for p in folder.iterdir()} == names
+    links = {a["href"] for a in Page((folder / "report.html").read_text("utf-8")).all("a")}
+    assert names - {"report.html"} <= links
     assert DifferenceReport.from_json((folder / "report.json").read_text("utf-8")) == report
     table = pd.read_csv(folder / "differences.csv")
     assert list(table["text"]) == [d.text for d in report.differences]
