@@ -19,6 +19,7 @@ from visdiff.config import Config
 from visdiff.results import (
     Difference,
     DifferenceReport,
+    Direction,
     NullRun,
     Provenance,
     Rejected,
@@ -192,7 +193,7 @@ def fake_report(**changes: Any) -> DifferenceReport:
     return DifferenceReport(**{**values, **changes})
 
 
-SIDE_EFFECTS: Mapping[str, tuple[tuple[str, str, float], ...]] = {
+SIDE_EFFECTS: Mapping[str, tuple[tuple[str, Direction, float], ...]] = {
     "targets": (("a church with a tower", "A", 0.97), ("a hospital", "B", 0.81)),
     "paraphrases": (("a stone building", "A", 0.93),),
     "neighbours": (("a castle with a flag", "A", 0.88), ("a pale sky", "B", 0.71)),

@@ -10,8 +10,9 @@ from typing import Any
 
 from visdiff.report import figures
 from visdiff.report.images import data_uri, is_pixelated
+from visdiff.report.preflight import preflight_content, worst_confound
 from visdiff.report.settings import command_of, used_settings
-from visdiff.report.text import auroc_text, finite
+from visdiff.report.text import count_text, finite
 from visdiff.results import Difference, DifferenceReport, Rejected, SetCard
 
 MAX_EVIDENCE = 6
@@ -63,7 +64,7 @@ def collect(
         "minimum_detectable_auroc": (floor := finite(report.minimum_detectable_auroc)),
         "detectable": None if floor is None else detectable(floor),
         "null": _null(report),
-        "preflight": _preflight(report),
+        "preflight": preflight_content(report),
         "rejected": [_rejected(report, r) for r in report.rejected],
         "warnings": [*_warnings(report), *_fewer_images(max_evidence)],
         "config": flatten(config),
@@ -93,14 +94,10 @@ def _sentence_case(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _count(n: int, one: str, many: str | None = None) -> str:
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
-
-
 def _summary(report: DifferenceReport, state: str, confirmed: int, candidates: int) -> list[str]:
     """Returns the sentences under the headline."""
     a, b = report.set_a, report.set_b
-    images = f"{_count(a.n_scored, 'image')} of {a.name} and {b.n_scored:,} of {b.name}"
+    images = f"{count_text(a.n_scored, 'image')} of {a.name} and {b.n_scored:,} of {b.name}"
     if has_clusters(report):
         images += (
             f" (independent observations: {a.n_effective or 0:,} and {b.n_effective or 0:,}; "
@@ -116,8 +113,8 @@ def _summary(report: DifferenceReport, state: str, confirmed: int, candidates: i
             f"Scored on {images}{pairs}. Add images to allow a valid test.",
         ]
     tested = (
-        f"Confirmed: {confirmed} of {_count(candidates, 'candidate sentence')}. All numbers are "
-        f"computed on held-out images: {images}{pairs}."
+        f"Confirmed: {confirmed} of {count_text(candidates, 'candidate sentence')}. All numbers "
+        f"are computed on held-out images: {images}{pairs}."
     )
     if report.cross_fitted:
         tested += (
@@ -361,7 +358,7 @@ def _null(report: DifferenceReport) -> dict[str, Any] | None:
     null = report.null
     if null is None:
         return None
-    times = _count(null.repeats, "time")
+    times = count_text(null.repeats, "time")
     if null.with_any_confirmed:
         found = f"{null.with_any_confirmed:,} of these runs confirmed something"
     else:
@@ -379,8 +376,8 @@ def _warnings(report: DifferenceReport) -> list[str]:
     in_preflight = [str(w) for w in (report.preflight or {}).get("warnings") or ()]
     warnings = [w for w in report.warnings if w not in in_preflight]
     if in_preflight:
-        count = _count(len(in_preflight), "warning")
-        worst = _worst_confound(report)
+        count = count_text(len(in_preflight), "warning")
+        worst = worst_confound(report)
         first = f"{worst}. A sentence may only restate this. " if worst else ""
         warnings.insert(0, f"{first}The pre-flight section has {count} about the files.")
     return warnings
@@ -390,72 +387,9 @@ def _fewer_images(max_evidence: int) -> list[str]:
     if max_evidence >= MAX_EVIDENCE:
         return []
     return [
-        f"To keep this page small, at most {_count(max_evidence, 'image')} of each set "
+        f"To keep this page small, at most {count_text(max_evidence, 'image')} of each set "
         "are shown per difference; the JSON file names all."
     ]
-
-
-def _worst_confound(report: DifferenceReport) -> str:
-    """Returns the most separating flagged property with its AUROC, such as "B is brighter"."""
-    flagged = [c for c in report.preflight.get("confounds") or () if c.get("flagged")]
-    if not flagged:
-        return ""
-    worst = max(flagged, key=lambda c: abs((finite(c.get("auroc")) or 0.5) - 0.5))
-    _, auroc = _oriented(worst)
-    text = str(worst.get("short") or worst.get("name", ""))
-    return f"{text}: AUROC {auroc_text(auroc)}"
-
-
-def _oriented(confound: Mapping[str, Any]) -> tuple[str, float | None]:
-    """Returns the set with the larger values of a property, and the AUROC in its direction."""
-    auroc = finite(confound.get("auroc"))
-    if auroc is None:
-        return "", None
-    return ("A", auroc) if auroc >= 0.5 else ("B", 1 - auroc)
-
-
-def _preflight(report: DifferenceReport) -> dict[str, Any]:
-    """Returns the pre-flight findings as lines and the confounds as rows; keys may be missing."""
-    found = report.preflight
-    a, b = report.set_a.name, report.set_b.name
-    lines: list[str] = []
-    cross: list[list[str]] = list(found.get("cross_duplicates") or ())
-    if cross:
-        shared = len({pair[0] for pair in cross})
-        are = "is" if shared == 1 else "are"
-        lines.append(f"{_count(shared, 'image')} of {a} {are} also in {b}, byte for byte.")
-    for key, name in (("duplicates_within_a", a), ("duplicates_within_b", b)):
-        if found.get(key):
-            lines.append(f"{_count(int(found[key]), 'duplicate')} within {name}.")
-    unreadable: list[dict[str, str]] = []
-    for key, name in (("unreadable_a", a), ("unreadable_b", b)):
-        entries = [tuple(entry) for entry in found.get(key) or ()]
-        if entries:
-            lines.append(f"{_count(len(entries), 'unreadable image')} in {name}.")
-        unreadable += [
-            {"set": name, "id": str(entry[0]), "reason": str(entry[-1])} for entry in entries
-        ]
-    confounds = [
-        {
-            "name": str(c.get("name", "")),
-            "higher": _oriented(c)[0],
-            "auroc": _oriented(c)[1],
-            "mean_a": finite(c.get("mean_a")),
-            "mean_b": finite(c.get("mean_b")),
-            "q_value": finite(c.get("q_value")),
-            "flagged": bool(c.get("flagged")),
-            "sentence": str(c.get("sentence") or ""),
-        }
-        for c in found.get("confounds") or ()
-    ]
-    return {
-        "ran": bool(found),
-        "lines": lines,
-        "unreadable": unreadable,
-        "cross_duplicates": [" = ".join(str(i) for i in pair) for pair in cross],
-        "confounds": sorted(confounds, key=lambda c: not c["flagged"]),
-        "flagged": sum(c["flagged"] for c in confounds),
-    }
 
 
 def _provenance(report: DifferenceReport) -> list[tuple[str, str]]:

@@ -41,9 +41,12 @@ def render_markdown(report: DifferenceReport) -> str:
     parts += _preflight(data)
     parts += _rejected(data)
     parts += _sets(data)
-    parts += ["## Provenance", _table(("what", "value"), data["provenance"])]
+    command = [("command", data["command"])] if data["command"] else []
+    parts += ["## Provenance", _table(("what", "value"), [*command, *data["provenance"]])]
     if data["config"]:
         parts += ["## Configuration", _table(("setting", "value"), data["config"])]
+    if data["config_omitted"]:
+        parts.append(f"Left at their defaults: {escape(', '.join(data['config_omitted']))}.")
     return "\n\n".join(parts) + "\n"
 
 

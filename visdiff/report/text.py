@@ -31,3 +31,8 @@ def mean_text(value: float | None) -> str:
     """Formats a score with three significant digits, "–" when missing."""
     number = finite(value)
     return "–" if number is None else f"{number:#.3g}".rstrip(".").replace("-", "−")
+
+
+def count_text(n: int, one: str, many: str | None = None) -> str:
+    """Returns a number with its noun, such as "1 image" or "1,200 images"."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
