@@ -176,7 +176,12 @@ def with_options(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..
 
 def command_line(context: typer.Context) -> str:
     """Returns the running command with the options that were given, quoted for a shell."""
-    words = context.command_path.split()
+    words: list[str] = []
+    level = context
+    while level.parent is not None:
+        words.insert(0, str(level.info_name))
+        level = level.parent
+    words.insert(0, "visdiff")
     for parameter in context.command.params:
         name = parameter.name or ""
         source = context.get_parameter_source(name)
