@@ -78,6 +78,27 @@ def test_side_effects_are_ranked_by_size_and_appear_once() -> None:
     assert ("things", "a pale sky") in [(g.name, d.text) for g, d in ranked]  # the larger of two
 
 
+def test_the_longest_bar_fits_or_is_said_to_be_cut() -> None:
+    report = sample_audit()
+
+    def bars(value: float) -> tuple[list[float], str]:
+        moved = report.groups[0].drift
+        assert moved is not None
+        first = dataclasses.replace(
+            report.groups[0], drift=dataclasses.replace(moved, value=value, high=value + 0.1)
+        )
+        page = Page(dataclasses.replace(report, groups=(first, *report.groups[1:])).to_html())
+        widths = [str(a["style"]) for a in page.all("i") if "style" in a]
+        return [float(w.removeprefix("width: ").removesuffix("%")) for w in widths], page.words
+
+    widths, words = bars(2.2)
+    assert widths[0] == max(widths) < 100
+    assert "are cut" not in words
+    widths, words = bars(9.0)
+    assert widths[0] == 100
+    assert "are cut" in words
+
+
 def test_terms_are_explained_where_they_stand(audit_page: Page) -> None:
     assert len(audit_page.all("dfn")) == 3
     for text in ("distance between the two images of a pair", "seed noise", "false findings"):
