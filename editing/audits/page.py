@@ -10,6 +10,7 @@ from editing.audits.sections.drift import drift
 from editing.audits.sections.origin import origin
 from editing.audits.sections.preserve import preserve
 from editing.audits.sections.requests import requests
+from editing.audits.sections.revival import revival
 from editing.audits.sections.side_effects import side_effects
 from visdiff.report.templating import MAX_PAGE, template
 from visdiff.report.text import auroc_text
@@ -17,7 +18,15 @@ from visdiff.report.text import auroc_text
 if TYPE_CHECKING:
     from editing.audits.report import AuditReport
 
-SECTIONS: tuple[Renderer, ...] = (requests, drift, side_effects, by_group, preserve, origin)
+SECTIONS: tuple[Renderer, ...] = (
+    requests,
+    revival,
+    drift,
+    side_effects,
+    by_group,
+    preserve,
+    origin,
+)
 """The sections of the page, in the order of a reader's questions."""
 
 

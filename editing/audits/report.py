@@ -11,6 +11,7 @@ import numpy as np
 
 from editing.audits.outcomes import Outcome
 from editing.audits.pairs import ImagePair
+from editing.audits.revival.curves import Revival
 from editing.metrics.drift import Drift
 from editing.requests import Preserve, Request, preserved_of
 from editing.requests.toml import requests_toml
@@ -80,6 +81,7 @@ class AuditReport:
         config: Configuration of the comparison.
         warnings: Warnings for the reader.
         command: The command that makes the audit again; "" if it was made by a call.
+        revivals: Whether erased concepts can be learnt anew; empty if that was not tested.
     """
 
     about: Mapping[str, str]
@@ -90,6 +92,7 @@ class AuditReport:
     config: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     command: str = ""
+    revivals: tuple[Revival, ...] = ()
 
     @property
     def side_effects(self) -> tuple[tuple[GroupAudit, Difference], ...]:
@@ -174,6 +177,7 @@ class AuditReport:
             "warnings": list(self.warnings),
             "groups": [_group(g) for g in self.groups],
             "command": self.command,
+            "revivals": [r.to_dict() for r in self.revivals],
             "config": dict(self.config),
         }
 
