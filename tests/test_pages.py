@@ -46,7 +46,7 @@ def noise() -> bytes:
 def test_sections_follow_the_readers_questions(audit_page: Page) -> None:
     sections = [a["id"] for a in audit_page.all("section") if "id" in a]
     assert sections == ["asked", "how-much", "else", "groups", "next", "origin"]
-    assert len(sections) == len(SECTIONS) - 1  # nobody tested a revival
+    assert len(sections) == len(SECTIONS) - 1  # no revival was tested
     assert audit_page.open == []
 
 
@@ -78,7 +78,7 @@ def test_side_effects_are_ranked_by_size_and_appear_once() -> None:
     assert ("things", "a pale sky") in [(g.name, d.text) for g, d in ranked]  # the larger of two
 
 
-def test_the_longest_bar_fits_or_is_said_to_be_cut() -> None:
+def test_the_longest_bar_fits_or_is_marked_as_cut() -> None:
     report = sample_audit()
 
     def bars(value: float) -> tuple[list[float], str]:
@@ -144,6 +144,7 @@ def test_the_table_of_an_audit_has_all_differences() -> None:
     frame = report.to_frame()
     assert len(frame) == sum(len(g.report.differences) for g in report.groups)
     assert set(frame["group"]) == {g.name for g in report.groups if g.report.differences}
+    assert sample_audit(groups=()).to_frame().empty
 
 
 def test_a_notebook_shows_the_verdict_and_one_row_per_group() -> None:

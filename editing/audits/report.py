@@ -222,7 +222,7 @@ class AuditReport:
         """
         folder = Path(folder)
         frame = self.to_frame()
-        for column in ("synonyms", "evidence_a", "evidence_b"):
+        for column in frame.columns.intersection(["synonyms", "evidence_a", "evidence_b"]):
             frame[column] = ["; ".join(items) for items in frame[column]]
         files = {
             "audit.html": self.to_html(folder),
