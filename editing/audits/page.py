@@ -12,6 +12,7 @@ from editing.audits.sections.preserve import preserve
 from editing.audits.sections.requests import requests
 from editing.audits.sections.revival import revival
 from editing.audits.sections.side_effects import side_effects
+from editing.audits.sections.subjects import subjects
 from visdiff.report.templating import MAX_PAGE, template
 from visdiff.report.text import auroc_text
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 SECTIONS: tuple[Renderer, ...] = (
     requests,
+    subjects,
     revival,
     drift,
     side_effects,

@@ -32,7 +32,7 @@ def origin(view: View) -> Section:
 
 def _links(view: View) -> list[tuple[str, str]]:
     links = [("audit.json", "audit.json"), ("differences.csv", "differences.csv")]
-    if view.report.next_command(view.folder):
+    if view.report.next_command(view.folder) and not view.report.subjects:
         links.append(("next.toml", "next.toml"))
     if (view.folder / "images").is_dir():
         links.append(("images", "images/"))

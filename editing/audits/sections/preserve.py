@@ -9,7 +9,7 @@ def preserve(view: View) -> Section:
     body = render_part(
         "preserve.html.j2",
         concepts=view.report.to_preserve,
-        command=view.report.next_command(view.folder),
+        command="" if view.report.subjects else view.report.next_command(view.folder),
         notable=NOTABLE,
     )
     return Section("next", "What should the next edit preserve?", body)
