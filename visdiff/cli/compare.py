@@ -21,6 +21,7 @@ from visdiff.cli.options import (
     Root,
     Where,
     assignments,
+    command_line,
     with_options,
 )
 
@@ -32,6 +33,7 @@ recipes.add_recipes(app)
 @main_command(app)
 @with_options(BackendOptions)
 def compare(
+    context: typer.Context,
     a: Annotated[str, typer.Argument(help="Set A: folder, glob or manifest.")],
     b: Annotated[str, typer.Argument(help="Set B: folder, glob or manifest.")],
     where_a: Where = None,
@@ -91,4 +93,4 @@ def compare(
         typer.echo(costs.sentence(), err=True)
         measured = score(pair, settings, backends)
         report = conclude(measured, measured.tests, settings, backends)
-    deliver(report, options.out, options.as_json)
+    deliver(report, options.out, options.as_json, command_line(context))

@@ -32,11 +32,11 @@ def write_folder(report: DifferenceReport, directory: str | Path) -> Path:
     files = {
         "report.json": utf8(report.to_json(indent=2) + "\n"),
         "report.md": utf8(render_markdown(report)),
-        "report.html": utf8(render_html(report)),
         "differences.csv": utf8(_csv(report)),
     }
     if report.scores is not None:
         files["scores.parquet"] = _parquet(report.scores)
+    files["report.html"] = utf8(render_html(report, tuple(files)))
     with explained("a folder that can be written to", directory):
         for name, data in files.items():
             write_whole(directory / name, data)
