@@ -14,7 +14,7 @@ from editing.personalize.layers import ATTENTION, linear_layers
 from editing.personalize.loss import NoiseLevels, squared_errors
 from editing.personalize.objective import Objective
 from editing.personalize.settings import PersonalizeConfig
-from editing.personalize.trained import Adapters, Whole
+from editing.personalize.trained import Adapters, SpectralShifts, Whole
 from editing.pipelines.denoiser import Denoiser
 from editing.training import Losses, generator
 from visdiff.errors import InputError
@@ -190,16 +190,24 @@ def test_no_weight_of_the_prior_is_no_prior(sd1: Any) -> None:
         torch.testing.assert_close(once.total, found.total + 2 * once.parts["prior"])
 
 
+def _trained(pipe: Any, kind: str) -> Any:
+    layers = list(linear_layers(pipe, "unet", ATTENTION))
+    if kind == "whole":
+        return whole(pipe)
+    if kind == "shifts":
+        return SpectralShifts(pipe, [f"{name}.weight" for name in layers], "off")
+    if kind == "adapters with text":
+        layers += linear_layers(pipe, "text_encoder", ("q_proj",))
+    return Adapters(pipe, layers, 2, 2, seed=0)
+
+
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-@pytest.mark.parametrize("text", [False, True])
-def test_the_teacher_sees_no_drift_at_the_start(
-    request: pytest.FixtureRequest, family: str, text: bool
+@pytest.mark.parametrize("kind", ["whole", "shifts", "adapters", "adapters with text"])
+def test_the_teacher_sees_no_drift_at_the_start_and_drift_afterwards(
+    request: pytest.FixtureRequest, family: str, kind: str
 ) -> None:
     pipe = request.getfixturevalue(family)
-    layers = list(linear_layers(pipe, "unet", ATTENTION))
-    if text:
-        layers += linear_layers(pipe, "text_encoder", ("q_proj",))
-    trained = Adapters(pipe, layers, 2, 2, seed=0)
+    trained = _trained(pipe, kind)
     with trained.installed():
         found = objective(pipe, trained, teacher=True, empty_captions=0.5)
         initial = dict(trained.initial)

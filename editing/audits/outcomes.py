@@ -83,11 +83,8 @@ def evaluate_outcomes(
     if not changes or encoder is None or features is None or by not in original.frame.columns:
         return []
     concepts = np.array(concepts_of(original), dtype=object)
-    groups = original.frame[by].astype(str).to_numpy()
-    meant = np.isin(groups, MEANT)
-    # Places and styles are no classes: a church on the grass shows both.
-    things = concepts[~np.isin(groups, (PLACES, STYLES))]
-    classes = [c for c in dict.fromkeys([*things, *(r.target for r in changes)]) if c]
+    meant = np.isin(original.frame[by].astype(str).to_numpy(), MEANT)
+    classes = classes_of(original, by, requests)
     outcomes: list[Outcome] = []
     for request in changes:
         rows = np.flatnonzero(meant & (concepts == request.concept))
@@ -102,6 +99,22 @@ def evaluate_outcomes(
             for sought in request.sought
         ]
     return outcomes
+
+
+def classes_of(original: ImageSet, by: str, requests: Sequence[Request]) -> list[str]:
+    """Returns the concepts among which images are classified: those of the audit, and the targets.
+
+    Args:
+        original: Images of the unedited model.
+        by: Column of the groups.
+        requests: The requests of the edit.
+    """
+    concepts = np.array(concepts_of(original), dtype=object)
+    groups = original.frame[by].astype(str).to_numpy()
+    # Places and styles are no classes: a church on the grass shows both.
+    things = concepts[~np.isin(groups, (PLACES, STYLES))]
+    targets = [r.target for r in changes_of(requests)]
+    return [c for c in dict.fromkeys([*things, *targets]) if c]
 
 
 def _share(labels: Sequence[str], sought: str) -> Proportion:

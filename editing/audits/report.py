@@ -11,6 +11,7 @@ import numpy as np
 
 from editing.audits.outcomes import Outcome
 from editing.audits.pairs import ImagePair
+from editing.audits.revival.curves import Revival
 from editing.metrics.drift import Drift
 from editing.requests import Preserve, Request, preserved_of
 from editing.requests.toml import requests_toml
@@ -69,6 +70,7 @@ class AuditReport:
         n_candidates: Number of sentences tested, over all groups.
         config: Configuration of the comparison.
         warnings: Warnings for the reader.
+        revivals: Whether erased concepts can be learnt anew; empty if that was not tested.
     """
 
     about: Mapping[str, str]
@@ -78,6 +80,7 @@ class AuditReport:
     n_candidates: int
     config: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    revivals: tuple[Revival, ...] = ()
 
     @property
     def side_effects(self) -> tuple[tuple[GroupAudit, Difference], ...]:
@@ -161,6 +164,7 @@ class AuditReport:
             "n_candidates": self.n_candidates,
             "warnings": list(self.warnings),
             "groups": [_group(g) for g in self.groups],
+            "revivals": [r.to_dict() for r in self.revivals],
             "config": dict(self.config),
         }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from editing.cli.revive import Attack, checked_concepts, parse_numbers
 from visdiff.cli.options import (
     CacheOption,
     ConfigFile,
@@ -84,6 +85,19 @@ def audit(
             "q16:FILE (learned prompts, .npy), fid, kid."
         ),
     ] = "",
+    revive: Annotated[
+        bool,
+        typer.Option(
+            help="Test whether erased concepts can be learnt anew (textual inversion); the plan "
+            "states the cost."
+        ),
+    ] = False,
+    revive_steps: Annotated[
+        str, typer.Option(help="Training steps after which the concept is looked for.")
+    ] = "25,50,100,200",
+    revive_pictures: Annotated[
+        str, typer.Option(help="Numbers of pictures that it is learnt from.")
+    ] = "1,4,16",
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
 ) -> None:
     """Generate images of targets and unrelated prompts, and report what changed.
@@ -98,7 +112,13 @@ def audit(
         preset = "miniature"
     settings = configuration(preset, config).changed(seed=seed).with_set(assignments(set_, "--set"))
     edit_requests, about = _read_requests(edit, requests, base)
+    attack: Attack | None = None
     if images_a is not None or images_b is not None:
+        if revive:
+            raise InputError(
+                "Expected --revive with --base and an edited model, got images; revival trains "
+                "both models: name them."
+            )
         if images_a is None or images_b is None or base or edited or edit:
             raise InputError(
                 "Expected --images-a and --images-b without a model, got another combination; give "
@@ -114,6 +134,20 @@ def audit(
         from editing.pipelines.sampling import Settings
 
         sampling = Settings(steps, guidance)
+        if revive:
+            from editing.audits.revival import RevivalConfig
+
+            config_of_attack = RevivalConfig(
+                parse_numbers(revive_steps, "--revive-steps"),
+                parse_numbers(revive_pictures, "--revive-pictures"),
+                sampling=sampling,
+                batch_size=batch,
+            )
+            attack = Attack(
+                base, edit, edited, checked_concepts(edit_requests), scale, device,
+                config_of_attack, out / "revival",
+            )  # fmt: skip
+            typer.echo(attack.describe(), err=not dry_run)
         sets = _generate_sets(
             base, edit, edited, edit_requests, neighbour, prompts, images, scale, sampling, batch,
             device, out / "images", dry_run,
@@ -121,7 +155,7 @@ def audit(
         if sets is None:
             return
     extra_measures = [name for part in metrics.split(",") if (name := part.strip())]
-    _audit_sets(sets, edit_requests, about, settings, cache, out, as_json, extra_measures)
+    _audit_sets(sets, edit_requests, about, settings, cache, out, as_json, extra_measures, attack)
 
 
 @app.command()
@@ -253,6 +287,7 @@ def _audit_sets(
     out: Path,
     as_json: bool,
     metrics: list[str],
+    attack: Attack | None,
 ) -> None:
     from editing.audits.audit import audit_sets
     from visdiff.cache import Cache
@@ -261,6 +296,10 @@ def _audit_sets(
         report = audit_sets(
             *sets, requests=requests, about=about, config=config, cache=store, metrics=metrics
         )
+        if attack is not None:
+            # The attack takes long, and the audit is already useful.
+            report.save(out)
+            report = attack.after(report, sets[0], config, store)
     report.save(out)
     print_audit(report, out, as_json)
 
@@ -286,6 +325,8 @@ def _print_summary(report: "AuditReport") -> None:
             f"{o.request.kind} {o.request.concept}: {o.sought} {o.before.value:.0%} → "
             f"{o.after.value:.0%} ({o.met})"
         )
+    for revival in report.revivals:
+        typer.echo(revival.sentence)
     for group in report.groups:
         moved = "–" if group.drift is None else f"{group.drift.value:.2f}"
         changes = "; ".join(

@@ -1,14 +1,17 @@
 """Image classifiers, to detect whether images show an erased class."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
 
+from editing.metrics.features import image_features
 from visdiff import miniature
+from visdiff.encoders import Encoder
 from visdiff.encoders.hub import load_weights
+from visdiff.encoders.zero_shot import nearest_text
 from visdiff.errors import InputError
 from visdiff.torchvision_compat import ensure_torchvision
 
@@ -79,3 +82,34 @@ class TransformersClassifier:
 
             self._ready = load_weights(load, f"classifier {self.model}")
         return self._ready
+
+
+class ZeroShotClassifier:
+    """A zero-shot classifier on an encoder of images and texts.
+
+    Args:
+        encoder: Such as `visdiff.encoders.open_clip.OpenClipEncoder`.
+        labels: The labels, in order; of two that are equally near, the first is returned.
+        texts: The text of each label.
+        batch_size: Images per batch.
+
+    Raises:
+        InputError: There are fewer than two labels, or not one text for each.
+    """
+
+    def __init__(
+        self, encoder: Encoder, labels: Sequence[str], texts: Sequence[str], batch_size: int = 32
+    ) -> None:
+        if len(labels) < 2 or len(texts) != len(labels):
+            raise InputError(
+                f"Expected 2 or more labels and a text for each, got {len(labels)} labels and "
+                f"{len(texts)} texts; add what the images may show instead."
+            )
+        self.labels = tuple(labels)
+        self._encoder, self._batch_size = encoder, batch_size
+        self._texts = encoder.encode_texts(list(texts))
+
+    def __call__(self, images: Iterable[Image.Image]) -> list[str]:
+        """Returns the label of the nearest text of each RGB image."""
+        features = image_features(self._encoder, images, self._batch_size)
+        return [self.labels[i] for i in nearest_text(features, self._texts)]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -146,6 +146,43 @@ def export_cache(path: Path) -> object:
         return cache.export(path / "cache.jsonl")
 
 
+def save_pools(path: Path) -> None:
+    from editing.personalize.regularization import Pools
+
+    Pools.of("miniature").write(path / "pools.toml", {"noun": "dog", "model": "m", "prompts": "p"})
+
+
+def save_run_header(path: Path) -> None:
+    from editing.personalize.dreambench_run import open_run
+
+    open_run(path, {"seed": 0})
+
+
+def save_samples(path: Path) -> object:
+    from tiny_pipelines import sd1
+
+    from editing.personalize.samples import Samples, grids
+    from editing.personalize.trained import Whole
+    from editing.pipelines.denoiser import Denoiser
+    from editing.pipelines.sampling import Settings
+
+    pipe = sd1()
+    trained = Whole(pipe, ["unet.conv_in.bias"])
+    samples = Samples(path, every=1, seeds=(0,))
+    observer = grids(Denoiser(pipe), trained, samples, ["a dog"], Settings(steps=1))
+    return observer.observe(1, trained.initial)
+
+
+def save_renderings(path: Path) -> None:
+    from visdiff.bench.minidiffbench import _render_pair, plans
+
+    class Icons:
+        def render(self, scene: object, rng: np.random.Generator) -> np.ndarray:
+            return np.zeros((8, 8, 3), np.uint8)
+
+    _render_pair(next(plans(0, 1, 0)), path, cast(Any, Icons()), 0, 1)
+
+
 WRITERS: dict[str, Callable[[Path], object]] = {
     "texts": lambda path: write_texts(path, {"a.txt": "x"}),
     "report": lambda path: report().save(path),
@@ -165,6 +202,10 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "batches": save_batch,
     "results of a benchmark": save_results,
     "cache": export_cache,
+    "word pools": save_pools,
+    "settings of a benchmark's run": save_run_header,
+    "sample images": save_samples,
+    "renderings of a benchmark": save_renderings,
 }
 
 
@@ -260,6 +301,24 @@ def test_a_fitted_edit_is_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.Mon
     with full_disk(), pytest.raises(InputError, match="free space") as caught:
         save_or_keep(edit(), tmp_path / "e.safetensors")
     assert "the edit is in" not in str(caught.value)
+
+
+def test_sampling_runs_are_returned_although_they_cannot_be_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tiny_pipelines import sd1
+
+    from editing.methods.score.trajectories import Route, load_or_draw
+    from editing.pipelines.denoiser import Denoiser
+
+    denoiser = Denoiser(sd1())
+    with full_disk(), caplog.at_level(logging.WARNING):
+        found = load_or_draw(denoiser, [Route("a dog", 0)], steps=2, guidance=2.0, folder=tmp_path)
+    assert "were not kept on disk" in caplog.text
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+    kept = load_or_draw(denoiser, [Route("a dog", 0)], steps=2, guidance=2.0, folder=tmp_path)
+    assert torch.equal(found.inputs, kept.inputs)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
 def test_a_report_that_cannot_be_saved_is_printed(

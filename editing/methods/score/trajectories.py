@@ -7,6 +7,7 @@ provides all of its points, and runs are stored in memory and optionally on disk
 Song et al., "Denoising Diffusion Implicit Models" (ICLR 2021), arXiv:2010.02502.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from editing.edit.saving import save_tensors
 from editing.pipelines.denoiser import Denoiser, Tensor
 from editing.pipelines.sampling import initial_noise
 from editing.pipelines.weights import weight_hash
-from visdiff.files import explained, write_whole
+from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -178,9 +182,11 @@ def load_or_draw(
                 pass  # Damaged: computed again and overwritten.
     found = draw(denoiser, scheduler, routes, steps=steps, guidance=guidance, on_event=on_event)
     if file is not None:
-        tensors = {name: t.contiguous() for name, t in vars(found).items()}
-        with explained("a folder that can be written to", file.parent):
-            write_whole(file, lambda part: save_file(tensors, part))
+        try:
+            save_tensors(vars(found), file, {})
+        except InputError as error:
+            # Nothing is lost: the runs are computed again when they are needed again.
+            logger.warning("the sampling runs were not kept on disk: %s", error)
     return found
 
 

@@ -22,12 +22,14 @@ class Whole(Trained):
 
     def __init__(self, pipe: Any, names: Sequence[str]) -> None:
         self._places = {name: place_of(pipe, name) for name in names}
+        # Kept here: inside `substituted`, the places hold the trained tensors.
+        self._own = {name: place.parameter.detach() for name, place in self._places.items()}
         self.changes_text = any(name.startswith("text_encoder") for name in names)
 
     @property
     def initial(self) -> Weights:
         """Name → the pipeline's own tensor."""
-        return {name: place.parameter.detach() for name, place in self._places.items()}
+        return self._own
 
     def substituted(self, weights: Weights) -> AbstractContextManager[None]:
         """Returns a context in which the tensors are replaced."""

@@ -29,6 +29,7 @@ def _key(name: str, place: Place) -> str:
 @dataclass(frozen=True, eq=False)
 class _Layer:
     place: Place
+    own: torch.Tensor
     mode: shifts.NormMode
     left: torch.Tensor
     sigma: torch.Tensor
@@ -39,11 +40,12 @@ class _Layer:
         weight = place.parameter.detach()
         found = shifts.decompose(weight, mode)
         parts = (t.to(weight.device, torch.float32) for t in (found.u, found.sigma, found.vt))
-        return cls(place, mode, *parts)
+        return cls(place, weight, mode, *parts)
 
     def weight(self, shift: torch.Tensor) -> torch.Tensor:
         """Returns W + U diag(ReLU(σ + δ) − σ) Vᵀ: exactly W for δ = 0."""
-        own = self.place.parameter.detach()
+        # Not the place's own parameter: inside `substituted` that is the shifted weight.
+        own = self.own
         gains = torch.relu(self.sigma + shift) - self.sigma
         if own.ndim == 1 and self.mode == "elementwise":
             return own.float() + self.left.diagonal() * gains

@@ -1,0 +1,115 @@
+"""The cells of MiniDreamBench: which models are trained for which question."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from subjects import SUBJECTS, Bias, Case
+
+PRIORS = ("none", "prompt", "structured", "teacher")
+BIASES: tuple[Bias, ...] = ("background", "nearby", "tied", "style", "pose")
+SID_METHODS = ("dreambooth", "custom-diffusion", "svdiff", "textual-inversion")
+CURVE = (75, 150, 300, 600)
+"""Training steps at which a curve is measured."""
+
+_ALL = tuple(known.name for known in SUBJECTS)
+_THREE = ("fox", "teapot", "racing car")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model to train.
+
+    Attributes:
+        subject: Name of the subject.
+        method: Name of the method; "untaught" for the base.
+        prior: Name of the prior.
+        case: Case of the captions.
+        bias: What the references have in common.
+        references: Number of references.
+        class_images: Number of class images.
+        steps: Training steps at which the model is measured, ascending.
+    """
+
+    subject: str
+    method: str = "dreambooth"
+    prior: str = "none"
+    case: Case = 3
+    bias: Bias = "none"
+    references: int = 4
+    class_images: int = 64
+    steps: tuple[int, ...] = CURVE
+
+
+def _untaught() -> Iterable[Cell]:
+    return [Cell(s, "untaught", steps=(0,)) for s in _ALL]
+
+
+def _priors() -> Iterable[Cell]:
+    return [Cell(s, prior=p) for s in _ALL for p in PRIORS]
+
+
+def _methods() -> Iterable[Cell]:
+    methods = ("lora", "custom-diffusion", "svdiff", "textual-inversion")
+    priors = ("structured", "prompt", "none")
+    return [Cell(s, m, p, steps=(150, 600)) for s in _THREE for m in methods for p in priors]
+
+
+def _sid() -> Iterable[Cell]:
+    """Every method and bias with plain captions and with SID's, and from a single reference."""
+    conditions: list[tuple[Bias, int]] = [*((bias, 4) for bias in BIASES), ("none", 1)]
+    return [
+        Cell(_ALL[(3 * i + shift) % 8], method, "prompt", case, bias, count, steps=(400,))
+        for shift in (0, 4)
+        for i, (bias, count) in enumerate(conditions)
+        for method in SID_METHODS
+        for case in (1, 3)
+    ]
+
+
+def _cases() -> Iterable[Cell]:
+    """The cases that `sid` leaves out, with DreamBooth."""
+    return [
+        Cell(_ALL[(3 * i) % 8], "dreambooth", "prompt", case, bias, steps=(400,))
+        for i, bias in enumerate(BIASES)
+        for case in (2, 4)
+    ]
+
+
+def _both() -> Iterable[Cell]:
+    """Structured class images, SID's captions, both, and neither, on biased references."""
+    return [
+        Cell(s, "dreambooth", prior, case, "background", steps=(400,))
+        for s in _THREE
+        for prior in ("prompt", "structured")
+        for case in (1, 3)
+    ]
+
+
+def _sizes() -> Iterable[Cell]:
+    """20, 100 and 400 class images; 1, 2 and 4 references."""
+    return [
+        *(
+            Cell("fox", prior="structured", class_images=n, steps=(300, 600))
+            for n in (20, 100, 400)
+        ),
+        *(
+            Cell(s, prior="structured", references=n, steps=(300, 600))
+            for s in ("fox", "teapot")
+            for n in (1, 2)
+        ),
+    ]
+
+
+EXPERIMENTS: Mapping[str, tuple[Cell, ...]] = {
+    name: tuple(cells())
+    for name, cells in {
+        "untaught": _untaught,
+        "priors": _priors,
+        "sid": _sid,
+        "both": _both,
+        "methods": _methods,
+        "cases": _cases,
+        "sizes": _sizes,
+    }.items()
+}
+"""Experiment → its cells, in the order in which they are run."""
