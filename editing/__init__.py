@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from editing.audits.audit import audit
+    from editing.audits.prompt_groups import prompt_groups
     from editing.edit import Edit
     from editing.edit.compose import compose
     from editing.fitting import add, fit, withdraw
     from editing.personalize import personalize
     from editing.personalize.subject import Subject
     from editing.pipelines.loading import load_pipeline
+    from editing.pipelines.sampling import Settings
     from editing.requests import Debias, Erase, Learn, Moderate, Preserve, Replace
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Moderate",
     "Preserve",
     "Replace",
+    "Settings",
     "Subject",
     "add",
     "audit",
@@ -39,6 +42,7 @@ __all__ = [
     "fit",
     "load_pipeline",
     "personalize",
+    "prompt_groups",
     "withdraw",
 ]
 
@@ -50,6 +54,7 @@ _HOME = {
     "Moderate": "editing.requests",
     "Preserve": "editing.requests",
     "Replace": "editing.requests",
+    "Settings": "editing.pipelines.sampling",
     "Subject": "editing.personalize.subject",
     "add": "editing.fitting",
     "audit": "editing.audits.audit",
@@ -57,6 +62,7 @@ _HOME = {
     "fit": "editing.fitting",
     "load_pipeline": "editing.pipelines.loading",
     "personalize": "editing.personalize",
+    "prompt_groups": "editing.audits.prompt_groups",
     "withdraw": "editing.fitting",
 }
 

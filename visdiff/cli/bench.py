@@ -38,8 +38,6 @@ from visdiff.errors import InputError
 
 if TYPE_CHECKING:
     from visdiff.bench.pairs import Benchmark
-    from visdiff.cache import Cache
-    from visdiff.config import Config
 
 app = App("Run and score benchmarks of set comparison.")
 
@@ -197,6 +195,7 @@ def run(
     """Compare every pair, judge the hypotheses, append the results, print the scores."""
     from visdiff.bench.run import run as run_benchmark
     from visdiff.cache import Cache
+    from visdiff.judges.make import make_judge
 
     settings = configuration(
         preset,
@@ -220,7 +219,13 @@ def run(
             err=True,
         )
     with Cache(mode=cache) as store:
-        model = _judge(judge, sheet, samples, judge_settings(settings, judge_llm, judge_set), store)
+        model = make_judge(
+            judge,
+            judge_settings(settings, judge_llm, judge_set),
+            store,
+            sheet=sheet,
+            samples=samples,
+        )
         results = run_benchmark(
             benchmark,
             out,
@@ -282,6 +287,7 @@ def score(
     from visdiff.cache import Cache
     from visdiff.config import Config
     from visdiff.judges import human
+    from visdiff.judges.make import make_judge
 
     found = Results.read(results)
     if write_sheet is not None:
@@ -293,7 +299,9 @@ def score(
             raise InputError("Expected --out with --judge, got none; each judge has its own file.")
         with Cache(mode=cache) as store:
             settings = judge_settings(Config(), judge_llm, judge_set)
-            found = rejudge(found, out, _judge(judge, sheet, samples, settings, store))
+            found = rejudge(
+                found, out, make_judge(judge, settings, store, sheet=sheet, samples=samples)
+            )
     _deliver([found], as_json, seed)
 
 
@@ -352,18 +360,6 @@ def _load(folder: Path, root: Path | None) -> "Benchmark":
 
         return minidiffbench.load(folder)
     return visdiffbench.load(folder, root)
-
-
-def _judge(name: str, sheet: Path | None, samples: int, config: "Config", cache: "Cache") -> Any:
-    """Creates a judge; each judge uses the settings that apply to it."""
-    from visdiff import registry
-    from visdiff.llm.budget import Ledger
-    from visdiff.llm.make import chat_model
-
-    def llm() -> Any:
-        return chat_model(config, cache, Ledger(config.llm.max_calls, config.llm.max_cost))
-
-    return registry.load("judge", name)(llm=llm, sheet=sheet, samples=samples)
 
 
 def _deliver(results: list[Any], as_json: bool, seed: int = 0, published: bool = False) -> None:
