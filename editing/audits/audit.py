@@ -13,11 +13,14 @@ from typing import Any, cast
 
 from editing.audits.grouping import check_columns, split_groups, warn_shared_seeds
 from editing.audits.metrics import load_measures
-from editing.audits.outcomes import evaluate_outcomes
+from editing.audits.outcomes import evaluate_outcomes, subject_outcomes
+from editing.audits.personalized.subject import audit_subjects
+from editing.audits.personalized.taught import Taught, prepare
 from editing.audits.prompt_groups import PromptGroup, prompt_groups, samples_of
 from editing.audits.report import AuditReport
 from editing.edit import Edit
 from editing.generate import EDITED, ORIGINAL, Progress, generate_pairs
+from editing.metrics.masks import Segmenter
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.sampling import Settings
 from editing.requests import Request
@@ -48,9 +51,15 @@ def audit(
     settings: Settings | None = None,
     batch_size: int = 8,
     on_batch: Callable[[Progress], None] | None = None,
+    references: Sequence[Any] | Any = None,
+    checkpoints: str | Path | None = None,
+    segmenter: Segmenter | None = None,
     **how: Any,
 ) -> AuditReport:
     """Generates images of the targets of an edit and of unrelated prompts, and reports changes.
+
+    Of an edit that teaches a subject it also reports what the subject is entangled with, language
+    drift, copies, the leak of attention, and the best of the steps that were kept.
 
     Args:
         base: The unedited model: hub id, folder, "miniature", or a pipeline.
@@ -62,6 +71,11 @@ def audit(
         settings: Sampling settings.
         batch_size: Images per call of the pipeline; does not change the images.
         on_batch: Called after each batch of images.
+        references: The real images of a taught subject, as for
+            `editing.personalize.subject.Subject.open`; a list for several subjects. What needs
+            them is named as missing without them.
+        checkpoints: Folder of the edits that a training kept, ``NAME-000200.safetensors``.
+        segmenter: Finds the class noun in generated images, for the leak of attention.
         **how: Arguments of `audit_sets`, such as a preset or configuration, a cache, a seed.
 
     Returns:
@@ -79,11 +93,16 @@ def audit(
         pipe, cast(Any, edit), samples_of(groups, images), folder,
         scale=scale, settings=settings, batch_size=batch_size, on_batch=on_batch,
     )  # fmt: skip
+    taught = prepare(
+        pipe, edit, folder, references=references, checkpoints=checkpoints, segmenter=segmenter,
+        scale=scale, settings=settings, batch_size=batch_size, on_batch=on_batch,
+    )  # fmt: skip
     return audit_sets(
         generated.images(ORIGINAL),
         generated.images(EDITED),
         requests=edit.requests,
         about={"method": edit.method, "base": edit.base_model, "digest": edit.digest},
+        taught=taught,
         **how,
     )
 
@@ -100,6 +119,7 @@ def audit_sets(
     cache: Cache | None = None,
     progress: bool = True,
     metrics: Sequence[str] = (),
+    taught: Mapping[str, Taught] | None = None,
     **changes: Any,
 ) -> AuditReport:
     """Audits existing images: of two models, or of an edit made by another tool.
@@ -117,6 +137,8 @@ def audit_sets(
         cache: Cache of captions and embeddings.
         progress: Show progress bars on stderr.
         metrics: Additional measures of each group, from `editing.audits.metrics.NAMES`.
+        taught: Concept of a request to learn a subject → what is at hand about it, such as its
+            references; see `editing.audits.personalized.taught`.
         **changes: Changes to the configuration, such as ``seed=1``.
 
     Returns:
@@ -143,14 +165,16 @@ def audit_sets(
             for group, m, tests in zip(groups, measured, corrected(measured, config), strict=True)
         ]
         outcomes = evaluate_outcomes(requests, first, second, by, models)
+        subjects = audit_subjects(requests, first, second, taught or {}, models, config)
     return AuditReport(
         about=dict(about or {}),
         requests=tuple(requests),
-        outcomes=tuple(outcomes),
+        outcomes=(*outcomes, *subject_outcomes(subjects)),
         groups=tuple(audits),
         n_candidates=n,
         config=config.model_dump(mode="json"),
         warnings=tuple(warnings),
+        subjects=subjects,
     )
 
 

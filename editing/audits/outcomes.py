@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from editing.audits.personalized.result import SubjectAudit
 from editing.audits.prompt_groups import MEANT, PLACES, STYLES, concepts_of
 from editing.generate.phrases import phrase
 from editing.metrics.proportions import Proportion, proportion
@@ -67,6 +68,8 @@ def evaluate_outcomes(
 ) -> list[Outcome]:
     """Classifies each request's images among the concepts of the audit, or among its attributes.
 
+    Requests to learn a subject have `subject_outcomes`: the encoder does not know the identifier.
+
     Args:
         requests: The requests of the edit.
         original: Images of the unedited model.
@@ -77,7 +80,7 @@ def evaluate_outcomes(
     Returns:
         The outcomes of each request; empty without an image encoder or the column.
     """
-    changes = changes_of(requests)
+    changes = [r for r in changes_of(requests) if not r.noun]
     encoder = models.ranker.encoder
     features = models.features(original, edited)
     if not changes or encoder is None or features is None or by not in original.frame.columns:
@@ -99,6 +102,18 @@ def evaluate_outcomes(
             for sought in request.sought
         ]
     return outcomes
+
+
+def subject_outcomes(subjects: Sequence[SubjectAudit]) -> list[Outcome]:
+    """Returns whether each taught subject is drawn, by its likeness to the references.
+
+    Subjects without references have no outcome; their audit names what is missing.
+    """
+    return [
+        Outcome.of(s.request, s.request.concept, s.recognised.before, s.recognised.after)
+        for s in subjects
+        if s.recognised is not None
+    ]
 
 
 def classes_of(original: ImageSet, by: str, requests: Sequence[Request]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from editing.audits.personalized.page import subject_section
 from editing.audits.revival.page import revival_section
 from visdiff.report.collect import auroc_text, p_text
 from visdiff.report.html import CONTENT_SECURITY_POLICY
@@ -39,6 +40,7 @@ def render(report: "AuditReport", folder: str | Path) -> str:
         command=report.next_command(folder),
         n_candidates=report.n_candidates,
         warnings=report.warnings,
+        subjects=subject_section(report.subjects),
         revivals=revival_section(report.revivals),
         n_pairs=sum(g.n for g in report.groups),
         full=_FULL,

@@ -7,17 +7,19 @@ whose drift is multiplied by classifier-free guidance.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from editing.generate.phrases import own_seed, phrase, strip_determiner
 from editing.generate.prompts import Sample
+from editing.personalize.pictured import names_subject, without_identifier
 from editing.pipelines.text import neighbours
 from editing.requests import Request, changes_of, normal, preserved_of
 from visdiff.imageset import ImageSet
 
 TARGETS = "targets"
 PARAPHRASES = "paraphrases"
+CLASS = "class noun"
 NEIGHBOURS = "neighbours"
 PRESERVED = "preserved"
 THINGS = "things"
@@ -41,6 +43,19 @@ WORDINGS = (
     "{} next to a house",
 )
 """Templates of paraphrases; {} stands for the concept."""
+
+CONTEXTS = (
+    "{}",
+    "a picture of {}",
+    "{} in the snow",
+    "{} at night",
+    "{} on the grass",
+    "a pencil sketch of {}",
+    "pop art of {}",
+    "{} next to a house",
+)
+"""Templates of the prompts of a taught subject and of its class noun. There are at least two places
+and two styles, so that whether a prompt is followed can be measured."""
 
 ELSEWHERE: Mapping[str, tuple[tuple[str, str], ...]] = {
     THINGS: (
@@ -82,11 +97,13 @@ class PromptGroup:
         name: One of the names above, or a name given by the user.
         prompts: Distinct prompts, one or more.
         concepts: The concept of each prompt; "" for none.
+        seeds_of: Prompt → prompt whose seeds it shares; its own seeds for the others.
     """
 
     name: str
     prompts: tuple[str, ...]
     concepts: tuple[str, ...] = field(default=())
+    seeds_of: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, name: str, pairs: Iterable[tuple[str, str]]) -> "PromptGroup":
@@ -106,6 +123,10 @@ def prompt_groups(
 ) -> list[PromptGroup]:
     """Builds the prompt groups of an edit; empty groups are left out.
 
+    A subject that was taught is asked for in several contexts, and its class noun in the same ones
+    from the same noise: what the noun draws now is the language drift, and what the untaught model
+    draws for it is what the subject's images are compared with.
+
     Args:
         pipe: The unedited pipeline; its text encoder determines the neighbours.
         requests: The requests of the edit.
@@ -115,17 +136,29 @@ def prompt_groups(
             changes or uses as targets are left out.
     """
     changes, preserved = changes_of(requests), preserved_of(requests)
-    meant = {strip_determiner(c.concept) for c in changes}
+    taught = [c for c in changes if c.noun]
+    others = [c for c in changes if not c.noun]
+    meant = {strip_determiner(text) for c in changes for text in (c.concept, c.noun) if text}
     named = {strip_determiner(text) for request in requests for text in request.named}
-    nearest = [word for c in changes for word in neighbours(pipe, c.concept, count)]
+    # The identifier means nothing to the unedited encoder.
+    nearest = [word for c in changes for word in neighbours(pipe, c.noun or c.concept, count)]
     words = dict.fromkeys([*near, *nearest[:MOST_NEIGHBOURS]])
     near_words = [w for w in words if strip_determiner(w) not in named]
     taken = named | {strip_determiner(w) for w in near_words}
     groups = [
-        PromptGroup.of(TARGETS, ((c.concept, phrase(c.concept)) for c in changes)),
+        PromptGroup.of(
+            TARGETS,
+            [
+                *((c.concept, phrase(c.concept)) for c in others),
+                *((c.concept, w.replace("{}", c.wording)) for c in taught for w in CONTEXTS),
+            ],
+        ),
         PromptGroup.of(
             PARAPHRASES,
-            ((c.concept, w.replace("{}", phrase(c.concept))) for c in changes for w in WORDINGS),
+            ((c.concept, w.replace("{}", phrase(c.concept))) for c in others for w in WORDINGS),
+        ),
+        PromptGroup.of(
+            CLASS, ((c.noun, w.replace("{}", phrase(c.noun))) for c in taught for w in CONTEXTS)
         ),
         PromptGroup.of(NEIGHBOURS, ((w, phrase(w)) for w in near_words)),
         PromptGroup.of(
@@ -144,13 +177,35 @@ def prompt_groups(
         ),
         PromptGroup(EMPTY, ("",), ("",)),
     ]
-    return [group for group in groups if group.prompts]
+    return share_noise([group for group in groups if group.prompts], requests)
+
+
+def share_noise(groups: Sequence[PromptGroup], requests: Sequence[Request]) -> list[PromptGroup]:
+    """Returns the groups with the seeds of "a dog" for "a olis dog", so that they can be compared.
+
+    Args:
+        groups: The prompts.
+        requests: The requests of the edit; those without an identifier change nothing.
+    """
+    return [
+        replace(
+            group,
+            seeds_of={
+                prompt: without_identifier(prompt, r.identifier, [r.noun])
+                for prompt in group.prompts
+                for r in requests
+                if r.identifier and names_subject(prompt, r.identifier)
+            },
+        )
+        for group in groups
+    ]
 
 
 def samples_of(groups: Sequence[PromptGroup], images: int, seed: int = 0) -> list[Sample]:
     """Crosses each group's prompts with enough seeds for the wanted number of images.
 
-    Every prompt has its own seeds, derived from its text. Equal noise gives similar backgrounds, so
+    Every prompt has its own seeds, derived from its text, or those of the prompt that
+    `PromptGroup.seeds_of` names. Within a group, equal noise gives similar backgrounds, so
     with common seeds the pairs would not be independent, as the tests assume.
 
     Args:
@@ -167,7 +222,7 @@ def samples_of(groups: Sequence[PromptGroup], images: int, seed: int = 0) -> lis
         count = max(2, math.ceil(images / len(group.prompts)))
         for prompt, concept in zip(group.prompts, group.concepts, strict=True):
             columns = {"group": group.name, "concept": concept}
-            first = seed + own_seed(prompt)
+            first = seed + own_seed(group.seeds_of.get(prompt, prompt))
             samples += [Sample(prompt, s, None, columns) for s in range(first, first + count)]
     return samples
 

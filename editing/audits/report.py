@@ -11,6 +11,8 @@ import numpy as np
 
 from editing.audits.outcomes import Outcome
 from editing.audits.pairs import ImagePair
+from editing.audits.personalized.findings import Finding
+from editing.audits.personalized.result import SubjectAudit
 from editing.audits.revival.curves import Revival
 from editing.metrics.drift import Drift
 from editing.requests import Preserve, Request, preserved_of
@@ -70,6 +72,7 @@ class AuditReport:
         n_candidates: Number of sentences tested, over all groups.
         config: Configuration of the comparison.
         warnings: Warnings for the reader.
+        subjects: The audit of each subject that the edit teaches.
         revivals: Whether erased concepts can be learnt anew; empty if that was not tested.
     """
 
@@ -80,7 +83,15 @@ class AuditReport:
     n_candidates: int
     config: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    subjects: tuple[SubjectAudit, ...] = ()
     revivals: tuple[Revival, ...] = ()
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All confirmed faults: those of taught subjects by size, then side effects by size."""
+        own = sorted((f for s in self.subjects for f in s.confirmed), key=lambda f: -f.size)
+        others = [_side_effect(group, d) for group, d in self.side_effects]
+        return (*own, *sorted(others, key=lambda f: -f.size))
 
     @property
     def side_effects(self) -> tuple[tuple[GroupAudit, Difference], ...]:
@@ -99,6 +110,8 @@ class AuditReport:
             where = sorted({g.name for g, _ in self.side_effects})
             things = "1 thing" if found == 1 else f"{found} things"
             rest = f"{things} changed besides ({', '.join(where)})"
+        if faults := list(dict.fromkeys(f.kind for s in self.subjects for f in s.confirmed)):
+            rest = f"it has faults ({', '.join(faults)}), and {rest}"
         met = {o.met for o in self.outcomes}
         if not met:
             return f"{rest[:1].upper()}{rest[1:]}"
@@ -133,8 +146,11 @@ class AuditReport:
     def next_command(self, folder: str | Path) -> str:
         """Returns the command that fits the next edit.
 
-        "" if nothing needs to be preserved, or if `visdiff edit run` cannot fit the requests.
+        "" if nothing needs to be preserved, or if `visdiff edit run` cannot fit the requests. For a
+        taught subject, the first command of its advice.
         """
+        if self.subjects:
+            return next((a.command for s in self.subjects for a in s.advice if a.command), "")
         can_be_fitted = self.requests and not any(r.needs_images for r in self.requests)
         if not self.to_preserve or not can_be_fitted:
             return ""
@@ -160,6 +176,8 @@ class AuditReport:
                 }
                 for o in self.outcomes
             ],
+            "findings": [asdict(f) for f in self.findings],
+            "subjects": [s.to_dict() for s in self.subjects],
             "to_preserve": list(self.to_preserve),
             "n_candidates": self.n_candidates,
             "warnings": list(self.warnings),
@@ -189,7 +207,7 @@ class AuditReport:
         """
         folder = Path(folder)
         files = {"audit.html": self.to_html(folder), "audit.json": self.to_json(indent=2) + "\n"}
-        if self.next_command(folder):
+        if self.next_command(folder) and not self.subjects:
             files["next.toml"] = self.next_requests()
         write_texts(folder, files)
         for group in self.groups:
@@ -214,6 +232,17 @@ def drift_by_concept(
         values.setdefault(named[prompt], []).append(value)
     means = {concept: float(np.mean(v)) for concept, v in values.items()}
     return dict(sorted(means.items(), key=lambda item: -item[1]))
+
+
+def _side_effect(group: GroupAudit, difference: Difference) -> Finding:
+    change = "more" if difference.direction == "B" else "less"
+    return Finding(
+        "side effect",
+        f"{group.name}: {change} {difference.text!r}",
+        2 * difference.auroc - 1,
+        difference.q_value,
+        True,
+    )
 
 
 def _group(group: GroupAudit) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from editing.cli.audit_subjects import describe_subjects, known_references, prepare_subjects
 from editing.cli.revive import Attack, checked_concepts, parse_numbers
 from visdiff.cli.options import (
     CacheOption,
@@ -85,6 +86,24 @@ def audit(
             "q16:FILE (learned prompts, .npy), fid, kid."
         ),
     ] = "",
+    references: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Real images of a subject that the edit teaches; once for each subject.",
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(help="Folder of edits kept while training, NAME-000200.safetensors."),
+    ] = None,
+    segment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Measure the leak of attention with masks by clipseg, or a hub id or folder.",
+        ),
+    ] = None,
     revive: Annotated[
         bool,
         typer.Option(
@@ -125,6 +144,7 @@ def audit(
                 "both and leave out --base, --edit and --edited."
             )
         sets = _open_sets(images_a, images_b, root, path_column)
+        taught = known_references(edit_requests, references)
     else:
         if base is None or (edit is None) == (edited is None):
             raise InputError(
@@ -134,6 +154,7 @@ def audit(
         from editing.pipelines.sampling import Settings
 
         sampling = Settings(steps, guidance)
+        describe_subjects(edit_requests, references, checkpoints, dry_run)
         if revive:
             from editing.audits.revival import RevivalConfig
 
@@ -154,8 +175,14 @@ def audit(
         )  # fmt: skip
         if sets is None:
             return
+        taught = prepare_subjects(
+            base, edit, edit_requests, references, checkpoints, segment, scale, sampling, batch,
+            device, out / "images",
+        )  # fmt: skip
     extra_measures = [name for part in metrics.split(",") if (name := part.strip())]
-    _audit_sets(sets, edit_requests, about, settings, cache, out, as_json, extra_measures, attack)
+    _audit_sets(
+        sets, edit_requests, about, settings, cache, out, as_json, extra_measures, taught, attack
+    )
 
 
 @app.command()
@@ -231,14 +258,14 @@ def _generate_sets(
     dry_run: bool,
 ) -> tuple[Any, Any] | None:
     """Generates the missing images and returns both sets; None after a dry run."""
-    from editing.audits.prompt_groups import prompt_groups, samples_of
+    from editing.audits.prompt_groups import prompt_groups, samples_of, share_noise
     from editing.cli.edit_files import open_any
     from editing.cli.generate import describe_plan, load_on_device, run_with_progress
     from editing.generate import EDITED, ORIGINAL, Run, Variant
 
     pipe = load_on_device(device, base)
     if prompts is not None:
-        groups = _read_groups(prompts)
+        groups = share_noise(_read_groups(prompts), requests)
     else:
         groups = prompt_groups(pipe, requests, near=near or ())
     samples = samples_of(groups, images)
@@ -287,6 +314,7 @@ def _audit_sets(
     out: Path,
     as_json: bool,
     metrics: list[str],
+    taught: Any,
     attack: Attack | None,
 ) -> None:
     from editing.audits.audit import audit_sets
@@ -294,8 +322,9 @@ def _audit_sets(
 
     with Cache(mode=cache) as store:
         report = audit_sets(
-            *sets, requests=requests, about=about, config=config, cache=store, metrics=metrics
-        )
+            *sets, requests=requests, about=about, config=config, cache=store, metrics=metrics,
+            taught=taught,
+        )  # fmt: skip
         if attack is not None:
             # The attack takes long, and the audit is already useful.
             report.save(out)
@@ -334,6 +363,13 @@ def _print_summary(report: "AuditReport") -> None:
         )
         metrics = "".join(f", {name} {value:.3g}" for name, value in group.metrics.items())
         typer.echo(f"{group.name}: drift {moved}{metrics}" + (f"; {changes}" if changes else ""))
+    for subject in report.subjects:
+        for fault in subject.confirmed:
+            typer.echo(f"{fault.sentence} (size {fault.size:.0%}, q {fault.q_value:.2g})")
+        if subject.recommended is not None:
+            typer.echo(f"recommended step: {subject.recommended}")
+        for reason, parts in subject.reasons.items():
+            typer.echo(f"not measured: {', '.join(parts)}: {reason}", err=True)
     for warning in report.warnings:
         typer.echo(f"warning: {warning}", err=True)
 

@@ -54,6 +54,7 @@ def training_progress(
 
     from editing.generate import Progress
     from editing.methods.score.trajectories import Drawn
+    from editing.personalize.kept import Kept
     from editing.personalize.personalizer import Noted
     from editing.training import (
         Cost,
@@ -92,6 +93,8 @@ def training_progress(
                 )
             case Sampled():
                 tqdm.write(f"samples: {event.path}", file=sys.stderr)
+            case Kept():
+                tqdm.write(f"step {event.done}: {event.path}", file=sys.stderr)
             case Validated():
                 tqdm.write(f"step {event.done}: loss {event.loss:.4f}", file=sys.stderr)
             case Skipped():

@@ -4,6 +4,7 @@ Data goes to stdout, notes and progress to stderr. Exit status: 0 done, 2 the us
 """
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -84,6 +85,13 @@ class TeachOptions:
         Path | None, typer.Option(help="File from which an interrupted training resumes.")
     ] = None
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100
+    keep_every: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps between edits that are kept, OUT-000200.safetensors; visdiff audit "
+            "--checkpoints recommends one."
+        ),
+    ] = None
     sample_every: Annotated[
         int | None, typer.Option(help="Steps between grids of sample images.")
     ] = None
@@ -131,6 +139,7 @@ def _command(method: str) -> Any:
 
 def _teach(method: str, model: str, source: str | None, out: Path, options: TeachOptions) -> None:
     from editing.cli.edit_files import load
+    from editing.personalize.kept import Keeping
     from editing.personalize.samples import Samples
     from visdiff.files import check_writable
 
@@ -169,11 +178,12 @@ def _teach(method: str, model: str, source: str | None, out: Path, options: Teac
             validate_every=options.validate_every,
             checkpoint=options.checkpoint,
             save_every=options.save_every,
+            keep=None if options.keep_every is None else Keeping(out, options.keep_every),
             on_event=on_event,
             **settings,
         )
     save_or_keep(edit, out)
-    _echo(edit, out, options.as_json)
+    _echo(edit, out, model, source, options)
 
 
 def _open(
@@ -270,15 +280,20 @@ def _read_config(path: Path | None) -> dict[str, Any]:
                          ) from error  # fmt: skip
 
 
-def _echo(edit: "Edit", out: Path, as_json: bool) -> None:
-    if as_json:
+def _echo(edit: "Edit", out: Path, model: str, source: str | None, options: TeachOptions) -> None:
+    if options.as_json:
         typer.echo(json.dumps(edit.to_dict(), indent=2))
         return
     loss = edit.diagnostics["loss"]
     for request in edit.requests:
         typer.echo(f"learnt {request.concept!r} by {edit.method}: {out}")
     typer.echo(f"loss on fixed samples {loss['before']:.4f} → {loss['after']:.4f}")
-    typer.echo(f"next: visdiff audit --base MODEL --edit {out} --out audit/")
+    sources = [source or "REFERENCES", *(text.rsplit(",", 2)[0] for text in options.also or [])]
+    words = ["visdiff", "audit", "--base", model, "--edit", str(out)]
+    words += [word for path in sources for word in ("--references", path)]
+    if options.keep_every is not None:
+        words += ["--checkpoints", str(out.parent)]
+    typer.echo(f"next: {shlex.join([*words, '--out', 'audit/'])}")
 
 
 def merge(

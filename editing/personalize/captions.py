@@ -21,6 +21,7 @@ from enum import IntEnum
 from editing.generate.phrases import with_article
 from editing.personalize.instructions import INSTRUCTION as INSTRUCTION
 from editing.personalize.instructions import STYLE_INSTRUCTION as STYLE_INSTRUCTION
+from editing.requests.wording import ARTICLE, subject_phrase
 from visdiff.errors import InputError
 
 _DETERMINERS = frozenset({
@@ -173,7 +174,9 @@ def insert_identifier(caption: str, noun: str, identifier: str) -> str:
             f"Expected a caption with the class noun {noun!r} or [identifier], got {caption!r}; "
             "edit the caption."
         )
-    article = f"{found.group(1)} " if found.group(1) else ""
+    # "an owl" becomes "a olis owl", as the subject is named everywhere.
+    given = found.group(1) or ""
+    article = f"{ARTICLE.capitalize() if given.istitle() else ARTICLE} " if given else ""
     named = caption[found.end() - len(noun) : found.end()]
     return f"{caption[: found.start()]}{article}{identifier} {named}{caption[found.end() :]}"
 
@@ -207,7 +210,7 @@ def reduced(caption: str, noun: str, identifier: str, case: Case) -> str:
             "written from the image (style 'plain')."
         )
     if case is Case.NOUN:
-        return f"a {identifier} {noun}"
+        return subject_phrase(identifier, noun)
     if case is Case.SID:
         return caption
     text = caption

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ from editing.edit.fits import on_plain_modules
 from editing.generate.phrases import with_article
 from editing.personalize.data import Caption, Pictures, fixed_caption
 from editing.personalize.framing import Framing
+from editing.personalize.kept import Keeping, keeper
 from editing.personalize.objective import Objective
 from editing.personalize.priors import ClassImages, class_images
 from editing.personalize.samples import Samples, grids
@@ -120,6 +121,7 @@ class Personalizer:
         validate_every: int | None = None,
         checkpoint: str | Path | None = None,
         save_every: int = 100,
+        keep: Keeping | None = None,
         on_event: OnEvent | None = None,
         **settings: Any,
     ) -> Edit:
@@ -136,7 +138,9 @@ class Personalizer:
             validate_every: Steps between losses on fixed samples; None for none.
             checkpoint: File to resume from, as for `editing.training.train`.
             save_every: Steps between checkpoints.
-            on_event: Called with `Noted`, `editing.generate.Progress` while class images are drawn,
+            keep: Edits of intermediate steps that are written, for the audit to choose from.
+            on_event: Called with `Noted`, `editing.personalize.kept.Kept`,
+                `editing.generate.Progress` while class images are drawn,
                 and the events of `editing.training.train`.
             **settings: Fields of `PersonalizeConfig` that replace the method's defaults.
 
@@ -175,6 +179,22 @@ class Personalizer:
                 ]
             ).encode()
         )
+        # Before the training, whose adapters and tokens are no part of the base.
+        empty = Edit.of(
+            pipe,
+            base_model=base_name(pipe),
+            method=self.name,
+            requests=tuple(Learn(s.identifier, s.noun, s.digest) for s in subjects),
+            config={
+                **config.model_dump(mode="json"),
+                "prior": "own images"
+                if isinstance(prior, ClassImages)
+                else str(prior or self.prior),
+                "captions": [list(s.captions) for s in subjects],
+            },
+            changes=(),
+            seeds=(config.seed,),
+        )
         with _prepared(denoiser, trained, config):
             objective = _objective(denoiser, trained, by_name, priors, config)
 
@@ -194,6 +214,8 @@ class Personalizer:
                 observers.append(
                     Observer(validate_every, lambda done, w: Validated(done, held_out(w)))
                 )
+            if keep is not None:
+                observers.append(keeper(keep, lambda w, step: _step_of(empty, trained, w, step)))
             initial = trained.initial
             plan = config.plan(
                 save_every,
@@ -216,22 +238,7 @@ class Personalizer:
                 "notes": notes,
             }
             changes = trained.deltas(weights)
-        return Edit.of(
-            pipe,
-            base_model=base_name(pipe),
-            method=self.name,
-            requests=tuple(Learn(s.identifier, s.noun, s.digest) for s in subjects),
-            config={
-                **config.model_dump(mode="json"),
-                "prior": "own images"
-                if isinstance(prior, ClassImages)
-                else str(prior or self.prior),
-                "captions": [list(s.captions) for s in subjects],
-            },
-            changes=changes,
-            diagnostics=diagnostics,
-            seeds=(config.seed,),
-        )
+        return replace(empty, changes=changes, diagnostics=diagnostics)
 
 
 def family_name(pipe: Any) -> str:
@@ -249,6 +256,11 @@ def no_groups(config: PersonalizeConfig) -> tuple[Group, ...]:
     """Returns no groups: one rate for all."""
     del config
     return ()
+
+
+def _step_of(empty: Edit, trained: Trained, weights: Weights, step: int) -> Edit:
+    config = {**empty.config, "steps": step}
+    return replace(empty, changes=trained.deltas(weights), config=config)
 
 
 def _named(subject: Subject, config: PersonalizeConfig) -> Subject:

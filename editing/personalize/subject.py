@@ -16,6 +16,7 @@ import pandas as pd
 from PIL import Image
 
 from editing.personalize.captions import insert_identifier, replace_identifier
+from editing.requests.wording import subject_phrase
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.imageset import ImageSet
@@ -62,7 +63,7 @@ class Subject:
     @property
     def phrase(self) -> str:
         """The subject as a prompt names it, "a olis dog"."""
-        return f"a {self.identifier} {self.noun}"
+        return subject_phrase(self.identifier, self.noun)
 
     @property
     def digest(self) -> str:
@@ -202,7 +203,7 @@ def _read(
         notes.append("There is one image: the subject's pose and background are likely learnt.")
     subject = Subject(
         opened,
-        (f"a {identifier} {noun.strip()}",) * len(opened),
+        (subject_phrase(identifier, noun.strip()),) * len(opened),
         tuple(_mask(masks.get(name), opened, i) for i, name in enumerate(opened.ids)),
         identifier,
         noun.strip(),

@@ -23,6 +23,8 @@ class Request:
         lists: Field that a request file can fill from a text file, one text per line; "" for none.
         needs_images: Whether it is fitted to images, which a request file does not have.
         concept: The concept that is changed; "" for none.
+        identifier: Token that names an instance of a class; "" for none.
+        noun: The class noun of such an instance; "" for none.
         target: The concept drawn instead; "" for the empty prompt.
         ratios: Attribute → wanted share of the concept's images.
         scale: Weight relative to the other requests, > 0.
@@ -34,6 +36,8 @@ class Request:
     lists: ClassVar[str] = ""
     needs_images: ClassVar[bool] = False
     concept: str = ""
+    identifier: str = ""
+    noun: str = ""
     target: str = ""
     ratios: Mapping[str, float] = MappingProxyType({})
     scale: float = 1.0
@@ -47,6 +51,11 @@ class Request:
     def named(self) -> tuple[str, ...]:
         """All texts that the request names."""
         return tuple(t for t in (self.concept, self.target, *self.ratios, *self.preserved) if t)
+
+    @property
+    def wording(self) -> str:
+        """The concept as prompts have to write it; "" for the concept with its usual article."""
+        return ""
 
     @property
     def applied_weights(self) -> Mapping[str, float]:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from editing.requests.base import Request, check_scale, check_target, check_text, normal
+from editing.requests.wording import subject_phrase
 from visdiff.errors import InputError
 
 
@@ -229,6 +230,16 @@ class Learn(Request):
     def concept(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The subject in prompts, "olis dog"."""
         return f"{self.identifier} {self.noun}"
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The subject and its class noun."""
+        return (self.concept, self.noun)
+
+    @property
+    def wording(self) -> str:
+        """The subject as its training captions name it, "a olis dog"."""
+        return subject_phrase(self.identifier, self.noun)
 
     @property
     def sought(self) -> Mapping[str, str | float]:
