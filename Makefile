@@ -20,7 +20,7 @@ STAMP := $(VENV)/.installed
 # Only training and the rendered benchmarks and tests need the art; see NOTICE for its licences.
 ART := @iconify-json/noto@1.2.9 @iconify-json/twemoji@1.2.5 @iconify-json/fluent-emoji-flat@1.2.6
 
-.PHONY: install demo test lint art format clean
+.PHONY: install demo test lint dist-check art format clean
 
 install: $(STAMP)
 
@@ -45,6 +45,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+# Builds dist/ and tries the wheel in an environment of its own.
+dist-check:
+	PYTHON=$(PYTHON) .ci/dist
 
 art:
 	npm install --silent --no-save --no-package-lock --prefix .art $(ART)

@@ -83,7 +83,8 @@ def plot_diagnostics(
         ax.barh(row + 0.28, value, 0.3, color=colour, linewidth=0)
         text = (lines_of(ax, name, 1, share=0.8) or [""])[0]
         write(ax, 0, row - 0.05, text, colours.ink, va="center")
-        write(ax, end, row - 0.05, f"{value:.2g}", colours.muted, va="center", ha="right")
+        number = f"{value:.2f}" if limit else f"{value:.3g}"
+        write(ax, end, row - 0.05, number, colours.muted, va="center", ha="right")
     if limit is not None:
         ax.axvline(limit, color=colours.rule, linewidth=0.6, linestyle=(0, (3, 2)), zorder=0)
     ax.set(xlim=(0, 1.02 * end), ylim=(len(bars) - 0.4, -0.5), yticks=[])
