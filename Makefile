@@ -13,14 +13,17 @@ VENV ?= .venv
 JOBS ?= 2
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+SCREENSHOTS_ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # Only training and the rendered benchmarks and tests need the art; see NOTICE for its licences.
 ART := @iconify-json/noto@1.2.9 @iconify-json/twemoji@1.2.5 @iconify-json/fluent-emoji-flat@1.2.6
+# Only a test uses it, to check the pages in Chromium (MPL-2.0, not distributed).
+AXE := axe-core@4.14.1
 
-.PHONY: install demo test lint dist-check art format clean
+.PHONY: install demo test lint dist-check art screenshots format clean
 
 install: $(STAMP)
 
@@ -51,7 +54,11 @@ dist-check:
 	PYTHON=$(PYTHON) .ci/dist
 
 art:
-	npm install --silent --no-save --no-package-lock --prefix .art $(ART)
+	npm install --silent --no-save --no-package-lock --prefix .art $(ART) $(AXE)
+
+# The images of docs/screenshots; needs Chromium.
+screenshots: $(STAMP)
+	$(BIN)/python docs/screenshots.py $(SCREENSHOTS_ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,7 @@
 """The demo: erases a concept from the bundled generator and audits the edit, offline."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from editing.audits.audit import audit
@@ -52,5 +53,6 @@ def demo(
         pipe, edit, out / "images", images=IMAGES, settings=SETTINGS, batch_size=16,
         on_batch=on_batch, preset="miniature", cache=cache, progress=progress, seed=seed,
     )  # fmt: skip
+    report = replace(report, command=f"visdiff demo audit --seed {seed}")
     report.save(out)
     return report

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -138,6 +139,9 @@ def test_out_writes_the_report(run: Run, sets: tuple[Path, Path], tmp_path: Path
     assert {f.name for f in out.iterdir()} == names
     assert json.loads((out / "report.json").read_text("utf-8")) == json.loads(ran.out)
     assert str(out / "report.html") in ran.err
+    command = shlex.split(json.loads(ran.out)["provenance"]["command"])
+    given = ["visdiff", "compare", *sets, *WORDS, "--json", "--out", out]
+    assert sorted(command) == sorted(map(str, given))
     ran = run("compare", *sets, *WORDS, "--out", out)
     assert str(out / "report.html") in ran.out
 

@@ -7,19 +7,20 @@ import io
 import json
 import math
 import re
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
+from sample_reports import BRIGHTER, FOUND, drawing, fake_report
 
 from visdiff.errors import InputError
 from visdiff.report import figures
-from visdiff.report.collect import auroc_text, collect, mean_text, p_text
+from visdiff.report.collect import collect
 from visdiff.report.folder import write_folder
 from visdiff.report.html import FRAGMENT_ROWS, render_fragment, render_html
 from visdiff.report.markdown import escape, render_markdown
+from visdiff.report.text import auroc_text, mean_text, p_text
 from visdiff.results import (
     Difference,
     DifferenceReport,
@@ -36,170 +37,6 @@ EVIL = [
     "'><svg onload=alert(1)>",
     "{{ 7*7 }} | `x` | <b>bold</b> & ]](javascript:alert(1))",
 ]
-
-BRIGHTER = "Brightness alone separates the sets (AUROC 0.97): day drawings are brighter."
-
-
-def drawing(shape: str, colour: str, background: str, rng: np.random.Generator) -> bytes:
-    """Returns a 64 px drawing of one shape, as PNG bytes."""
-    image = Image.new("RGB", (64, 64), background)
-    draw = ImageDraw.Draw(image)
-    x, y, r = rng.integers(22, 42), rng.integers(22, 42), rng.integers(10, 20)
-    box = [int(x - r), int(y - r), int(x + r), int(y + r)]
-    if shape == "circle":
-        draw.ellipse(box, fill=colour, outline="black", width=2)
-    elif shape == "square":
-        draw.rectangle(box, fill=colour, outline="black", width=2)
-    else:
-        draw.polygon(
-            [(int(x), box[1]), (box[0], box[3]), (box[2], box[3])], fill=colour, outline="black"
-        )
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-# text, direction, AUROC, low, high, q, confirmed, synonyms
-FOUND = [
-    (
-        "a red shape on a dark background",
-        "A",
-        0.94,
-        0.90,
-        0.97,
-        2e-14,
-        True,
-        ("dark night scenes", "shapes in red"),
-    ),
-    ("a circle", "B", 0.86, 0.80, 0.91, 3e-9, True, ()),
-    (
-        "two shapes that overlap, one partly hidden behind the other",
-        "A",
-        0.74,
-        0.66,
-        0.81,
-        0.0004,
-        True,
-        ("overlap",),
-    ),
-    ("a thick outline", "B", 0.64, 0.55, 0.72, 0.031, True, ()),
-    ("a grainy texture", "A", 0.58, 0.48, 0.67, 0.19, False, ()),
-    ("a shape in the upper left corner", "B", 0.55, 0.46, 0.64, 0.41, False, ("top left",)),
-]
-
-
-def fake_report(**changes: Any) -> DifferenceReport:
-    """Returns a report like those of `visdiff.compare`, with drawings, scores and captions."""
-    rng = np.random.default_rng(0)
-    a, b = [f"night/{i:03d}.png" for i in range(70)], [f"day/{i:03d}.png" for i in range(68)]
-    thumbnails, captions = {}, {}
-    for i in range(12):
-        thumbnails[f"A/{a[i]}"] = drawing("square" if i % 2 else "triangle", "#d33", "#223", rng)
-        thumbnails[f"B/{b[i]}"] = drawing("circle", "#38c" if i % 3 else "#e9b", "#f3efe2", rng)
-        captions[f"A/{a[i]}"] = (
-            "a red square on a dark background" if i % 2 else "a red triangle at night"
-        )
-        captions[f"B/{b[i]}"] = (
-            "a blue circle on a pale ground" if i % 3 else "a pink circle with a thick outline"
-        )
-    columns: dict[str, Any] = {
-        "set": ["A"] * 70 + ["B"] * 68 + ["A", "B"],
-        "id": [*a, *b, "night/old.png", "day/old.png"],
-        "half": ["scoring"] * 138 + ["discovery"] * 2,
-    }
-    differences = []
-    for k, (text, direction, auroc, low, high, q, confirmed, synonyms) in enumerate(FOUND):
-        shift = 0.03 * (auroc - 0.5) * 4 * (1 if direction == "A" else -1)
-        scores = rng.normal(0.24, 0.03, 140) + shift * (np.array(columns["set"]) == "A")
-        scores[-2:] = 99.0  # discovery images: must not be plotted
-        columns[text] = scores.astype(np.float32)
-        differences.append(
-            Difference(
-                text,
-                direction,
-                auroc,
-                low,
-                high,
-                q / 7,
-                q,
-                confirmed,
-                float(scores[:70].mean()),
-                float(scores[70:138].mean()),
-                70,
-                68,
-                2 if k == 1 else 0,
-                synonyms,
-                tuple(a[(k + j) % 12] for j in range(6)),
-                tuple(b[(k + j) % 12] for j in range(6)),
-                "ngrams",
-            )
-        )
-    values: dict[str, Any] = {
-        "verdict": "4 confirmed differences",
-        "differences": tuple(differences),
-        "rejected": (
-            Rejected("a blue shape", "B", "AUROC 0.53 is below 0.55", 0.53, 0.28, 0.44),
-            Rejected("a photograph of a dog", "A", "no image could be scored"),
-        ),
-        "separability": Separability(0.98, 0.91),
-        "set_a": SetCard("night drawings", "data/night", 140, 70, 70, 1, {"group_name": "night"}),
-        "set_b": SetCard("day drawings", "data/day", 138, 70, 68),
-        "minimum_detectable_auroc": 0.62,
-        "preflight": {
-            "duplicates_within_a": 2,
-            "duplicates_within_b": 0,
-            "cross_duplicates": [("night/007.png", "day/112.png")],
-            "unreadable_a": [("night/013.png", "truncated file")],
-            "unreadable_b": [],
-            "confounds": [
-                {
-                    "name": "aspect",
-                    "auroc": 0.5,
-                    "mean_a": 1.0,
-                    "mean_b": 1.0,
-                    "p_value": 1.0,
-                    "q_value": 1.0,
-                    "flagged": False,
-                    "sentence": "",
-                },
-                {
-                    "name": "brightness",
-                    "auroc": 0.03,
-                    "mean_a": 41.2,
-                    "mean_b": 228.9,
-                    "p_value": 1e-20,
-                    "q_value": 1e-19,
-                    "flagged": True,
-                    "sentence": BRIGHTER,
-                },
-            ],
-        },
-        "null": NullRun(20, 1, (0,) * 19 + (2,)),
-        "config": {
-            "preset": "miniature",
-            "rank": {"model": "miniature", "min_auroc": 0.55},
-            "seed": 0,
-        },
-        "provenance": Provenance(
-            versions={"visdiff": "0.1.0", "torch": "2.13.0"},
-            models={"ranker": {"id": "miniature/clip", "weights": "sha256:1f3a"}},
-            prompts={"describe-v1": "9c1d"},
-            seed=0,
-            device="cpu",
-            seconds={"caption": 41.3, "rank": 3.2},
-            tokens={"prompt": 0},
-            cache_hits=138,
-            cache_misses=140,
-            created="2026-11-21T09:30:00+00:00",
-        ),
-        "warnings": (
-            "Brightness alone separates the sets (AUROC 0.97): day drawings are brighter.",
-        ),
-        "scores": pd.DataFrame(columns),
-        "thumbnails": thumbnails,
-        "captions": captions,
-    }
-    return DifferenceReport(**{**values, **changes})
 
 
 def nothing_found() -> DifferenceReport:
@@ -296,7 +133,7 @@ def test_page_has_all_content_in_order(page):
         "more true of night drawings",
         "0.94",
         "0.90–0.97",
-        "< 0.001",
+        "2e-14",
         "Clearest examples from night drawings",
         "dark night scenes",
         "Not confirmed",
@@ -586,6 +423,8 @@ def test_folder_contains_the_report_in_five_formats(report, tmp_path):
     folder = write_folder(report, tmp_path)
     names = {"report.html", "report.json", "report.md", "differences.csv", "scores.parquet"}
     assert {p.name for p in folder.iterdir()} == names
+    links = {a["href"] for a in Page((folder / "report.html").read_text("utf-8")).all("a")}
+    assert names - {"report.html"} <= links
     assert DifferenceReport.from_json((folder / "report.json").read_text("utf-8")) == report
     table = pd.read_csv(folder / "differences.csv")
     assert list(table["text"]) == [d.text for d in report.differences]
@@ -695,9 +534,10 @@ def test_histograms_exclude_the_discovery_half(report):
 
 
 def test_number_formats():
-    assert [p_text(p) for p in (0.0, 0.0009, 0.0312, 0.412, None, math.nan)] == [
-        "< 0.001",
-        "< 0.001",
+    assert [p_text(p) for p in (0.0, 2.4e-14, 0.0009, 0.0312, 0.412, None, math.nan)] == [
+        "< 1e-300",
+        "2e-14",
+        "9e-4",
         "0.031",
         "0.41",
         "–",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from editing.audits.metrics import Measure
-from editing.audits.pairs import select_pairs
+from editing.audits.pairs import EXAMPLES, first_pairs, select_pairs
 from editing.audits.prompt_groups import MEANT, concepts_of
 from editing.audits.report import GroupAudit, drift_by_concept
 from editing.generate import EDITED, ORIGINAL
@@ -74,6 +74,7 @@ class PairedGroup:
         features = models.features(self.original, self.edited)
         rng = np.random.default_rng(config.seed)
         n, prompts = len(self.original), self.prompts
+        meant, concepts = self.name in MEANT, concepts_of(self.original)
         moved: Drift | None = None
         distances: np.ndarray | None = None
         if features is not None:
@@ -82,14 +83,15 @@ class PairedGroup:
                 moved = drift(features[:n], features[n:], prompts, rng)
         return GroupAudit(
             name=self.name,
-            meant=self.name in MEANT,
+            meant=meant,
             n=n,
             n_tested=len(measured.halves.scoring_a),
             prompts=tuple(dict.fromkeys(prompts)),
             drift=moved,
-            by_concept=drift_by_concept(moved, prompts, concepts_of(self.original)),
+            by_concept=drift_by_concept(moved, prompts, concepts),
             report=report,
             pairs=select_pairs(report, self.original, self.edited, distances),
+            examples=first_pairs(self.original, self.edited, concepts, EXAMPLES) if meant else {},
             metrics={
                 name: value
                 for measure in extra_measures

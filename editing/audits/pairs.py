@@ -1,19 +1,20 @@
 """Example pairs of an audit: original and edited image of the same prompt and seed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
-from PIL import Image
 
 from visdiff.errors import UnreadableImageError
 from visdiff.imageset import ImageSet
+from visdiff.report.images import thumbnail
 from visdiff.results import DifferenceReport
 
 MAX_PAIRS = 4
-"""Most pairs shown per sentence, and for a group without sentences."""
+"""Most pairs kept per sentence, and for a group without sentences."""
 
-_SIDE = 160
+EXAMPLES = 2
+"""Pairs kept per concept that the edit was asked to change."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class ImagePair:
     Attributes:
         prompt: The prompt.
         seed: The seed.
-        original: PNG of the unedited model's image.
-        edited: PNG of the edited model's image.
+        original: Thumbnail of the unedited model's image.
+        edited: Thumbnail of the edited model's image.
     """
 
     prompt: str
@@ -63,21 +64,35 @@ def select_pairs(
     }
 
 
+def first_pairs(
+    a: ImageSet, b: ImageSet, concepts: Sequence[str], count: int
+) -> dict[str, tuple[ImagePair, ...]]:
+    """Returns the first pairs of each concept, which are not chosen by their content.
+
+    Args:
+        a: Original images.
+        b: Edited images, in the same order.
+        concepts: Concept of each pair; pairs without a concept ("") are left out.
+        count: Pairs per concept.
+    """
+    rows: dict[str, list[int]] = {}
+    for index, concept in enumerate(concepts):
+        if concept and len(rows.setdefault(concept, [])) < count:
+            rows[concept].append(index)
+    return {
+        concept: tuple(pair for i in indices if (pair := _read_pair(a, b, i)) is not None)
+        for concept, indices in rows.items()
+    }
+
+
 def _read_pair(a: ImageSet, b: ImageSet, index: int) -> ImagePair | None:
     row = a.frame.iloc[index]
     try:
         return ImagePair(
             str(row["prompt"]),
             str(row["seed"]),
-            _thumbnail(a.image(index)),
-            _thumbnail(b.image(index)),
+            thumbnail(a.image(index)),
+            thumbnail(b.image(index)),
         )
     except UnreadableImageError:  # deleted since it was scored; the text needs no image
         return None
-
-
-def _thumbnail(image: Image.Image) -> bytes:
-    image.thumbnail((_SIDE, _SIDE))
-    buffer = BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from editing.requests import Preserve, Request, preserved_of
 from editing.requests.toml import requests_toml
 from visdiff.files import write_texts
 from visdiff.results import Difference, DifferenceReport, to_plain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1
 
@@ -41,6 +44,7 @@ class GroupAudit:
         report: The comparison; set A holds the originals, q-values are corrected over all groups.
         pairs: Sentence → example pairs; "" → the pairs that moved most.
         metrics: Name → value of the additional measures.
+        examples: Concept → its first pairs, in a group that the edit was asked to change.
     """
 
     name: str
@@ -53,6 +57,12 @@ class GroupAudit:
     report: DifferenceReport
     pairs: Mapping[str, tuple[ImagePair, ...]] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    examples: Mapping[str, tuple[ImagePair, ...]] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """Folder of the group's own report, relative to that of the audit."""
+        return f"groups/{self.name.replace(' ', '-')}"
 
     @property
     def confirmed(self) -> tuple[Difference, ...]:
@@ -72,6 +82,7 @@ class AuditReport:
         n_candidates: Number of sentences tested, over all groups.
         config: Configuration of the comparison.
         warnings: Warnings for the reader.
+        command: The command that makes the audit again; "" if it was made by a call.
         subjects: The audit of each subject that the edit teaches.
         revivals: Whether erased concepts can be learnt anew; empty if that was not tested.
     """
@@ -83,6 +94,7 @@ class AuditReport:
     n_candidates: int
     config: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    command: str = ""
     subjects: tuple[SubjectAudit, ...] = ()
     revivals: tuple[Revival, ...] = ()
 
@@ -182,6 +194,7 @@ class AuditReport:
             "n_candidates": self.n_candidates,
             "warnings": list(self.warnings),
             "groups": [_group(g) for g in self.groups],
+            "command": self.command,
             "revivals": [r.to_dict() for r in self.revivals],
             "config": dict(self.config),
         }
@@ -190,6 +203,23 @@ class AuditReport:
         """Returns the result as JSON; NaN is written as null."""
         return json.dumps(to_plain(self.to_dict()), indent=indent, allow_nan=False)
 
+    def to_frame(self) -> "pd.DataFrame":
+        """Returns the differences of all groups as a table, one row each, confirmed or not.
+
+        Returns:
+            A frame with the columns ``group`` and ``meant``, and those of
+            `visdiff.results.DifferenceReport.to_frame`.
+        """
+        import pandas as pd
+
+        frames = []
+        for group in self.groups:
+            frame = group.report.to_frame()
+            frame.insert(0, "group", group.name)
+            frame.insert(1, "meant", group.meant)
+            frames.append(frame)
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
     def to_html(self, folder: str | Path = ".") -> str:
         """Returns the result as one HTML page that opens offline."""
         from editing.audits.page import render
@@ -197,7 +227,10 @@ class AuditReport:
         return render(self, folder)
 
     def save(self, folder: str | Path) -> Path:
-        """Writes audit.html, audit.json, next.toml and each group's own report below ``groups/``.
+        """Writes the page, the tables, and each group's own report below ``groups/``.
+
+        The files are audit.html, audit.json, differences.csv and, if there is something to
+        preserve, next.toml.
 
         Returns:
             The folder.
@@ -206,12 +239,19 @@ class AuditReport:
             InputError: The folder cannot be created or written to.
         """
         folder = Path(folder)
-        files = {"audit.html": self.to_html(folder), "audit.json": self.to_json(indent=2) + "\n"}
+        frame = self.to_frame()
+        for column in frame.columns.intersection(["synonyms", "evidence_a", "evidence_b"]):
+            frame[column] = ["; ".join(items) for items in frame[column]]
+        files = {
+            "audit.html": self.to_html(folder),
+            "audit.json": self.to_json(indent=2) + "\n",
+            "differences.csv": frame.to_csv(index=False, lineterminator="\n"),
+        }
         if self.next_command(folder) and not self.subjects:
             files["next.toml"] = self.next_requests()
         write_texts(folder, files)
         for group in self.groups:
-            group.report.save(folder / "groups" / group.name.replace(" ", "-"))
+            group.report.save(folder / group.folder)
         return folder
 
     def _repr_html_(self) -> str:

@@ -4,6 +4,7 @@ Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from visdiff.cli.options import (
     Preset,
     Root,
     assignments,
+    command_line,
     configuration,
 )
 from visdiff.cli.options import Settings as Set
@@ -181,8 +183,9 @@ def audit(
         )  # fmt: skip
     extra_measures = [name for part in metrics.split(",") if (name := part.strip())]
     _audit_sets(
-        sets, edit_requests, about, settings, cache, out, as_json, extra_measures, taught, attack
-    )
+        sets, edit_requests, about, settings, cache, out, as_json, extra_measures,
+        taught, attack, command_line(context),
+    )  # fmt: skip
 
 
 @app.command()
@@ -316,6 +319,7 @@ def _audit_sets(
     metrics: list[str],
     taught: Any,
     attack: Attack | None,
+    command: str,
 ) -> None:
     from editing.audits.audit import audit_sets
     from visdiff.cache import Cache
@@ -325,6 +329,7 @@ def _audit_sets(
             *sets, requests=requests, about=about, config=config, cache=store, metrics=metrics,
             taught=taught,
         )  # fmt: skip
+        report = replace(report, command=command)
         if attack is not None:
             # The attack takes long, and the audit is already useful.
             report.save(out)

@@ -14,12 +14,14 @@ from visdiff.cli.options import (
     Root,
     Where,
     assignments,
+    command_line,
     with_options,
 )
 
 
 @with_options(BackendOptions)
 def compare(
+    context: typer.Context,
     a: Annotated[str, typer.Argument(help="Set A: folder, glob or manifest.")],
     b: Annotated[str, typer.Argument(help="Set B: folder, glob or manifest.")],
     where_a: Where = None,
@@ -69,4 +71,4 @@ def compare(
         backends = Backends.of(settings, store, progress=True)
         measured = score(pair, settings, backends)
         report = conclude(measured, measured.tests, settings, backends)
-    deliver(report, options.out, options.as_json)
+    deliver(report, options.out, options.as_json, command_line(context))

@@ -5,6 +5,7 @@ options and receives an instance of it as ``options``.
 """
 
 import inspect
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -171,6 +172,30 @@ def with_options(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..
         return run
 
     return decorate
+
+
+def command_line(context: typer.Context) -> str:
+    """Returns the running command with the options that were given, quoted for a shell."""
+    words: list[str] = []
+    level = context
+    while level.parent is not None:
+        words.insert(0, str(level.info_name))
+        level = level.parent
+    words.insert(0, "visdiff")
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        value = context.params[name]
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        if parameter.param_type_name == "argument":
+            words += map(str, values)
+        elif isinstance(value, bool):
+            words += (parameter.opts if value else parameter.secondary_opts)[:1]
+        else:
+            words += [word for v in values for word in (parameter.opts[0], str(v))]
+    return shlex.join(words)
 
 
 def assignments(texts: Sequence[str] | None, option: str) -> dict[str, str]:

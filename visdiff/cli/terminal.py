@@ -1,6 +1,7 @@
 """Terminal output of a report: the table, the warnings and the exit status."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -12,8 +13,16 @@ from visdiff.report.collect import detectable, second_ranker, verify_text
 from visdiff.results import DifferenceReport
 
 
-def deliver(report: DifferenceReport, out: Path | None, as_json: bool) -> None:
-    """Saves and prints a report; exits with status 3 if it is incomplete."""
+def deliver(report: DifferenceReport, out: Path | None, as_json: bool, command: str) -> None:
+    """Saves and prints a report; exits with status 3 if it is incomplete.
+
+    Args:
+        report: The report.
+        out: Folder to save it to, or None.
+        as_json: Print JSON.
+        command: The command that made it, for its provenance.
+    """
+    report = replace(report, provenance=replace(report.provenance, command=command))
     try:
         if out is not None:
             report.save(out)

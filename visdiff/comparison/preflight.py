@@ -38,14 +38,22 @@ _NAMED = 5
 # Channels that differ by at most this much (of 255) are grey: JPEG does not keep them equal.
 _GREY = 4
 
-# Name: adjective for the set with larger values, and the format of a mean.
-_NUMERIC: dict[str, tuple[str, str]] = {
-    "pixels": ("larger", "{:,.0f} pixels"),
-    "aspect": ("wider for their height", "a width of {:.2f} times the height"),
-    "file_size": ("larger as files", "{:,.0f} bytes"),
-    "jpeg_quality": ("compressed less", "an estimated JPEG quality of {:.0f}"),
-    "brightness": ("brighter", "a brightness of {:.2f}"),
-    "colourfulness": ("more colourful", "a colourfulness of {:.1f}"),
+# Name: adjective for the images with larger values, what their set is, and the format of a mean.
+_NUMERIC: dict[str, tuple[str, str, str]] = {
+    "pixels": ("larger", "has larger images", "{:,.0f} pixels"),
+    "aspect": (
+        "wider for their height",
+        "has wider images",
+        "a width of {:.2f} times the height",
+    ),
+    "file_size": ("larger as files", "has larger files", "{:,.0f} bytes"),
+    "jpeg_quality": (
+        "compressed less",
+        "is compressed less",
+        "an estimated JPEG quality of {:.0f}",
+    ),
+    "brightness": ("brighter", "is brighter", "a brightness of {:.2f}"),
+    "colourfulness": ("more colourful", "is more colourful", "a colourfulness of {:.1f}"),
 }
 
 # Sum of the luminance quantisation table at quality 50 (JPEG standard, ITU-T T.81, table K.1).
@@ -66,6 +74,7 @@ class Confound:
         q_value: The p-value after Benjamini–Hochberg over the properties.
         flagged: Whether q_value <= 0.05 and the AUROC is at least 0.15 from 0.5.
         sentence: The result as a sentence.
+        short: The result in a few words, such as "B is brighter".
     """
 
     name: str
@@ -76,6 +85,7 @@ class Confound:
     q_value: float
     flagged: bool
     sentence: str
+    short: str
 
 
 def _no_images() -> np.ndarray:
@@ -384,6 +394,7 @@ def _confounds(
                 q_value=q_value,
                 flagged=q_value <= MAX_Q and abs(area - 0.5) >= MIN_EFFECT,
                 sentence=_sentence(name, area, mean_a, mean_b),
+                short=_short(name, area),
             )
         )
     return sorted(found, key=lambda confound: -abs(confound.auroc - 0.5))
@@ -391,7 +402,7 @@ def _confounds(
 
 def _sentence(name: str, area: float, mean_a: float, mean_b: float) -> str:
     if name in _NUMERIC:
-        more, form = _NUMERIC[name]
+        more, _, form = _NUMERIC[name]
         higher, lower = ("A", "B") if area >= 0.5 else ("B", "A")
         return (
             f"The images of {higher} are {more} than those of {lower}: on average A has "
@@ -402,6 +413,15 @@ def _sentence(name: str, area: float, mean_a: float, mean_b: float) -> str:
         f"{mean_a:.0%} of the images of A are {what}, and {mean_b:.0%} of those of B "
         f"(AUROC {max(area, 1 - area):.2f})."
     )
+
+
+def _short(name: str, area: float) -> str:
+    higher = "A" if area >= 0.5 else "B"
+    if name in _NUMERIC:
+        return f"{higher} {_NUMERIC[name][1]}"
+    if name == "greyscale":
+        return f"{higher} has more greyscale images"
+    return f"{higher} has more {name.removeprefix('format: ')} files"
 
 
 def _jpeg_quality(image: Image.Image) -> float | None:

@@ -1,24 +1,21 @@
 """Thumbnails of the evidence images, and the table of scores, for a report."""
 
 from collections.abc import Sequence
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from visdiff.comparison.split import Halves
 from visdiff.errors import UnreadableImageError
+from visdiff.report.images import thumbnail
 from visdiff.results import Difference, Hypothesis
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Longest side of a thumbnail in pixels; smaller images are not resized.
-_SIDE = 160
-
 
 def thumbnails(differences: Sequence[Difference], halves: Halves) -> dict[str, bytes]:
-    """Returns PNG thumbnails of the evidence images: ``"A/<id>"`` or ``"B/<id>"`` → bytes."""
+    """Returns thumbnails of the evidence images: ``"A/<id>"`` or ``"B/<id>"`` → bytes."""
     found: dict[str, bytes] = {}
     for side, images in (("A", halves.scoring_a), ("B", halves.scoring_b)):
         place = {name: i for i, name in enumerate(images.ids)}
@@ -30,10 +27,7 @@ def thumbnails(differences: Sequence[Difference], halves: Halves) -> dict[str, b
                     image = images.image(place[name])
                 except UnreadableImageError:  # deleted after scoring; the report omits it
                     continue
-                image.thumbnail((_SIDE, _SIDE))
-                buffer = BytesIO()
-                image.save(buffer, "PNG", optimize=True)
-                found[f"{side}/{name}"] = buffer.getvalue()
+                found[f"{side}/{name}"] = thumbnail(image)
     return found
 
 

@@ -4,30 +4,31 @@ The wording and the choice of content are here; the renderers only do layout and
 in the dict is escaped: hypotheses, captions, names, ids and paths are text from users and models.
 """
 
-import base64
-import math
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from visdiff.report import figures
+from visdiff.report.images import data_uri, is_pixelated
+from visdiff.report.preflight import preflight_content, worst_confound
+from visdiff.report.settings import command_of, used_settings
+from visdiff.report.text import count_text, finite
 from visdiff.results import Difference, DifferenceReport, Rejected, SetCard
 
 MAX_EVIDENCE = 6
 """Maximum number of images shown per difference and set."""
 
-PIXELATED_UP_TO = 96
-"""Thumbnails up to this size in pixels are scaled up without smoothing, so drawings stay sharp."""
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8\xff"
-
-
-def collect(report: DifferenceReport, with_figures: bool = True) -> dict[str, Any]:
+def collect(
+    report: DifferenceReport, with_figures: bool = True, max_evidence: int = MAX_EVIDENCE
+) -> dict[str, Any]:
     """Returns the content of a rendered report as dicts, lists, strings and numbers.
 
     Args:
         report: The report.
         with_figures: Whether to compute histograms and encode thumbnails; False is fast.
+        max_evidence: Maximum number of images per difference and set; fewer are stated in
+            ``warnings``.
 
     Returns:
         A dict with ``verdict``, ``state`` ("found", "none", "incomplete" or "double-dipped"),
@@ -42,6 +43,7 @@ def collect(report: DifferenceReport, with_figures: bool = True) -> dict[str, An
     if state == "none" and report.failed_stages:
         state = "incomplete"
     scores = _Scores(report) if with_figures else None
+    config, omitted = used_settings(report.config)
     return {
         "schema_version": report.schema_version,
         "verdict": _sentence_case(report.verdict),
@@ -53,47 +55,24 @@ def collect(report: DifferenceReport, with_figures: bool = True) -> dict[str, An
         "sets": {"A": _set_card(report.set_a), "B": _set_card(report.set_b)},
         "paired_by": list(report.paired_by),
         "second_ranker": second_ranker(report),
+        "ranker": _ranker(report),
         "differences": [
-            _difference(report, d, number, scores) for number, d in enumerate(report.differences, 1)
+            _difference(report, d, number, scores, max_evidence)
+            for number, d in enumerate(report.differences, 1)
         ],
         "separability": _separability(report, confirmed),
         "minimum_detectable_auroc": (floor := finite(report.minimum_detectable_auroc)),
         "detectable": None if floor is None else detectable(floor),
         "null": _null(report),
-        "preflight": _preflight(report),
+        "preflight": preflight_content(report),
         "rejected": [_rejected(report, r) for r in report.rejected],
-        "warnings": _warnings(report),
-        "config": flatten(report.config),
+        "warnings": [*_warnings(report), *_fewer_images(max_evidence)],
+        "config": flatten(config),
+        "config_omitted": omitted,
+        "command": command_of(report),
         "provenance": _provenance(report),
         "created": report.provenance.created,
     }
-
-
-def finite(value: float | None) -> float | None:
-    """Returns the number, or None when it is missing, NaN or infinite."""
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
-def auroc_text(value: float | None) -> str:
-    """Formats an AUROC with two decimals, "–" when missing."""
-    number = finite(value)
-    return "–" if number is None else f"{number:.2f}"
-
-
-def p_text(value: float | None) -> str:
-    """Formats a p- or q-value as "< 0.001", "0.004" or "0.21", "–" when missing."""
-    number = finite(value)
-    if number is None:
-        return "–"
-    if number < 0.001:
-        return "< 0.001"
-    return f"{number:.3f}" if number < 0.1 else f"{number:.2f}"
-
-
-def mean_text(value: float | None) -> str:
-    """Formats a score with three significant digits, "–" when missing."""
-    number = finite(value)
-    return "–" if number is None else f"{number:#.3g}".rstrip(".").replace("-", "−")
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -115,14 +94,10 @@ def _sentence_case(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _count(n: int, one: str, many: str | None = None) -> str:
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
-
-
 def _summary(report: DifferenceReport, state: str, confirmed: int, candidates: int) -> list[str]:
     """Returns the sentences under the headline."""
     a, b = report.set_a, report.set_b
-    images = f"{_count(a.n_scored, 'image')} of {a.name} and {b.n_scored:,} of {b.name}"
+    images = f"{count_text(a.n_scored, 'image')} of {a.name} and {b.n_scored:,} of {b.name}"
     if has_clusters(report):
         images += (
             f" (independent observations: {a.n_effective or 0:,} and {b.n_effective or 0:,}; "
@@ -138,8 +113,8 @@ def _summary(report: DifferenceReport, state: str, confirmed: int, candidates: i
             f"Scored on {images}{pairs}. Add images to allow a valid test.",
         ]
     tested = (
-        f"Confirmed: {confirmed} of {_count(candidates, 'candidate sentence')}. All numbers are "
-        f"computed on held-out images: {images}{pairs}."
+        f"Confirmed: {confirmed} of {count_text(candidates, 'candidate sentence')}. All numbers "
+        f"are computed on held-out images: {images}{pairs}."
     )
     if report.cross_fitted:
         tested += (
@@ -203,7 +178,11 @@ def _set_card(card: SetCard) -> dict[str, Any]:
 
 
 def _difference(
-    report: DifferenceReport, d: Difference, number: int, scores: "_Scores | None"
+    report: DifferenceReport,
+    d: Difference,
+    number: int,
+    scores: "_Scores | None",
+    max_evidence: int,
 ) -> dict[str, Any]:
     names = {"A": report.set_a.name, "B": report.set_b.name}
     return {
@@ -229,8 +208,8 @@ def _difference(
         "forest": figures.forest_row(d.auroc, d.ci_low, d.ci_high, d.direction),
         "histogram": _histogram(scores, d.text) if scores is not None else None,
         "evidence": {
-            "A": _evidence(report, "A", d.evidence_a) if scores is not None else [],
-            "B": _evidence(report, "B", d.evidence_b) if scores is not None else [],
+            "A": _evidence(report, "A", d.evidence_a[:max_evidence]) if scores is not None else [],
+            "B": _evidence(report, "B", d.evidence_b[:max_evidence]) if scores is not None else [],
         },
     }
 
@@ -241,6 +220,12 @@ def second_ranker(report: DifferenceReport) -> str | None:
         return None
     settings = report.config.get("verify")
     return str(settings["backend"]) if isinstance(settings, Mapping) else "second ranker"
+
+
+def _ranker(report: DifferenceReport) -> str:
+    """Returns the name of the ranker that the scores come from."""
+    settings = report.config.get("ranker")
+    return str(settings.get("backend", "")) if isinstance(settings, Mapping) else ""
 
 
 def verify_text(d: Difference) -> str:
@@ -287,31 +272,19 @@ def _histogram(scores: _Scores, text: str) -> dict[str, Any] | None:
 
 def _evidence(report: DifferenceReport, side: str, ids: Sequence[str]) -> list[dict[str, Any]]:
     images = []
-    for image_id in ids[:MAX_EVIDENCE]:
+    for image_id in ids:
         key = f"{side}/{image_id}"
         data = report.thumbnails.get(key)
-        src, small = _data_uri(data) if data else (None, False)
         images.append(
             {
                 "id": image_id,
+                "file": PurePath(image_id).name,
                 "caption": report.captions.get(key) or "",
-                "src": src,
-                "pixelated": small,
+                "src": data_uri(data) if data else None,
+                "pixelated": bool(data) and is_pixelated(data),
             }
         )
     return images
-
-
-def _data_uri(data: bytes) -> tuple[str | None, bool]:
-    """Returns a PNG or JPEG image as a data URI (None for other bytes) and whether it is small."""
-    if data.startswith(_PNG):
-        kind = "png"
-        small = max(int.from_bytes(data[16:20]), int.from_bytes(data[20:24])) <= PIXELATED_UP_TO
-    elif data.startswith(_JPEG):
-        kind, small = "jpeg", False
-    else:
-        return None, False
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}", small
 
 
 def _rejected(report: DifferenceReport, r: Rejected) -> dict[str, Any]:
@@ -385,7 +358,7 @@ def _null(report: DifferenceReport) -> dict[str, Any] | None:
     null = report.null
     if null is None:
         return None
-    times = _count(null.repeats, "time")
+    times = count_text(null.repeats, "time")
     if null.with_any_confirmed:
         found = f"{null.with_any_confirmed:,} of these runs confirmed something"
     else:
@@ -399,56 +372,24 @@ def _null(report: DifferenceReport) -> dict[str, Any] | None:
 
 
 def _warnings(report: DifferenceReport) -> list[str]:
-    """Returns the warnings that the pre-flight section does not repeat, and a pointer to it."""
+    """Returns the warnings; of those of the pre-flight section only the worst, and their number."""
     in_preflight = [str(w) for w in (report.preflight or {}).get("warnings") or ()]
     warnings = [w for w in report.warnings if w not in in_preflight]
     if in_preflight:
-        count = _count(len(in_preflight), "warning")
-        warnings.append(f"The pre-flight section has {count} about the files; read it first.")
+        count = count_text(len(in_preflight), "warning")
+        worst = worst_confound(report)
+        first = f"{worst}. A sentence may only restate this. " if worst else ""
+        warnings.insert(0, f"{first}The pre-flight section has {count} about the files.")
     return warnings
 
 
-def _preflight(report: DifferenceReport) -> dict[str, Any]:
-    """Returns the pre-flight findings as lines and the confounds as rows; keys may be missing."""
-    found = report.preflight
-    a, b = report.set_a.name, report.set_b.name
-    lines: list[str] = []
-    cross: list[list[str]] = list(found.get("cross_duplicates") or ())
-    if cross:
-        shared = len({pair[0] for pair in cross})
-        are = "is" if shared == 1 else "are"
-        lines.append(f"{_count(shared, 'image')} of {a} {are} also in {b}, byte for byte.")
-    for key, name in (("duplicates_within_a", a), ("duplicates_within_b", b)):
-        if found.get(key):
-            lines.append(f"{_count(int(found[key]), 'duplicate')} within {name}.")
-    unreadable: list[dict[str, str]] = []
-    for key, name in (("unreadable_a", a), ("unreadable_b", b)):
-        entries = [tuple(entry) for entry in found.get(key) or ()]
-        if entries:
-            lines.append(f"{_count(len(entries), 'unreadable image')} in {name}.")
-        unreadable += [
-            {"set": name, "id": str(entry[0]), "reason": str(entry[-1])} for entry in entries
-        ]
-    confounds = [
-        {
-            "name": str(c.get("name", "")),
-            "auroc": finite(c.get("auroc")),
-            "mean_a": finite(c.get("mean_a")),
-            "mean_b": finite(c.get("mean_b")),
-            "q_value": finite(c.get("q_value")),
-            "flagged": bool(c.get("flagged")),
-            "sentence": str(c.get("sentence") or ""),
-        }
-        for c in found.get("confounds") or ()
+def _fewer_images(max_evidence: int) -> list[str]:
+    if max_evidence >= MAX_EVIDENCE:
+        return []
+    return [
+        f"To keep this page small, at most {count_text(max_evidence, 'image')} of each set "
+        "are shown per difference; the JSON file names all."
     ]
-    return {
-        "ran": bool(found),
-        "lines": lines,
-        "unreadable": unreadable,
-        "cross_duplicates": [" = ".join(str(i) for i in pair) for pair in cross],
-        "confounds": sorted(confounds, key=lambda c: not c["flagged"]),
-        "flagged": sum(c["flagged"] for c in confounds),
-    }
 
 
 def _provenance(report: DifferenceReport) -> list[tuple[str, str]]:

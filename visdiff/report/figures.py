@@ -63,9 +63,10 @@ def histogram(
             set's size, clipped to [10, 32].
 
     Returns:
-        None when a set has no score. Otherwise ``low`` and ``high`` (ends of the axis), ``a`` and
-        ``b`` (lists of {x, width, height}, in percent), ``mean_a`` and ``mean_b`` (positions of the
-        means, in percent).
+        None when a set has no score. Otherwise ``low`` and ``high`` (ends of the axis), ``ticks``
+        (round values as {x, label}), ``tallest`` (share of a set in the tallest bar), ``a`` and
+        ``b`` (lists of {x, width, height}), ``mean_a`` and ``mean_b`` (positions of the means).
+        Positions and sizes are in percent.
     """
     a, b = (_finite(s) for s in (scores_a, scores_b))
     if not a.size or not b.size:
@@ -82,11 +83,31 @@ def histogram(
     return {
         "low": low,
         "high": high,
+        "ticks": [
+            {"x": round(100 * (value - low) / (high - low), 2), "label": label}
+            for value, label in _round_values(low, high)
+        ],
+        "tallest": tallest,
         "a": _bars(shares[0] / tallest, bins),
         "b": _bars(shares[1] / tallest, bins),
         "mean_a": round(100 * (float(a.mean()) - low) / (high - low), 2),
         "mean_b": round(100 * (float(b.mean()) - low) / (high - low), 2),
     }
+
+
+def _round_values(low: float, high: float) -> list[tuple[float, str]]:
+    """Returns two to five round numbers in an interval, with their labels."""
+    magnitude = 10.0 ** math.floor(math.log10(high - low))
+    step = next(
+        s
+        for s in (magnitude * f for f in (0.2, 0.5, 1.0, 2.0))
+        if math.floor(high / s) - math.ceil(low / s) < 5
+    )
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [
+        (i * step, f"{i * step:.{decimals}f}".replace("-", "−")) for i in range(first, last + 1)
+    ]
 
 
 def _finite(scores: ArrayLike) -> np.ndarray:

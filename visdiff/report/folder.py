@@ -40,7 +40,6 @@ def write_folder(
     files = {
         "report.json": utf8(report.to_json(indent=2) + "\n"),
         "report.md": utf8(render_markdown(report)),
-        "report.html": utf8(render_html(report)),
         "differences.csv": utf8(_csv(report)),
     }
     if report.scores is not None:
@@ -48,6 +47,7 @@ def write_folder(
     if figures:
         files |= figure_files(report.plot(), FOREST, figures)
     stale = {"scores.parquet", *(f"{FOREST}.{suffix}" for suffix in FORMATS)} - set(files)
+    files["report.html"] = utf8(render_html(report, tuple(files)))
     with explained("a folder that can be written to", directory):
         for name, data in files.items():
             write_whole(directory / name, data)

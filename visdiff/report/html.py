@@ -1,36 +1,38 @@
 """Rendering a report as a self-contained HTML page, and as a small fragment for notebooks."""
 
-import functools
-from importlib import resources
-from typing import Any
+from collections.abc import Sequence
+from urllib.parse import quote
 
-import jinja2
-
-from visdiff.report.collect import auroc_text, collect, mean_text, p_text
+from visdiff.report.collect import MAX_EVIDENCE, collect
+from visdiff.report.templating import MAX_PAGE, template
 from visdiff.results import DifferenceReport
 
 FRAGMENT_ROWS = 12
 """Maximum number of differences in the notebook fragment; the page has all of them."""
 
-# The page makes no network request: no script, font or image, even if user text contains one.
-CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
-
-def render_html(report: DifferenceReport) -> str:
+def render_html(report: DifferenceReport, files: Sequence[str] = ()) -> str:
     """Renders a report as a page that works offline, in light and dark mode and in print.
 
     Styles, figures (SVG) and thumbnails (base64) are embedded; there are no scripts and no network
-    requests. All text from users and models is escaped.
+    requests. All text from users and models is escaped. A page that would be larger than
+    `visdiff.report.templating.MAX_PAGE` shows fewer images, and states it.
 
     Args:
         report: The report.
+        files: Names of other files in the page's folder, which the page links to.
 
     Returns:
         A complete HTML document.
     """
-    return _template("report.html.j2").render(
-        **collect(report), css=_css(), content_security_policy=CONTENT_SECURITY_POLICY
-    )
+    links = [(name, quote(name)) for name in files]
+    page = ""
+    for max_evidence in (MAX_EVIDENCE, 3, 1, 0):
+        content = collect(report, max_evidence=max_evidence)
+        page = template("report.html.j2").render(**content, files=links)
+        if len(page.encode("utf-8", "replace")) <= MAX_PAGE:
+            break
+    return page
 
 
 def render_fragment(report: DifferenceReport) -> str:
@@ -45,32 +47,6 @@ def render_fragment(report: DifferenceReport) -> str:
     Returns:
         A ``<div>`` without ``<html>``, ids, classes or style sheets.
     """
-    return _template("fragment.html.j2").render(
+    return template("fragment.html.j2").render(
         **collect(report, with_figures=False), rows=FRAGMENT_ROWS
     )
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("visdiff.report", "templates"),
-        autoescape=True,  # the default depends on the file name, and ours end in .j2
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(auroc=auroc_text, p=p_text, mean=mean_text, count=_count)
-    return environment
-
-
-def _template(name: str) -> jinja2.Template:
-    return _environment().get_template(name)
-
-
-@functools.cache
-def _css() -> str:
-    return (resources.files("visdiff.report") / "templates" / "report.css").read_text("utf-8")
-
-
-def _count(value: Any) -> str:
-    return f"{value:,}"

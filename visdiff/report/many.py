@@ -1,14 +1,11 @@
 """Rendering the index of several comparisons, as a self-contained HTML page and as Markdown."""
 
-import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
-from visdiff.report.collect import auroc_text, p_text
-from visdiff.report.html import CONTENT_SECURITY_POLICY
 from visdiff.report.markdown import escape
+from visdiff.report.templating import template
+from visdiff.report.text import auroc_text, p_text
 from visdiff.results import Difference, DifferenceReport
 
 if TYPE_CHECKING:
@@ -16,73 +13,6 @@ if TYPE_CHECKING:
 
 _MAX_ROWS = 5
 """Maximum number of confirmed differences per pair in the index; the pair's page has all."""
-
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{{ policy }}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; display: block; overflow-x: auto; }
-th, td { border-bottom: 1px solid #8886; padding: .3rem .6rem; text-align: left; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.dim { opacity: .65; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-<p>{{ summary }}</p>
-{% for warning in warnings %}
-<p><strong>Note.</strong> {{ warning }}</p>
-{% endfor %}
-{% if matrix %}
-<table>
-<caption>Confirmed differences, pair by pair</caption>
-<tr><th></th>{% for name in columns %}<th scope="col">{{ name }}</th>{% endfor %}</tr>
-{% for row in matrix %}
-<tr><th scope="row">{{ row.name }}</th>
-{% for cell in row.cells %}
-<td class="number">
-{%- if cell is none %}<span class="dim">·</span>
-{%- elif cell.link %}<a href="{{ cell.link }}">{{ cell.text }}</a>
-{%- else %}{{ cell.text }}{% endif -%}
-</td>
-{% endfor %}
-</tr>
-{% endfor %}
-</table>
-{% endif %}
-{% for pair in pairs %}
-<h2>{% if pair.link %}<a href="{{ pair.link }}">{{ pair.name }}</a>{% else %}{{ pair.name }}\
-{% endif %}</h2>
-<p>{{ pair.verdict }}</p>
-{% if pair.rows %}
-<table>
-<tr><th>difference</th><th>more true of</th><th>AUROC</th><th>q</th></tr>
-{% for text, of, auroc, q in pair.rows %}
-<tr><td>{{ text }}</td><td>{{ of }}</td><td class="number">{{ auroc }}</td>\
-<td class="number">{{ q }}</td></tr>
-{% endfor %}
-</table>
-{% endif %}
-{% if pair.more %}<p class="dim">and {{ pair.more }} more</p>{% endif %}
-{% endfor %}
-{% if failed %}
-<h2>Not compared</h2>
-<ul>
-{% for name, reason in failed %}
-<li>{{ name }}: {{ reason }}</li>
-{% endfor %}
-</ul>
-{% endif %}
-</body>
-</html>
-"""
 
 
 def render_index(many: "ManyReport", links: Mapping["Pair", str]) -> str:
@@ -93,9 +23,9 @@ def render_index(many: "ManyReport", links: Mapping["Pair", str]) -> str:
         links: Link to each pair's own page, relative to the index.
     """
     matrix = _matrix(many, links)
-    return _template().render(
-        policy=CONTENT_SECURITY_POLICY,
+    return template("many.html.j2").render(
         title=many.title,
+        created=max((r.provenance.created for r in many.reports.values()), default="")[:10],
         summary=summary(many),
         warnings=many.warnings,
         columns=matrix[0]["columns"] if matrix else [],
@@ -187,11 +117,3 @@ def _row(report: DifferenceReport, d: Difference) -> tuple[str, str, str, str]:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_PAGE)

@@ -4,7 +4,8 @@ import html
 import re
 from collections.abc import Iterable
 
-from visdiff.report.collect import auroc_text, collect, mean_text, p_text
+from visdiff.report.collect import collect
+from visdiff.report.text import auroc_text, mean_text, p_text
 from visdiff.results import DifferenceReport
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~!$])")
@@ -40,9 +41,12 @@ def render_markdown(report: DifferenceReport) -> str:
     parts += _preflight(data)
     parts += _rejected(data)
     parts += _sets(data)
-    parts += ["## Provenance", _table(("what", "value"), data["provenance"])]
+    command = [("command", data["command"])] if data["command"] else []
+    parts += ["## Provenance", _table(("what", "value"), [*command, *data["provenance"]])]
     if data["config"]:
         parts += ["## Configuration", _table(("setting", "value"), data["config"])]
+    if data["config_omitted"]:
+        parts.append(f"Left at their defaults: {escape(', '.join(data['config_omitted']))}.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -281,6 +281,7 @@ class Provenance:
         cache_misses: Number of values that had to be computed.
         created: Time of the run, ISO 8601.
         cost: Cost of chat models in US dollars; None when their price is unknown.
+        command: The command that made the report; "" if it was made by a call.
     """
 
     versions: dict[str, str] = field(default_factory=dict)
@@ -294,6 +295,7 @@ class Provenance:
     cache_misses: int = 0
     created: str = ""
     cost: float | None = None
+    command: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "models", to_plain(self.models))
@@ -330,7 +332,7 @@ class DifferenceReport(ReportViews):
         scores: One row per image: ``set`` ("A" or "B"), ``id``, ``half`` ("discovery", "scoring",
             or "both" when double-dipped or cross-fitted), then one float column per hypothesis
             text, NaN where an image was not in its test. Not serialised.
-        thumbnails: PNG bytes by "A/<id>" or "B/<id>". Not serialised.
+        thumbnails: PNG or JPEG bytes by "A/<id>" or "B/<id>". Not serialised.
         captions: Captions by the same keys. Not serialised.
     """
 

@@ -7,7 +7,7 @@ from typing import Any
 from editing.audits.personalized.findings import Finding
 from editing.audits.personalized.measures import Measured
 from editing.audits.personalized.result import SubjectAudit
-from visdiff.report.collect import p_text
+from visdiff.report.text import p_text
 
 
 def subject_section(subjects: Sequence[SubjectAudit]) -> list[dict[str, Any]]:
