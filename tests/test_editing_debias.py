@@ -377,7 +377,7 @@ def test_history_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
     model = FakeModel({"judge": [3.0, 0.0], "cook": [0.1, 0.0]})
     found = run(monkeypatch, model, [Debias(c, HALVES) for c in model.bias])
-    drawn = plot(found).get_lines()
+    drawn = plot(found).axes[0].get_lines()
     lines = {line.get_label(): line for line in drawn if not line.get_label().startswith("_")}
     assert set(lines) == {"judge", "cook"}
     deltas = [

@@ -250,6 +250,8 @@ class AuditReport(AuditViews):
         if self.next_command(folder) and not self.subjects:
             files["next.toml"] = self.next_requests()
         with explained("a folder that can be written to", folder):
+            for name in {f"drift.{suffix}" for suffix in FORMATS} - set(drawn):
+                (folder / name).unlink(missing_ok=True)  # of an earlier audit
             for name, content in drawn.items():
                 write_whole(folder / name, content)
         write_texts(folder, {**files, "audit.html": self.to_html(folder)})
