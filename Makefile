@@ -39,7 +39,7 @@ demo: $(STAMP)
 	$(BIN)/visdiff demo $(DEMO_ARGS)
 
 # One thread a worker: two workers that each use every core are slower than one. A worker runs whole
-# files, so that module fixtures are made once; those with slow tests first (tests/conftest.py).
+# files, so that module fixtures are made once; the longest first (tests/conftest.py).
 test: $(STAMP)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 

@@ -277,13 +277,13 @@ def test_the_advice_is_a_command_for_each_fault() -> None:
     assert "name 'on the grass' already" in known.text
     drift = advise(REQUEST, [fault("language drift")], None, origin, True)
     assert "--prior structured" in drift[0].command
-    assert "--steps 200 --keep-every" in drift[1].command
+    assert "--train-steps 200 --keep-every" in drift[1].command
     kept = Origin("lora", "miniature", {"prior": "structured"}, (), "d", {100: Path("e-000100")})
     weight, step = advise(REQUEST, [fault("language drift")], 100, kept, True)
     assert "prior_weight=2" in weight.command
     assert "--edit e-000100" in step.command
     assert advise(REQUEST, [], None, origin, True) == ()
-    assert "--steps 800" in advise(REQUEST, [], None, origin, False)[0].command
+    assert "--train-steps 800" in advise(REQUEST, [], None, origin, False)[0].command
 
 
 # --- images

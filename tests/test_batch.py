@@ -22,8 +22,8 @@ from visdiff.batch.state import BatchState
 from visdiff.bench.store import Results
 from visdiff.cache import Cache
 from visdiff.captioners import Captioner
-from visdiff.cli.batch import app
 from visdiff.cli.bench import app as bench_app
+from visdiff.cli.caption import app
 from visdiff.config import Config
 from visdiff.engine import Applied
 from visdiff.errors import InputError, VisdiffError
@@ -171,16 +171,18 @@ def test_after_collect_the_ordinary_command_makes_no_call(
 ) -> None:
     results = results_file(tmp_path / "r.jsonl")
     with BatchServer(verdict, key=KEY) as server:
-        llm_options = ("--llm-set", "model=m", "--llm-set", f"base_url={server.url}")
-        ran = invoke(app, "submit", "judge", results, *llm_options, "--no-try-out")
+        address = f"base_url={server.url}"
+        judge = ("--judge-llm", "m", "--judge-set", address)
+        model = ("--set", f"llm.{address}")
+        ran = invoke(bench_app, "submit", results, *judge, "--no-try-out")
         assert ran.exit_code == 0, ran.stderr
         assert "10 requests: 0 cached, 0 submitted before, 10 to submit" in ran.stderr
         assert ran.stdout == "10 requests submitted (batch_0)\n"
-        early = invoke(app, "collect", *llm_options)
+        early = invoke(bench_app, "collect", *model)
         assert early.exit_code == 3
         assert "batch_0 is in progress (10 requests, 1 done)" in early.stdout
         server.end("batch_0")
-        late = invoke(app, "collect", *llm_options)
+        late = invoke(bench_app, "collect", *model)
         assert late.exit_code == 0, late.output
         assert late.stdout.endswith("10 replies, 0 failures, 0 requests pending\n")
         assert server.count(DIRECT_CALL) == 0
@@ -188,14 +190,14 @@ def test_after_collect_the_ordinary_command_makes_no_call(
         before = len(server.calls)
         judged = tmp_path / "judged.jsonl"
         scored = invoke(
-            bench_app, "score", results, "--judge", "chat", "--out", judged, *llm_options, "--json"
+            bench_app, "score", results, "--judge", "chat", "--out", judged, *judge, "--json"
         )
         assert scored.exit_code == 0, scored.output
         assert len(server.calls) == before
         found = Results.read(judged).records["easy/0"]["hypotheses"]
         assert [h["score"] for h in found] == [(i % 3) / 2 for i in range(10)]
         assert [h["reason"] for h in found] == [f"number {i}" for i in range(10)]
-        again = invoke(app, "submit", "judge", results, *llm_options, "--json")
+        again = invoke(bench_app, "submit", results, *judge, "--json")
         assert json.loads(again.stdout)["cached"] == 10
         assert len(server.batches) == 1
     assert server.keys == {f"Bearer {KEY}"}
@@ -720,21 +722,22 @@ def test_captions_are_submitted_and_then_cached(
         return says(f"image {zlib.crc32(sent.encode())}")
 
     server.behave = caption
-    llm_options = ("--llm-set", "model=m", "--llm-set", f"base_url={server.url}")
-    job = ("submit", "caption", photos, "--captioner", "test_batch:ChatCaptioner", *llm_options)
+    address = ("--set", f"llm.base_url={server.url}")
+    captioner = ("--captioner", "test_batch:ChatCaptioner")
+    job = ("submit", photos, *captioner, "--llm", "m", *address)
     ran = invoke(app, *job)
     assert ran.exit_code == 0, ran.output
     # The first request is sent directly.
     assert "4 requests submitted (batch_0), 1 answered at once" in ran.stdout
     assert server.count(DIRECT_CALL) == 1
     server.end("batch_0")
-    assert invoke(app, "collect", *llm_options, "--json").exit_code == 0
+    assert invoke(app, "collect", *address, "--json").exit_code == 0
     chat = CachedChat(OpenAIChat("m", server.url), cache)
     found = ChatCaptioner(lambda: chat).captions(ImageSet.open(photos))
     assert not found.failures
     assert len(set(found.values)) == 5
     assert server.count(DIRECT_CALL) == 1
-    assert "4 replies" not in invoke(app, "collect", *llm_options).stdout
+    assert "4 replies" not in invoke(app, "collect", *address).stdout
 
 
 def test_dry_run_estimates_the_cost_without_calls(
@@ -742,18 +745,22 @@ def test_dry_run_estimates_the_cost_without_calls(
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     results = results_file(tmp_path / "r.jsonl")
-    llm_options = ["--llm-set", "model=m", "--llm-set", f"base_url={server.url}"]
-    priced = ["--llm-set", "prompt_price=1000", "--llm-set", "completion_price=0"]
-    plain = invoke(app, "submit", "judge", results, *llm_options, "--dry-run", "--samples", 3)
+    job = ["submit", results, "--judge-llm", "m", "--judge-set", f"base_url={server.url}"]
+    priced = ["--judge-set", "prompt_price=1000", "--judge-set", "completion_price=0"]
+    plain = invoke(bench_app, *job, "--dry-run", "--samples", 3)
     assert plain.exit_code == 0, plain.output
     assert "30 to submit" in plain.stdout
     assert "cost unknown" in plain.stdout
-    ran = invoke(app, "submit", "judge", results, *llm_options, *priced, "--dry-run", "--json")
+    ran = invoke(bench_app, *job, *priced, "--dry-run", "--json")
     totals = json.loads(ran.stdout)
     assert totals["fresh"] == totals["requests"] == 10
     assert totals["cost"] == pytest.approx(totals["prompt_tokens"] / 1000)
-    for limit, message in (("max_calls=9", "max_calls=9"), ("max_cost=0.01", "at most 0.01 US")):
-        over = invoke(app, "submit", "judge", results, *llm_options, *priced, "--llm-set", limit)
+    limits = (
+        (("--max-calls", 9), "at most 9 requests (--max-calls)"),
+        (("--max-cost", 0.01), "at most 0.01 US dollars (--max-cost)"),
+    )
+    for limit, message in limits:
+        over = invoke(bench_app, *job, *priced, *limit)
         assert isinstance(over.exception, InputError)
         assert message in str(over.exception)
     assert server.calls == []
@@ -764,19 +771,19 @@ def test_dry_run_estimates_the_cost_without_calls(
     ("arguments", "message"),
     [
         (("--captioner", "fakes:ColourCaptioner"), "a captioner that uses a chat model"),
-        (("--llm-set", "backend=transformers"), "the llm 'openai' for batches"),
+        (("--set", "llm.backend=transformers"), "the llm 'openai' for batches"),
         (
-            ("--captioner", "test_batch:ChatCaptioner", "--llm-set", "vision=false"),
+            ("--captioner", "test_batch:ChatCaptioner", "--set", "llm.vision=false"),
             "that accepts images",
         ),
-        (("--llm-set", "prompt_price=1", "--captioner", "test_batch:ChatCaptioner"), "got one of"),
+        (("--set", "llm.prompt_price=1", "--captioner", "test_batch:ChatCaptioner"), "got one of"),
     ],
 )
 def test_invalid_jobs_are_input_errors(
     cache: Cache, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     photos = write_images(tmp_path / "photos", 1)
-    ran = invoke(app, "submit", "caption", photos, "--llm-set", "model=m", *arguments)
+    ran = invoke(app, "submit", photos, "--llm", "m", *arguments)
     assert isinstance(ran.exception, InputError)
     assert message in str(ran.exception)
 

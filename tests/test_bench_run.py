@@ -648,11 +648,19 @@ class Grader:
 def test_a_chat_model_judges_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.jsonl"
     assert bench("run", folder, "--out", out, *RUN).exit_code == 0
-    chat = ("--judge", "chat", "--llm", "test_bench_run:Grader", "--cache", "off", "--json")
+    chat = (
+        "--judge",
+        "chat",
+        "--judge-set",
+        "backend=test_bench_run:Grader",
+        "--cache",
+        "off",
+        "--json",
+    )
     judged = bench("score", out, *chat, "--out", tmp_path / "chat.jsonl", "--samples", 3)
     assert judged.exit_code == 0, judged.exception
     assert json.loads(judged.stdout)[0]["acc1"] == 0.5
-    arguments = (*chat, "--llm-set", "model=prude", "--out", tmp_path / "prude.jsonl")
+    arguments = (*chat, "--judge-llm", "prude", "--out", tmp_path / "prude.jsonl")
     refused = bench("score", out, *arguments)
     assert refused.exit_code == 3
     (row,) = json.loads(refused.stdout)

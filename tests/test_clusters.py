@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
+from scipy.sparse.csgraph import connected_components
 from typer.testing import CliRunner
 
 import visdiff
@@ -20,7 +21,7 @@ from visdiff.comparison.split import split, split_pair
 from visdiff.config import Config, StatisticsConfig
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
-from visdiff.imageset.copies import near_copies, small_copy
+from visdiff.imageset.copies import MIN_CORRELATION, SIDE, near_copies, small_copy
 from visdiff.results import DifferenceReport, Hypothesis
 
 
@@ -67,6 +68,25 @@ def test_near_copies_in_blocks_equal_those_at_once(monkeypatch: pytest.MonkeyPat
     assert whole == [*range(12), *range(12), *range(11, -1, -1)]
     monkeypatch.setattr("visdiff.imageset.copies._BLOCK", 5)
     assert labels_of(images) == whole
+
+
+@pytest.mark.parametrize("noise", [0, 12, 20, 30])
+def test_near_copies_equal_those_of_all_pairs(noise: float) -> None:
+    """No pair is missed by the bound that rules pairs out, with few or many copies."""
+    rng = np.random.default_rng(2)
+    originals = np.stack([small_copy(photo(rng)) for _ in range(40)])
+    chosen = originals[rng.integers(0, len(originals), 150)]
+    small = (chosen + rng.normal(0, noise, chosen.shape)).clip(0, 255).astype(np.uint8)
+    sides = [small.reshape(150, SIDE // 2, 2, SIDE // 2, 2, 3).mean(axis=(2, 4)), small]
+    alike = np.ones((150, 150), bool)
+    for values, least in zip(sides, MIN_CORRELATION, strict=True):
+        steps = [np.diff(values.astype(float), axis=axis).reshape(150, -1) for axis in (2, 1)]
+        vectors = np.concatenate(steps, axis=1)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        alike &= vectors @ vectors.T >= least
+    components = connected_components(alike)[1]
+    firsts = [int(np.flatnonzero(components == c)[0]) for c in components]
+    assert near_copies(small).tolist() == firsts
 
 
 def test_images_without_structure_are_no_near_copies() -> None:
@@ -366,11 +386,18 @@ def test_old_reports_have_no_effective_number(photos: tuple[Path, Path], tmp_pat
     assert "independent observations" not in old.to_markdown()
 
 
-@pytest.mark.parametrize("command", ["compare", "rank", "compare-many"])
+@pytest.mark.parametrize("command", ["compare", "rank", "compare many"])
 def test_the_commands_group_by_a_column(command: str, photos: tuple[Path, Path]) -> None:
     from visdiff.cli.app import app
 
-    arguments = [command, *map(str, photos), "--captioner", "manifest", "--dry-run", "--json"]
+    arguments = [
+        *command.split(),
+        *map(str, photos),
+        "--captioner",
+        "manifest",
+        "--dry-run",
+        "--json",
+    ]
     arguments += ["--ranker", "captions-lexical"]
     arguments += ["--hypotheses", "a cook"] if command == "rank" else []
     alone = CliRunner().invoke(app, arguments)

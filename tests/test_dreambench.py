@@ -74,7 +74,7 @@ def invoke(*arguments: Any) -> Any:
 def training(data: Path, model: Path, out: Path, *more: Any) -> list[Any]:
     return [
         data, "--model", model, "--out", out, "--method", "lora", "--prior", "none",
-        "--set", "steps=1", "--steps", 1, "--seeds", 2, "--class-seeds", 1,
+        "--set", "steps=1", "--steps", 1, "--images", 2, "--noun-images", 1,
         "--subject", "dog", "--subject", "clock", *more,
     ]  # fmt: skip
 
@@ -161,7 +161,7 @@ def test_images_of_another_tool_are_scored_and_copies_of_real_ones_reach_the_top
             with Image.open(data / "dataset" / "dog" / f"0{2 * number + i}.jpg") as real:
                 real.save(file)
     more = ["--measure", "copies", "--measure", "clip_t_vague", "--json"]
-    ran = invoke(data, "--images", tmp_path / "elite", "--out", tmp_path / "out", *more)
+    ran = invoke(data, "--generated", tmp_path / "elite", "--out", tmp_path / "out", *more)
     assert ran.exit_code == 3
     (line,) = json.loads(ran.stdout)["subjects"]
     assert line["measures"]["copies"]["value"] == 1
@@ -180,4 +180,4 @@ def test_real_images_calibrate_the_encoders(data: Path) -> None:
 def test_a_model_or_images_are_required(data: Path, tmp_path: Path) -> None:
     ran = invoke(data, "--out", tmp_path / "run")
     assert isinstance(ran.exception, InputError)
-    assert "--model MODEL or --images FOLDER" in str(ran.exception)
+    assert "--model MODEL or --generated FOLDER" in str(ran.exception)

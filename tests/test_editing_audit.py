@@ -2,7 +2,10 @@
 
 import html
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from editing.audits.prompt_groups import (
 from editing.audits.prompt_groups import samples_of as samples
 from editing.audits.report import AuditReport, drift_by_concept
 from editing.cli.audit import app
+from editing.demo import demo
 from editing.generate import generate
 from editing.generate.phrases import phrase
 from editing.generate.prompts import Sample
@@ -54,19 +58,23 @@ def pipe() -> Any:
 
 
 @pytest.fixture(scope="module")
-def erased(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[AuditReport, Path]:
-    """An erasure that preserves one concept, audited on few images."""
+def cold(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """What `visdiff demo` writes and prints: an erasure that preserves little, and its audit."""
     folder = tmp_path_factory.mktemp("audit")
-    edit = editing.fit(pipe, [Erase("accordion", "burger"), Preserve(["a castle"])], nearest=0)
-    groups = [
-        g for g in prompt_groups(pipe, edit.requests) if g.name in (TARGETS, "preserved", EMPTY)
-    ]
-    with Cache(folder / "cache") as cache:
-        report = audit(
-            pipe, edit, folder / "images", groups=groups, images=56, settings=QUICK,
-            batch_size=28, preset="miniature", cache=cache, progress=False,
-        )  # fmt: skip
-    return report, report.save(folder / "report")
+    done = subprocess.run(
+        [sys.executable, "-m", "visdiff.cli", "demo", "--json", "--out", str(folder / "report")],
+        env={**os.environ, "VISDIFF_CACHE_DIR": str(folder / "cache")},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return folder / "report", done.stdout
+
+
+@pytest.fixture(scope="module")
+def erased(cold: tuple[Path, str]) -> tuple[AuditReport, Path]:
+    """The same audit as an object, from the images and the cache of the command."""
+    folder, _ = cold
+    with Cache(folder.parent / "cache") as cache:
+        return demo(folder, cache, progress=False), folder
 
 
 def test_groups_cover_all_kinds_of_prompts_without_duplicates(pipe: Any) -> None:
@@ -171,15 +179,43 @@ def test_drift_of_a_concept_is_the_mean_of_its_prompts() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_demo_erases_a_church_and_audits_the_edit(cold: tuple[Path, str]) -> None:
+    out, printed = cold
+    report = json.loads(printed)
+    (church,) = report["outcomes"]
+    assert church["before"]["value"] > 0.8
+    assert church["met"] == "yes"
+    assert (out / "audit.html").stat().st_size > 10_000
+    assert (out / "edit.safetensors").is_file()
+    # The confirmed differences name the church as removed from the targets.
+    targets = next(g for g in report["groups"] if g["name"] == "targets")
+    assert any("church" in d["text"] and d["direction"] == "A" for d in targets["confirmed"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_second_audit_generates_nothing_and_reports_the_same(
+    cold: tuple[Path, str], erased: tuple[AuditReport, Path]
+) -> None:
+    folder, printed = cold
+    assert json.loads(erased[0].to_json()) == json.loads(printed)
+    rows = (folder / "images" / "manifest.jsonl").read_text().splitlines()
+    edit = (folder / "edit.safetensors").stat().st_mtime
+    written = [(folder / "images" / json.loads(row)["path"]).stat().st_mtime for row in rows]
+    assert max(written) < edit
+
+
+@pytest.mark.slow
 def test_the_audit_reports_the_erasure_and_small_drift_elsewhere(
     erased: tuple[AuditReport, Path],
 ) -> None:
     report, _ = erased
     groups = {g.name: g for g in report.groups}
-    outcome = next(o for o in report.outcomes if o.sought == "accordion")
+    outcome = next(o for o in report.outcomes if o.sought == "church")
     assert outcome.before.value > 0.5 > 0.2 > outcome.after.value
     confirmed = groups[TARGETS].confirmed
-    assert any("accordion" in d.text and d.direction == "A" for d in confirmed)
+    assert any("church" in d.text and d.direction == "A" for d in confirmed)
     moved = {name: g.drift.value for name, g in groups.items() if g.drift is not None}
     assert moved["preserved"] < 0.5 * moved[TARGETS]
     assert moved[EMPTY] < 0.5 * moved[TARGETS]
@@ -190,11 +226,14 @@ def test_the_audit_reports_the_erasure_and_small_drift_elsewhere(
 def test_an_audit_of_identical_images_finds_nothing(erased: tuple[AuditReport, Path]) -> None:
     """Compared with itself, the original has zero drift, and no sentence is confirmed."""
     _, folder = erased
-    manifest = folder.parent / "images" / "manifest.jsonl"
-    original = ImageSet.open(manifest, where={"group_name": "original"})
+    file = folder / "images" / "three.jsonl"
+    three = (TARGETS, "preserved", EMPTY)
+    rows = (folder / "images" / "manifest.jsonl").read_text().splitlines()
+    file.write_text("\n".join(r for r in rows if json.loads(r)["group"] in three))
+    original = ImageSet.open(file, where={"group_name": "original"})
     with Cache(folder.parent / "cache") as cache:
         report = audit_sets(original, original, preset="miniature", cache=cache, progress=False)
-    assert [g.name for g in report.groups] == [TARGETS, "preserved", EMPTY]
+    assert [g.name for g in report.groups] == [*three]
     assert not report.warnings
     assert all(g.drift is not None and g.drift.value == 0 for g in report.groups)
     assert not report.side_effects
@@ -263,10 +302,10 @@ def test_commands_audit_folders_and_compare_audits(
     erased: tuple[AuditReport, Path], tmp_path: Path
 ) -> None:
     _, folder = erased
-    rows = (folder.parent / "images" / "manifest.jsonl").read_text().splitlines()
+    rows = (folder / "images" / "manifest.jsonl").read_text().splitlines()
     manifests = []
     for name in ("original", "edited"):
-        file = folder.parent / "images" / f"{name}.jsonl"
+        file = folder / "images" / f"{name}.jsonl"
         file.write_text("\n".join(r for r in rows if json.loads(r)["group_name"] == name))
         manifests.append(file)
     out = tmp_path / "foreign"

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import tiny_pipelines as tiny
@@ -106,7 +107,11 @@ def test_a_request_file_is_one_solve(model: Path, tmp_path: Path) -> None:
 SHORT = ["runs=1", "run_steps=2", "steps=2"]
 
 
-def test_training_methods_print_cost_show_progress_and_resume(model: Path, tmp_path: Path) -> None:
+def test_training_methods_print_cost_show_progress_and_resume(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Bars are shown in notebooks and on terminals only.
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
     out, state = tmp_path / "e.safetensors", tmp_path / "state.safetensors"
     short = [word for setting in SHORT for word in ("--set", setting)]
     esd = ["erase", model, "--concept", "church", "--method", "esd-x", *short]

@@ -40,7 +40,16 @@ def test_captions_that_describe_the_subject_end_in_status_3(folder: Path) -> Non
 
 def test_class_prompts_are_a_prompt_file(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "prompts.csv"
-    options = ["--kind", "living", "--count", "50", "--out", str(out), "--subject", str(folder)]
+    options = [
+        "--kind",
+        "living",
+        "--count",
+        "50",
+        "--out",
+        str(out),
+        "--subject-images",
+        str(folder),
+    ]
     ran = runner.invoke(app, ["class-prompts", "dog", *options])
     assert ran.exit_code == 0, ran.output
     prompts = read_prompts(out)

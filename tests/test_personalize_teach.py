@@ -18,7 +18,7 @@ from editing.pipelines.loading import load_pipeline
 from visdiff.cli.app import main
 from visdiff.errors import InputError
 
-SHORT = ("--steps", "2", "--prior", "none", "--set", "sampling_steps=1")
+SHORT = ("--train-steps", "2", "--prior", "none", "--set", "sampling_steps=1")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -124,7 +124,7 @@ def test_a_dataset_configuration_of_kohya(model: Path, tmp_path: Path) -> None:
         """
     )
     out = tmp_path / "e.safetensors"
-    run("lora", model, "--dataset-config", tmp_path / "d.toml", "--out", out, "--steps", "1",
+    run("lora", model, "--dataset-config", tmp_path / "d.toml", "--out", out, "--train-steps", "1",
         "--set", "rank=2")  # fmt: skip
     config = Edit.load(out).config
     assert (config["width"], config["batch"], config["flip"]) == (32, 2, True)
@@ -133,8 +133,8 @@ def test_a_dataset_configuration_of_kohya(model: Path, tmp_path: Path) -> None:
 
 def test_own_images_of_the_class(model: Path, source: Path, tmp_path: Path) -> None:
     out, classes = tmp_path / "e.safetensors", write(tmp_path / "classes")
-    run("custom-diffusion", model, source, "--noun", "dog", "--prior", classes, "--steps", "1",
-        "--out", out)  # fmt: skip
+    run("custom-diffusion", model, source, "--noun", "dog", "--prior", classes,
+        "--train-steps", "1", "--out", out)  # fmt: skip
     assert Edit.load(out).config["prior"] == str(classes)
 
 

@@ -14,7 +14,7 @@ from fakes import write_set
 from typer.testing import CliRunner
 
 from visdiff.cache import Cache
-from visdiff.cli.recipes import app
+from visdiff.cli.compare import app
 from visdiff.comparison.split import split_pair
 from visdiff.config import Config
 from visdiff.errors import InputError
@@ -511,7 +511,7 @@ def test_a_dry_run_matches_the_counts_of_the_run(
     manifest = write_people(
         tmp_path / "m", places, seed=1, score=list(range(240)), kind=["a", "b"] * 120
     )
-    plan = dry_run("memorability", manifest, "score", "--by", "kind", *LEXICAL)
+    plan = dry_run("memorability", manifest, "score", "--slice-by", "kind", *LEXICAL)
     report = memorability(manifest, "score", by="kind", **settings)
     assert plan["comparisons"] == len(report.many.reports) == 3
     held_out = sum(h.n_a + h.n_b + h.n_unscored for h in report.heldout.values())

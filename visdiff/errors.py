@@ -13,6 +13,18 @@ class MissingBackendError(VisdiffError, ImportError):
     """A missing library or missing model weights; the message says how to get them."""
 
 
+class MissingWeightsError(MissingBackendError):
+    """Weights that are neither on disk nor can be downloaded.
+
+    Attributes:
+        what: The model, such as "captioner Salesforce/blip-image-captioning-base".
+    """
+
+    def __init__(self, message: str, what: str = "a model") -> None:
+        super().__init__(message)
+        self.what = what
+
+
 class UnreadableImageError(VisdiffError):
     """An image that cannot be decoded; the message has the path and the reason."""
 

@@ -232,6 +232,28 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
+def check_present(source: str) -> None:
+    """Checks that there is something at the path of an image set, before anything is imported.
+
+    Patterns and addresses are not checked here.
+
+    Raises:
+        InputError: There is nothing.
+    """
+    if "://" in source or any(c in source for c in "*?["):
+        return
+    if not os.path.exists(os.path.expanduser(source)):
+        raise nothing_at(source)
+
+
+def nothing_at(source: str) -> InputError:
+    """Returns the error about the path of an image set where there is nothing."""
+    return InputError(
+        f"Expected a folder, a glob or a manifest, got {source!r}, where there is nothing; "
+        f"check the path (the current folder is {os.getcwd()})."
+    )
+
+
 def check_writable(folder: Path, what: str) -> None:
     """Creates a folder and checks, before a computation starts, that it can be written to.
 

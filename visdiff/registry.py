@@ -66,6 +66,16 @@ def names(role: str) -> list[str]:
     return sorted({*_table(role), *(point.name for point in _installed(role))})
 
 
+def check_name(role: str, name: str) -> None:
+    """Checks the name of a backend without importing it.
+
+    Raises:
+        InputError: The role or name is unknown.
+    """
+    if ":" not in name and name not in (known := names(role)):
+        raise _unknown(role, name, known)
+
+
 def load(role: str, name: str) -> Any:
     """Imports a backend by its name.
 
@@ -96,11 +106,7 @@ def load(role: str, name: str) -> Any:
             f"in full."
         )
     if not claims:
-        known = names(role)
-        raise InputError(
-            f"Expected the name of a {role}, got {name!r}{_did_you_mean(name, known)}; use one of "
-            f'{", ".join(known) or "none (no backend is installed)"}, or "module:Object".'
-        )
+        raise _unknown(role, name, names(role))
     return _resolve(role, claims[0])
 
 
@@ -146,6 +152,13 @@ def _table(role: str) -> dict[str, str]:
             f"use one of {', '.join(_BUILT_IN)}."
         )
     return _BUILT_IN[role]
+
+
+def _unknown(role: str, name: str, known: list[str]) -> InputError:
+    return InputError(
+        f"Expected the name of a {role}, got {name!r}{_did_you_mean(name, known)}; use one of "
+        f'{", ".join(known) or "none (no backend is installed)"}, or "module:Object".'
+    )
 
 
 def _installed(role: str) -> list[EntryPoint]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from editing.audits.metric_names import check_names
 from editing.metrics.detectors import Detector, NudeNetDetector, Q16Detector
 from editing.metrics.distances import fid, kid
 from editing.metrics.features import image_features
@@ -21,8 +22,6 @@ returns values by name."""
 _SIDE = 256
 """Resolution of LPIPS, in pixels."""
 
-NAMES = ("lpips", "clip", "nudenet", "q16:FILE", "fid", "kid")
-
 
 def load_measures(names: Sequence[str]) -> list[Measure]:
     """Loads measures with the models that they need.
@@ -35,6 +34,7 @@ def load_measures(names: Sequence[str]) -> list[Measure]:
         InputError: A name is unknown.
         MissingBackendError: A library or a model's weights are not available.
     """
+    check_names(names)
     return [_load_measure(name) for name in names]
 
 
@@ -48,9 +48,7 @@ def _load_measure(name: str) -> Measure:
         return _unsafe_rate_measure(NudeNetDetector())
     if kind == "q16" and file:
         return _unsafe_rate_measure(Q16Detector(_load_vit_l_14(), file))
-    if name in ("fid", "kid"):
-        return _distance_measure(name)
-    raise InputError(f"Expected a metric ({', '.join(NAMES)}), got {name!r}; correct --metrics.")
+    return _distance_measure(name)
 
 
 def _lpips_measure() -> Measure:

@@ -5,18 +5,30 @@ the subject could not be computed for an image.
 """
 
 import json
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
-from PIL import Image
 
+from editing.cli.checks import check_edit, check_source
+from editing.cli.options import (
+    Device,
+    EditOption,
+    Guidance,
+    Model,
+    Scheduler,
+    Steps,
+)
+from editing.cli.scoring_options import Segment, clipseg
 from visdiff.cli.options import Json
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
     from editing.pipelines.attention import AttentionMaps
 
 EPILOG = (
@@ -26,37 +38,52 @@ EPILOG = (
 
 
 def attention(
-    model: Annotated[str, typer.Argument(help="Model: a hub id, a folder, or miniature.")],
+    model: Model,
     prompt: Annotated[str, typer.Argument(help="The prompt.")],
-    out: Annotated[Path, typer.Option(help="Folder for the figure, arrays and images.")],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Output folder of the figure, arrays and images.")
+    ],
     word: Annotated[
         list[str] | None,
-        typer.Option(help="Word of the prompt, such as the identifier; repeatable."),
+        typer.Option(
+            metavar="WORD",
+            help="Word of the prompt, such as the identifier; repeatable.",
+            show_default="all words",
+        ),
     ] = None,
-    edit: Annotated[
-        Path | None, typer.Option(help="Edit file, or weights of another tool (LoRA, …).")
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, such as 0-3.")] = "0-3",
+    edit: EditOption = None,
+    seeds: Annotated[
+        str, typer.Option(metavar="SEEDS", help="Seeds, such as 0-9 or 1,5,7-9.")
+    ] = "0-3",
     masks: Annotated[
         Path | None,
-        typer.Option(help="Folder of masks of the subject, SEED.png: prints the leak."),
+        typer.Option(
+            metavar="DIR",
+            help="Folder of masks of the subject, SEED.png: prints the leak.",
+            show_default="none",
+        ),
     ] = None,
-    segment: Annotated[
+    segment: Segment = None,
+    noun: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="Find the masks by this text (CLIPSeg): the class noun."),
+        typer.Option(metavar="NOUN", help="Class noun, such as dog.", show_default="none"),
     ] = None,
-    segment_model: Annotated[
-        str, typer.Option(help="Hub id or folder of CLIPSeg.")
-    ] = "CIDAS/clipseg-rd64-refined",
-    steps: Annotated[int, typer.Option(help="Number of sampling steps.")] = 50,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Such as DDIM; default: the model's.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    steps: Steps = 50,
+    guidance: Guidance = 7.5,
+    scheduler: Scheduler = None,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Map the cross-attention of words, and how much lies outside the subject (leak)."""
+    if masks is not None and segment is not None:
+        raise InputError("Expected --masks or --segment, got both; leave one out.")
+    if segment is not None and noun is None:
+        raise InputError("Expected --noun with --segment, got none; name what the masks cover.")
+    check_source(model)
+    if edit is not None:
+        check_edit(edit)
+    import numpy as np
+
     from editing.cli.edit_files import open_any
     from editing.cli.generate import load_on_device
     from editing.generate.prompts import parse_seeds
@@ -64,8 +91,6 @@ def attention(
     from editing.pipelines.sampling import Settings
     from visdiff.files import check_writable
 
-    if masks is not None and segment is not None:
-        raise InputError("Expected --masks or --segment, got both; leave one out.")
     check_writable(out, "the maps")
     numbers = parse_seeds(seeds)
     pipe = load_on_device(device, model)
@@ -80,7 +105,7 @@ def attention(
         if chosen
         else found.of_words()
     )
-    inside, reasons = _masks(found, numbers, masks, segment, segment_model)
+    inside, reasons = _masks(found, numbers, masks, segment, noun)
     leaks = _leaks(maps, inside)
     _write(out, found, maps, leaks, numbers, inside)
     rows = [
@@ -106,18 +131,20 @@ def _masks(
     found: "AttentionMaps",
     seeds: list[int],
     folder: Path | None,
-    text: str | None,
-    model: str,
-) -> tuple[list[np.ndarray | None], list[str]]:
+    model: str | None,
+    noun: str | None,
+) -> "tuple[list[np.ndarray | None], list[str]]":
     """Returns the mask of each image as bool, and why some are missing."""
+    from PIL import Image
+
     from editing.metrics.masks import ClipSegmenter, kept_pixels
 
-    if folder is None and text is None:
+    if folder is None and model is None:
         return [None] * len(seeds), []
     images = [Image.fromarray(pixels) for pixels in found.images]
     opened: list[Image.Image | None] = []
-    if text is not None:
-        opened += ClipSegmenter(model)(images, text)
+    if model is not None and noun is not None:
+        opened += ClipSegmenter(clipseg(model))(images, noun)
     elif folder is not None:
         opened += [_read(folder / f"{s}.png", i) for s, i in zip(seeds, images, strict=True)]
     kept = [None if mask is None else kept_pixels(mask) for mask in opened]
@@ -129,7 +156,9 @@ def _masks(
     return [mask if mask is not None and mask.any() else None for mask in kept], reasons
 
 
-def _read(file: Path, image: Image.Image) -> Image.Image | None:
+def _read(file: Path, image: "Image.Image") -> "Image.Image | None":
+    from PIL import Image
+
     if not file.is_file():
         return None
     with Image.open(file) as opened:
@@ -142,8 +171,12 @@ def _read(file: Path, image: Image.Image) -> Image.Image | None:
     return mask
 
 
-def _leaks(maps: dict[str, np.ndarray], masks: list[np.ndarray | None]) -> dict[str, np.ndarray]:
+def _leaks(
+    maps: "dict[str, np.ndarray]", masks: "list[np.ndarray | None]"
+) -> "dict[str, np.ndarray]":
     """Returns word → leak of each image, NaN without mask; nothing if no image has one."""
+    import numpy as np
+
     from editing.pipelines.attention import leak
 
     rows = [i for i, mask in enumerate(masks) if mask is not None]
@@ -160,12 +193,14 @@ def _leaks(maps: dict[str, np.ndarray], masks: list[np.ndarray | None]) -> dict[
 def _write(
     out: Path,
     found: "AttentionMaps",
-    maps: dict[str, np.ndarray],
-    leaks: dict[str, np.ndarray],
+    maps: "dict[str, np.ndarray]",
+    leaks: "dict[str, np.ndarray]",
     seeds: list[int],
-    masks: list[np.ndarray | None],
+    masks: "list[np.ndarray | None]",
 ) -> None:
     from io import BytesIO
+
+    import numpy as np
 
     from editing.pipelines.attention_figure import attention_figure, to_png
     from visdiff.files import explained, write_whole
@@ -182,13 +217,16 @@ def _write(
                 write_whole(out / "masks" / f"{seed}.png", _png(mask.astype(np.uint8) * 255))
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def _png(pixels: "np.ndarray") -> bytes:
     from io import BytesIO
+
+    from PIL import Image
 
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _number(values: np.ndarray | None, index: int) -> float | None:
-    return None if values is None or not np.isfinite(values[index]) else float(values[index])
+def _number(values: "np.ndarray | None", index: int) -> float | None:
+    value = math.nan if values is None else float(values[index])
+    return value if math.isfinite(value) else None

@@ -10,31 +10,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from editing.audits.metric_names import check_names
+from editing.cli.audit_print import print_audit
 from editing.cli.audit_subjects import describe_subjects, known_references, prepare_subjects
+from editing.cli.audit_table import read_audit, table_row
+from editing.cli.checks import check_edit, check_source
+from editing.cli.options import Batch, Device, EditOption, Guidance, Scale, Steps
 from editing.cli.revive import Attack, checked_concepts, parse_numbers
+from editing.cli.scoring_options import Segment
+from visdiff.cli.groups import App
 from visdiff.cli.options import (
     CacheOption,
     ConfigFile,
+    DryRun,
     Json,
     PathColumn,
     Preset,
     Root,
+    Seed,
     assignments,
     command_line,
     configuration,
 )
 from visdiff.cli.options import Settings as Set
 from visdiff.errors import InputError
-from visdiff.files import load_json, read_text
 
 if TYPE_CHECKING:
     from editing.audits.prompt_groups import PromptGroup
-    from editing.audits.report import AuditReport
     from visdiff.imageset import ImageSet
 
-app = typer.Typer(
-    help="Report what an edit changed: the requests, and side effects.", rich_markup_mode=None
-)
+app = App("Report what an edit changed: the requests, and side effects.")
 
 
 @app.callback(invoke_without_command=True)
@@ -42,84 +47,121 @@ def audit(
     context: typer.Context,
     base: Annotated[
         str | None,
-        typer.Option(help="Unedited model: a hub id, a folder, a .safetensors file, or miniature."),
+        typer.Option(
+            metavar="MODEL",
+            help="Unedited model: a hub id, a folder, a .safetensors file, or miniature.",
+            show_default="--images-a",
+        ),
     ] = None,
-    edit: Annotated[
-        Path | None,
-        typer.Option(help="Edit file of visdiff edit, or weights of another tool (LoRA, …)."),
-    ] = None,
+    edit: EditOption = None,
     edited: Annotated[
-        str | None, typer.Option(help="Instead of --edit: a complete edited model.")
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Instead of --edit: a complete edited model.",
+            show_default="none",
+        ),
     ] = None,
     images_a: Annotated[
-        Path | None, typer.Option(help="Instead of models: manifest of the original images.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Instead of models: manifest of the original images.",
+            show_default="none",
+        ),
     ] = None,
-    images_b: Annotated[Path | None, typer.Option(help="Manifest of the edited images.")] = None,
+    images_b: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Manifest of the edited images.", show_default="none"),
+    ] = None,
     root: Root = None,
     path_column: PathColumn = None,
     requests: Annotated[
         Path | None,
-        typer.Option(help="Requests of an edit by another tool: a request file (TOML)."),
+        typer.Option(
+            metavar="FILE",
+            help="Requests of an edit by another tool: a request file (TOML).",
+            show_default="those of the edit",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Output folder for report and images.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Output folder of the report and the images.",
+            show_default="none; required without a command",
+        ),
+    ] = None,
     neighbour: Annotated[
-        list[str] | None, typer.Option(help="A concept close to an edited one. May be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="A concept close to an edited one; repeatable.",
+            show_default="found in the text encoder",
+        ),
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="Prompt file with the columns prompt, group and concept."),
+        typer.Option(
+            metavar="FILE",
+            help="Prompt file with the columns prompt, group and concept.",
+            show_default="made from the requests",
+        ),
     ] = None,
-    images: Annotated[int, typer.Option(help="Pairs of images per group.")] = 64,
-    scale: Annotated[float, typer.Option(help="Strength of the edit.")] = 1.0,
-    steps: Annotated[int, typer.Option(help="Number of sampling steps.")] = 25,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
-    batch: Annotated[int, typer.Option(help="Images per batch.")] = 16,
-    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    images: Annotated[int, typer.Option(metavar="N", help="Number of images: pairs a group.")] = 64,
+    scale: Scale = 1.0,
+    steps: Steps = 25,
+    guidance: Guidance = 7.5,
+    batch: Batch = 8,
+    device: Device = "auto",
     preset: Preset = None,
     config: ConfigFile = None,
     set_: Set = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the statistics.")] = None,
+    seed: Seed = None,
     cache: CacheOption = "rw",
     as_json: Json = False,
     metrics: Annotated[
         str,
         typer.Option(
+            metavar="NAMES",
+            show_default="none",
             help="Additional measures of each group, comma-separated: lpips, clip, nudenet, "
-            "q16:FILE (learned prompts, .npy), fid, kid."
+            "q16:FILE (learned prompts, .npy), fid, kid.",
         ),
     ] = "",
     references: Annotated[
         list[str] | None,
         typer.Option(
             metavar="DIR",
-            help="Real images of a subject that the edit teaches; once for each subject.",
+            help="Real images of a subject that the edit teaches; repeat for each.",
+            show_default="those named in the edit",
         ),
     ] = None,
     checkpoints: Annotated[
         Path | None,
-        typer.Option(help="Folder of edits kept while training, NAME-000200.safetensors."),
-    ] = None,
-    segment: Annotated[
-        str | None,
         typer.Option(
-            metavar="MODEL",
-            help="Measure the leak of attention with masks by clipseg, or a hub id or folder.",
+            metavar="DIR",
+            help="Folder of edits kept while training, NAME-000200.safetensors.",
+            show_default="none",
         ),
     ] = None,
+    segment: Segment = None,
     revive: Annotated[
         bool,
         typer.Option(
+            "--revive",
             help="Test whether erased concepts can be learnt anew (textual inversion); the plan "
-            "states the cost."
+            "states the cost.",
         ),
     ] = False,
     revive_steps: Annotated[
-        str, typer.Option(help="Training steps after which the concept is looked for.")
+        str,
+        typer.Option(metavar="N,N,…", help="Training steps after which the concept is looked for."),
     ] = "25,50,100,200",
     revive_pictures: Annotated[
-        str, typer.Option(help="Numbers of pictures that it is learnt from.")
+        str, typer.Option(metavar="N,N,…", help="Numbers of pictures that it is learnt from.")
     ] = "1,4,16",
-    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Generate images of targets and unrelated prompts, and report what changed.
 
@@ -132,6 +174,13 @@ def audit(
     if preset is None and config is None and base == "miniature":
         preset = "miniature"
     settings = configuration(preset, config).changed(seed=seed).with_set(assignments(set_, "--set"))
+    extra_measures = [name for part in metrics.split(",") if (name := part.strip())]
+    check_names(extra_measures)
+    for model in (base, edited):
+        if model is not None:
+            check_source(model)
+    if edit is not None:
+        check_edit(edit)
     edit_requests, about = _read_requests(edit, requests, base)
     attack: Attack | None = None
     if images_a is not None or images_b is not None:
@@ -181,7 +230,6 @@ def audit(
             base, edit, edit_requests, references, checkpoints, segment, scale, sampling, batch,
             device, out / "images",
         )  # fmt: skip
-    extra_measures = [name for part in metrics.split(",") if (name := part.strip())]
     _audit_sets(
         sets, edit_requests, about, settings, cache, out, as_json, extra_measures,
         taught, attack, command_line(context),
@@ -194,10 +242,10 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare several audits in one table."""
-    read = {folder.name: _read_audit(folder) for folder in audits}
+    read = {folder.name: read_audit(folder) for folder in audits}
     if len(read) < len(audits):
         raise InputError("Expected folders with distinct names, got one name twice; rename one.")
-    rows = [_table_row(name, values) for name, values in read.items()]
+    rows = [table_row(name, values) for name, values in read.items()]
     if as_json:
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
@@ -336,71 +384,3 @@ def _audit_sets(
             report = attack.after(report, sets[0], config, store)
     report.save(out)
     print_audit(report, out, as_json)
-
-
-def print_audit(report: "AuditReport", out: Path, as_json: bool) -> None:
-    """Prints an audit, the command of the next edit, and the path of the report."""
-    if as_json:
-        typer.echo(report.to_json(indent=2))
-    else:
-        _print_summary(report)
-        if command := report.next_command(out):
-            typer.echo(f"next: {command}")
-    typer.echo(f"report: {out / 'audit.html'}", err=as_json)
-    if any(group.report.failed_stages for group in report.groups):
-        raise typer.Exit(3)
-
-
-def _print_summary(report: "AuditReport") -> None:
-    """Prints the verdict, the outcomes and one line per group."""
-    typer.echo(report.verdict)
-    for o in report.outcomes:
-        typer.echo(
-            f"{o.request.kind} {o.request.concept}: {o.sought} {o.before.value:.0%} → "
-            f"{o.after.value:.0%} ({o.met})"
-        )
-    for revival in report.revivals:
-        typer.echo(revival.sentence)
-    for group in report.groups:
-        moved = "–" if group.drift is None else f"{group.drift.value:.2f}"
-        changes = "; ".join(
-            f"{'more' if d.direction == 'B' else 'less'} {d.text!r}" for d in group.confirmed
-        )
-        metrics = "".join(f", {name} {value:.3g}" for name, value in group.metrics.items())
-        typer.echo(f"{group.name}: drift {moved}{metrics}" + (f"; {changes}" if changes else ""))
-    for subject in report.subjects:
-        for fault in subject.confirmed:
-            typer.echo(f"{fault.sentence} (size {fault.size:.0%}, q {fault.q_value:.2g})")
-        if subject.recommended is not None:
-            typer.echo(f"recommended step: {subject.recommended}")
-        for reason, parts in subject.reasons.items():
-            typer.echo(f"not measured: {', '.join(parts)}: {reason}", err=True)
-    for warning in report.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-
-
-def _read_audit(folder: Path) -> dict[str, Any]:
-    file = folder / "audit.json"
-    text = read_text(file, "a folder that visdiff audit wrote")
-    try:
-        return load_json(text)
-    except ValueError as error:
-        raise InputError(
-            f"Expected JSON in {file}, got a syntax error ({error}); run the audit again."
-        ) from error
-
-
-def _table_row(name: str, audit: dict[str, Any]) -> dict[str, Any]:
-    """Returns the row of an audit: requests met, side effects, and the drift of each group."""
-    outcomes, groups = audit["outcomes"], audit["groups"]
-    row: dict[str, Any] = {
-        "audit": name,
-        "method": audit["about"].get("method", "–"),
-        "asked": len(outcomes),
-        "met": sum(o["met"] == "yes" for o in outcomes),
-        "side effects": sum(len(g["confirmed"]) for g in groups if not g["meant"]),
-    }
-    for group in groups:
-        if group["drift"] is not None:
-            row[f"drift, {group['name']}"] = round(group["drift"]["value"], 3)
-    return row

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from editing.cli.options import Identifier, Noun
 from editing.personalize.instructions import (
     CONTINUATION_INSTRUCTION,
     DETAILED_INSTRUCTION,
@@ -26,6 +27,7 @@ from visdiff.cli.options import (
     with_options,
 )
 from visdiff.errors import InputError
+from visdiff.files import check_present
 
 if TYPE_CHECKING:
     from editing.personalize.captioning import Captioned
@@ -52,13 +54,12 @@ _LEAST_TOKENS = 200
 @with_options(RunOptions)
 def caption(
     source: Annotated[str, typer.Argument(help="Folder or manifest of the subject's images.")],
-    out: Annotated[Path, typer.Option(help="Manifest to write: .jsonl, .csv or .parquet.")],
-    noun: Annotated[
-        str | None, typer.Option(help="Class noun, such as dog; a kohya folder names it.")
-    ] = None,
-    identifier: Annotated[
-        str | None, typer.Option(help="Token that stands for the subject; olis by default.")
-    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Output file: a manifest, .csv, .jsonl or .parquet."),
+    ],
+    noun: Noun = None,
+    identifier: Identifier = None,
     style: Annotated[
         Literal["sid", "plain", "blip"],
         typer.Option(
@@ -68,7 +69,13 @@ def caption(
     ] = "sid",
     case: Annotated[
         int | None,
-        typer.Option(min=1, max=4, help="Write this case of SID's table 1, for its ablation."),
+        typer.Option(
+            metavar="CASE",
+            min=1,
+            max=4,
+            help="Write this case of SID's table 1, for its ablation.",
+            show_default="the best that the style allows",
+        ),
     ] = None,
     captioner: CaptionerName = None,
     llm: Llm = None,
@@ -86,6 +93,7 @@ def caption(
     has already are kept: running the command again captions the rest. `visdiff personalize check`
     and the training commands read the manifest.
     """
+    check_present(source)
     from editing.personalize import captioning
     from editing.personalize.captions import Case
     from editing.personalize.subject import Subject

@@ -24,14 +24,14 @@ def demo(
     what: Annotated[
         Demo, typer.Argument(help="audit: an edit and its audit; compare: two image sets.")
     ] = Demo.AUDIT,
-    out: Annotated[Path, typer.Option(help="Output folder for images and report.")] = Path(
-        "visdiff-demo"
-    ),
-    seed: Annotated[int, typer.Option(help="Seed of the statistics.")] = 0,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Output folder of the images and the report.")
+    ] = Path("visdiff-demo"),
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed of the statistics.")] = 0,
     as_json: Json = False,
     cache: CacheOption = "rw",
 ) -> None:
-    """Audit an edit of the bundled generator, or compare two image sets, offline."""
+    """Show an audit of an edit, or a comparison of two image sets, offline."""
     from visdiff.cache import Cache
 
     check_writable(out, "the report")
@@ -41,7 +41,7 @@ def demo(
 
 
 def _run_audit(out: Path, cache: "Cache", seed: int, as_json: bool) -> None:
-    from editing.cli.audit import print_audit
+    from editing.cli.audit_print import print_audit
     from editing.cli.generate import generation_progress
     from editing.demo import demo as run
 

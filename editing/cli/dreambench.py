@@ -12,6 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from editing.cli.fit import parse_settings, training_progress
+from editing.cli.options import (
+    Batch,
+    Csv,
+    Guidance,
+    MethodSettings,
+    Prior,
+    Scheduler,
+    Steps,
+)
 from editing.cli.scoring_options import (
     MEASURES,
     ScoringOptions,
@@ -35,46 +44,62 @@ def dreambench(
         Path, typer.Argument(help="Folder of github.com/google/dreambooth, or its dataset folder.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; a killed run resumes.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model to personalise: a hub id, a folder, or miniature.")
-    ] = None,
-    images: Annotated[
         Path | None,
         typer.Option(
-            help="Score these images of another tool instead: SUBJECT/NUMBER/i.png, or a manifest "
-            "with the columns path, prompt and subject."
+            metavar="DIR",
+            help="Output folder of the run; a killed run resumes.",
+            show_default="none; required without --calibrate",
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help="Personalisation method.")] = "dreambooth",
-    prior: Annotated[str | None, typer.Option(help="Its prior; the method's own.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Setting of the method; repeatable."),
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Model to personalise: a hub id, a folder, or miniature.",
+            show_default="--generated",
+        ),
     ] = None,
-    identifier: Annotated[str, typer.Option(help="Token that stands for a subject.")] = "olis",
+    generated: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE",
+            show_default="--model",
+            help="Score these images of another tool instead: SUBJECT/NUMBER/i.png, or a manifest "
+            "with the columns path, prompt and subject.",
+        ),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="METHOD",
+            help="Personalisation: dreambooth, lora, textual-inversion, custom-diffusion, svdiff.",
+        ),
+    ] = "dreambooth",
+    prior: Prior = None,
+    set_: MethodSettings = None,
+    identifier: Annotated[
+        str, typer.Option(metavar="TOKEN", help="Token that stands for the subject.")
+    ] = "olis",
     nouns: Annotated[
         Literal["vague", "specific"],
         typer.Option(help="Nouns to train and generate with: the data's, or those of He et al."),
     ] = "vague",
     subject: Annotated[
-        list[str] | None, typer.Option(help="Only this subject; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this subject; repeatable.", show_default="all"),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Images per prompt.")] = 4,
-    class_seeds: Annotated[
-        int, typer.Option(help="Images of the class noun alone, for PRES; 0 for none.")
+    images: Annotated[int, typer.Option(metavar="N", help="Number of images: per prompt.")] = 4,
+    noun_images: Annotated[
+        int, typer.Option(metavar="N", help="Images of the class noun alone, for PRES; 0 for none.")
     ] = 8,
-    steps: Annotated[int, typer.Option(help="Number of sampling steps.")] = 50,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Such as DDIM; default: the model's.")
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Images per batch.")] = 8,
+    steps: Steps = 50,
+    guidance: Guidance = 7.5,
+    scheduler: Scheduler = None,
+    batch: Batch = 8,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Only compare real images with each other.")
     ] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one row a subject.")] = False,
+    as_csv: Csv = False,
     as_json: Json = False,
     dry_run: DryRun = False,
     *,
@@ -93,11 +118,11 @@ def dreambench(
     for part in bench.missing:
         typer.echo(f"missing: {part}", err=True)
     if dry_run:
-        _echo_plan(bench, seeds, class_seeds, as_json)
+        _echo_plan(bench, images, noun_images, as_json)
         raise typer.Exit(3 if bench.missing else 0)
-    if not calibrate and (out is None or (model is None) == (images is None)):
+    if not calibrate and (out is None or (model is None) == (generated is None)):
         raise InputError(
-            "Expected --out FOLDER and either --model MODEL or --images FOLDER, got another "
+            "Expected --out FOLDER and either --model MODEL or --generated FOLDER, got another "
             "combination; give these two."
         )
     rng = np.random.default_rng(options.seed)
@@ -108,17 +133,17 @@ def dreambench(
         _end(bench, tools.encoders.missing)
         return
     lines: list[dict[str, Any]] = []
-    if images is not None:
-        for item, line in _foreign(bench, images, out, identifier, tools, options.seed):
+    if generated is not None:
+        for item, line in _foreign(bench, generated, out, identifier, tools, options.seed):
             typer.echo(f"{item}: scored", err=True)
             lines.append(line)
     elif model is not None:
         plan = Plan(
-            method, prior, identifier, nouns, seeds, class_seeds,
+            method, prior, identifier, nouns, images, noun_images,
             Settings(steps, guidance, scheduler=scheduler), parse_settings(set_),
         )  # fmt: skip
         lines = _trained(bench, model, out, plan, batch, tools, options)
-    name = f"{method} on {model}" if images is None else f"{images}"
+    name = f"{method} on {model}" if generated is None else f"{generated}"
     _deliver(lines, name, rng, as_json, as_csv)
     missing = {f"{x['subject']}: {n}": why for x in lines for n, why in x["missing"].items()}
     missing |= {f"{x['subject']}: {n}": why for x in lines for n, why in x["unreadable"].items()}

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from editing.cli.edit_files import Model, Out, apply, export, import_, load, save_and_print, show
-from editing.cli.fit import fit_edit, fit_options
+from editing.cli.checks import check_source
+from editing.cli.edit_files import apply, export, import_, load, save_and_print, show
+from editing.cli.fit import fit_edit, fit_options, warn_of_misspellings
+from editing.cli.options import Checkpoint, Guidance, MethodSettings, Model, OutEdit, Steps
+from editing.methods import check_name
 from editing.requests.toml import read_lines, read_requests, read_texts
+from visdiff.cli.groups import App
 from visdiff.cli.options import Json, assignments
 from visdiff.errors import InputError
 
@@ -19,39 +23,41 @@ if TYPE_CHECKING:
     from editing.methods.debias import Evaluation
     from editing.requests import Request
 
-app = typer.Typer(
-    help="Erase, replace, debias and moderate concepts of a text-to-image model.",
-    rich_markup_mode=None,
-)
+app = App("Erase, replace, debias and moderate concepts of a text-to-image model.")
 
-Concepts = Annotated[list[str], typer.Option("--concept", help="A concept. May be repeated.")]
+Concepts = Annotated[
+    list[str], typer.Option("--concept", metavar="TEXT", help="A concept; repeatable.")
+]
 Preserved = Annotated[
     list[str] | None,
     typer.Option(
-        "--preserve", metavar="TEXT-or-FILE", help="Concept, or a file with one per line."
+        "--preserve",
+        metavar="TEXT|FILE",
+        help="Concept that is kept, or a file with one per line; repeatable.",
+        show_default="none",
     ),
 ]
 Method = Annotated[
     str,
     typer.Option(
+        metavar="METHOD",
         help="Closed form: uce, uce-2024, uce-2025, time, rece. Training: esd-x, esd-u, "
-        "esd-x-strict, concept-ablation, all-but-one."
+        "esd-x-strict, concept-ablation, all-but-one.",
     ),
-]
-Checkpoint = Annotated[
-    Path | None,
-    typer.Option(help="File of intermediate state from which an interrupted run resumes."),
 ]
 Corpus = Annotated[
     Path | None,
-    typer.Option(help="File of prompts, one per line, whose second moment is preserved."),
+    typer.Option(
+        metavar="FILE",
+        help="File of prompts, one per line, whose second moment is preserved.",
+        show_default="none",
+    ),
 ]
 Watch = Annotated[
-    list[str] | None, typer.Option(help="A concept whose spill is reported. May be repeated.")
-]
-Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Setting of the method. May be repeated."),
+    typer.Option(
+        metavar="TEXT", help="A concept whose spill is reported; repeatable.", show_default="none"
+    ),
 ]
 
 
@@ -59,15 +65,18 @@ Settings = Annotated[
 def erase(
     model: Model,
     concept: Concepts,
-    out: Out,
+    out: OutEdit,
     target: Annotated[
-        str, typer.Option(help="Target drawn instead; default: the empty prompt.")
+        str,
+        typer.Option(
+            metavar="TEXT", help="What is drawn instead.", show_default="the empty prompt"
+        ),
     ] = "",
     preserve: Preserved = None,
     method: Method = "uce",
     corpus: Corpus = None,
     watch: Watch = None,
-    set_: Settings = None,
+    set_: MethodSettings = None,
     checkpoint: Checkpoint = None,
     as_json: Json = False,
 ) -> None:
@@ -82,12 +91,12 @@ def erase(
 def moderate(
     model: Model,
     concept: Concepts,
-    out: Out,
+    out: OutEdit,
     preserve: Preserved = None,
     method: Method = "uce",
     corpus: Corpus = None,
     watch: Watch = None,
-    set_: Settings = None,
+    set_: MethodSettings = None,
     checkpoint: Checkpoint = None,
     as_json: Json = False,
 ) -> None:
@@ -104,34 +113,45 @@ def debias(
     concept: Concepts,
     ratio: Annotated[
         list[str],
-        typer.Option(metavar="ATTRIBUTE=SHARE", help="Wanted share of each attribute."),
+        typer.Option(
+            metavar="ATTRIBUTE=SHARE", help="Wanted share of an attribute; repeat for each."
+        ),
     ],
-    out: Out,
+    out: OutEdit,
     weight: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ATTRIBUTE=WEIGHT",
-            help="Known weight of each attribute. Default: found by generating images.",
+            help="Known weight of an attribute; repeat for each.",
+            show_default="found by generating images",
         ),
     ] = None,
     preserve: Preserved = None,
     method: Method = "uce",
     corpus: Corpus = None,
     watch: Watch = None,
-    set_: Settings = None,
-    images: Annotated[int, typer.Option(help="Most images per concept and round.")] = 60,
-    rounds: Annotated[int, typer.Option(help="Most rounds.")] = 12,
+    set_: MethodSettings = None,
+    images: Annotated[
+        int, typer.Option(metavar="N", help="Number of images: per concept and round, at most.")
+    ] = 60,
+    max_rounds: Annotated[int, typer.Option(metavar="N", help="Maximum number of rounds.")] = 12,
     clip: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL[:WEIGHTS]",
             help="Attribute scorer: an open_clip model, or miniature.",
+            show_default="ViT-B-32; miniature for that model",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Number of sampling steps.")] = 25,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
+    steps: Steps = 25,
+    guidance: Guidance = 7.5,
     plot: Annotated[
-        Path | None, typer.Option(help="Output file for a plot of the rounds, history.svg.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File for a plot of the rounds, history.svg.",
+            show_default="none",
+        ),
     ] = None,
     checkpoint: Checkpoint = None,
     as_json: Json = False,
@@ -145,15 +165,19 @@ def debias(
     if weights is not None:
         _fit(model, requests, preserve, method, corpus, watch, set_, checkpoint, out, as_json)
         return
+    check_name(method)
+    check_source(model)
     from editing.methods.debias import Control, debias
     from editing.metrics.attributes import ZeroShotScorer
     from editing.pipelines.sampling import Settings as Sampling
 
-    control = Control(batch=min(10, images), most=images, rounds=rounds)
-    most = images * len(requests) * (rounds + 1)
+    control = Control(batch=min(10, images), most=images, rounds=max_rounds)
+    most = images * len(requests) * (max_rounds + 1)
     typer.echo(f"at most {most} images of {len(requests)} concepts will be generated", err=True)
+    pipe = load(model)
+    warn_of_misspellings(pipe, requests)
     result = debias(
-        load(model),
+        pipe,
         [*requests, *_preserve_requests(preserve)],
         ZeroShotScorer(_load_encoder(clip or ("miniature" if model == "miniature" else None))),
         method=method,
@@ -178,8 +202,8 @@ def debias(
 @app.command()
 def run(
     model: Model,
-    requests: Annotated[Path, typer.Argument(help="Request file (TOML); format described above.")],
-    out: Out,
+    requests: Annotated[Path, typer.Argument(help="Request file (TOML); its format is above.")],
+    out: OutEdit,
     checkpoint: Checkpoint = None,
     as_json: Json = False,
 ) -> None:
@@ -192,6 +216,7 @@ def run(
     read, options = read_requests(requests)
     if checkpoint is not None:
         options["checkpoint"] = checkpoint
+    check_name(str(options["method"]))
     save_and_print(fit_edit(load(model), read, **options), out, as_json)
 
 
@@ -212,6 +237,8 @@ def _fit(
     out: Path,
     as_json: bool,
 ) -> None:
+    check_name(method)
+    check_source(model)
     options = fit_options(settings, read_lines(corpus) if corpus else None, watch, checkpoint)
     edit = fit_edit(load(model), [*requests, *_preserve_requests(preserve)], method, **options)
     save_and_print(edit, out, as_json)

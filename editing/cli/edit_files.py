@@ -13,22 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from editing.cli.checks import check_edit, check_source
+from editing.cli.options import Base, Model, OutEdit, Scale
 from visdiff.cli.options import Json
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:
     from editing.edit import Edit
 
-Model = Annotated[
-    str, typer.Argument(help="Model: a hub id, a folder, a .safetensors file, or miniature.")
-]
-Base = Annotated[
-    str,
-    typer.Option(
-        help="Unedited model of the edit: a hub id, a folder, a .safetensors file, or miniature."
-    ),
-]
-Out = Annotated[Path, typer.Option(help="Output file of the edit, E.safetensors.")]
 EditFile = Annotated[
     Path,
     typer.Argument(
@@ -56,10 +48,11 @@ Target = Literal[
 
 def show(edit: EditFile, as_json: Json = False) -> None:
     """Print what an edit contains, or what a file of another tool is."""
+    check_edit(edit)
     from editing.edit import Edit
     from editing.edit.formats import describe, is_edit
 
-    if edit.exists() and not is_edit(edit):
+    if not is_edit(edit):
         _print_foreign(describe(edit), as_json)
         return
     loaded = Edit.load(edit)
@@ -72,19 +65,24 @@ def show(edit: EditFile, as_json: Json = False) -> None:
 def apply(
     model: Model,
     edit: EditFile,
-    out: Annotated[Path, typer.Option(help="Output: folder of the pipeline, or LoRA file.")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE|DIR", help="Output folder of a pipeline, or file of a LoRA."),
+    ],
     form: Annotated[
         Literal["pipeline", "lora"],
         typer.Option(
             "--as", help="A complete pipeline, or a LoRA for load_lora_weights of diffusers."
         ),
     ] = "pipeline",
-    scale: Annotated[float, typer.Option(help="Strength of the edit.")] = 1.0,
+    scale: Scale = 1.0,
     force: Annotated[
         bool, typer.Option("--force", help="Apply to another base model too.")
     ] = False,
 ) -> None:
     """Write the edited model to disk."""
+    check_edit(edit)
+    check_source(model)
     from editing.edit.formats import export_edit
     from editing.edit.formats.folder import write_folder
 
@@ -107,11 +105,16 @@ def export(
     form: Annotated[Target, typer.Option("--as", help="Format to write.")],
     base: Base,
     out: Annotated[
-        Path, typer.Option(help="Output folder, or a .safetensors file where one is enough.")
+        Path,
+        typer.Option(
+            metavar="FILE|DIR", help="Output folder, or a .safetensors file where one is enough."
+        ),
     ],
-    scale: Annotated[float, typer.Option(help="Strength of the edit.")] = 1.0,
+    scale: Scale = 1.0,
 ) -> None:
     """Write an edit for other tools: a LoRA, embeddings, or a whole pipeline."""
+    check_edit(edit)
+    check_source(base)
     from editing.edit.formats import export_edit
 
     pipe = load(base)
@@ -119,8 +122,9 @@ def export(
         typer.echo(str(path))
 
 
-def import_(file: Foreign, base: Base, out: Out, as_json: Json = False) -> None:
+def import_(file: Foreign, base: Base, out: OutEdit, as_json: Json = False) -> None:
     """Make an edit of weights that another tool saved."""
+    check_source(base)
     from editing.edit.formats import import_edit
 
     save_and_print(import_edit(file, load(base)), out, as_json)
@@ -128,6 +132,7 @@ def import_(file: Foreign, base: Base, out: Out, as_json: Json = False) -> None:
 
 def load(model: str) -> Any:
     """Loads a pipeline, as `editing.pipelines.loading.load_pipeline`, and prints its note."""
+    check_source(model)
     from editing.pipelines.loading import load_pipeline
 
     return load_pipeline(model, lambda note: typer.echo(f"note: {note}", err=True))

@@ -6,8 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from visdiff.cli.options import assignments
 from visdiff.files import load_toml
+from visdiff.progress import is_hidden
 
 if TYPE_CHECKING:
     from editing.edit import Edit
@@ -19,8 +22,21 @@ def fit_edit(pipe: Any, requests: "Sequence[Request]", method: str, **options: A
     """Fits an edit with `editing.fit`, with a progress bar if the method trains."""
     import editing
 
+    warn_of_misspellings(pipe, requests)
     with training_progress() as on_event:
         return editing.fit(pipe, requests, method, on_event=on_event, **options)
+
+
+def warn_of_misspellings(pipe: Any, requests: "Sequence[Request]") -> None:
+    """Prints a warning for each word of a concept that is probably spelt wrong."""
+    from editing.pipelines.spelling import misspellings
+
+    texts = [text for r in requests for text in (r.concept, r.target, *r.ratios)]
+    for word, near in misspellings(pipe, texts).items():
+        typer.echo(
+            f"warning: {word!r} is no word of the model's vocabulary; did you mean {near!r}?",
+            err=True,
+        )
 
 
 def fit_options(
@@ -68,12 +84,24 @@ def training_progress(
     from editing.training.trackers import tracker
 
     bars: list[tqdm] = []
+    names: list[str] = []
 
     def advance(name: str, unit: str, total: int, done: int, initial: int = 0) -> tqdm:
-        if not bars or bars[-1].desc != name:
+        # A hidden bar does not know its name.
+        if not bars or names[-1] != name:
             if bars:
                 bars[-1].close()
-            bars.append(tqdm(total=total, desc=name, unit=unit, initial=initial, file=sys.stderr))
+            names.append(name)
+            bars.append(
+                tqdm(
+                    total=total,
+                    desc=name,
+                    unit=unit,
+                    initial=initial,
+                    file=sys.stderr,
+                    disable=is_hidden(),
+                )
+            )
         bars[-1].update(done - bars[-1].n)
         return bars[-1]
 

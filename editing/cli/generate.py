@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from editing.cli.checks import check_edit, check_source
+from editing.cli.options import (
+    Batch,
+    Device,
+    EditOption,
+    Guidance,
+    Model,
+    Scale,
+    Scheduler,
+    Steps,
+)
+from visdiff.cli.options import DryRun, Json
 from visdiff.errors import InputError
+from visdiff.progress import is_hidden
 
 if TYPE_CHECKING:
     from editing.generate import Generated, Progress, Run, Variant
@@ -25,16 +38,25 @@ _DEFAULT_SEEDS = "0"
 
 
 def generate(
-    model: Annotated[
-        str, typer.Argument(help="Model: a hub id, a folder, a .safetensors file, or miniature.")
-    ],
-    out: Annotated[Path, typer.Option(help="Output folder for images and manifest.")],
+    model: Model,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Output folder of images and manifest.")],
     prompts: Annotated[
-        Path | None, typer.Option(help="Prompt file: CSV, TSV, JSONL, Parquet, or text.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Prompt file: CSV, TSV, JSONL, Parquet, or text.",
+            show_default="--prompt",
+        ),
     ] = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="A prompt. May be repeated.")] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT", help="A prompt; repeatable.", show_default="those of --prompts"
+        ),
+    ] = None,
     seeds: Annotated[
-        str | None, typer.Option(help="Seeds, such as 0-9 or 1,5,7-9; default 0.")
+        str | None,
+        typer.Option(metavar="SEEDS", help="Seeds, such as 0-9 or 1,5,7-9.", show_default="0"),
     ] = None,
     own_seeds: Annotated[
         Own, typer.Option(help="Whether seeds in the prompt file override --seeds.")
@@ -42,37 +64,45 @@ def generate(
     own_guidance: Annotated[
         Own, typer.Option(help="Whether guidance in the prompt file overrides --guidance.")
     ] = "use",
-    edit: Annotated[
-        Path | None,
-        typer.Option(
-            help="Edit file, or weights of another tool (LoRA, …); also generates with this edit, "
-            "from the same noise."
-        ),
-    ] = None,
-    scale: Annotated[float, typer.Option(help="Strength of the edit.")] = 1.0,
+    edit: EditOption = None,
+    scale: Scale = 1.0,
     only: Annotated[
         Literal["both", "edited"], typer.Option(help="With --edit: which images to generate.")
     ] = "both",
-    steps: Annotated[int, typer.Option(help="Number of sampling steps.")] = 50,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale.")] = 7.5,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Such as DDIM; default: the model's.")
+    steps: Steps = 50,
+    guidance: Guidance = 7.5,
+    scheduler: Scheduler = None,
+    negative_prompt: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Negative prompt.", show_default="none"),
     ] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="Negative prompt.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels; default: as trained.")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels; default: as trained.")] = None,
+    height: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Height in pixels.", show_default="as trained"),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Width in pixels.", show_default="as trained"),
+    ] = None,
     precision: Annotated[
-        Literal["model", "bfloat16"], typer.Option(help="bfloat16 is faster.")
+        Literal["model", "bfloat16"],
+        typer.Option(help="Number format of the weights; bfloat16 is faster."),
     ] = "model",
-    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    batch: Annotated[int, typer.Option(help="Images per batch.")] = 8,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+    device: Device = "auto",
+    batch: Batch = 8,
+    as_json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Generate images of prompts × seeds; with --edit also by the edited model."""
-    samples = _read_samples(prompts, prompt, seeds, own_seeds, own_guidance)
+    """Generate images of prompts × seeds; with --edit by the edited model too."""
+    if (prompts is None) == (not prompt):
+        got = "neither" if prompts is None else "both"
+        raise InputError(f"Expected either --prompts FILE or --prompt TEXT, got {got}; give one.")
     if edit is None and only != "both":
         raise InputError("Expected --edit FILE with --only edited, got none; add it.")
+    check_source(model)
+    if edit is not None:
+        check_edit(edit)
+    samples = _read_samples(prompts, prompt, seeds, own_seeds, own_guidance)
 
     from editing.generate import Run
     from editing.pipelines.sampling import Settings
@@ -103,9 +133,6 @@ def _read_samples(
     # Imports pandas, which the other commands do not need.
     from editing.generate.prompts import Prompt, expand, parse_seeds, read_prompts
 
-    if (file is None) == (not texts):
-        got = "neither" if file is None else "both"
-        raise InputError(f"Expected either --prompts FILE or --prompt TEXT, got {got}; give one.")
     lines = [Prompt(text) for text in texts or []] if file is None else read_prompts(file)
     own = sum(line.seed is not None for line in lines)
     if seeds is not None and own and own_seeds == "use":
@@ -135,13 +162,10 @@ def load_on_device(device: str, model: str) -> object:
     Raises:
         InputError: The pipeline cannot be loaded, or torch cannot use the device.
     """
-    import torch
-
     from editing.cli.edit_files import load
 
     pipe = load(model)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(device)
     try:
         return pipe.to(device)
     # The class of the error depends on the version of torch and on the device.
@@ -151,6 +175,15 @@ def load_on_device(device: str, model: str) -> object:
             f"Expected a device that torch can use here, got {device!r} ({reason}); use --device "
             "cpu."
         ) from error
+
+
+def choose_device(name: str) -> str:
+    """Returns a device of torch; "auto" is CUDA where it is available, else the CPU."""
+    import torch
+
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def describe_plan(run: "Run") -> str:
@@ -188,7 +221,13 @@ def generation_progress() -> "Iterator[Callable[[Progress], None]]":
     def on_batch(progress: "Progress") -> None:
         if not bars:
             bars.append(
-                tqdm(total=progress.total, desc="generating", unit="image", file=sys.stderr)
+                tqdm(
+                    total=progress.total,
+                    desc="generating",
+                    unit="image",
+                    file=sys.stderr,
+                    disable=is_hidden(),
+                )
             )
             if progress.done < progress.total:
                 bars[0].write(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from editing.cli.checks import check_source
+from editing.cli.options import Device, Model, Steps
 from visdiff.cli.options import Json
 
 if TYPE_CHECKING:
@@ -18,21 +20,31 @@ if TYPE_CHECKING:
 
 
 def identifier(
-    model: Annotated[
-        str, typer.Argument(help="Model: a hub id, a folder, a .safetensors file, or miniature.")
-    ],
+    model: Model,
     text: Annotated[str, typer.Argument(help="The identifier, such as olis.")] = "olis",
-    noun: Annotated[str | None, typer.Option(help="Class noun, such as dog.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for images that the untaught model draws for it.")
+    noun: Annotated[
+        str | None,
+        typer.Option(metavar="NOUN", help="Class noun, such as dog.", show_default="none"),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Images per prompt, with --out.")] = 4,
-    steps: Annotated[int, typer.Option(min=1, help="Number of sampling steps.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first image.")] = 0,
-    propose: Annotated[
-        int, typer.Option(min=0, help="Also print this many rare, unused identifiers.")
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Output folder of images that the untaught model draws for it.",
+            show_default="no images",
+        ),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Number of images: per prompt, with --out.")
+    ] = 4,
+    steps: Steps = 50,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Random seed of the first image.")
     ] = 0,
-    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    propose: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Also print this many rare, unused identifiers.")
+    ] = 0,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Check an identifier: its tokens, how rare it is, and what the untaught model draws for it.
@@ -40,6 +52,7 @@ def identifier(
     A good identifier is one rare token in every tokenizer of the model. A warning names what is
     doubtful about it or about the class noun; it does not change the exit status.
     """
+    check_source(model)
     from editing.cli.generate import load_on_device, run_with_progress
     from editing.personalize.identifier import check_identifier, identifier_run, rare_identifiers
     from editing.pipelines.sampling import Settings

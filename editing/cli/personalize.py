@@ -12,18 +12,16 @@ import typer
 
 from editing.cli import attention, captioning, score, teach, word_pools
 from editing.cli.identifier import identifier
+from editing.cli.options import EvaluationPrompts, Identifier, Noun
+from visdiff.cli.groups import App
 from visdiff.cli.options import Json
 from visdiff.errors import InputError
+from visdiff.files import check_present
 
 if TYPE_CHECKING:
     from editing.personalize.subject import Subject
 
-app = typer.Typer(
-    help="Teach a subject to a text-to-image model, and prepare its images and captions.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = App("Teach a subject to a text-to-image model, and prepare its images and captions.")
 
 teach.add_methods(app)
 app.command("merge")(teach.merge)
@@ -35,10 +33,6 @@ app.command("pools", epilog=word_pools.EPILOG)(word_pools.pools)
 
 Source = Annotated[
     str, typer.Argument(help="Folder (captions in .txt files, metadata.jsonl, kohya), or manifest.")
-]
-Noun = Annotated[str | None, typer.Option(help="Class noun, such as dog; a kohya folder names it.")]
-Identifier = Annotated[
-    str | None, typer.Option(help="Token that stands for the subject; olis by default.")
 ]
 
 
@@ -54,6 +48,7 @@ def check(
     Case 3 (everything but the subject is described) is what the paper recommends. A caption of case
     4 describes the subject: the identifier does not learn what words already say.
     """
+    check_present(source)
     from editing.personalize.captions import Case
     from editing.personalize.subject import Subject
 
@@ -87,27 +82,34 @@ def check(
 @app.command("class-prompts")
 def class_prompts_command(
     noun: Annotated[str, typer.Argument(help="Class noun, such as dog.")],
-    out: Annotated[Path, typer.Option(help="Prompt file to write, .csv.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Output file: a prompt file, .csv.")],
     kind: Annotated[
         Literal["thing", "living", "person"] | None,
-        typer.Option(help="What the noun names; thing, or that of --pools."),
+        typer.Option(help="What the noun names.", show_default="thing, or that of --pools"),
     ] = None,
     pools: Annotated[
-        Path | None, typer.Option(help="Words in a file by `visdiff personalize pools`.")
-    ] = None,
-    count: Annotated[int, typer.Option(help="Number of prompts; the paper uses 2000.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Seed of the words and of the images.")] = 0,
-    subject: Annotated[
-        str | None,
-        typer.Option(help="The subject's images: their captions' backgrounds are used as well."),
-    ] = None,
-    with_evaluation_prompts: Annotated[
-        bool,
+        Path | None,
         typer.Option(
-            "--with-evaluation-prompts",
-            help="Keep words that DreamBench's prompts ask for, as the paper did.",
+            metavar="FILE",
+            help="Words in a file by `visdiff personalize pools`.",
+            show_default="the bundled ones",
         ),
-    ] = False,
+    ] = None,
+    count: Annotated[
+        int, typer.Option(metavar="N", help="Number of prompts; the paper uses 2000.")
+    ] = 2000,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Random seed of the words and of the images.")
+    ] = 0,
+    subject_images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="The subject's images: their captions' backgrounds are used as well.",
+            show_default="none",
+        ),
+    ] = None,
+    with_evaluation_prompts: EvaluationPrompts = False,
 ) -> None:
     """Write the structured prompts of a regularisation set, for `visdiff generate --prompts`."""
     import numpy as np
@@ -118,8 +120,8 @@ def class_prompts_command(
     from visdiff.files import explained, write_whole
 
     backgrounds: list[str] = []
-    if subject is not None:
-        captions = Subject.open(subject, None, noun).captions
+    if subject_images is not None:
+        captions = Subject.open(subject_images, None, noun).captions
         backgrounds = [b for c in captions if (b := background_of(c, noun))]
     evaluation = () if with_evaluation_prompts else None
     words = Pools.read(pools, evaluation) if pools else Pools.of(kind or "thing", evaluation)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visdiff.errors import InputError
+from visdiff.progress import is_hidden
 
 if TYPE_CHECKING:
     from editing.audits.report import AuditReport
@@ -138,7 +139,9 @@ def _bar() -> Any:
 
     def on_point(point: "Point") -> None:
         if not bars:
-            bars.append(tqdm(total=point.total, desc="reviving", file=sys.stderr))
+            bars.append(
+                tqdm(total=point.total, desc="reviving", file=sys.stderr, disable=is_hidden())
+            )
         bars[0].set_postfix_str(
             f"{point.concept}, {point.model}, {point.pictures} pictures, {point.step} steps"
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from editing.cli.options import Csv, Identifier, Noun
 from editing.cli.scoring_options import (
     MEASURES,
     ScoringOptions,
@@ -19,6 +20,7 @@ from editing.cli.scoring_options import (
     print_measures,
 )
 from visdiff.cli.options import Json, Where, assignments, with_options
+from visdiff.files import check_present
 
 if TYPE_CHECKING:
     from editing.personalize.pictured import Pictured
@@ -37,39 +39,63 @@ def score(
     subject: Annotated[
         str, typer.Argument(help="The real images: folder (masks in NAME_mask.png), or manifest.")
     ],
-    noun: Annotated[
-        str | None, typer.Option(help="Class noun, such as dog; a kohya folder names it.")
-    ] = None,
-    identifier: Annotated[
-        str | None, typer.Option(help="Token that stands for the subject; olis by default.")
-    ] = None,
+    noun: Noun = None,
+    identifier: Identifier = None,
     specific_noun: Annotated[
         str | None,
-        typer.Option(help="Specific noun for CLIP-T; that of DreamBench's subjects is known."),
+        typer.Option(
+            metavar="NOUN",
+            help="Specific noun for CLIP-T, such as corgi.",
+            show_default="that of DreamBench's subject",
+        ),
     ] = None,
-    base: Annotated[
+    base_images: Annotated[
         Path | None,
-        typer.Option(help="Images of the base model for the same prompts, for NSD relative to it."),
+        typer.Option(
+            metavar="DIR",
+            help="Images of the base model for the same prompts, for NSD relative to it.",
+            show_default="none",
+        ),
     ] = None,
     class_images: Annotated[
-        Path | None, typer.Option(help="Images of 'a NOUN' by the same model, for PRES.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of class images: 'a NOUN' by the same model, for PRES.",
+            show_default="none",
+        ),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Prompt file, for folders of images NUMBER/i.png.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Prompt file, for folders of images NUMBER/i.png.",
+            show_default="those of the manifest, or DreamBench's",
+        ),
     ] = None,
     where: Where = None,
     per_image: Annotated[
-        Path | None, typer.Option(help="File for the values per image, .csv.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="File for the values per image, .csv.", show_default="none"
+        ),
     ] = None,
-    masks: Annotated[
-        Path | None, typer.Option(help="Folder for the masks of the references that were used.")
+    save_masks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for the masks of the references that were used.",
+            show_default="none",
+        ),
     ] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
+    as_csv: Csv = False,
     as_json: Json = False,
     *,
     options: ScoringOptions,
 ) -> None:
     """Score generated images of a subject: DINO, CLIP-I, CLIP-T, SA, NSD, PRES, DIV, copies."""
+    check_present(str(images))
+    check_present(subject)
     import numpy as np
 
     from editing.metrics.dreambench import subjects
@@ -90,14 +116,14 @@ def score(
     found = score_images(
         generated,
         opened,
-        options.tools((*MEASURES, "ta", "sa", "nsd", *(["nsd_relative"] if base else []))),
+        options.tools((*MEASURES, "ta", "sa", "nsd", *(["nsd_relative"] if base_images else []))),
         np.random.default_rng(options.seed),
         vague=vague,
         specific=specific_noun or specific,
-        base=None if base is None else open_pictured(base, None, lines),
+        base=None if base_images is None else open_pictured(base_images, None, lines),
         class_images=None if class_images is None else open_pictured(class_images),
     )
-    _write(found, per_image, masks)
+    _write(found, per_image, save_masks)
     if as_json:
         echo_json({"subject": opened.phrase, **found.to_dict()})
     elif as_csv:

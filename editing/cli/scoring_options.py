@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from editing.cli.options import Device
 from visdiff.errors import InputError, MissingBackendError
 
 if TYPE_CHECKING:
@@ -19,6 +20,20 @@ MEASURES = ("dino", "clip_i", "clip_t_vague", "clip_t_specific", "pres", "div", 
 _LPIPS_PIXELS = 256
 _CLIPSEG = "CIDAS/clipseg-rd64-refined"
 
+Segment = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Find missing masks by the class noun: clipseg, or a hub id or folder of CLIPSeg.",
+        show_default="none",
+    ),
+]
+
+
+def clipseg(name: str) -> str:
+    """Returns the hub id or folder that ``--segment`` names."""
+    return _CLIPSEG if name == "clipseg" else name
+
 
 @dataclass(frozen=True)
 class ScoringOptions:
@@ -27,31 +42,34 @@ class ScoringOptions:
     encoder: Annotated[
         list[str] | None,
         typer.Option(
-            help="clip, dino, dinov2 or miniature; repeatable. clip and dino by default; miniature "
-            "is the bundled CLIP and classifier, the latter in place of DINO."
+            metavar="NAME",
+            help="Encoder: clip, dino, dinov2 or miniature; repeatable. miniature is the bundled "
+            "CLIP and classifier, the latter in place of DINO.",
+            show_default="clip and dino",
         ),
     ] = None
     measure: Annotated[
         list[str] | None,
-        typer.Option(help="Measure to compute, such as dino or clip_i; repeatable."),
-    ] = None
-    segment: Annotated[
-        str | None,
         typer.Option(
-            metavar="MODEL",
-            help="Find missing masks by the class noun: clipseg, or a hub id or folder of CLIPSeg.",
+            metavar="NAME",
+            help="Measure to compute, such as dino or clip_i; repeatable.",
+            show_default="all that the models allow",
         ),
     ] = None
+    segment: Segment = None
     fill: Annotated[
         Literal["black", "mean", "crop"],
         typer.Option(help="What masked pixels become; crop also cuts the image to the rest."),
     ] = "black"
     diversity: Annotated[
         Literal["lpips", "features"] | None,
-        typer.Option(help="Distance of DIV: LPIPS (default), or 1 − cosine of the features."),
+        typer.Option(
+            help="Distance of DIV: LPIPS, or 1 − cosine of the features.",
+            show_default="lpips; features with the encoder miniature",
+        ),
     ] = None
-    seed: Annotated[int, typer.Option(help="Random seed of the bootstrap.")] = 0
-    device: Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1, mps.")] = "cpu"
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed of the bootstrap.")] = 0
+    device: Device = "auto"
 
     def tools(self, default: Sequence[str]) -> "Tools":
         """Loads the models; those that cannot be loaded are named in the scores.
@@ -62,11 +80,13 @@ class ScoringOptions:
         Raises:
             InputError: An option is invalid.
         """
+        from editing.cli.generate import choose_device
         from editing.metrics.masks import ClipSegmenter
         from editing.metrics.perceptual import Lpips
         from editing.personalize.encoders import Encoders
         from editing.personalize.scoring import Tools, checked_measures
 
+        device = choose_device(self.device)
         names = self.encoder or ["clip", "dino"]
         chosen = [*default, *(["dinov2"] if "dinov2" in names else [])]
         if self.segment is not None:
@@ -78,16 +98,13 @@ class ScoringOptions:
         )
         if use_lpips and "div" in wanted:
             try:
-                lpips = Lpips(_LPIPS_PIXELS, device=self.device)
+                lpips = Lpips(_LPIPS_PIXELS, device=device)
             except MissingBackendError as error:
                 missing["div"] = str(error)
         segmenter = None
         if self.segment is not None:
-            model = _CLIPSEG if self.segment == "clipseg" else self.segment
-            segmenter = ClipSegmenter(model, device=self.device)
-        return Tools(
-            Encoders.load(names, self.device), segmenter, lpips, self.fill, missing, wanted
-        )
+            segmenter = ClipSegmenter(clipseg(self.segment), device=device)
+        return Tools(Encoders.load(names, device), segmenter, lpips, self.fill, missing, wanted)
 
 
 def measure_rows(measures: "Mapping[str, Estimate]") -> list[dict[str, Any]]:

@@ -11,52 +11,57 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from editing.cli.checks import check_edit, check_source
 from editing.cli.edit_files import save_or_keep
 from editing.cli.fit import parse_settings, training_progress
+from editing.cli.options import (
+    Base,
+    Checkpoint,
+    Identifier,
+    MethodSettings,
+    Model,
+    Noun,
+    OutEdit,
+    Prior,
+)
 from editing.personalize import find, names
-from visdiff.cli.options import Json, with_options
+from visdiff.cli.options import Json, Preset, Seed, with_options
 from visdiff.errors import InputError
-from visdiff.files import load_toml, read_text
+from visdiff.files import check_present, load_toml, read_text
 
 if TYPE_CHECKING:
     from editing.edit import Edit
     from editing.personalize.priors import ClassImages
     from editing.personalize.subject import Subject
 
-Model = Annotated[
-    str, typer.Argument(help="Model: a hub id, a folder, a .safetensors file, or miniature.")
-]
 Source = Annotated[
     str | None,
     typer.Argument(help="The subject: folder of images (captions in .txt files), or a manifest."),
 ]
-Out = Annotated[Path, typer.Option(help="Output file of the edit, E.safetensors.")]
 
 
 @dataclass(frozen=True)
 class TeachOptions:
     """Options of every method."""
 
-    noun: Annotated[
-        str | None, typer.Option(help="Class noun, such as dog; a kohya folder names it.")
-    ] = None
-    identifier: Annotated[
-        str | None, typer.Option(help="Token that stands for the subject; olis by default.")
-    ] = None
+    noun: Noun = None
+    identifier: Identifier = None
     also: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SOURCE,IDENTIFIER,NOUN", help="A further subject, taught together; repeatable."
+            metavar="SOURCE,IDENTIFIER,NOUN",
+            help="A further subject, taught together; repeatable.",
+            show_default="none",
         ),
     ] = None
-    prior: Annotated[
-        str | None,
-        typer.Option(
-            help="none, prompt, structured, teacher, or a folder or manifest of class images."
-        ),
-    ] = None
+    prior: Prior = None
     dataset_config: Annotated[
-        Path | None, typer.Option(help="kohya's dataset configuration (TOML) in place of SOURCE.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="kohya's dataset configuration (TOML) in place of SOURCE.",
+            show_default="none",
+        ),
     ] = None
     captions: Annotated[
         Literal["own", "none", "sid", "plain", "blip"],
@@ -65,48 +70,71 @@ class TeachOptions:
             "written by the captioner of --preset (visdiff personalize caption)."
         ),
     ] = "own"
-    preset: Annotated[
-        str | None, typer.Option(help="Preset of the captioner: miniature, laptop, paper, open.")
+    preset: Preset = None
+    train_steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Training steps.", show_default="the method's"),
     ] = None
-    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None
-    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None
-    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None
+    lr: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Learning rate.", show_default="the method's"),
+    ] = None
+    seed: Seed = None
     config: Annotated[
-        Path | None, typer.Option(help="TOML file of settings, identifier, noun and prior.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="TOML file of settings of the method, identifier, noun and prior.",
+            show_default="none",
+        ),
     ] = None
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Setting of the method; repeatable."),
-    ] = None
+    set_: MethodSettings = None
     class_images: Annotated[
-        Path, typer.Option(help="Folder of the class images that the model draws.")
+        Path,
+        typer.Option(metavar="DIR", help="Folder of class images; missing ones are generated."),
     ] = Path("class-images")
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="File from which an interrupted training resumes.")
-    ] = None
-    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100
+    checkpoint: Checkpoint = None
+    save_every: Annotated[int, typer.Option(metavar="N", help="Steps between checkpoints.")] = 100
     keep_every: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             help="Steps between edits that are kept, OUT-000200.safetensors; visdiff audit "
-            "--checkpoints recommends one."
+            "--checkpoints recommends one.",
+            show_default="none is kept",
         ),
     ] = None
     sample_every: Annotated[
-        int | None, typer.Option(help="Steps between grids of sample images.")
+        int | None,
+        typer.Option(
+            metavar="N", help="Steps between grids of sample images.", show_default="no grids"
+        ),
     ] = None
     sample_prompt: Annotated[
-        list[str] | None, typer.Option(help="Prompt of a row of the grids; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Prompt of a row of the grids; repeatable.",
+            show_default="the subject, also in a place, and its class",
+        ),
     ] = None
-    samples: Annotated[
-        Path | None, typer.Option(help="Folder of the grids; by default OUT with -samples.")
+    sample_folder: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the grids.", show_default="OUT with -samples"),
     ] = None
     validate_every: Annotated[
-        int | None, typer.Option(help="Steps between losses on fixed samples.")
+        int | None,
+        typer.Option(
+            metavar="N", help="Steps between losses on fixed samples.", show_default="no losses"
+        ),
     ] = None
     track: Annotated[
         list[str] | None,
-        typer.Option(help="Tracker of accelerate, such as tensorboard or wandb; repeatable."),
+        typer.Option(
+            metavar="NAME",
+            help="Tracker of accelerate, such as tensorboard or wandb; repeatable.",
+            show_default="none",
+        ),
     ] = None
     as_json: Json = False
 
@@ -131,13 +159,18 @@ def find_summary(name: str) -> str:
 
 def _command(method: str) -> Any:
     @with_options(TeachOptions)
-    def command(model: Model, out: Out, source: Source = None, *, options: TeachOptions) -> None:
+    def command(
+        model: Model, out: OutEdit, source: Source = None, *, options: TeachOptions
+    ) -> None:
         _teach(method, model, source, out, options)
 
     return command
 
 
 def _teach(method: str, model: str, source: str | None, out: Path, options: TeachOptions) -> None:
+    check_source(model)
+    if source is not None:
+        check_present(source)
     from editing.cli.edit_files import load
     from editing.personalize.kept import Keeping
     from editing.personalize.samples import Samples
@@ -157,7 +190,7 @@ def _teach(method: str, model: str, source: str | None, out: Path, options: Teac
     else:
         subjects = [_open(source, identifier, noun, model, out, options)]
     subjects += [_open_also(text) for text in options.also or []]
-    given = {"steps": options.steps, "lr": options.lr, "seed": options.seed}
+    given = {"steps": options.train_steps, "lr": options.lr, "seed": options.seed}
     settings = {
         **data,
         **file,
@@ -166,7 +199,7 @@ def _teach(method: str, model: str, source: str | None, out: Path, options: Teac
     }
     samples = None
     if options.sample_every is not None:
-        folder = options.samples or out.with_name(f"{out.stem}-samples")
+        folder = options.sample_folder or out.with_name(f"{out.stem}-samples")
         samples = Samples(folder, options.sample_every, tuple(options.sample_prompt or ()))
     with training_progress(options.track, out.absolute().parent, settings) as on_event:
         edit = find(method).fit(
@@ -297,22 +330,26 @@ def _echo(edit: "Edit", out: Path, model: str, source: str | None, options: Teac
 
 
 def merge(
-    edits: Annotated[
-        list[Path], typer.Argument(metavar="EDIT…", help="Edits of Custom Diffusion.")
+    edits: Annotated[list[Path], typer.Argument(metavar="EDIT", help="Edits of Custom Diffusion.")],
+    base: Base,
+    class_captions: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="File of regularisation captions, one per line or a manifest."
+        ),
     ],
-    base: Annotated[str, typer.Option(help="Model that they were fitted to.")],
-    captions: Annotated[
-        Path, typer.Option(help="File of regularisation captions, one per line or a manifest.")
-    ],
-    out: Out,
+    out: OutEdit,
 ) -> None:
     """Merge edits of several subjects into one, in closed form (Custom Diffusion)."""
+    for path in edits:
+        check_edit(path)
+    check_source(base)
     from editing.edit import Edit
     from editing.generate.prompts import read_prompts
     from editing.personalize.custom_diffusion import merge as merged
     from editing.pipelines.loading import load_pipeline
 
-    texts = [prompt.text for prompt in read_prompts(captions)]
+    texts = [prompt.text for prompt in read_prompts(class_captions)]
     edit = merged([Edit.load(path) for path in edits], load_pipeline(base), texts)
     edit.save(out)
     names = " and ".join(repr(r.concept) for r in edit.requests)

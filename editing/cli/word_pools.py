@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from editing.cli.options import EvaluationPrompts
 from editing.personalize.instructions import POOL_INSTRUCTION, POOL_SLOTS, VERSION
 from visdiff.cli.options import Llm, MaxCalls, MaxCost, RunOptions, with_options
 
@@ -25,20 +26,17 @@ EPILOG = "\n\n".join(
 @with_options(RunOptions)
 def pools(
     noun: Annotated[str, typer.Argument(help="Class noun, such as backpack.")],
-    out: Annotated[Path, typer.Option(help="File of pools to write, .toml.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Output file of the pools, .toml.")],
     kind: Annotated[
         Literal["thing", "living", "person"], typer.Option(help="What the noun names.")
     ] = "thing",
     most: Annotated[
-        int | None, typer.Option(min=1, help="Most words of a slot; the paper's numbers if unset.")
-    ] = None,
-    with_evaluation_prompts: Annotated[
-        bool,
+        int | None,
         typer.Option(
-            "--with-evaluation-prompts",
-            help="Keep words that DreamBench's prompts ask for, as the paper did.",
+            metavar="N", min=1, help="Most words of a slot.", show_default="the paper's numbers"
         ),
-    ] = False,
+    ] = None,
+    with_evaluation_prompts: EvaluationPrompts = False,
     llm: Llm = None,
     max_calls: MaxCalls = None,
     max_cost: MaxCost = None,

@@ -64,8 +64,8 @@ def names() -> list[str]:
     return list(_METHODS)
 
 
-def find(name: str) -> Method:
-    """Returns a method by name.
+def check_name(name: str) -> None:
+    """Checks the name of a method without importing it.
 
     Raises:
         InputError: The name is unknown.
@@ -76,6 +76,15 @@ def find(name: str) -> Method:
         raise InputError(
             f"Expected the name of a method, got {name!r}{hint}; choose from {', '.join(_METHODS)}."
         )
+
+
+def find(name: str) -> Method:
+    """Returns a method by name.
+
+    Raises:
+        InputError: The name is unknown.
+    """
+    check_name(name)
     module, _, attribute = _METHODS[name].partition(":")
     return getattr(import_module(module), attribute)
 

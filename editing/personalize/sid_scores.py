@@ -69,7 +69,7 @@ def sid_scores(
     """
     found = SidScores()
     if base is None:
-        found.missing["nsd_relative"] = "no images of the base model were given (--base)"
+        found.missing["nsd_relative"] = "no images of the base model were given (--base-images)"
     own = masks
     try:
         reference_masks = _reference_masks(subject, segmenter)

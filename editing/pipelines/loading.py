@@ -9,6 +9,7 @@ import torch
 
 from editing.pipelines.folders import check_folder, folder_error
 from editing.pipelines.single_file import load_single_file
+from editing.pipelines.source import check_source
 from editing.pipelines.weights import components
 from visdiff.encoders.hub import hub_offline, load_weights
 from visdiff.errors import InputError
@@ -51,7 +52,7 @@ def load_pipeline(model: Any, on_note: Callable[[str], None] | None = None) -> A
         elif path.is_file():
             pipeline, config = load_single_file(path)
         else:
-            _check_hub_id(str(model), path)
+            check_source(model)
             pipeline, config = load_weights(lambda: _load(str(model)), f"pipeline {model}")
     if _has_checker(config) and on_note is not None:
         on_note(
@@ -89,22 +90,6 @@ def _load_folder(path: Path) -> tuple[Any, Mapping[str, Any]]:
 
 def _has_checker(config: Mapping[str, Any]) -> bool:
     return config.get("safety_checker") not in (None, [None, None], (None, None))
-
-
-def _check_hub_id(model: str, path: Path) -> None:
-    parts = model.split("/")
-    if len(parts) == 2 and all(parts) and not model.startswith((".", "~")):
-        # A hub id cannot be told from a relative path, unless its first part is a folder.
-        if not path.parent.is_dir():
-            return
-        raise InputError(
-            f"Expected a hub id (owner/name), a folder or 'miniature', got {model!r}: the folder "
-            f"{path.parent} has no {path.name}; check the spelling."
-        )
-    raise InputError(
-        f"Expected a hub id (owner/name), a folder or 'miniature', got {model!r}, which "
-        "is none of them; check the spelling."
-    )
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from visdiff.errors import InputError
 from visdiff.files import explained, write_whole
 from visdiff.miniature import world
 from visdiff.miniature.render import Art
+from visdiff.progress import is_hidden
 
 NAME = "MiniDiffBench"
 #: Split → attributes, used in turn, and the fraction of A with its own value.
@@ -174,7 +175,7 @@ def render(
     todo = [p for p in plans(seed, pairs, null_pairs) if p.id not in known]
     if todo:
         icons = Art.load(art)
-        for plan in tqdm(todo, "rendering", unit="pair", disable=not progress):
+        for plan in tqdm(todo, "rendering", unit="pair", disable=is_hidden(progress)):
             _render_pair(plan, folder, icons, seed, size)
             a, b = (_words(plan.attribute, v) if plan.attribute else v for v in plan.values)
             entry = {"id": plan.id, "split": plan.split, "attribute": plan.attribute}

@@ -27,6 +27,7 @@ from visdiff.config import Config
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.imageset import ImageSet
 from visdiff.judges import Claim, Judge, Verdict
+from visdiff.progress import is_hidden
 from visdiff.results import DifferenceReport, Direction
 
 Directions = Literal["A", "both"]
@@ -207,7 +208,7 @@ def rejudge(
         raise InputError(f"Expected another file for the new verdicts, got {out}; choose another.")
     with sole_writer(out):
         judged = Results.open(out, {**results.header, "judge": dict(judge.identity)})
-        for name, record in tqdm(results.records.items(), "judging", disable=not progress):
+        for name, record in tqdm(results.records.items(), "judging", disable=is_hidden(progress)):
             known = judged.records.get(name)
             if known is None and record["status"] == "done":
                 unjudged = [
@@ -253,7 +254,7 @@ def _run(
     seed: int,
     progress: bool,
 ) -> None:
-    for pair in tqdm(benchmark.pairs, "pairs", disable=not progress):
+    for pair in tqdm(benchmark.pairs, "pairs", disable=is_hidden(progress)):
         known = results.records.get(pair.id)
         if known is None or known["status"] == "failed":
             record = _compare_pair(pair, system, results.header, seed)

@@ -118,7 +118,7 @@ def load(root: str | os.PathLike[str], images: str | os.PathLike[str] | None = N
     if not any(pair.images_a or pair.images_b for pair in pairs):
         raise InputError(
             f"Expected the images of {len(pairs)} pairs below {base}, got none of them (first: "
-            f"{pairs[0].missing[0]}); unzip them there, or pass their folder with --images."
+            f"{pairs[0].missing[0]}); unzip them there, or pass their folder with --root."
         )
     order = {"easy": 0, "medium": 1, "hard": 2, "imagenet-r": 3, "imagenet-star": 4}
     pairs.sort(key=lambda pair: order.get(pair.split, len(order)))

@@ -19,7 +19,7 @@ from PIL import Image
 
 from visdiff import miniature
 from visdiff.captioners import Captioner
-from visdiff.encoders.hub import cached_commit, load_weights
+from visdiff.encoders.hub import cached_commit, check_download, load_weights
 from visdiff.engine import Applied, ImageModel, Refused, Runtime, apply, resolve_device
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.hashing import weights_digest
@@ -218,7 +218,20 @@ class _BlipFamily(Captioner, ABC):
     def _commit(self) -> str | None:
         if self.revision and _COMMIT.fullmatch(self.revision):
             return self.revision
-        return cached_commit(self.model, self.revision) or self.load().commit
+        if found := cached_commit(self.model, self.revision):
+            return found
+        self.check_weights()
+        return self.load().commit
+
+    def check_weights(self) -> None:
+        """Checks that the weights are on disk or that the hub can be asked, without loading them.
+
+        Raises:
+            InputError: The model's folder does not exist.
+            MissingWeightsError: The weights are not on disk, and the hub does not respond.
+        """
+        if self._folder() is None and cached_commit(self.model, self.revision) is None:
+            check_download(f"captioner {self.model}")
 
     def load(self) -> Loaded:
         """Returns the model and its processor; loads them on the first call.

@@ -6,41 +6,84 @@ a model gave no answer.
 
 import io
 import logging
+import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import entry_points
-from typing import NoReturn
+from typing import Annotated, ClassVar, NoReturn
 
 import typer
 
-from visdiff.cli import batch, bench, cache, caption, compare, doctor, many, rank, recipes
+import visdiff
+from visdiff.cli import bench, cache, caption, compare, doctor, rank, settings
+from visdiff.cli.groups import App, OrderedGroup
 from visdiff.errors import IncompleteError, VisdiffError
 from visdiff.files import is_full
+from visdiff.progress import is_hidden
 
-app = typer.Typer(
-    help="Describe how two sets of images differ, in sentences and with statistics.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.add_typer(cache.app, name="cache", no_args_is_help=True)
-app.add_typer(bench.app, name="bench", no_args_is_help=True)
-app.add_typer(batch.app, name="batch", no_args_is_help=True)
-app.add_typer(recipes.app, name="recipe", no_args_is_help=True)
-app.command()(compare.compare)
+
+class _Commands(OrderedGroup):
+    order = (
+        "demo",
+        "doctor",
+        "compare",
+        "rank",
+        "caption",
+        "generate",
+        "edit",
+        "personalize",
+        "audit",
+        "bench",
+        "settings",
+        "cache",
+    )
+    moved: ClassVar[Mapping[str, str]] = {
+        "batch": "`visdiff caption submit` or `visdiff bench submit`, and `collect`",
+        "compare-many": "`visdiff compare many`",
+        "many": "`visdiff compare many`",
+        "recipe": "`visdiff compare` with the name of the recipe",
+    }
+
+
+app = App(cls=_Commands)
+app.add_typer(compare.app, name="compare")
+app.add_typer(caption.app, name="caption")
+app.add_typer(bench.app, name="bench")
+app.add_typer(cache.app, name="cache")
 app.command()(doctor.doctor)
-app.command("compare-many")(many.compare_many)
-app.command()(caption.caption)
 app.command()(rank.rank)
+app.command("settings")(settings.settings)
 
 # Commands of other packages, such as `editing`: Typer apps or functions.
 for _group, _parent in (("visdiff.commands", app), ("visdiff.bench", bench.app)):
     for _point in entry_points(group=_group):
         _command = _point.load()
         if isinstance(_command, typer.Typer):
-            _parent.add_typer(_command, name=_point.name, no_args_is_help=True)
+            _parent.add_typer(_command, name=_point.name)
         else:
             _parent.command(_point.name)(_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"visdiff {visdiff.__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    help="Describe how two sets of images differ, in sentences and with statistics; edit "
+    "text-to-image models and audit the edits."
+)
+def _visdiff(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -49,6 +92,9 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names that are not UTF-8 hold lone surrogates.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if is_hidden():
+        # The bars of huggingface_hub and transformers, which read it when they are imported.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         try:
             app()

@@ -1,4 +1,4 @@
-"""``visdiff batch``: judging and captioning with the Batch API, within a day, at half price.
+"""``submit`` and ``collect``: captioning and judging with the Batch API, within a day.
 
 Data goes to stdout. Exit status: 0 success, 2 invalid input, 3 incomplete results (requests failed,
 or batches have not ended).
@@ -8,11 +8,25 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visdiff.cli.options import ConfigFile, Json, Preset, Settings, assignments, configuration
+from visdiff.cli.options import (
+    CaptionerName,
+    ConfigFile,
+    DryRun,
+    Json,
+    JudgeLlm,
+    JudgeSet,
+    Llm,
+    MaxCalls,
+    MaxCost,
+    Preset,
+    Settings,
+    configuration,
+    judge_settings,
+)
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,58 +35,173 @@ if TYPE_CHECKING:
     from visdiff.llm import Request
     from visdiff.llm.batch_openai import BatchChat
 
-app = typer.Typer(
-    help="Run large judging and captioning jobs with the Batch API: submit, collect.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
 StateOption = Annotated[
     Path | None,
-    typer.Option("--state", help="Folder for the state of the batches; by default in the cache."),
-]
-LlmSet = Annotated[
-    list[str] | None,
     typer.Option(
-        "--llm-set", metavar="NAME=VALUE", help="Chat model settings: model=…, base_url=…"
+        "--state",
+        metavar="DIR",
+        help="Folder for the state of the batches.",
+        show_default="in the cache",
     ),
+]
+TryOut = Annotated[
+    bool, typer.Option(help="Send the first request alone, to detect errors at once.")
 ]
 
 _Chunks = Callable[["BatchChat", "Cache"], Iterable[list["Request"]]]
 
 
-@app.command()
-def submit(
-    job: Annotated[
-        Literal["judge", "caption"],
-        typer.Argument(help="judge: as `bench score --judge chat`; caption: a set of images."),
-    ],
-    source: Annotated[
-        str, typer.Argument(help="A results file of `bench run`; or a folder, glob or manifest.")
-    ],
-    samples: Annotated[int, typer.Option(help="Answers per claim that the judge requests.")] = 1,
-    captioner: Annotated[
-        str | None, typer.Option(help="A captioner that uses the chat model.")
-    ] = None,
+def submit_captions(
+    images: Annotated[str, typer.Argument(metavar="SET", help="Folder, glob or manifest.")],
+    captioner: CaptionerName = None,
     preset: Preset = None,
     config: ConfigFile = None,
     set_: Settings = None,
-    llm_set: LlmSet = None,
-    try_out: Annotated[
-        bool, typer.Option(help="Send the first request alone, to detect errors at once.")
-    ] = True,
+    llm: Llm = None,
+    max_calls: MaxCalls = None,
+    max_cost: MaxCost = None,
+    try_out: TryOut = True,
     state: StateOption = None,
     as_json: Json = False,
-    dry_run: Annotated[bool, typer.Option(help="Print the numbers and exit.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Submit the requests that are neither cached nor submitted yet."""
+    """Submit the captions of a set to the Batch API: within a day, at half the price.
+
+    Requests that are cached or submitted are left out. `visdiff caption collect` fetches the
+    replies; `visdiff caption` then writes them.
+    """
+    from visdiff.batch.jobs import caption_requests
+    from visdiff.imageset import ImageSet
+
+    settings = configuration(
+        preset,
+        config,
+        set_,
+        captioner=captioner,
+        llm__model=llm,
+        llm__max_calls=max_calls,
+        llm__max_cost=max_cost,
+    )
+    opened = ImageSet.open(images)
+    for note in opened.notes:
+        typer.echo(f"warning: {note}", err=True)
+    _submit(
+        settings,
+        lambda model, cache: caption_requests(opened, settings, model, cache),
+        "caption",
+        try_out=try_out,
+        state=state,
+        as_json=as_json,
+        dry_run=dry_run,
+    )
+
+
+def submit_judging(
+    results: Annotated[Path, typer.Argument(help="Results file of `bench run`.")],
+    samples: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Answers per claim that the chat judge requests; the majority decides.",
+        ),
+    ] = 1,
+    judge_llm: JudgeLlm = None,
+    judge_set: JudgeSet = None,
+    max_calls: MaxCalls = None,
+    max_cost: MaxCost = None,
+    try_out: TryOut = True,
+    state: StateOption = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Submit the questions of the chat judge to the Batch API: within a day, at half the price.
+
+    Requests that are cached or submitted are left out. `visdiff bench collect` fetches the replies;
+    `visdiff bench score --judge chat` then uses them.
+    """
+    from visdiff.batch.jobs import judge_requests
+    from visdiff.config import Config
+
+    limited = Config().changed(llm__max_calls=max_calls, llm__max_cost=max_cost)
+    _submit(
+        judge_settings(limited, judge_llm, judge_set),
+        lambda model, cache: [judge_requests(results, model, samples)],
+        "bench",
+        try_out=try_out,
+        state=state,
+        as_json=as_json,
+        dry_run=dry_run,
+    )
+
+
+def collect(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Collect collected batches again, after a cache loss.")
+    ] = False,
+    forget: Annotated[
+        str | None,
+        typer.Option(metavar="BATCH", help="Abandon a batch, and exit.", show_default="none"),
+    ] = None,
+    state: StateOption = None,
+    as_json: Json = False,
+) -> None:
+    """Write the replies of all finished batches to the cache; may be run repeatedly."""
     from visdiff.batch import run as batch_run
     from visdiff.batch.jobs import batch_chat
     from visdiff.cache import Cache
 
-    settings = _settings(preset, config, captioner, set_, llm_set)
-    model, chunks = batch_chat(settings), _job(job, source, samples, settings)
+    settings = configuration(preset, config, set_)
+
+    def connect(name: str) -> "BatchChat":
+        return batch_chat(settings.changed(llm__model=name))
+
+    with Cache() as cache:
+        folder = _folder(state, cache)
+        if forget is not None:
+            count = batch_run.forget(folder, forget)
+            typer.echo(f"{count} requests of batch {forget} may be submitted again")
+            return
+        found = batch_run.collect(connect, cache, folder, again=again)
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        for sentence in found.sentences:
+            typer.echo(sentence)
+        failed = sum(found.failures.values())
+        typer.echo(f"{found.replies} replies, {failed} failures, {found.pending} requests pending")
+    if found.failures or found.pending:
+        raise typer.Exit(3)
+
+
+def _submit(
+    settings: "Config",
+    chunks: _Chunks,
+    command: str,
+    *,
+    try_out: bool,
+    state: Path | None,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Counts and submits requests.
+
+    Args:
+        settings: Settings of the chat model.
+        chunks: Yields the requests in chunks; it is called to count and to send.
+        command: Command that collects the replies.
+        try_out: Send the first request alone.
+        state: Folder of the state of the batches.
+        as_json: Print JSON.
+        dry_run: Count only.
+    """
+    from visdiff.batch import run as batch_run
+    from visdiff.batch.jobs import batch_chat
+    from visdiff.cache import Cache
+
+    model = batch_chat(settings)
     with Cache() as cache:
         folder = _folder(state, cache)
         totals = _totals(model, chunks(model, cache), cache, folder, settings)
@@ -98,64 +227,7 @@ def submit(
         answered = f", {sent.answered} answered at once" if sent.answered else ""
         typer.echo(f"{sent.requests} requests submitted{batches}{answered}")
         if sent.batches or sent.adopted or totals["submitted"]:
-            typer.echo("Within a day: visdiff batch collect", err=True)
-
-
-@app.command()
-def collect(
-    preset: Preset = None,
-    config: ConfigFile = None,
-    llm_set: LlmSet = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Collect collected batches again, after a cache loss.")
-    ] = False,
-    forget: Annotated[
-        str | None, typer.Option(metavar="BATCH", help="Abandon a batch, and exit.")
-    ] = None,
-    state: StateOption = None,
-    as_json: Json = False,
-) -> None:
-    """Write the replies of finished batches to the cache; may be run repeatedly."""
-    from visdiff.batch import run as batch_run
-    from visdiff.batch.jobs import batch_chat
-    from visdiff.cache import Cache
-
-    settings = _settings(preset, config, None, None, llm_set)
-
-    def connect(name: str) -> "BatchChat":
-        return batch_chat(settings.changed(llm__model=name))
-
-    with Cache() as cache:
-        folder = _folder(state, cache)
-        if forget is not None:
-            count = batch_run.forget(folder, forget)
-            typer.echo(f"{count} requests of batch {forget} may be submitted again")
-            return
-        found = batch_run.collect(connect, cache, folder, again=again)
-    if as_json:
-        typer.echo(json.dumps(asdict(found)))
-    else:
-        for sentence in found.sentences:
-            typer.echo(sentence)
-        failed = sum(found.failures.values())
-        typer.echo(f"{found.replies} replies, {failed} failures, {found.pending} requests pending")
-    if found.failures or found.pending:
-        raise typer.Exit(3)
-
-
-def _job(job: str, source: str, samples: int, settings: "Config") -> _Chunks:
-    """Returns a function that yields the job's requests in chunks; used to count and to send."""
-    from visdiff.batch.jobs import caption_requests, judge_requests
-
-    if job == "judge":
-        return lambda model, cache: [judge_requests(Path(source), model, samples)]
-
-    from visdiff.imageset import ImageSet
-
-    images = ImageSet.open(source)
-    for note in images.notes:
-        typer.echo(f"warning: {note}", err=True)
-    return lambda model, cache: caption_requests(images, settings, model, cache)
+            typer.echo(f"Within a day: visdiff {command} collect", err=True)
 
 
 def _totals(
@@ -206,7 +278,7 @@ def _summary(totals: dict[str, Any]) -> str:
         + (
             f"about {cost:.2f} US dollars at the configured prices (set the batch prices)"
             if cost is not None
-            else "cost unknown without --llm-set prompt_price=… and completion_price=…"
+            else "cost unknown without llm.prompt_price and llm.completion_price"
         )
     )
 
@@ -220,31 +292,19 @@ def _check_limits(totals: dict[str, Any], settings: "Config") -> None:
     calls, cost = settings.llm.max_calls, settings.llm.max_cost
     if calls is not None and totals["fresh"] > calls:
         raise InputError(
-            f"Expected at most max_calls={calls} requests, got {totals['fresh']}; raise the limit "
-            "or submit a smaller job."
+            f"Expected at most {calls} requests (--max-calls), got {totals['fresh']}; raise the "
+            "limit or submit a smaller job."
         )
     if cost is not None and totals["fresh"] and totals["cost"] is None:
         raise InputError(
-            "Expected prices with a limit on cost, got none; pass prompt_price and "
-            "completion_price of batches, in US dollars per million tokens."
+            "Expected prices with a limit on cost (--max-cost), got none; set llm.prompt_price and "
+            "llm.completion_price of batches, in US dollars per million tokens."
         )
     if cost is not None and totals["fresh"] and totals["cost"] > cost:
         raise InputError(
-            f"Expected a cost of at most {cost:g} US dollars, got about {totals['cost']:.2f}; "
-            "raise max_cost or submit a smaller job."
+            f"Expected a cost of at most {cost:g} US dollars (--max-cost), got about "
+            f"{totals['cost']:.2f}; raise the limit or submit a smaller job."
         )
-
-
-def _settings(
-    preset: str | None,
-    path: Path | None,
-    captioner: str | None,
-    set_: list[str] | None,
-    llm_set: list[str] | None,
-) -> "Config":
-    settings = configuration(preset, path, set_, captioner=captioner)
-    named = {f"llm.{name}": value for name, value in assignments(llm_set, "--llm-set").items()}
-    return settings.with_set(named)
 
 
 def _folder(state: Path | None, cache: "Cache") -> Path:

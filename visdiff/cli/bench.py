@@ -13,17 +13,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from visdiff.cli import batch
+from visdiff.cli.groups import App
 from visdiff.cli.options import (
     CacheOption,
     CaptionerName,
     ConfigFile,
     Json,
+    JudgeLlm,
+    JudgeSet,
+    Llm,
+    MaxCalls,
+    MaxCost,
+    Preset,
     ProposerName,
     RankerName,
+    Root,
     Seed,
     Settings,
-    assignments,
     configuration,
+    judge_settings,
 )
 from visdiff.errors import InputError
 
@@ -32,27 +41,24 @@ if TYPE_CHECKING:
     from visdiff.cache import Cache
     from visdiff.config import Config
 
-app = typer.Typer(
-    help="Run and score benchmarks of set comparison.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = App("Run and score benchmarks of set comparison.")
 
-Root = Annotated[Path, typer.Argument(help="Folder of the benchmark.")]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the benchmark.")]
 ResultsArgument = Annotated[Path, typer.Argument(help="Results file of `bench run`.")]
-Images = Annotated[Path | None, typer.Option(help="Folder of the images, if elsewhere.")]
-JudgeName = Annotated[
-    str, typer.Option("--judge", help="world (for MiniDiffBench), chat, human or module:Class.")
-]
-Sheet = Annotated[Path | None, typer.Option(help="Completed rating sheet of the human judge.")]
-Llm = Annotated[str | None, typer.Option(help="Backend of the chat judge's model.")]
-LlmSet = Annotated[
-    list[str] | None,
-    typer.Option("--llm-set", metavar="NAME=VALUE", help="Chat judge settings: model=gpt-4, …"),
+_JUDGES = "Judge: world (for MiniDiffBench), chat, human or module:Class."
+Sheet = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Completed rating sheet, for the human judge.",
+        show_default="none",
+    ),
 ]
 Samples = Annotated[
-    int, typer.Option(help="Answers per claim that the chat judge requests; the majority decides.")
+    int,
+    typer.Option(
+        metavar="N", help="Answers per claim that the chat judge requests; the majority decides."
+    ),
 ]
 
 #: Number of pairs per benchmark and split.
@@ -64,16 +70,22 @@ _KNOWN: Mapping[str, Mapping[str, int]] = {
 }  # fmt: skip
 
 
+app.command("submit")(batch.submit_judging)
+app.command("collect")(batch.collect)
+
+
 @app.command("list")
 def list_(
-    root: Annotated[Path | None, typer.Argument(help="Folder of a benchmark.")] = None,
-    images: Images = None,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER", help="Folder of a benchmark.")
+    ] = None,
+    root: Root = None,
     as_json: Json = False,
 ) -> None:
     """List the pairs and missing images of a folder; without a folder, the known benchmarks."""
     from visdiff import registry
 
-    if root is None:
+    if folder is None:
         known = {"benchmarks": _KNOWN, "judges": registry.names("judge")}
         if as_json:
             typer.echo(json.dumps(known, indent=2))
@@ -87,7 +99,7 @@ def list_(
             "MiniDiffBench: `visdiff bench render`. Then: visdiff bench list FOLDER"
         )
         return
-    benchmark = _load(root, images)
+    benchmark = _load(folder, root)
     missing = benchmark.missing
     if as_json:
         data = {
@@ -115,11 +127,16 @@ def list_(
 @app.command()
 def render(
     folder: Annotated[Path, typer.Argument(help="Folder for the images and an index.")],
-    art: Annotated[Path, typer.Option(help="Folder with node_modules of the art packages.")],
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
-    pairs: Annotated[int, typer.Option(help="Pairs per split: easy, medium and hard.")] = 50,
-    null_pairs: Annotated[int, typer.Option(help="Pairs without a difference.")] = 200,
-    size: Annotated[int, typer.Option(help="Images per set.")] = 100,
+    art: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Folder with node_modules of the art packages."),
+    ],
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed.")] = 0,
+    pairs: Annotated[
+        int, typer.Option(metavar="N", help="Pairs per split: easy, medium and hard.")
+    ] = 50,
+    null_pairs: Annotated[int, typer.Option(metavar="N", help="Pairs without a difference.")] = 200,
+    size: Annotated[int, typer.Option(metavar="N", help="Images per set.")] = 100,
 ) -> None:
     """Render MiniDiffBench from the art packages; a killed run resumes."""
     from visdiff.bench import minidiffbench
@@ -132,30 +149,47 @@ def render(
 
 @app.command()
 def run(
-    root: Root,
-    out: Annotated[Path, typer.Option(help="Results file of this run; a killed run resumes.")],
-    judge: JudgeName,
-    images: Images = None,
-    split: Annotated[list[str] | None, typer.Option(help="Only these splits.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Maximum number of pairs per split.")] = None,
-    preset: Annotated[str | None, typer.Option(help="miniature, laptop or a .toml file.")] = None,
+    folder: Folder,
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Output file of the results; a killed run resumes."),
+    ],
+    judge: Annotated[str, typer.Option(metavar="JUDGE", help=_JUDGES)],
+    root: Root = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SPLIT", help="Only this split; repeatable.", show_default="all"),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Maximum number of pairs per split.", show_default="all"),
+    ] = None,
+    preset: Preset = None,
     config: ConfigFile = None,
     set_: Settings = None,
     captioner: CaptionerName = None,
     proposer: ProposerName = None,
     ranker: RankerName = None,
+    llm: Llm = None,
+    max_calls: MaxCalls = None,
+    max_cost: MaxCost = None,
     seed: Seed = None,
     purity: Annotated[
-        float, typer.Option(help="Purity of the sets, from 1 (pure) to 0.5 (fully mixed).")
+        float,
+        typer.Option(
+            metavar="SHARE", help="Purity of the sets, from 1 (pure) to 0.5 (fully mixed)."
+        ),
     ] = 1.0,
     directions: Annotated[
         Literal["A", "both"],
         typer.Option(help="A: only hypotheses that are more true of A, as in the paper."),
     ] = "A",
-    top: Annotated[int, typer.Option(help="Number of hypotheses to judge per pair.")] = 10,
+    top: Annotated[
+        int, typer.Option(metavar="N", help="Number of hypotheses to judge per pair.")
+    ] = 10,
     sheet: Sheet = None,
-    llm: Llm = None,
-    llm_set: LlmSet = None,
+    judge_llm: JudgeLlm = None,
+    judge_set: JudgeSet = None,
     samples: Samples = 1,
     cache: CacheOption = "rw",
     as_json: Json = False,
@@ -165,19 +199,28 @@ def run(
     from visdiff.cache import Cache
 
     settings = configuration(
-        preset, config, set_, captioner=captioner, proposer=proposer, ranker=ranker, seed=seed
+        preset,
+        config,
+        set_,
+        captioner=captioner,
+        proposer=proposer,
+        ranker=ranker,
+        llm__model=llm,
+        llm__max_calls=max_calls,
+        llm__max_cost=max_cost,
+        seed=seed,
     )
-    benchmark = _load(root, images).only(split, limit)
+    benchmark = _load(folder, root).only(split, limit)
     for note in benchmark.notes:
         typer.echo(f"note: {note}", err=True)
     if benchmark.missing:
         typer.echo(
             f"{len(benchmark.missing)} images are missing (first: {benchmark.missing[0]}); "
-            f"`visdiff bench list {root}` lists all of them.",
+            f"`visdiff bench list {folder}` lists all of them.",
             err=True,
         )
     with Cache(mode=cache) as store:
-        model = _judge(judge, sheet, samples, _with_llm(settings, llm, llm_set), store)
+        model = _judge(judge, sheet, samples, judge_settings(settings, judge_llm, judge_set), store)
         results = run_benchmark(
             benchmark,
             out,
@@ -194,17 +237,39 @@ def run(
 @app.command()
 def score(
     results: ResultsArgument,
-    judge: Annotated[str | None, typer.Option(help="Judge again with this judge.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Results file of that judge.")] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JUDGE",
+            help=_JUDGES,
+            show_default="the scores in RESULTS",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Output file of the results of --judge.",
+            show_default="none",
+        ),
+    ] = None,
     write_sheet: Annotated[
-        Path | None, typer.Option(help="Write a blinded rating sheet for people, and exit.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a blinded rating sheet for people, and exit.",
+            show_default="none",
+        ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Random seed of the order of the sheet and of the bootstrap.")
+        int,
+        typer.Option(
+            metavar="N", help="Random seed of the order of the sheet and of the bootstrap."
+        ),
     ] = 0,
     sheet: Sheet = None,
-    llm: Llm = None,
-    llm_set: LlmSet = None,
+    judge_llm: JudgeLlm = None,
+    judge_set: JudgeSet = None,
     samples: Samples = 1,
     cache: CacheOption = "rw",
     as_json: Json = False,
@@ -227,7 +292,7 @@ def score(
         if out is None:
             raise InputError("Expected --out with --judge, got none; each judge has its own file.")
         with Cache(mode=cache) as store:
-            settings = _with_llm(Config(), llm, llm_set)
+            settings = judge_settings(Config(), judge_llm, judge_set)
             found = rejudge(found, out, _judge(judge, sheet, samples, settings, store))
     _deliver([found], as_json, seed)
 
@@ -235,7 +300,7 @@ def score(
 @app.command()
 def table(
     results: Annotated[list[Path], typer.Argument(help="Results files of `bench run`.")],
-    seed: Annotated[int, typer.Option(help="Random seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed of the bootstrap.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Print a table of proposers × rankers, with the published accuracies for comparison."""
@@ -273,22 +338,20 @@ def agree(
         typer.echo(f"{label:>6}" + "".join(f"{count:>7}" for count in row))
 
 
-def _load(root: Path, images: Path | None) -> "Benchmark":
+def _load(folder: Path, root: Path | None) -> "Benchmark":
     """Loads the benchmark of a folder."""
+    if not folder.is_dir():
+        raise InputError(
+            f"Expected the folder of a benchmark, got {folder}, which is not a folder; check it."
+        )
     from visdiff.bench import visdiffbench
 
     # Imported only if needed, because rendering needs more libraries than reading.
-    if (root / "minidiffbench.jsonl").is_file():
+    if (folder / "minidiffbench.jsonl").is_file():
         from visdiff.bench import minidiffbench
 
-        return minidiffbench.load(root)
-    return visdiffbench.load(root, images)
-
-
-def _with_llm(config: "Config", llm: str | None, llm_set: list[str] | None) -> "Config":
-    """Returns the configuration with the judge's chat model, which may differ from the run's."""
-    settings = {f"llm.{name}": value for name, value in assignments(llm_set, "--llm-set").items()}
-    return config.changed(llm=llm).with_set(settings)
+        return minidiffbench.load(folder)
+    return visdiffbench.load(folder, root)
 
 
 def _judge(name: str, sheet: Path | None, samples: int, config: "Config", cache: "Cache") -> Any:

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from visdiff.cli.groups import App
 from visdiff.errors import InputError
 
-app = typer.Typer(help="Inspect and prune the cache of captions, embeddings and replies.")
+app = App("Inspect and prune the cache of captions, embeddings and replies.")
 
 
 @app.command("stats")
@@ -23,10 +24,18 @@ def cache_stats() -> None:
 @app.command("prune")
 def cache_prune(
     max_mb: Annotated[
-        float | None, typer.Option(help="Delete the oldest entries beyond this size.")
+        float | None,
+        typer.Option(
+            metavar="MB",
+            help="Delete the oldest entries beyond this size.",
+            show_default="any size",
+        ),
     ] = None,
     older_than_days: Annotated[
-        float | None, typer.Option(help="Delete entries older than this.")
+        float | None,
+        typer.Option(
+            metavar="DAYS", help="Delete entries older than this.", show_default="any age"
+        ),
     ] = None,
 ) -> None:
     """Delete entries by size or age."""
@@ -54,7 +63,9 @@ def cache_verify() -> None:
 
 
 @app.command("export")
-def cache_export(path: Annotated[Path, typer.Argument(help="JSON Lines file to write.")]) -> None:
+def cache_export(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="JSON Lines file to write.")],
+) -> None:
     """Write the entries as JSON lines."""
     from visdiff.cache import Cache
 

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from visdiff.cli import batch
+from visdiff.cli.groups import command_group, main_command
 from visdiff.cli.options import (
     CaptionerName,
     Llm,
@@ -22,12 +24,21 @@ from visdiff.cli.options import (
     assignments,
     with_options,
 )
+from visdiff.files import check_present
+
+app = command_group("Caption a set of images and write a manifest.")
+app.command("submit")(batch.submit_captions)
+app.command("collect")(batch.collect)
 
 
+@main_command(app)
 @with_options(RunOptions)
 def caption(
     images: Annotated[str, typer.Argument(metavar="SET", help="Folder, glob or manifest.")],
-    out: Annotated[Path, typer.Option(help="Manifest to write: .csv, .jsonl or .parquet.")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Output file: a manifest, .csv, .jsonl or .parquet."),
+    ],
     where: Where = None,
     captioner: CaptionerName = None,
     llm: Llm = None,
@@ -44,6 +55,14 @@ def caption(
     killed run resumes where it stopped. An image without a caption gets an empty cell and is
     counted, and the exit status is 3; running the command again retries these images.
     """
+    settings = options.configuration(
+        captioner=captioner,
+        llm__model=llm,
+        llm__max_calls=max_calls,
+        llm__max_cost=max_cost,
+    )
+    check_present(images)
+
     from visdiff.cache import Cache
     from visdiff.captioners import captioner_of
     from visdiff.captioners import table as captioning
@@ -51,12 +70,6 @@ def caption(
     from visdiff.engine import Runtime
     from visdiff.imageset import ImageSet
 
-    settings = options.configuration(
-        captioner=captioner,
-        llm__model=llm,
-        llm__max_calls=max_calls,
-        llm__max_cost=max_cost,
-    )
     opened = ImageSet.open(
         images, assignments(where, "--where"), root=root, path_column=path_column
     )

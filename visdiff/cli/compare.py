@@ -1,9 +1,16 @@
-"""``visdiff compare``: compares two sets and writes one report."""
+"""``visdiff compare``: compares two sets and writes one report; its commands compare more.
 
-from typing import Annotated
+Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input, 3 incomplete
+results (images that could not be read or scored).
+"""
+
+from typing import Annotated, Literal
 
 import typer
 
+from visdiff.cli import many, recipes
+from visdiff.cli.checks import check_distinct, warn_of_few
+from visdiff.cli.groups import command_group, main_command
 from visdiff.cli.options import (
     BackendOptions,
     GroupBy,
@@ -18,7 +25,12 @@ from visdiff.cli.options import (
     with_options,
 )
 
+app = command_group("Find and test the differences between sets of images.")
+app.command("many")(many.compare_many)
+recipes.add_recipes(app)
 
+
+@main_command(app)
 @with_options(BackendOptions)
 def compare(
     context: typer.Context,
@@ -30,11 +42,16 @@ def compare(
     paired_by: PairedBy = None,
     group_by: GroupBy = None,
     rounds: Annotated[
-        str | None, typer.Option(help="Number of rounds of proposals, or auto.")
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Number of rounds of proposals.",
+            show_default="that of the preset",
+        ),
     ] = None,
     sampling: Annotated[
-        str | None,
-        typer.Option(help="Images for the proposer: random, representative or diverse."),
+        Literal["random", "representative", "diverse"] | None,
+        typer.Option(help="Which images the proposer is given.", show_default="that of the preset"),
     ] = None,
     null: Null = None,
     root: Root = None,
@@ -43,13 +60,6 @@ def compare(
     options: BackendOptions,
 ) -> None:
     """Find and test the differences between image set A and image set B."""
-    from visdiff.cache import Cache
-    from visdiff.cli.terminal import deliver
-    from visdiff.comparison.backends import Backends
-    from visdiff.comparison.compare import conclude, score
-    from visdiff.comparison.plan import plan
-    from visdiff.comparison.split import open_pair, split_pair
-
     settings = options.configuration(
         proposer=proposer,
         paired_by=paired_by,
@@ -59,16 +69,28 @@ def compare(
         proposer__sampling=sampling,
     )
     filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
-    options.check_out()
+    options.check_inputs(a, b)
+    check_distinct((a, filter_a), (b, filter_b))
+
+    from visdiff.cache import Cache
+    from visdiff.cli.terminal import deliver
+    from visdiff.comparison.backends import Backends
+    from visdiff.comparison.compare import conclude, score
+    from visdiff.comparison.plan import plan
+    from visdiff.comparison.readiness import check_weights
+    from visdiff.comparison.split import open_pair, split_pair
+
     opened = open_pair(a, b, filter_a, filter_b, root=root, path_column=path_column)
+    warn_of_few(opened, settings)
     pair = split_pair(*opened, settings)
     costs = plan(pair, settings)
     if options.dry_run:
         typer.echo(costs.to_json() if options.as_json else costs.sentence())
         return
-    typer.echo(costs.sentence(), err=True)
     with Cache(mode=options.cache) as store:
         backends = Backends.of(settings, store, progress=True)
+        check_weights(backends, opened)
+        typer.echo(costs.sentence(), err=True)
         measured = score(pair, settings, backends)
         report = conclude(measured, measured.tests, settings, backends)
     deliver(report, options.out, options.as_json, command_line(context))

@@ -18,6 +18,8 @@ PLACES = {"A": "brick wall", "B": "grass"}
 #: The subtle one: half of each set is asked for in a style, the other half in none.
 STYLES = {"A": "sepia photo", "B": "pencil sketch"}
 STYLE_SHARE = 0.5
+#: Recognition rates are those of 10 steps: see ``benchmarks/generate/README.md``.
+STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def demo(out: Path, cache: Cache, *, seed: int = 0, progress: bool = True) -> Di
         progress: Show progress on stderr.
     """
     manifests = {
-        side: draw(list(drawings(side, seed)), out / side, cache, progress=progress)
+        side: draw(list(drawings(side, seed)), out / side, cache, steps=STEPS, progress=progress)
         for side in ("A", "B")
     }
     report = compare(

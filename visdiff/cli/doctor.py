@@ -5,29 +5,38 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import typer
 
 from visdiff.cli.options import Json
-from visdiff.comparison.provenance import versions
-from visdiff.config import Config, preset_names
-from visdiff.errors import VisdiffError
-from visdiff.imageset import ImageSet
+from visdiff.errors import MissingWeightsError, VisdiffError
 
 
-def doctor(as_json: Json = False) -> None:
-    """Print installed versions and which presets can run on this machine."""
+def doctor(
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", help="Also print versions, the cache, and all that a preset lacks."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print which presets can run on this machine, one line each."""
     diagnosis = diagnose()
     if as_json:
         typer.echo(json.dumps(asdict(diagnosis), indent=2))
         return
-    for name, value in {**diagnosis.machine, **diagnosis.packages}.items():
-        typer.echo(f"{name:16} {value}")
-    typer.echo(f"{'torchvision':16} {diagnosis.torchvision}")
-    typer.echo(f"{'cache':16} {diagnosis.cache}")
+    if verbose:
+        for name, value in {**diagnosis.machine, **diagnosis.packages}.items():
+            typer.echo(f"{name:16} {value}")
+        typer.echo(f"{'torchvision':16} {diagnosis.torchvision}")
+        typer.echo(f"{'cache':16} {diagnosis.cache}")
     for check in diagnosis.presets:
-        state = "usable" if check.usable else f"not usable: {check.reason}"
-        typer.echo(f"{'preset':8}{check.name:9} {state}")
+        state = "usable" if check.usable else f"not usable: {', '.join(check.lacks)}"
+        typer.echo(f"{check.name:10} {state}")
+        if verbose and check.reason:
+            typer.echo(f"{'':10} {check.reason}")
 
 
 @dataclass(frozen=True)
@@ -38,11 +47,13 @@ class PresetCheck:
         name: Name of the preset.
         usable: Whether all its weights load without a network connection.
         reason: What is missing and how to get it; "" if usable.
+        lacks: What is missing, in a few words each.
     """
 
     name: str
     usable: bool
     reason: str
+    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,8 @@ class Diagnosis:
 def diagnose() -> Diagnosis:
     """Checks the installation: loads the models of each preset from disk, without downloads."""
     from visdiff.cache import Cache
+    from visdiff.comparison.provenance import versions
+    from visdiff.config import preset_names
     from visdiff.engine import resolve_device
     from visdiff.torchvision_compat import ensure_torchvision
 
@@ -99,7 +112,9 @@ def check_preset(name: str) -> PresetCheck:
     from PIL import Image
 
     from visdiff.comparison.backends import Backends
+    from visdiff.config import Config
     from visdiff.encoders.hub import hub_offline
+    from visdiff.imageset import ImageSet
     from visdiff.llm import Message, Request
     from visdiff.llm.budget import Ledger
     from visdiff.llm.make import chat_model
@@ -110,7 +125,7 @@ def check_preset(name: str) -> PresetCheck:
     try:
         backends = Backends.of(config)
     except VisdiffError as error:
-        return PresetCheck(name, False, str(error))
+        return PresetCheck(name, False, str(error), (_in_short(error),))
     question = Request((Message("user", ("a dog",)),), "doctor")
     dog = [Hypothesis("a dog", "A", "doctor")]
     uses: list[Callable[[], object]] = [lambda: backends.ranker.score(dog, blank, ["a dog"])]
@@ -118,11 +133,19 @@ def check_preset(name: str) -> PresetCheck:
         uses.insert(0, lambda: backends.captioner.captions(blank))
     if backends.proposer.calls:
         uses.append(lambda: chat_model(config, None, Ledger()).check([question]))
-    missing = []
+    missing = list[VisdiffError]()
     with hub_offline():
         for use in uses:
             try:
                 use()
             except VisdiffError as error:
-                missing.append(str(error))
-    return PresetCheck(name, not missing, "; ".join(missing))
+                missing.append(error)
+    lacks = dict.fromkeys(_in_short(error) for error in missing)
+    return PresetCheck(name, not missing, "; ".join(map(str, missing)), tuple(lacks))
+
+
+def _in_short(error: VisdiffError) -> str:
+    if isinstance(error, MissingWeightsError):
+        return f"no weights of {error.what}"
+    # "Expected a chat model, got none; …": what was expected is what is missing.
+    return str(error).partition(", got")[0].replace("Expected ", "no ", 1)

@@ -1,4 +1,4 @@
-"""``visdiff compare-many``: compares n sets, every pair or each against the rest.
+"""``visdiff compare many``: compares n sets, every pair or each against the rest.
 
 Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input, 3 incomplete
 results (a pair that could not be compared, images that could not be read or scored).
@@ -13,6 +13,7 @@ import typer
 from visdiff.cli.options import (
     BackendOptions,
     GroupBy,
+    Name,
     PathColumn,
     ProposerName,
     Root,
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
 
 @with_options(BackendOptions)
 def compare_many(
-    sets: Annotated[list[str], typer.Argument(help="Folders, globs or manifests.")],
-    name: Annotated[
-        list[str] | None, typer.Option(help="Names of the sets, in order; repeat for each set.")
-    ] = None,
+    sets: Annotated[list[str], typer.Argument(metavar="SET", help="Folders, globs or manifests.")],
+    name: Name = None,
     by: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Split one manifest by a column.")
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Split one manifest into sets by a column.",
+            show_default="each source is a set",
+        ),
     ] = None,
     rest: Annotated[
         bool, typer.Option("--rest", help="Compare each set with all others joined.")
@@ -45,22 +49,26 @@ def compare_many(
     options: BackendOptions,
 ) -> None:
     """Compare n sets of images, every pair or each with the rest, with one correction over all."""
+    settings = options.configuration(proposer=proposer, group_by=group_by)
+    options.check_inputs(*sets)
+
     from visdiff.cache import Cache
     from visdiff.comparison import many
+    from visdiff.comparison.backends import Backends
     from visdiff.comparison.plan import plan_many
+    from visdiff.comparison.readiness import check_weights
 
-    settings = options.configuration(proposer=proposer, group_by=group_by)
     opened = _open(sets, name, by, {"root": root, "path_column": path_column})
-    options.check_out()
     pairs = many.each_and_rest(opened) if rest else many.every_pair(opened)
     costs = plan_many(pairs, settings)
     sentence = f"{len(opened)} sets: {costs.sentence()}"
     if options.dry_run:
         typer.echo(costs.to_json() if options.as_json else sentence)
         return
-    typer.echo(sentence, err=True)
     run = many.compare_rest if rest else many.compare_many
     with Cache(mode=options.cache) as store:
+        check_weights(Backends.of(settings, store), opened)
+        typer.echo(sentence, err=True)
         deliver(run(opened, config=settings, cache=store), options.out, options.as_json)
 
 

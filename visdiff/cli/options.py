@@ -6,7 +6,7 @@ options and receives an instance of it as ``options``.
 
 import inspect
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,38 +14,113 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from visdiff.errors import InputError
-from visdiff.files import check_writable
+from visdiff.files import check_present, check_writable
 
 if TYPE_CHECKING:
     from visdiff.config import Config
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Preset = Annotated[str | None, typer.Option(help="miniature, laptop, paper, open or a .toml file.")]
-ConfigFile = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PRESET",
+        help="Preset: miniature, laptop, paper, open or a .toml file.",
+        show_default="laptop",
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="TOML file of settings.", show_default="those of the preset"),
+]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Change a setting, such as seed=1; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="A.B=C",
+        help="Change a setting, such as seed=1 (`visdiff settings` lists them); repeatable.",
+        show_default="none",
+    ),
 ]
 Where = Annotated[
     list[str] | None,
-    typer.Option(metavar="COLUMN=VALUE", help="Use only these rows of the manifest; repeatable."),
+    typer.Option(
+        metavar="COLUMN=VALUE",
+        help="Use only these rows of the manifest; repeatable.",
+        show_default="all",
+    ),
 ]
-CaptionerName = Annotated[str | None, typer.Option(help="Captioner backend.")]
-ProposerName = Annotated[str | None, typer.Option(help="Proposer backend; several with commas.")]
-RankerName = Annotated[str | None, typer.Option(help="Ranker backend.")]
+CaptionerName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BACKEND",
+        help="Captioner: blip, blip2, chat, manifest or module:Class.",
+        show_default="that of the preset",
+    ),
+]
+ProposerName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BACKEND",
+        help="Proposer: ngrams, concepts, manual, captions-llm, paired-captions-llm, images-vlm, "
+        "blip2-features or module:Class; several with commas.",
+        show_default="that of the preset",
+    ),
+]
+RankerName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BACKEND",
+        help="Ranker: clip, vqa, captions-llm, captions-lexical or module:Class.",
+        show_default="that of the preset",
+    ),
+]
 Verify = Annotated[
     str | None,
-    typer.Option(metavar="RANKER", help="Second ranker that checks the confirmed differences."),
+    typer.Option(
+        metavar="BACKEND",
+        help="Second ranker that checks the confirmed differences.",
+        show_default="none",
+    ),
 ]
 Llm = Annotated[
-    str | None, typer.Option(help="Name of the chat model; see also --set llm.base_url.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Name of the chat model; its address is --set llm.base_url=URL.",
+        show_default="that of the preset",
+    ),
 ]
-MaxCalls = Annotated[int | None, typer.Option(help="Maximum number of calls of the chat model.")]
+JudgeLlm = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Name of the chat judge's model.", show_default="none"),
+]
+JudgeSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="Change a setting of the chat judge's model, such as base_url=URL (`visdiff settings "
+        "llm` lists them); repeatable.",
+        show_default="none",
+    ),
+]
+MaxCalls = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Maximum number of calls of the chat model.", show_default="no limit"
+    ),
+]
 MaxCost = Annotated[
     float | None,
-    typer.Option(help="Maximum cost in US$; requires llm.prompt_price and llm.completion_price."),
+    typer.Option(
+        metavar="DOLLARS",
+        help="Maximum cost in US$; needs --set llm.prompt_price=… and llm.completion_price=….",
+        show_default="no limit",
+    ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Random seed.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Random seed.", show_default="that of the settings"),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and exit.")]
 CacheOption = Annotated[
     Literal["rw", "ro", "refresh", "off", "replay"],
@@ -57,27 +132,68 @@ CacheOption = Annotated[
 ]
 PairedBy = Annotated[
     str | None,
-    typer.Option(metavar="COLUMNS", help="Columns that pair the images, such as prompt,seed."),
+    typer.Option(
+        metavar="COLUMNS",
+        help="Columns that pair the images, such as prompt,seed.",
+        show_default="unpaired",
+    ),
 ]
 GroupBy = Annotated[
     str | None,
     typer.Option(
         metavar="COLUMN",
         help="Images with equal values (photo, patient, video) count as one observation.",
+        show_default="none",
     ),
 ]
 Null = Annotated[
-    int | None, typer.Option(help="Number of additional runs with shuffled sets (null runs).")
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Number of additional runs with shuffled sets (null runs).",
+        show_default="0",
+    ),
 ]
 Root = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Folder of the images of manifests with other paths."),
+    typer.Option(
+        metavar="DIR",
+        help="Folder of the images, if a manifest has other paths.",
+        show_default="as the manifest says",
+    ),
 ]
 PathColumn = Annotated[
     str | None,
-    typer.Option(metavar="COLUMN", help="Column of the image files; by default path, file_name, …"),
+    typer.Option(
+        metavar="COLUMN",
+        help="Column of the image files.",
+        show_default="path, file_name, …",
+    ),
 ]
-Out = Annotated[Path | None, typer.Option(help="Folder for the report.")]
+Name = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Name of a set, in the order of the sets; repeat for each.",
+        show_default="those of the files",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Output folder of the report.", show_default="no report is written"
+    ),
+]
+
+
+# Settings whose flag has another name.
+_FLAGS = {
+    "llm__model": "--llm",
+    "llm__max_calls": "--max-calls",
+    "llm__max_cost": "--max-cost",
+    "null_repeats": "--null",
+    "proposer__sampling": "--sampling",
+}
 
 
 @dataclass(frozen=True)
@@ -123,6 +239,16 @@ class ReportOptions(RunOptions):
         """
         if self.out is not None:
             check_writable(self.out, "the report")
+
+    def check_inputs(self, *sources: str) -> None:
+        """Makes sure, before libraries are imported, that sets exist and --out can be written.
+
+        Raises:
+            InputError: There is nothing at a path, or the folder of ``--out`` cannot be written to.
+        """
+        for source in sources:
+            check_present(source)
+        self.check_out()
 
 
 @dataclass(frozen=True)
@@ -244,4 +370,46 @@ def configuration(
     base = Config.read(config) if config else Config.of(preset or "laptop")
     if paired_by:
         changes["paired_by"] = tuple(column.strip() for column in paired_by.split(","))
-    return base.changed(**changes).with_set(assignments(set_, "--set"))
+    try:
+        changed = base.changed(**changes)
+    except InputError as error:
+        raise InputError(_with_flags(str(error), changes)) from None
+    settings = changed.with_set(assignments(set_, "--set"))
+    _check_names(settings)
+    return settings
+
+
+def _check_names(settings: "Config") -> None:
+    """Raises InputError for unknown backends, before their libraries are imported."""
+    from visdiff import registry
+
+    used = {"captioner": settings.captioner, "ranker": settings.ranker}
+    for role, backend in used.items():
+        registry.check_name(role, backend.backend)
+    for name in settings.proposer.backend.split(","):
+        registry.check_name("proposer", name.strip())
+    if settings.verify is not None:
+        registry.check_name("ranker", settings.verify.backend)
+
+
+def judge_settings(config: "Config", model: str | None, settings: Sequence[str] | None) -> "Config":
+    """Returns a configuration with the chat judge's model, which may differ from the run's.
+
+    Args:
+        config: The configuration of the run.
+        model: ``--judge-llm``.
+        settings: ``--judge-set``.
+    """
+    given = assignments(settings, "--judge-set")
+    changed = config.with_set({f"llm.{name}": value for name, value in given.items()})
+    # Last, since another backend starts from its own defaults, without a model.
+    return changed.changed(llm__model=model)
+
+
+def _with_flags(message: str, changes: Mapping[str, Any]) -> str:
+    """Returns an error about given settings that names the flags they were given with."""
+    for name in changes:
+        flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+        for setting in (name.replace("__", "."), f"{name}.backend"):
+            message = message.replace(f"{setting} in the given settings", flag)
+    return message

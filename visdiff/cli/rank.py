@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from visdiff.cli.checks import check_distinct, warn_of_few
 from visdiff.cli.options import (
     BackendOptions,
     GroupBy,
@@ -51,30 +52,36 @@ def rank(
     that were not derived from these images can be tested on more of them, with --set
     statistics.discovery_fraction=0.05.
     """
+    settings = options.configuration(paired_by=paired_by, group_by=group_by, null_repeats=null)
+    filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
+    options.check_inputs(a, b)
+    check_distinct((a, filter_a), (b, filter_b))
+
     from visdiff.cache import Cache
     from visdiff.cli.terminal import finish, print_table, warn
     from visdiff.comparison.backends import Backends
     from visdiff.comparison.plan import plan
     from visdiff.comparison.ranking import rank as run
     from visdiff.comparison.ranking import with_hypotheses
+    from visdiff.comparison.readiness import check_weights
     from visdiff.comparison.split import open_pair, split_pair
     from visdiff.config.backends import ManualConfig
 
-    settings = options.configuration(paired_by=paired_by, group_by=group_by, null_repeats=null)
     if isinstance(settings.proposer, ManualConfig):
         hypotheses = [*settings.proposer.hypotheses, *hypotheses]
     settings = with_hypotheses(settings, hypotheses)
-    filter_a, filter_b = assignments(where_a, "--where-a"), assignments(where_b, "--where-b")
-    options.check_out()
     opened = open_pair(a, b, filter_a, filter_b, root=root, path_column=path_column)
+    warn_of_few(opened, settings)
     pair = split_pair(*opened, settings)
     costs = plan(pair, settings)
     if options.dry_run:
         typer.echo(costs.to_json() if options.as_json else costs.sentence())
         return
-    typer.echo(costs.sentence(), err=True)
     with Cache(mode=options.cache) as store:
-        ranking = run(pair, settings, Backends.of(settings, store, progress=True))
+        backends = Backends.of(settings, store, progress=True)
+        check_weights(backends, opened)
+        typer.echo(costs.sentence(), err=True)
+        ranking = run(pair, settings, backends)
     report = ranking.report
     if options.out is not None:
         report.save(options.out)

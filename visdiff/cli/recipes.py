@@ -1,4 +1,4 @@
-"""``visdiff recipe``: the applications of the VisDiff paper, one command each.
+"""``visdiff compare RECIPE``: the applications of the VisDiff paper, one command each.
 
 Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input, 3 incomplete
 results (a slice that could not be compared, images that could not be read or scored).
@@ -8,48 +8,57 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from visdiff.cli.options import ReportOptions, assignments, with_options
+from visdiff.cli.options import Name, ReportOptions, assignments, with_options
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from visdiff.cache import Cache
     from visdiff.comparison.plan import ManyPlan
     from visdiff.config import Config
     from visdiff.recipes.run import RecipeSets
 
-app = typer.Typer(
-    help="Run an application of the paper: form sets, compare, check on held-out images.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
 Images = Annotated[str, typer.Argument(help="A folder of class directories, or a manifest.")]
 ClassColumn = Annotated[
-    str | None, typer.Option(help="Column of the class; by default the image's directory.")
+    str | None,
+    typer.Option(
+        metavar="COLUMN", help="Column of the class.", show_default="the image's directory"
+    ),
 ]
 ClassNames = Annotated[
     list[str] | None,
     typer.Option(
-        "--class-name", metavar="CLASS=NAME", help="Name of a class, if it differs from its label."
+        "--class-name",
+        metavar="CLASS=NAME",
+        help="Name of a class, if it differs from its label; repeatable.",
+        show_default="the labels",
     ),
 ]
 PerClass = Annotated[bool, typer.Option("--per-class", help="Also compare class by class.")]
 MatchClasses = Annotated[
     bool, typer.Option("--match-classes", help="Balance the classes: same fractions in both sets.")
 ]
-By = Annotated[
-    str | None, typer.Option(metavar="COLUMN", help="Also compare slices: values of a column.")
+SliceBy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Also compare slices: the values of a column.",
+        show_default="no slices",
+    ),
 ]
 HeldOut = Annotated[
-    float, typer.Option(help="Fraction of the images held out for the check; 0 for none.")
+    float,
+    typer.Option(
+        metavar="SHARE", help="Fraction of the images held out for the check; 0 for none."
+    ),
 ]
-Template = Annotated[str, typer.Option(help="Prompt template of zero-shot classification.")]
+Template = Annotated[
+    str,
+    typer.Option(metavar="TEXT", help="Prompt template of zero-shot classification."),
+]
 
 
-@app.command("imagenet-v2")
 @with_options(ReportOptions)
 def imagenet_v2(
     variant: Annotated[
@@ -67,6 +76,7 @@ def imagenet_v2(
     from visdiff.recipes.imagenet_v2 import form
 
     _run(
+        (variant, original),
         lambda settings, _: form(
             variant,
             original,
@@ -80,15 +90,22 @@ def imagenet_v2(
     )
 
 
-@app.command("clip-vs-resnet")
 @with_options(ReportOptions)
 def clip_vs_resnet(
     images: Images,
     first: Annotated[
-        str, typer.Option(help="First classifier: column of predictions, or library:model.")
+        str,
+        typer.Option(
+            metavar="CLASSIFIER",
+            help="First classifier: column of predictions, or library:model.",
+        ),
     ] = "open_clip:ViT-B-32/openai",
     second: Annotated[
-        str, typer.Option(help="Second classifier: column of predictions, or library:model.")
+        str,
+        typer.Option(
+            metavar="CLASSIFIER",
+            help="Second classifier: column of predictions, or library:model.",
+        ),
     ] = "torchvision:resnet50/IMAGENET1K_V1",
     against: Annotated[
         Literal["both-right", "reverse", "rest"],
@@ -108,6 +125,7 @@ def clip_vs_resnet(
     from visdiff.recipes.outcomes import plan_outcomes
 
     _run(
+        (images,),
         lambda settings, store: form(
             images,
             first,
@@ -134,20 +152,23 @@ def clip_vs_resnet(
     )
 
 
-@app.command("classifier-failures")
 @with_options(ReportOptions)
 def classifier_failures(
     images: Images,
     classifier: Annotated[
         list[str] | None,
-        typer.Option(help="Classifier: column of predictions, or library:model; repeatable."),
+        typer.Option(
+            metavar="CLASSIFIER",
+            help="Classifier: column of predictions, or library:model; repeatable.",
+            show_default="ResNet-50 and ResNet-101 of torchvision",
+        ),
     ] = None,
     class_column: ClassColumn = None,
     class_name: ClassNames = None,
     template: Template = "a photo of a {}",
     match_classes: MatchClasses = False,
     per_class: PerClass = False,
-    by: By = None,
+    slice_by: SliceBy = None,
     held_out: HeldOut = 0.2,
     *,
     options: ReportOptions,
@@ -157,6 +178,7 @@ def classifier_failures(
     from visdiff.recipes.outcomes import plan_outcomes
 
     _run(
+        (images,),
         lambda settings, store: form(
             images,
             classifier or CLASSIFIERS,
@@ -165,7 +187,7 @@ def classifier_failures(
             template=template,
             match_classes=match_classes,
             per_class=per_class,
-            by=by,
+            by=slice_by,
             held_out=held_out,
             config=settings,
             cache=store,
@@ -176,14 +198,13 @@ def classifier_failures(
             classifier or CLASSIFIERS,
             class_column=class_column,
             per_class=per_class,
-            by=by,
+            by=slice_by,
             held_out=held_out,
             config=settings,
         ),
     )
 
 
-@app.command()
 @with_options(ReportOptions)
 def generators(
     first: Annotated[
@@ -192,14 +213,17 @@ def generators(
     second: Annotated[
         str, typer.Argument(help="Second generator: manifest with prompts, or its folder.")
     ],
-    prompt: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the prompt.")] = "prompt",
+    prompt_column: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Column of the prompt.")
+    ] = "prompt",
     seed_column: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column of the seed.")
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Column of the seed.", show_default="as the files name it"
+        ),
     ] = None,
-    name: Annotated[
-        list[str] | None, typer.Option(help="Names of the two generators, in order; repeatable.")
-    ] = None,
-    by: By = None,
+    name: Name = None,
+    slice_by: SliceBy = None,
     held_out: HeldOut = 0.2,
     *,
     options: ReportOptions,
@@ -213,12 +237,13 @@ def generators(
         )
     names = dict(zip(("name_first", "name_second"), name or [], strict=False))
     _run(
+        (first, second),
         lambda settings, _: form(
             first,
             second,
-            prompt=prompt,
+            prompt=prompt_column,
             seed=seed_column,
-            by=by,
+            by=slice_by,
             held_out=held_out,
             config=settings,
             **names,
@@ -227,14 +252,17 @@ def generators(
     )
 
 
-@app.command()
 @with_options(ReportOptions)
 def memorability(
     images: Annotated[str, typer.Argument(help="A manifest.")],
     score: Annotated[str, typer.Argument(help="Column of the scores.")],
-    low: Annotated[float, typer.Option(help="Set B: scores at or below this quantile.")] = 0.25,
-    high: Annotated[float, typer.Option(help="Set A: scores at or above this quantile.")] = 0.75,
-    by: By = None,
+    low: Annotated[
+        float, typer.Option(metavar="SHARE", help="Set B: scores at or below this quantile.")
+    ] = 0.25,
+    high: Annotated[
+        float, typer.Option(metavar="SHARE", help="Set A: scores at or above this quantile.")
+    ] = 0.75,
+    slice_by: SliceBy = None,
     held_out: HeldOut = 0.2,
     *,
     options: ReportOptions,
@@ -243,14 +271,25 @@ def memorability(
     from visdiff.recipes.memorability import form
 
     _run(
+        (images,),
         lambda settings, _: form(
-            images, score, low=low, high=high, by=by, held_out=held_out, config=settings
+            images, score, low=low, high=high, by=slice_by, held_out=held_out, config=settings
         ),
         options,
     )
 
 
+def add_recipes(app: typer.Typer) -> None:
+    """Adds a command for each application to an app."""
+    app.command("imagenet-v2")(imagenet_v2)
+    app.command("clip-vs-resnet")(clip_vs_resnet)
+    app.command("classifier-failures")(classifier_failures)
+    app.command("generators")(generators)
+    app.command("memorability")(memorability)
+
+
 def _run(
+    sources: "Sequence[str]",
     form: "Callable[[Config, Cache], RecipeSets]",
     options: ReportOptions,
     plan_unformed: "Callable[[Config], ManyPlan | None] | None" = None,
@@ -258,22 +297,26 @@ def _run(
     """Forms a recipe's sets, prints the plan, and compares the sets.
 
     Args:
+        sources: Paths of the sets.
         form: Forms the sets.
         options: Values of the options that all commands share.
         plan_unformed: Estimates the work if the sets cannot be formed without running a model; None
             if they can.
     """
+    config = options.configuration()
+    options.check_inputs(*sources)
+
     from visdiff.cache import Cache
     from visdiff.cli.many import is_complete
+    from visdiff.comparison.backends import Backends
+    from visdiff.comparison.readiness import check_weights
     from visdiff.recipes.run import plan_recipe, run
     from visdiff.report.many import summary
 
-    config = options.configuration()
     bound = plan_unformed(config) if plan_unformed is not None and options.dry_run else None
     if bound is not None:
         typer.echo(bound.to_json() if options.as_json else bound.sentence())
         return
-    options.check_out()
     with Cache(mode=options.cache) as store:
         formed = form(config, store)
         costs = plan_recipe(formed)
@@ -282,6 +325,7 @@ def _run(
             for note in formed.notes:
                 typer.echo(f"note: {note}", err=True)
             return
+        check_weights(Backends.of(formed.config, store), [s for pair in formed.pairs for s in pair])
         typer.echo(costs.sentence(), err=True)
         report = run(formed, store)
     if options.out is not None:

@@ -57,7 +57,9 @@ def conclude(
             warnings += more
         captioned = captioned or backends.verifier.needs_captions
     if backends.ledger.spent:
-        warnings.append("The budget is spent: not every request was sent (llm.max_calls, …).")
+        warnings.append(
+            "The budget is spent: not every request was sent (--max-calls, --max-cost)."
+        )
     return DifferenceReport(
         verdict=verdict(
             differences,

@@ -199,8 +199,8 @@ def verdict(
     if not confirmed:
         if failed := [stage for stage in stages if stage.failed]:
             return f"{INCOMPLETE}: {failed[0].sentence}"
-        if double_dipped and differences:
-            return f"{NO_DIFFERENCE} that could be confirmed: too few images to test on"
+        if double_dipped:
+            return "too few images to confirm anything"
         return NO_DIFFERENCE
     parts = []
     for direction, name in (("A", name_a), ("B", name_b)):

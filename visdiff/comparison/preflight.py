@@ -24,6 +24,7 @@ from visdiff.cache import Cache
 from visdiff.errors import CacheMissError, UnreadableImageError
 from visdiff.imageset import ImageSet, decode
 from visdiff.imageset.copies import SIDE, small_copy
+from visdiff.progress import is_hidden
 
 MAX_Q = 0.05
 """A confound is flagged at this false discovery rate …"""
@@ -181,7 +182,7 @@ def preflight(
             total=len(a) + len(b),
             desc="preflight",
             unit="image",
-            disable=not progress,
+            disable=is_hidden(progress),
             file=sys.stderr,
         ) as bar,
     ):

@@ -35,6 +35,7 @@ def check_models(backends: Backends, a: ImageSet, b: ImageSet) -> None:
     cache = backends.runtime.cache
     if cache.mode == "replay":
         return
+    check_weights(backends, [a, b])
     used: list[Backend] = [*backends.proposers, *backends.rankers]
     for backend in used:
         # For some backends, resolving the identity is enough to detect missing weights.
@@ -50,6 +51,32 @@ def check_models(backends: Backends, a: ImageSet, b: ImageSet) -> None:
         _load(model)
 
 
+def check_weights(backends: Backends, sets: Sequence[ImageSet]) -> None:
+    """Checks that weights are on disk or can be downloaded, without loading any model.
+
+    It takes a few seconds at most, and is called before a plan is printed. `check_models` then
+    checks the rest.
+
+    Args:
+        backends: The models.
+        sets: Sets to apply them to: a model with cached values needs no weights.
+
+    Raises:
+        InputError: A model does not exist.
+        MissingWeightsError: Weights are not on disk, and the hub does not respond.
+    """
+    cache = backends.runtime.cache
+    if cache.mode == "replay":
+        return
+    used: list[Backend] = [*backends.proposers, *backends.rankers]
+    if backends.needs_captions:
+        used.insert(0, backends.captioner)
+    for model in _image_models(used):
+        check = getattr(model, "check_weights", None)
+        if check is not None and not _known(model, sets, cache):
+            check()
+
+
 def check_captioner(captioner: Captioner, images: ImageSet, runtime: Runtime) -> None:
     """Checks that a captioner's model is available, as `check_models` does.
 
@@ -61,6 +88,8 @@ def check_captioner(captioner: Captioner, images: ImageSet, runtime: Runtime) ->
     if model is None or runtime.cache.mode == "replay":
         return
     if not _known(model, [images], runtime.cache):
+        if check := getattr(model, "check_weights", None):
+            check()
         _load(model)
 
 

@@ -22,6 +22,7 @@ from visdiff.config.backends import (
     NgramsConfig,
     ProposerConfig,
     RankerConfig,
+    Revision,
     backends_with,
 )
 from visdiff.errors import InputError
@@ -31,29 +32,33 @@ from visdiff.files import load_toml, read_text
 class LlmConfig(Frozen):
     """Settings of the chat model of proposers and rankers, and its budget; never an API key."""
 
-    backend: str = "openai"
-    model: str | None = None
-    revision: str | None = None
+    backend: str = Field(default="openai", description="openai, transformers or module:Class.")
+    model: str | None = Field(default=None, description="Name of the model (--llm).")
+    revision: Revision = None
     base_url: str | None = Field(default=None, description="An OpenAI-compatible endpoint.")
     temperature: float | None = Field(default=None, ge=0, description="For proposals.")
     vision: bool = Field(default=True, description="Whether the model accepts images.")
-    detail: str | None = None
+    detail: str | None = Field(default=None, description="Detail of images: low, high or auto.")
     concurrency: int = Field(default=8, ge=1, description="Concurrent calls.")
     timeout: float = Field(default=90.0, gt=0, description="Seconds for one call.")
     deadline: float = Field(default=600.0, gt=0, description="Seconds for a request, all calls.")
-    max_retries: int = Field(default=4, ge=0)
+    max_retries: int = Field(default=4, ge=0, description="Repeated calls after a failure.")
     batch_size: int = Field(default=8, ge=1, description="For a local model.")
     max_new_tokens: int = Field(default=512, ge=1, description="For a local model.")
     max_calls: int | None = Field(default=None, ge=0, description="Limit of calls per run.")
     max_cost: float | None = Field(default=None, ge=0, description="US dollars; needs prices.")
     prompt_price: float | None = Field(default=None, ge=0, description="US dollars per 1e6 tokens.")
-    completion_price: float | None = Field(default=None, ge=0)
+    completion_price: float | None = Field(
+        default=None, ge=0, description="US dollars per 1e6 tokens."
+    )
 
 
 class StatisticsConfig(Frozen):
     """Thresholds of the statistics (`visdiff.stats`)."""
 
-    discovery_fraction: float = Field(default=0.5, gt=0, lt=1)
+    discovery_fraction: float = Field(
+        default=0.5, gt=0, lt=1, description="Share of the images that hypotheses come from."
+    )
     min_scored: int = Field(
         default=20,
         ge=2,
@@ -85,40 +90,48 @@ _ROLES = ("captioner", "proposer", "ranker", "verify", "llm", "engine")
 
 
 class Config(Frozen):
-    """The configuration of a comparison.
+    """The configuration of a comparison; the fields describe themselves."""
 
-    Attributes:
-        preset: Name of the preset that provides the defaults.
-        captioner: Settings of the captioner.
-        proposer: Settings of the proposer, which generates hypotheses from the discovery half.
-        ranker: Settings of the ranker, which scores the hypotheses on the scoring half.
-        verify: Settings of a second ranker, which cross-checks confirmed differences; or None.
-        llm: Settings of the chat model; it is created only if a backend uses it.
-        statistics: Thresholds.
-        engine: Settings of the engine that applies models to images.
-        rounds: Number of rounds of proposals, or "auto": until the hypotheses explain the sets.
-        paired_by: Columns whose values pair an image of A with one of B; () if unpaired.
-        group_by: Column whose equal values mark images of the same thing (a photograph, a patient,
-            a video), which count as one observation; or None.
-        null_repeats: Number of runs with shuffled sets, which estimate the false positives.
-        seed: Random seed.
-        device: "auto", "cpu", "cuda" or "mps".
-    """
-
-    preset: str = "laptop"
-    captioner: CaptionerConfig = BlipConfig()
-    proposer: ProposerConfig = NgramsConfig()
-    ranker: RankerConfig = ClipConfig()
-    verify: RankerConfig | None = None
-    llm: LlmConfig = LlmConfig()
-    statistics: StatisticsConfig = StatisticsConfig()
-    engine: EngineConfig = EngineConfig()
-    rounds: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
-    paired_by: tuple[str, ...] = ()
-    group_by: str | None = None
-    null_repeats: int = Field(default=0, ge=0)
-    seed: int = Field(default=0, ge=0)
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    preset: str = Field(
+        default="laptop", description="Name of the preset that provides the defaults."
+    )
+    captioner: CaptionerConfig = Field(
+        default=BlipConfig(), description="Captioner, which describes images."
+    )
+    proposer: ProposerConfig = Field(
+        default=NgramsConfig(),
+        description="Proposer, which generates hypotheses from the discovery half.",
+    )
+    ranker: RankerConfig = Field(
+        default=ClipConfig(), description="Ranker, which scores them on the scoring half."
+    )
+    verify: RankerConfig | None = Field(
+        default=None, description="Second ranker, which checks the confirmed differences."
+    )
+    llm: LlmConfig = Field(
+        default=LlmConfig(), description="Chat model; created only if a backend uses it."
+    )
+    statistics: StatisticsConfig = Field(default=StatisticsConfig(), description="Thresholds.")
+    engine: EngineConfig = Field(
+        default=EngineConfig(), description="Engine that applies models to images."
+    )
+    rounds: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default=1, description="Rounds of proposals; auto: until they explain the sets."
+    )
+    paired_by: tuple[str, ...] = Field(
+        default=(), description="Columns whose values pair an image of A with one of B."
+    )
+    group_by: str | None = Field(
+        default=None,
+        description="Column whose equal values mark images of one thing: one observation.",
+    )
+    null_repeats: int = Field(
+        default=0, ge=0, description="Runs with shuffled sets, which estimate false positives."
+    )
+    seed: int = Field(default=0, ge=0, description="Random seed.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto", description="Device of the models."
+    )
 
     @classmethod
     def of(cls, preset: str) -> Self:

@@ -23,6 +23,12 @@ from pydantic import (
 from visdiff.errors import InputError
 
 Positive = Annotated[int, Field(ge=1)]
+BatchSize = Annotated[int, Field(ge=1, description="Images per batch.")]
+Workers = Annotated[int, Field(ge=1, description="Threads that decode images.")]
+Revision = Annotated[
+    str | None, Field(description="Commit, tag or branch of the model on the hub.")
+]
+Pretrained = Annotated[str | None, Field(description="Weights of open_clip: a tag or a file.")]
 
 
 class Frozen(BaseModel):
@@ -58,13 +64,13 @@ class BlipConfig(BackendConfig):
     """Settings of the captioner `blip`."""
 
     backend: Literal["blip"] = "blip"
-    model: str | None = None
-    revision: str | None = None
-    prompt: str | None = None
-    max_new_tokens: Positive = 40
-    num_beams: Positive = 1
-    batch_size: Positive = 8
-    workers: Positive = 2
+    model: str | None = Field(default=None, description="Hub id, folder, or miniature (blip2).")
+    revision: Revision = None
+    prompt: str | None = Field(default=None, description="Instruction, or beginning of a caption.")
+    max_new_tokens: Positive = Field(default=40, description="Longest caption, in tokens.")
+    num_beams: Positive = Field(default=1, description="Beams of the search; 1 is greedy.")
+    batch_size: BatchSize = 8
+    workers: Workers = 2
 
 
 class Blip2Config(BlipConfig):
@@ -77,8 +83,8 @@ class ChatCaptionerConfig(BackendConfig):
     """Settings of the captioner `chat`."""
 
     backend: Literal["chat"] = "chat"
-    prompt: str | None = None
-    max_new_tokens: Positive = 40
+    prompt: str | None = Field(default=None, description="Instruction to the chat model.")
+    max_new_tokens: Positive = Field(default=40, description="Longest caption, in tokens.")
     side: int = Field(default=768, ge=16, description="Longest side of sent images, in pixels.")
 
 
@@ -126,9 +132,9 @@ class NgramsConfig(_ProposerConfig):
     backend: Literal["ngrams"] = "ngrams"
     max_hypotheses: Positive = Field(default=20, description="Limit of hypotheses per direction.")
     min_z: float = Field(default=1.64, ge=0, description="Least log-odds z-score of a phrase.")
-    max_words: Positive = 4
-    min_count: Positive = 2
-    prior: float = Field(default=10.0, gt=0)
+    max_words: Positive = Field(default=4, description="Most words of a phrase.")
+    min_count: Positive = Field(default=2, description="Least number of captions with a phrase.")
+    prior: float = Field(default=10.0, gt=0, description="Pseudo-counts of the log-odds.")
 
 
 class ManualConfig(_ProposerConfig):
@@ -148,12 +154,12 @@ class ConceptsConfig(_ProposerConfig):
     bank: str | None = Field(default=None, description="Text file of phrases, one per line.")
     max_hypotheses: Positive = Field(default=20, description="Limit of hypotheses per direction.")
     model: str | None = Field(default=None, description="Image-text model; default the ranker's.")
-    pretrained: str | None = None
+    pretrained: Pretrained = None
     min_z: float | None = Field(
         default=None, ge=0, description="Least t of a phrase; default: one by chance."
     )
-    batch_size: Positive = 32
-    workers: Positive = 2
+    batch_size: BatchSize = 32
+    workers: Workers = 2
 
 
 class Blip2FeaturesConfig(_ProposerConfig):
@@ -162,8 +168,8 @@ class Blip2FeaturesConfig(_ProposerConfig):
     backend: Literal["blip2-features"] = "blip2-features"
     model: str | None = Field(default=None, description="BLIP-2 model; default the captioner's.")
     ask: Positive = Field(default=10, description="Sentences drawn per direction and round.")
-    batch_size: Positive = 32
-    workers: Positive = 2
+    batch_size: BatchSize = 32
+    workers: Workers = 2
 
 
 class CaptionsLlmConfig(_AskingConfig):
@@ -207,7 +213,9 @@ class SeveralConfig(_ProposerConfig):
     """
 
     backend: str = "ngrams,concepts"
-    members: dict[str, Any] = Field(default={}, description="Settings by proposer.")
+    members: dict[str, Any] = Field(
+        default={}, description="Settings of each proposer: proposer.members.NAME.SETTING."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -298,11 +306,13 @@ class ClipConfig(BackendConfig):
     """Settings of the ranker `clip`."""
 
     backend: Literal["clip"] = "clip"
-    model: str | None = None
-    pretrained: str | None = None
-    template: str = "{}"
-    batch_size: Positive = 32
-    workers: Positive = 2
+    model: str | None = Field(
+        default=None, description="open_clip model, hf-hub:ID, folder, or miniature."
+    )
+    pretrained: Pretrained = None
+    template: str = Field(default="{}", description="Prompt of a sentence, which replaces {}.")
+    batch_size: BatchSize = 32
+    workers: Workers = 2
 
 
 class CaptionsLexicalConfig(BackendConfig):
@@ -323,8 +333,8 @@ class VqaConfig(BackendConfig):
 
     backend: Literal["vqa"] = "vqa"
     model: str | None = Field(default=None, description='BLIP-2 model, or "llm": the chat model.')
-    revision: str | None = None
-    batch_size: Positive = 32
+    revision: Revision = None
+    batch_size: BatchSize = 32
     tile: int = Field(default=512, ge=16, description="Longest side of sent images, in pixels.")
     max_tokens: Positive = Field(default=10, description="Longest answer of a chat model.")
 

@@ -1,10 +1,12 @@
 """Encoders, which embed images and texts in one space."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from PIL import Image
+if TYPE_CHECKING:
+    # Imported on use: checks of arguments need neither.
+    import numpy as np
+    from PIL import Image
 
 
 class Encoder(Protocol):
@@ -20,7 +22,7 @@ class Encoder(Protocol):
         """Everything that affects a vector: backend, architecture, weights. JSON values."""
         ...
 
-    def prepare(self, image: Image.Image) -> Any:
+    def prepare(self, image: "Image.Image") -> Any:
         """Returns the network input of an RGB image; runs in worker threads."""
         ...
 
@@ -28,7 +30,7 @@ class Encoder(Protocol):
         """Returns a float32 unit vector of shape (d,), or `visdiff.engine.Refused`, per input."""
         ...
 
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+    def encode_texts(self, texts: Sequence[str]) -> "np.ndarray":
         """Returns float32 unit vectors, shape (n, d).
 
         Raises:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from visdiff.errors import MissingBackendError, VisdiffError
+from visdiff.errors import MissingWeightsError, VisdiffError
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ _loading = threading.RLock()
 _counting = threading.Lock()
 _blocks = 0
 _before = False
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 2.0
 
 
 def load_weights(load: Callable[[], T], what: str) -> T:
@@ -41,7 +41,7 @@ def load_weights(load: Callable[[], T], what: str) -> T:
         The result of ``load``.
 
     Raises:
-        MissingBackendError: The weights are not on disk and cannot be downloaded; the message says
+        MissingWeightsError: The weights are not on disk and cannot be downloaded; the message says
             how to get them.
     """
     # open_clip logs missing files to the root logger, which prints to stderr unless configured.
@@ -64,21 +64,38 @@ def _load(load: Callable[[], T], what: str) -> T:
     except Exception as error:
         # Libraries raise many different types for "not on disk".
         offline = error
-    if not _is_online():
-        # Offline mode is set by the user, or by a `hub_offline` block (`visdiff doctor`).
-        by_user = not _blocks or _before
-        off = ", and the hub is switched off (HF_HUB_OFFLINE)" if by_user else ""
-        raise MissingBackendError(_message(what, f"not on disk{off}", offline)) from offline
-    if not _responds(endpoint()):
-        raise MissingBackendError(
-            _message(what, f"not on disk, and {endpoint()} does not respond", offline)
-        ) from offline
+    if reason := _no_hub():
+        raise MissingWeightsError(_message(what, reason, offline), what) from offline
     try:
         return load()
     except VisdiffError:
         raise
     except Exception as error:
-        raise MissingBackendError(_message(what, "the download failed", error)) from error
+        raise MissingWeightsError(_message(what, "the download failed", error), what) from error
+
+
+def check_download(what: str) -> None:
+    """Checks, within two seconds and without loading anything, that the hub can be asked.
+
+    For weights that are not on disk: libraries take half a minute to find out.
+
+    Args:
+        what: Description of the model, as for `load_weights`.
+
+    Raises:
+        MissingWeightsError: The hub is switched off or does not respond.
+    """
+    if reason := _no_hub():
+        raise MissingWeightsError(_message(what, reason), what)
+
+
+def _no_hub() -> str:
+    """Returns why weights that are not on disk cannot be downloaded; "" if they may be."""
+    if not _is_online():
+        # Offline mode is set by the user, or by a `hub_offline` block (`visdiff doctor`).
+        by_user = not _blocks or _before
+        return "not on disk" + (", and the hub is switched off (HF_HUB_OFFLINE)" if by_user else "")
+    return "" if _responds(endpoint()) else f"not on disk, and {endpoint()} does not respond"
 
 
 def endpoint() -> str:
@@ -118,6 +135,13 @@ def cached_commit(repo: str, revision: str | None) -> str | None:
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
 
 
+def is_cached(repo: str, *files: str, revision: str | None = None) -> bool:
+    """Returns whether the hub's cache on disk holds one of the files of a model."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return any(isinstance(try_to_load_from_cache(repo, f, revision=revision), str) for f in files)
+
+
 def _is_online() -> bool:
     from huggingface_hub import constants
 
@@ -136,12 +160,15 @@ def _responds(url: str) -> bool:
         return False
 
 
-def _message(what: str, reason: str, error: Exception) -> str:
-    # Libraries add their own advice after the first sentence, which is dropped here.
-    first = " ".join(str(error).split()).partition(". ")[0]
-    detail = textwrap.shorten(f"{type(error).__name__}: {first}", 200, placeholder=" …")
+def _message(what: str, reason: str, error: Exception | None = None) -> str:
+    detail = ""
+    if error is not None:
+        # Libraries add their own advice after the first sentence, which is dropped here.
+        first = " ".join(str(error).split()).partition(". ")[0]
+        short = textwrap.shorten(f"{type(error).__name__}: {first}", 200, placeholder=" …")
+        detail = f" ({short})"
     return (
-        f"Expected the weights of {what}, got none: {reason} ({detail}); run once with network "
+        f"Expected the weights of {what}, got none: {reason}{detail}; run once with network "
         "access to download them, or give a local folder (`--preset miniature` runs offline, on "
         "drawings only)."
     )

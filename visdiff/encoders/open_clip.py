@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from visdiff import miniature
-from visdiff.encoders.hub import load_weights
+from visdiff.encoders.hub import check_download, is_cached, load_weights
 from visdiff.engine import Refused, resolve_device
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.hashing import weights_digest
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 _LOCAL = "local-dir:"
 _TEXTS_AT_ONCE = 64
+# Weights in the repositories of open_clip's models.
+_HUB_FILES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
 
 
 class _Loaded(NamedTuple):
@@ -187,6 +194,32 @@ class OpenClipEncoder:
             )
         return None
 
+    def check_weights(self) -> None:
+        """Checks that the weights are on disk or that the hub can be asked, without loading them.
+
+        Raises:
+            InputError: The model's folder does not exist, or open_clip has no such model.
+            MissingWeightsError: The weights are not on disk, and the hub does not respond.
+        """
+        if self._folder() is not None or self._is_on_disk():
+            return
+        check_download(self._description)
+
+    def _is_on_disk(self) -> bool:
+        if self.model.startswith("hf-hub:"):
+            return is_cached(self.model.removeprefix("hf-hub:"), *_HUB_FILES)
+        if self.pretrained and Path(self.pretrained).expanduser().is_file():
+            return True
+        self._check_names()
+        source = _import_open_clip().get_pretrained_cfg(self.model, self.pretrained)
+        # Weights that come from elsewhere are not of the hub: its silence says nothing.
+        repo = str(source.get("hf_hub") or "").rstrip("/")
+        return not repo or is_cached(repo, *_HUB_FILES)
+
+    @property
+    def _description(self) -> str:
+        return f"open_clip model {self.model} ({self.pretrained or 'from the hub'})"
+
     def _load(self) -> _Loaded:
         with self._lock:
             if self._ready is None:
@@ -206,7 +239,7 @@ class OpenClipEncoder:
                     self._check_names()
                     self._ready = load_weights(
                         lambda: self._build(self.model, self.pretrained),
-                        f"open_clip model {self.model} ({self.pretrained or 'from the hub'})",
+                        self._description,
                     )
             return self._ready
 

@@ -21,6 +21,7 @@ from visdiff.cache import Cache
 from visdiff.engine.runtime import Backend, Runtime
 from visdiff.errors import CacheMissError, InputError, UnreadableImageError, VisdiffError
 from visdiff.imageset import ImageSet
+from visdiff.progress import is_hidden
 
 __all__ = [
     "Applied",
@@ -289,7 +290,7 @@ def apply(
         tqdm(
             total=len(missing),
             desc=desc,
-            disable=not runtime.progress,
+            disable=is_hidden(runtime.progress),
             file=sys.stderr,
             unit="image",
         ) as bar,

@@ -7,6 +7,8 @@ JPEG compression at quality 30, a change of size or brightness, or a crop of 2 %
 """
 
 import math
+from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,11 @@ MIN_CORRELATION = (0.94, 0.80)
 # Below this root mean square difference of neighbours (of 255), there is nothing to compare.
 _MIN_DETAIL = 3.0
 _BLOCK = 512
+# Of images without structure in common, 64 coordinates rule out almost all pairs.
+_COORDINATES = 64
+_BASIS_ROWS = 2000
+# More than the rounding of the bound in float32, which is the largest where the rest is near zero.
+_ROUNDING = 1e-3
 
 
 def small_copy(image: Image.Image) -> NDArray[np.uint8]:
@@ -39,23 +46,57 @@ def near_copies(small: NDArray[np.uint8]) -> NDArray[np.intp]:
     Returns:
         (n,) the position of the first image of each group.
     """
-    values = small.astype(np.float32)
-    labels = np.arange(len(values))
-    halved = values.reshape(len(values), SIDE // 2, 2, SIDE // 2, 2, 3).mean(axis=(2, 4))
-    coarse, detail = _differences(halved)
-    fine, _ = _differences(values)
-    rows = np.flatnonzero(detail >= _MIN_DETAIL)
-    coarse, fine = coarse[rows], fine[rows]
-    for start in range(0, len(rows), _BLOCK):
-        alike = coarse[start : start + _BLOCK] @ coarse[start:].T >= MIN_CORRELATION[0]
-        for row, hits in enumerate(alike, start):
-            found = start + np.flatnonzero(hits)
-            found = found[labels[rows[found]] != labels[rows[row]]]
-            found = found[fine[found] @ fine[row] >= MIN_CORRELATION[1]]
+    labels = np.arange(len(small))
+    halved = small.reshape(len(small), SIDE // 2, 2, SIDE // 2, 2, 3)
+    coarse, detail = _differences(halved.mean(axis=(2, 4), dtype=np.float32))
+    images = np.flatnonzero(detail >= _MIN_DETAIL)
+    coarse = coarse[images]
+
+    @cache
+    def fine() -> NDArray[np.float32]:
+        """Returns the full detail, which few sets of images need."""
+        return _differences(small[images].astype(np.float32))[0]
+
+    bound = _Bound(coarse)
+    for start in range(0, len(images), _BLOCK):
+        for row, found in bound.candidates(start):
+            found = found[labels[images[found]] != labels[images[row]]]
+            found = found[coarse[found] @ coarse[row] >= MIN_CORRELATION[0]]
             if len(found):
-                groups = np.append(labels[rows[found]], labels[rows[row]])
-                labels[np.isin(labels, groups)] = groups.min()
+                found = found[fine()[found] @ fine()[row] >= MIN_CORRELATION[1]]
+            if len(found):
+                groups = np.append(labels[images[found]], labels[images[row]])
+                joined = np.zeros(len(labels), bool)
+                joined[groups] = True
+                labels[joined[labels]] = groups.min()
     return labels
+
+
+class _Bound:
+    """An upper bound of the correlation of unit vectors that needs few of their coordinates.
+
+    In an orthonormal basis, u·v is at most the product of the first k coordinates plus the product
+    of the lengths of the rest (Cauchy and Schwarz). The length of the rest is one more coordinate.
+    The basis is that of the principal components of a part of the vectors, which makes the rest
+    small; the bound holds in every basis.
+    """
+
+    def __init__(self, vectors: NDArray[np.float32]) -> None:
+        part = vectors[:: max(1, len(vectors) // _BASIS_ROWS)]
+        _, basis = np.linalg.eigh(part.T @ part)
+        first = vectors @ basis[:, : -_COORDINATES - 1 : -1]
+        rest = np.maximum(0, 1 - np.square(first).sum(axis=1, keepdims=True))
+        self._short = np.concatenate([first, np.sqrt(rest)], axis=1)
+
+    def candidates(self, start: int) -> Iterator[tuple[int, NDArray[np.intp]]]:
+        """Yields the rows of a block with candidates: the later rows whose bound is high enough."""
+        short = self._short[start:]
+        high = short[:_BLOCK] @ short.T >= MIN_CORRELATION[0] - _ROUNDING
+        # Each pair once, and no row with itself.
+        own = high[:, : len(high)]
+        own[np.tril_indices(len(high))] = False
+        for i in np.flatnonzero(high.any(axis=1)).tolist():
+            yield start + i, start + np.flatnonzero(high[i])
 
 
 def _differences(

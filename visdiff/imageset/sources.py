@@ -12,6 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from visdiff.errors import InputError
+from visdiff.files import nothing_at
 from visdiff.imageset import columns, decode, folders, manifest
 from visdiff.imageset.locate import locate
 
@@ -136,10 +137,7 @@ def from_path(source: str, options: TableOptions) -> Listing:
         )
     if globbing.has_magic(source):
         return _from_glob(source)
-    raise InputError(
-        f"Expected a folder, a glob or a manifest, got {source!r}, where there is nothing; "
-        f"check the path (the current folder is {os.getcwd()})."
-    )
+    raise nothing_at(source)
 
 
 def from_items(items: Sequence[Any]) -> Listing:

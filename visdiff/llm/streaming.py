@@ -19,6 +19,7 @@ from tqdm import tqdm
 from visdiff.errors import InputError
 from visdiff.llm import ChatModel, Failure, Picture, Reply, Request
 from visdiff.llm.structured import validator
+from visdiff.progress import is_hidden
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class StreamingChat(ABC):
             total=len(requests),
             desc="replies",
             unit="reply",
-            disable=not (progress and requests),
+            disable=is_hidden(progress and bool(requests)),
             file=sys.stderr,
         ) as bar:
             for index, result in self.stream(requests):

@@ -19,6 +19,7 @@ from visdiff import miniature
 from visdiff.cache import Cache
 from visdiff.files import explained, write_whole
 from visdiff.hashing import weights_digest
+from visdiff.progress import is_hidden
 from visdiff.torchvision_compat import ensure_torchvision
 
 #: Second order, so that it needs half of DDIM's steps: see ``benchmarks/generate/README.md``.
@@ -104,7 +105,7 @@ def draw(
     made: dict[int, bytes] = {}
     if missing:
         pipeline = load_pipeline()
-        bar = tqdm(total=len(missing), desc="drawing", disable=not progress, file=sys.stderr)
+        bar = tqdm(total=len(missing), desc="drawing", disable=is_hidden(progress), file=sys.stderr)
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
             images = sample(pipeline, [drawings[i] for i in batch], steps, guidance, scheduler)

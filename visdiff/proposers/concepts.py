@@ -24,6 +24,7 @@ from visdiff.files import read_text
 from visdiff.hashing import digest_bytes
 from visdiff.imageset import ImageSet
 from visdiff.miniature import world
+from visdiff.progress import is_hidden
 from visdiff.proposers import Evidence, Proposals, Proposer
 from visdiff.results import Direction, Hypothesis
 
@@ -167,7 +168,8 @@ class ConceptsProposer(Proposer):
         refused: list[tuple[str, str]] = []
         new = [text for text, vector in found.items() if vector is None]
         starts = range(0, len(new), _TEXTS_AT_ONCE)
-        for start in tqdm(starts, "phrases", disable=not self.runtime.progress or len(starts) < 2):
+        hidden = is_hidden(self.runtime.progress and len(starts) > 1)
+        for start in tqdm(starts, "phrases", disable=hidden):
             fresh = self._encode(new[start : start + _TEXTS_AT_ONCE], refused)
             pairs = [({**identity, "text": text}, vector) for text, vector in fresh.items()]
             cache.put_many("text-embedding", pairs)

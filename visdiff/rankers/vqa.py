@@ -23,6 +23,7 @@ from visdiff.errors import InputError, UnreadableImageError
 from visdiff.imageset import ImageSet
 from visdiff.llm import ChatModel, Message, Request
 from visdiff.llm.pictures import encode_jpeg
+from visdiff.progress import is_hidden
 from visdiff.rankers import Ranker
 from visdiff.rankers.asking import CHOICES, score_questions, summarize
 from visdiff.results import Hypothesis
@@ -135,7 +136,7 @@ class VqaRanker(Ranker):
             total=len(texts) * len(digests),
             desc="questions",
             unit="answer",
-            disable=not self.runtime.progress,
+            disable=is_hidden(self.runtime.progress),
             file=sys.stderr,
         ) as progress_bar:
             for start in range(0, len(digests), _BLOCK):

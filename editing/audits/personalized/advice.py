@@ -139,5 +139,5 @@ def _teach(request: Request, origin: Origin, options: str = "", steps: float = 1
     if prior in ("none", "prompt", "structured", "teacher") and "--prior" not in options:
         command += f" --prior {prior}"
     if "steps" in origin.config:
-        command += f" --steps {max(1, round(steps * int(origin.config['steps'])))}"
+        command += f" --train-steps {max(1, round(steps * int(origin.config['steps'])))}"
     return f"{command} {options}".rstrip() + " --out next.safetensors"
