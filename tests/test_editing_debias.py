@@ -385,8 +385,10 @@ def test_history_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     ]
     assert lines["judge"].get_ydata().tolist() == deltas
     assert save(found, tmp_path / "new" / "history.svg").read_text().startswith("<?xml")
-    with pytest.raises(InputError, match=r"such as history\.svg"):
+    with pytest.raises(InputError, match="a format of figures such as svg"):
         save(found, tmp_path / "history.nonsense")
+    with pytest.raises(InputError, match=r"such as history\.svg"):
+        save(found, tmp_path / "history")
 
 
 def test_invalid_input_is_an_error() -> None:

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_pipelines as tiny
 from sample_reports import fake_report, sample_audit
@@ -55,6 +56,10 @@ def full_audit() -> AuditReport:
     return sample_audit(requests=REQUESTS, subjects=(subject,), revivals=(revival,))
 
 
+def widths_of(ax: Any) -> list[float]:
+    return [bar.get_width() for bar in ax.patches]
+
+
 def test_an_audit_is_read_from_its_json() -> None:
     report = full_audit()
     back = AuditReport.from_json(report.to_json())
@@ -98,9 +103,9 @@ def test_what_is_no_audit_is_an_error(report: AuditReport) -> None:
 def test_the_drift_of_each_group_is_drawn_with_its_interval(report: AuditReport) -> None:
     groups = (*report.groups[:3], replace(report.groups[3], drift=None))
     ax = replace(report, groups=groups).plot().axes[0]
-    widths = [bar.get_width() for bar in ax.patches]  # type: ignore[attr-defined]
+    widths = widths_of(ax)
     assert widths == [g.drift.value for g in groups if g.drift is not None]
-    ends = [list(line.get_xdata()) for line in ax.get_lines()]
+    ends = [np.asarray(line.get_xdata()).tolist() for line in ax.get_lines()]
     assert [[g.drift.low, g.drift.high] for g in groups if g.drift is not None] == ends[:3]
     texts = [t.get_text() for t in ax.texts]
     assert texts.count("not measured") == 1
@@ -114,12 +119,10 @@ def test_pairs_are_those_of_the_largest_side_effect_unless_named(report: AuditRe
     assert len(ax.images) == 8
     assert report.show_pairs("places").axes[0].get_title("left") == "places: moved most"
     assert len(report.show_pairs("targets", "church", n=1).axes[0].images) == 2
-    for arguments, message in (
-        (("nowhere",), "a group .targets, .* got 'nowhere'"),
-        (("people", "x"), "of the group 'people' with images, got 'x'; choose from 'a smiling"),
-    ):
-        with pytest.raises(InputError, match=message):
-            report.show_pairs(*arguments)
+    with pytest.raises(InputError, match=r"a group \(targets, .* got 'nowhere'"):
+        report.show_pairs("nowhere")
+    with pytest.raises(InputError, match="with images, got 'x'; choose from 'a smiling"):
+        report.show_pairs("people", "x")
     with pytest.raises(InputError, match="draw the audit that `audit` returned"):
         AuditReport.from_json(report.to_json()).show_pairs()
 
@@ -162,7 +165,7 @@ def test_diagnostics_of_a_closed_form_are_drawn(edit: Edit) -> None:
     expected = [t["reached"] for t in found["targets"]]
     expected += [found["preserved"]["spill"], found["null"]["spill"]]
     expected += [found["neighbours"][0]["spill"]]
-    assert [bar.get_width() for bar in ax.patches] == expected  # type: ignore[attr-defined]
+    assert widths_of(ax) == expected
     assert f"{len(found['neighbours']) - 1} neighbours not shown" in ax.get_xlabel()
 
 
@@ -175,6 +178,6 @@ def test_diagnostics_of_a_closed_form_are_drawn(edit: Edit) -> None:
 )
 def test_losses_of_a_trained_edit_are_drawn(edit: Edit, losses: Any) -> None:
     ax = replace(edit, diagnostics=losses).plot_diagnostics().axes[0]
-    assert {0.5, 0.2} <= {bar.get_width() for bar in ax.patches}  # type: ignore[attr-defined]
+    assert {0.5, 0.2} <= set(widths_of(ax))
     with pytest.raises(InputError, match="imported and composed edits have none"):
         replace(edit, diagnostics={}).plot_diagnostics()

@@ -51,12 +51,12 @@ def test_the_forest_states_how_many_differences_it_leaves_out(report: Difference
 
 def test_scores_are_those_of_the_tested_images(report: DifferenceReport) -> None:
     # The discovery images of the sample have a score of 99.
-    axes = report.plot_scores(1).axes[0]
+    axes: Any = report.plot_scores(1).axes[0]
     assert axes.get_xlim()[1] < 1
     assert {t.get_text().split("\n")[-1] for t in axes.texts} == {"n = 70", "n = 68"}
-    heights = np.array([bar.get_height() for bar in axes.patches])  # type: ignore[attr-defined]
+    heights = np.array([bar.get_height() for bar in axes.patches])
     assert heights.max() == 100 or heights.min() == -100
-    means = [line.get_xdata()[0] for line in axes.get_lines()[:2]]
+    means = [np.asarray(line.get_xdata())[0] for line in axes.get_lines()[:2]]
     assert means == pytest.approx(
         [report.differences[1].mean_a, report.differences[1].mean_b], 1e-2
     )
@@ -86,7 +86,7 @@ def test_figures_fit_a_column_and_have_the_style(report: DifferenceReport, style
 
 def test_figures_are_drawn_on_given_axes(report: DifferenceReport) -> None:
     figure = Figure(figsize=(9, 3))
-    left, right = figure.subfigures(1, 2)
+    left, right = np.asarray(figure.subfigures(1, 2)).tolist()
     for ax, draw in zip(
         [left.subplots(), *right.subplots(1, 2)], (report.plot, report.plot_scores, report.show),
         strict=True,

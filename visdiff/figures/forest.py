@@ -1,7 +1,7 @@
 """The forest plot of a comparison: each difference with its AUROC and interval."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from visdiff.figures.style import (
     FONT,
@@ -90,8 +90,12 @@ def _draw_interval(ax: "Axes", d: "Difference", y: float, colours: Style) -> Non
 
 
 def _write_sides(ax: "Axes", report: "DifferenceReport", colours: Style) -> None:
-    sides = (("left", report.set_a.name, "A"), ("right", report.set_b.name, "B"))
-    for place, name, direction in sides:
+    names: dict[Literal["left", "right"], str] = {
+        "left": report.set_a.name,
+        "right": report.set_b.name,
+    }
+    for place, name in names.items():
+        direction = "A" if place == "left" else "B"
         text = (lines_of(ax, plain_line(name), 1, share=0.42) or [direction])[0]
         arrow = f"← {text}" if direction == "A" else f"{text} →"
         ax.set_title(arrow, loc=place, fontsize=FONT, color=colours.of(direction), parse_math=False)

@@ -53,7 +53,7 @@ class ReportViews:
         frame = pd.DataFrame(rows, columns=pd.Index(every))
         for column in ("synonyms", "evidence_a", "evidence_b"):
             frame[column] = frame[column].map(list)
-        return frame if full else frame[list(FIRST_COLUMNS)]
+        return frame if full else frame.filter(FIRST_COLUMNS)
 
     def plot(self, ax: "Axes | None" = None, style: str = "light", most: int = 12) -> "Figure":
         """Returns the forest plot of the differences; see `visdiff.figures.forest.forest`.
