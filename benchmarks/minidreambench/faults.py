@@ -1,10 +1,10 @@
 """Whether the audit of a personalised model names a fault that was planted in it.
 
 Twelve models are taught with one fault each: references with one of SID's biases and captions that
-name the subject alone (300 steps), or 2,000 steps, both without a prior: with one, 600 steps of the bundled
-model have not learnt the subject, nor its fault. The fault is found if it is among the first
-three findings of the audit. Six models are taught well, from unbiased references with captions of
-their surroundings and structured class images; their audit should confirm nothing.
+name the subject alone (300 steps), or 2,000 steps. Both are without a prior: with images of one
+prompt, 600 steps teach the bundled model neither the subject nor its fault. A fault is found if it
+is among the first three findings of the audit. Six models are taught well, from unbiased references
+with captions of their surroundings and structured class images; their audit should confirm nothing.
 """
 
 import argparse
