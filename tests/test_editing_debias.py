@@ -14,7 +14,6 @@ from editing.methods import debias as loop
 from editing.methods.debias import Control, Debiased, crossed, debias
 from editing.methods.debias.history import Evaluation
 from editing.methods.debias.response import Response, fit_response
-from editing.metrics.attributes import ZeroShotScorer
 from editing.pipelines.sampling import Settings
 from editing.requests import Debias, Erase, Request
 from visdiff.errors import InputError
