@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from editing.audits.audit import audit
     from editing.audits.prompt_groups import prompt_groups
+    from editing.audits.report import AuditReport
     from editing.edit import Edit
     from editing.edit.compose import compose
     from editing.fitting import add, fit, withdraw
+    from editing.methods.debias import debias
     from editing.personalize import personalize
     from editing.personalize.subject import Subject
     from editing.pipelines.loading import load_pipeline
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from editing.requests import Debias, Erase, Learn, Moderate, Preserve, Replace
 
 __all__ = [
+    "AuditReport",
     "Debias",
     "Edit",
     "Erase",
@@ -39,6 +42,7 @@ __all__ = [
     "add",
     "audit",
     "compose",
+    "debias",
     "fit",
     "load_pipeline",
     "personalize",
@@ -47,6 +51,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "AuditReport": "editing.audits.report",
     "Debias": "editing.requests",
     "Edit": "editing.edit",
     "Erase": "editing.requests",
@@ -59,6 +64,7 @@ _HOME = {
     "add": "editing.fitting",
     "audit": "editing.audits.audit",
     "compose": "editing.edit.compose",
+    "debias": "editing.methods.debias",
     "fit": "editing.fitting",
     "load_pipeline": "editing.pipelines.loading",
     "personalize": "editing.personalize",
@@ -79,5 +85,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Returns all names, including public names that are not imported yet."""
-    return sorted({*globals(), *__all__})
+    """Returns the public names; submodules are left out."""
+    return sorted(__all__)
