@@ -23,7 +23,7 @@ ART := @iconify-json/noto@1.2.9 @iconify-json/twemoji@1.2.5 @iconify-json/fluent
 # Only a test uses it, to check the pages in Chromium (MPL-2.0, not distributed).
 AXE := axe-core@4.14.1
 
-.PHONY: install demo test lint dist-check art screenshots format clean
+.PHONY: install demo test lint dist-check art screenshots notebooks format clean
 
 install: $(STAMP)
 
@@ -55,6 +55,10 @@ dist-check:
 
 art:
 	npm install --silent --no-save --no-package-lock --prefix .art $(ART) $(AXE)
+
+# Runs the notebooks and stores their outputs.
+notebooks: $(STAMP)
+	$(BIN)/python notebooks/store_outputs.py
 
 # The images of docs/screenshots; needs Chromium.
 screenshots: $(STAMP)
