@@ -1,7 +1,4 @@
-"""Runs the notebooks in this folder and stores their outputs, without what changes with every run.
-
-    make notebooks
-"""
+"""Runs these notebooks and stores their outputs, without what changes with every run."""
 
 import sys
 import tempfile
