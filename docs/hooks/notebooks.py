@@ -43,7 +43,9 @@ def _output(output: Any) -> str:
     data = output.get("data", {})
     if "image/png" in data:
         image = "".join(data["image/png"].split())
-        return f'<img alt="The figure that the cell above draws" src="data:image/png;base64,{image}">'
+        return (
+            f'<img alt="The figure that the cell above draws" src="data:image/png;base64,{image}">'
+        )
     if "image/svg+xml" in data:
         return _block(data["image/svg+xml"])
     if "text/html" in data:
