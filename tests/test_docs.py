@@ -186,6 +186,14 @@ def test_toml_is_read(block: Block, tmp_path: Path) -> None:
         Config.parse(block.text, source=block.place)
 
 
+@pytest.mark.parametrize("package", [visdiff, editing], ids=["visdiff", "editing"])
+def test_the_reference_has_every_public_name(package: Any) -> None:
+    name = package.__name__
+    page = (ROOT / "docs" / "reference" / f"{name}.md").read_text("utf-8")
+    public = {f"{name}.{member}" for member in package.__all__} - {"visdiff.__version__"}
+    assert public <= set(re.findall(r"(?m)^::: (\S+)$", page))
+
+
 def test_links_of_the_readme_lead_to_files() -> None:
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / "README.md").read_text("utf-8"))
     local = [target for target in targets if ":" not in target]
