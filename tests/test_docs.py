@@ -101,7 +101,8 @@ def bind_calls(block: Block) -> None:
             continue
         package, *names = ast.unparse(node.func).split(".")
         if package in ("visdiff", "editing"):
-            function = reduce(getattr, names, {"visdiff": visdiff, "editing": editing}[package])
+            function: Any = {"visdiff": visdiff, "editing": editing}[package]
+            function = reduce(getattr, names, function)
             keywords = {k.arg: None for k in node.keywords if k.arg}
             inspect.signature(function).bind(*[None] * len(node.args), **keywords)
 
