@@ -34,7 +34,7 @@ def _helps(command: Any, parent: Any, name: str) -> Iterator[tuple[str, str]]:
     shown = main or command
     if main is not None:
         main.group = command
-    context = shown.context_class(shown, info_name=name, parent=parent, terminal_width=90)
+    context = shown.context_class(shown, info_name=name, parent=parent, terminal_width=76)
     yield context.command_path, shown.get_help(context)
     inner = command.context_class(command, info_name=name, parent=parent)
     for child in command.list_commands(inner) if hasattr(command, "commands") else ():
