@@ -65,6 +65,7 @@ def test_groups_are_collapsed_and_pairs_are_labelled(audit_page: Page) -> None:
     sides = Counter(text.partition(":")[0] for text in alternatives)
     assert sides["original"] == sides["edited"] == len(alternatives) // 2
     assert "Seed: 100" in audit_page.words
+    assert "Score of the sentence: 0.210 before, 0.300 after" in audit_page.words
 
 
 def test_side_effects_are_ranked_by_size_and_appear_once() -> None:
@@ -165,7 +166,8 @@ def test_a_notebook_shows_the_verdict_and_one_row_per_group() -> None:
 
 def test_pages_stay_below_their_limit_and_state_what_is_missing() -> None:
     large = noise()
-    audit = sample_audit(image=large).to_html()
+    sample = sample_audit(image=large)
+    audit = dataclasses.replace(sample, groups=sample.groups * 2).to_html()
     plain = fake_report()
     compared = dataclasses.replace(
         plain,

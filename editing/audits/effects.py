@@ -54,8 +54,12 @@ class SideEffect:
     @property
     def sentence(self) -> str:
         """The side effect in words: "a hospital: more often (things, people)"."""
-        d = self.difference
-        return f"{change_text(d.text, d.direction)} ({', '.join(self.groups)})"
+        return f"{self.change} ({', '.join(self.groups)})"
+
+    @property
+    def change(self) -> str:
+        """The side effect without its groups: "a hospital: more often"."""
+        return change_text(self.difference.text, self.difference.direction)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the side effect as JSON values."""
@@ -140,12 +144,15 @@ def _confirmed(groups: Iterable["GroupAudit"]) -> list[Found]:
 
 def _scores(groups: Iterable["GroupAudit"], texts: Sequence[str]) -> np.ndarray:
     """Returns the scores (h, n) of the texts on the images of all groups, NaN where unscored."""
-    tables = [g.report.scores for g in groups if g.report.scores is not None]
-    blocks = [
-        np.array([t[text] if text in t else np.full(len(t), np.nan) for text in texts], np.float64)
-        for t in tables
-    ]
-    return np.concatenate([np.empty((len(texts), 0)), *blocks], axis=1) if texts else np.empty((0, 0))
+    blocks = [np.empty((len(texts), 0))]
+    for group in groups:
+        table = group.report.scores
+        if table is not None and texts:
+            # Not the columns that name the images, if a text is "set" or "id".
+            scored = {t: table[t] for t in texts if t in table and table[t].dtype.kind == "f"}
+            unscored = np.full(len(table), np.nan)
+            blocks.append(np.array([scored.get(t, unscored) for t in texts], np.float64))
+    return np.concatenate(blocks, axis=1)
 
 
 def _represented(found: Sequence[Found]) -> list[Found]:

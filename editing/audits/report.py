@@ -129,7 +129,9 @@ class AuditReport:
         if group.meant:
             return [change_text(d.text, d.direction) for d in group.confirmed]
         return [
-            e.sentence if len(e.groups) > 1 else change_text(e.difference.text, e.difference.direction)
+            e.sentence
+            if len(e.groups) > 1
+            else change_text(e.difference.text, e.difference.direction)
             for e in self.effects
             if e.group.name == group.name
         ]

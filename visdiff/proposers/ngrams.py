@@ -121,6 +121,11 @@ class NgramProposer(Proposer):
                 f"0 and a prior above 0, got {max_hypotheses}, {max_words}, {min_count}, {min_z} "
                 f"and {prior}."
             )
+        if not 0 <= min_completeness <= 2:
+            raise InputError(
+                f"Expected min_completeness between 0 and 2, got {min_completeness:g}; 0 keeps "
+                "fragments of phrases."
+            )
         self.max_hypotheses = max_hypotheses
         self.min_z = min_z
         self.max_words = max_words
