@@ -264,6 +264,18 @@ def test_a_whole_phrase_replaces_its_fragments(
     assert not fragments & set(found)
 
 
+def test_a_fragment_around_a_whole_phrase_becomes_that_phrase() -> None:
+    """ "skin on the ocean" of three tones: what they share is the place."""
+    tones = ("light", "medium", "dark")
+    a = [f"a {job} with {tone} skin on the ocean" for tone in tones for job in SUBJECTS]
+    b = [f"a {job} with {tone} skin on the grass" for tone in tones for job in SUBJECTS]
+    b += [f"a {subject} on the ocean" for subject in SUBJECTS] * 2
+    assert texts(propose(a, b, min_z=0.98), "A")[0] == "skin on the ocean"
+    found = texts(propose(a, b, min_z=0.98, min_completeness=1.5), "A")
+    assert "on the ocean" in found
+    assert not [text for text in found if text.startswith("skin")]
+
+
 def test_a_fragment_of_many_phrases_is_kept() -> None:
     """ "man" is no part of one phrase: the captions name a man cook, a man judge, a man pilot."""
     a, b = (

@@ -129,9 +129,7 @@ class AuditReport:
         if group.meant:
             return [change_text(d.text, d.direction) for d in group.confirmed]
         return [
-            e.sentence
-            if len(e.groups) > 1
-            else change_text(e.difference.text, e.difference.direction)
+            e.sentence if len(e.groups) > 1 else e.change
             for e in self.effects
             if e.group.name == group.name
         ]

@@ -4,7 +4,7 @@ A phrase that is as frequent as the whole that contains it separates the sets as
 noun that the captions always qualify. Neither says on its own what is in the images.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -47,28 +47,33 @@ def whole_phrases(
 ) -> list[AnyPhrase]:
     """Returns the phrases with fragments replaced by whole phrases, without repeats.
 
-    The whole of a fragment is the shortest of the most complete phrases that contain it and occur
-    in nearly all of its captions ("medium" → "with medium skin"). A fragment that never begins a
-    phrase ("skin") is replaced by the whole phrase with the largest |z| if no phrase is that
-    frequent. A fragment without such a phrase is kept: it may be all there is to see.
+    A fragment is replaced by the first of these that there is:
+
+    1. the shortest of the most complete phrases that contain it and occur in nearly all of its
+       captions ("medium" → "with medium skin");
+    2. the whole phrase in it with the largest absolute z ("skin on the ocean" → "on the ocean");
+    3. if it never begins a phrase ("skin"), the whole phrase that contains it with the largest
+       absolute z.
+
+    Other fragments are kept: "man" of "a man cook" and "a man judge" is all that these share.
 
     Args:
         phrases: Phrases of one direction.
         candidates: Words → phrase, all candidates of this direction.
         min_completeness: Least completeness of a whole phrase.
     """
+    wholes = {k: p for k, p in candidates.items() if p.completeness >= min_completeness}
     containing: dict[tuple[str, ...], list[AnyPhrase]] = {}
-    for longer in candidates.values():
-        if longer.completeness >= min_completeness:
-            for part in parts_of(longer.keys):
-                containing.setdefault(part, []).append(longer)
-    replaced = (
-        phrase
-        if phrase.completeness >= min_completeness
-        else _whole(phrase, containing.get(phrase.keys, ()))
-        for phrase in phrases
-    )
-    return list({phrase.keys: phrase for phrase in replaced}.values())
+    for longer in wholes.values():
+        for part in parts_of(longer.keys):
+            containing.setdefault(part, []).append(longer)
+    found = []
+    for phrase in phrases:
+        if phrase.completeness < min_completeness:
+            inside = [wholes[part] for part in parts_of(phrase.keys) if part in wholes]
+            phrase = _whole(phrase, containing.get(phrase.keys, []), inside)
+        found.append(phrase)
+    return list({phrase.keys: phrase for phrase in found}.values())
 
 
 def parts_of(keys: tuple[str, ...]) -> set[tuple[str, ...]]:
@@ -77,11 +82,11 @@ def parts_of(keys: tuple[str, ...]) -> set[tuple[str, ...]]:
     return {keys[i:j] for i in range(n) for j in range(i + 1, n + 1)} - {keys}
 
 
-def _whole(fragment: AnyPhrase, wholes: Iterable[AnyPhrase]) -> AnyPhrase:
-    wholes = list(wholes)
-    same = [w for w in wholes if len(w.rows) >= MIN_CONTAINMENT * len(fragment.rows)]
+def _whole(
+    fragment: AnyPhrase, longer: Sequence[AnyPhrase], inside: Sequence[AnyPhrase]
+) -> AnyPhrase:
+    same = [w for w in longer if len(w.rows) >= MIN_CONTAINMENT * len(fragment.rows)]
     if same:
         return min(same, key=lambda w: (-round(w.completeness, 1), len(w.keys), w.keys))
-    if wholes and fragment.starts <= _NEVER:
-        return min(wholes, key=lambda w: (-round(abs(w.z), 1), len(w.keys), w.keys))
-    return fragment
+    others = inside or (longer if fragment.starts <= _NEVER else [])
+    return min(others, key=lambda w: (-round(abs(w.z), 1), len(w.keys), w.keys), default=fragment)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from editing.audits.effects import Key, SideEffect, change_text
+from editing.audits.effects import Key, SideEffect
 from editing.audits.report import GroupAudit
 from editing.audits.sections import Section, View, group_anchor, render_part
 from editing.audits.sections.side_effects import WORST, effect
@@ -54,7 +54,7 @@ def _effect(
     anchor, other = ("else", "pairs above") if on_top else ("", "")
     if e is not None and not first:
         anchor = "else" if rank < WORST else group_anchor(e.group.name)
-        other = f"the same as {change_text(e.difference.text, e.difference.direction)}"
+        other = f"the same as {e.change}"
         other += "" if e.group.name == group.name else f" ({e.group.name})"
     pairs = view.max_pairs if first and not on_top else 0
     return effect(group, d, pairs) | {"anchor": anchor, "other": other}
