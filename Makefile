@@ -23,7 +23,7 @@ ART := @iconify-json/noto@1.2.9 @iconify-json/twemoji@1.2.5 @iconify-json/fluent
 # Only a test uses it, to check the pages in Chromium (MPL-2.0, not distributed).
 AXE := axe-core@4.14.1
 
-.PHONY: install demo test lint art screenshots format clean
+.PHONY: install demo test lint dist-check art screenshots format clean
 
 install: $(STAMP)
 
@@ -48,6 +48,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+# Builds dist/ and tries the wheel in an environment of its own.
+dist-check:
+	PYTHON=$(PYTHON) .ci/dist
 
 art:
 	npm install --silent --no-save --no-package-lock --prefix .art $(ART) $(AXE)

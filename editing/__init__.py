@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from editing.audits.audit import audit
+    from editing.audits.report import AuditReport
     from editing.edit import Edit
     from editing.edit.compose import compose
     from editing.fitting import add, fit, withdraw
+    from editing.methods.debias import debias
     from editing.personalize import personalize
     from editing.personalize.subject import Subject
     from editing.pipelines.loading import load_pipeline
     from editing.requests import Debias, Erase, Learn, Moderate, Preserve, Replace
 
 __all__ = [
+    "AuditReport",
     "Debias",
     "Edit",
     "Erase",
@@ -36,6 +39,7 @@ __all__ = [
     "add",
     "audit",
     "compose",
+    "debias",
     "fit",
     "load_pipeline",
     "personalize",
@@ -43,6 +47,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "AuditReport": "editing.audits.report",
     "Debias": "editing.requests",
     "Edit": "editing.edit",
     "Erase": "editing.requests",
@@ -54,6 +59,7 @@ _HOME = {
     "add": "editing.fitting",
     "audit": "editing.audits.audit",
     "compose": "editing.edit.compose",
+    "debias": "editing.methods.debias",
     "fit": "editing.fitting",
     "load_pipeline": "editing.pipelines.loading",
     "personalize": "editing.personalize",
@@ -73,5 +79,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Returns all names, including public names that are not imported yet."""
-    return sorted({*globals(), *__all__})
+    """Returns the public names; submodules are left out."""
+    return sorted(__all__)

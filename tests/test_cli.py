@@ -135,7 +135,15 @@ def test_out_writes_the_report(run: Run, sets: tuple[Path, Path], tmp_path: Path
     out = tmp_path / "new" / "report"
     ran = run("compare", *sets, *WORDS, "--json", "--out", out)
     assert ran.code == 0, ran.err
-    names = {"report.html", "report.json", "report.md", "differences.csv", "scores.parquet"}
+    names = {
+        "forest.pdf",
+        "forest.svg",
+        "report.html",
+        "report.json",
+        "report.md",
+        "differences.csv",
+        "scores.parquet",
+    }
     assert {f.name for f in out.iterdir()} == names
     assert json.loads((out / "report.json").read_text("utf-8")) == json.loads(ran.out)
     assert str(out / "report.html") in ran.err

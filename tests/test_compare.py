@@ -96,6 +96,8 @@ def test_a_planted_difference_is_found_in_both_directions(
         "report.md",
         "differences.csv",
         "scores.parquet",
+        "forest.svg",
+        "forest.pdf",
     }
     back = DifferenceReport.from_json((saved / "report.json").read_text("utf-8"))
     assert back == report

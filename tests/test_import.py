@@ -6,11 +6,13 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import editing
 import visdiff
 
 HEAVY = ("torch", "numpy", "pandas", "transformers", "open_clip", "PIL", "pydantic", "matplotlib")
@@ -37,10 +39,10 @@ def test_import_is_fast_and_loads_nothing_heavy() -> None:
     assert min(seconds for seconds, _ in runs) < 0.2
 
 
-@pytest.mark.parametrize("name", visdiff.__all__)
-def test_every_public_name_resolves(name: str) -> None:
-    assert getattr(visdiff, name) is not None
-    assert name in dir(visdiff)
+@pytest.mark.parametrize("package", [visdiff, editing], ids=["visdiff", "editing"])
+def test_dir_lists_the_public_names_alone_and_each_resolves(package: ModuleType) -> None:
+    assert dir(package) == sorted(package.__all__)
+    assert [name for name in package.__all__ if getattr(package, name) is None] == []
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

@@ -210,7 +210,15 @@ def test_every_sentence_has_statistics(sets: tuple[Path, Path], tmp_path: Path) 
     assert [d["q_value"] for d in result["report"]["differences"]] == [
         d.q_value for d in report.differences
     ]
-    names = {"report.html", "report.json", "report.md", "differences.csv", "scores.parquet"}
+    names = {
+        "forest.pdf",
+        "forest.svg",
+        "report.html",
+        "report.json",
+        "report.md",
+        "differences.csv",
+        "scores.parquet",
+    }
     assert {f.name for f in (tmp_path / "out").iterdir()} == names
     table = run("rank", *sets, *WORDS, *sentences)
     assert table.exit_code == 0

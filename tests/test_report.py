@@ -419,9 +419,17 @@ def test_methods_of_the_report_render_it(report, tmp_path):
     assert (tmp_path / "deep" / "er" / "report.html").exists()
 
 
-def test_folder_contains_the_report_in_five_formats(report, tmp_path):
+def test_folder_contains_the_report_in_all_formats(report, tmp_path):
     folder = write_folder(report, tmp_path)
-    names = {"report.html", "report.json", "report.md", "differences.csv", "scores.parquet"}
+    names = {
+        "forest.pdf",
+        "forest.svg",
+        "report.html",
+        "report.json",
+        "report.md",
+        "differences.csv",
+        "scores.parquet",
+    }
     assert {p.name for p in folder.iterdir()} == names
     links = {a["href"] for a in Page((folder / "report.html").read_text("utf-8")).all("a")}
     assert names - {"report.html"} <= links
@@ -435,9 +443,10 @@ def test_folder_contains_the_report_in_five_formats(report, tmp_path):
 def test_folder_is_replaced_without_stale_files(report, tmp_path):
     write_folder(report, tmp_path)
     (tmp_path / "mine.txt").write_text("kept")
-    write_folder(dataclasses.replace(report, verdict="other", scores=None), tmp_path)
+    write_folder(dataclasses.replace(report, verdict="other", scores=None), tmp_path, figures=())
     assert json.loads((tmp_path / "report.json").read_text("utf-8"))["verdict"] == "other"
-    assert not (tmp_path / "scores.parquet").exists()  # it belonged to the earlier report
+    # These belonged to the earlier report.
+    assert not any((tmp_path / n).exists() for n in ("scores.parquet", "forest.svg"))
     assert (tmp_path / "mine.txt").read_text() == "kept"
     assert not list(tmp_path.glob(".*"))
 

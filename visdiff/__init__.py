@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from visdiff.imageset import ImageSet
     from visdiff.results import Difference, DifferenceReport, Hypothesis
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Config",
@@ -49,5 +49,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Lists the module's names, including public names that are not imported yet."""
-    return sorted({*globals(), *__all__})
+    """Returns the public names; submodules are left out."""
+    return sorted(__all__)

@@ -1,9 +1,10 @@
 """Whether the audit of a personalised model names a fault that was planted in it.
 
 Twelve models are taught with one fault each: references with one of SID's biases and captions that
-name the subject alone, or 2,000 steps without a prior. The fault is found if it is among the first
-three findings of the audit. Six models are taught well, from unbiased references with captions of
-their surroundings and structured class images; their audit should confirm nothing.
+name the subject alone (300 steps), or 2,000 steps. Both are without a prior: with images of one
+prompt, 600 steps teach the bundled model neither the subject nor its fault. A fault is found if it
+is among the first three findings of the audit. Six models are taught well, from unbiased references
+with captions of their surroundings and structured class images; their audit should confirm nothing.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from editing.pipelines.loading import load_pipeline
 from visdiff.cache import Cache
 from visdiff.miniature.render import Art
 
-IMAGES = 32
+IMAGES = 24
 """Pairs of images of each prompt group."""
 
 _FIRST = 3
@@ -52,10 +53,7 @@ class Planted:
 
 
 def _biased(fault: str, bias: Any, *subjects: str) -> list[Planted]:
-    return [
-        Planted((fault,), Cell(s, prior="prompt", case=1, bias=bias, steps=(600,)))
-        for s in subjects
-    ]
+    return [Planted((fault,), Cell(s, case=1, bias=bias, steps=(300,))) for s in subjects]
 
 
 MODELS = (
@@ -64,12 +62,12 @@ MODELS = (
     *_biased("worn object", "tied", "penguin", "fox"),
     *_biased("style", "style", "teapot", "dragon"),
     *(
-        Planted(("language drift",), Cell(s, prior="none", steps=(2000,)))
-        for s in ("canoe", "fox", "backpack")
-    ),
-    *(
         Planted((), Cell(s, prior="structured", steps=(600,)))
         for s in ("fox", "rabbit", "penguin", "teapot", "backpack", "racing car")
+    ),
+    *(
+        Planted(("language drift",), Cell(s, prior="none", steps=(2000,)))
+        for s in ("canoe", "fox", "backpack")
     ),
 )
 
@@ -142,6 +140,8 @@ def main() -> None:
     parser.add_argument("--art", default=".art", help="folder of the art packages (make art)")
     parser.add_argument("--out", type=Path, default=Path("benchmark-cache/minidreambench"))
     parser.add_argument("--file", type=Path, default=Path(__file__).parent / "faults.jsonl")
+    kinds = list(dict.fromkeys(kind for m in MODELS for kind in m.fault or ("none",)))
+    parser.add_argument("--faults", nargs="+", default=kinds, choices=kinds)
     parser.add_argument("--table", action="store_true", help="print the measured table alone")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -151,7 +151,7 @@ def main() -> None:
         pipe, art = load_pipeline("miniature"), load_art(args.art)
         done = {row["name"] for row in rows}
         for planted in MODELS:
-            if planted.name in done:
+            if planted.name in done or not set(planted.fault or ("none",)) & set(args.faults):
                 continue
             rows.append(measure(pipe, planted, art, args.out))
             with args.file.open("a", encoding="utf-8") as file:

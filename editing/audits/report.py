@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -14,20 +14,24 @@ from editing.audits.outcomes import Outcome
 from editing.audits.pairs import ImagePair
 from editing.audits.personalized.findings import Finding
 from editing.audits.personalized.result import SubjectAudit
+from editing.audits.record import read_record, to_record
 from editing.audits.revival.curves import Revival
+from editing.audits.views import AuditViews
 from editing.metrics.drift import Drift
 from editing.requests import Preserve, Request, preserved_of
 from editing.requests.toml import requests_toml
-from visdiff.files import write_texts
+from visdiff.figures.files import FORMATS, figure_files
+from visdiff.files import explained, write_texts, write_whole
 from visdiff.results import Difference, DifferenceReport, to_plain
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-SCHEMA = 1
+SCHEMA = 2
+"""Version of the JSON layout. Version 2 added ``record``, from which an audit can be read."""
 
 NOTABLE = 0.5
 """Smallest drift at which preserving a concept is suggested: half of the seed-noise floor."""
+
+Pairs = Mapping[str, tuple[ImagePair, ...]]
+"""Sentence or concept → example pairs."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,10 @@ class GroupAudit:
         drift: Drift of the images; None without image features, or with one seed per prompt.
         by_concept: Concept → mean drift of its prompts, largest first.
         report: The comparison; set A holds the originals, q-values are corrected over all groups.
-        pairs: Sentence → example pairs; "" → the pairs that moved most.
+        pairs: Sentence → example pairs; "" → the pairs that moved most. Not serialised.
         metrics: Name → value of the additional measures.
-        examples: Concept → its first pairs, in a group that the edit was asked to change.
+        examples: Concept → its first pairs, in a group that the edit was asked to change. Not
+            serialised.
     """
 
     name: str
@@ -56,9 +61,9 @@ class GroupAudit:
     drift: Drift | None
     by_concept: Mapping[str, float]
     report: DifferenceReport
-    pairs: Mapping[str, tuple[ImagePair, ...]] = field(default_factory=dict)
+    pairs: Pairs = field(default_factory=dict, compare=False, repr=False)
     metrics: Mapping[str, float] = field(default_factory=dict)
-    examples: Mapping[str, tuple[ImagePair, ...]] = field(default_factory=dict)
+    examples: Pairs = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def folder(self) -> str:
@@ -71,8 +76,8 @@ class GroupAudit:
         return self.report.confirmed
 
 
-@dataclass(frozen=True)
-class AuditReport:
+@dataclass(frozen=True, repr=False)
+class AuditReport(AuditViews):
     """The result of an audit.
 
     Attributes:
@@ -196,7 +201,7 @@ class AuditReport:
         return f"visdiff edit run {base} {file} --out next.safetensors"
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the result as JSON values; the comparisons of the groups are summarised."""
+        """Returns the result as JSON values: a summary, and under ``record`` all but the images."""
         return {
             "schema": SCHEMA,
             "verdict": self.verdict,
@@ -223,67 +228,62 @@ class AuditReport:
             "command": self.command,
             "revivals": [r.to_dict() for r in self.revivals],
             "config": dict(self.config),
+            "record": to_record(self),
         }
 
     def to_json(self, indent: int | None = None) -> str:
         """Returns the result as JSON; NaN is written as null."""
         return json.dumps(to_plain(self.to_dict()), indent=indent, allow_nan=False)
 
-    def to_frame(self) -> "pd.DataFrame":
-        """Returns the differences of all groups as a table, one row each, confirmed or not.
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Loads an audit from the output of `to_json`, such as audit.json.
 
-        Returns:
-            A frame with the columns ``group`` and ``meant``, and those of
-            `visdiff.results.DifferenceReport.to_frame`.
+        Images are not in the JSON: example pairs, thumbnails and scores are empty afterwards.
+
+        Raises:
+            InputError: The text is not JSON, not an audit, or of another schema.
         """
-        import pandas as pd
+        return read_record(cls, text, SCHEMA)
 
-        frames = []
-        for group in self.groups:
-            frame = group.report.to_frame()
-            frame.insert(0, "group", group.name)
-            frame.insert(1, "meant", group.meant)
-            frames.append(frame)
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    def save(self, folder: str | Path, figures: Sequence[str] = FORMATS) -> Path:
+        """Writes the page, the tables, a figure, and each group's own report below ``groups/``.
 
-    def to_html(self, folder: str | Path = ".") -> str:
-        """Returns the result as one HTML page that opens offline."""
-        from editing.audits.page import render
+        The files are audit.html, audit.json, audit.md, differences.csv, the figure of the drift
+        (drift.svg and drift.pdf) and, if there is something to preserve, next.toml. The groups'
+        reports have no figures of their own, which would take longer than everything else.
 
-        return render(self, folder)
-
-    def save(self, folder: str | Path) -> Path:
-        """Writes the page, the tables, and each group's own report below ``groups/``.
-
-        The files are audit.html, audit.json, differences.csv and, if there is something to
-        preserve, next.toml.
+        Args:
+            folder: The folder, created if missing. Files of these names are replaced.
+            figures: Formats of the figure; empty for none. It takes about a second.
 
         Returns:
             The folder.
 
         Raises:
-            InputError: The folder cannot be created or written to.
+            InputError: The folder cannot be created or written to, or a format is unknown.
         """
         folder = Path(folder)
-        frame = self.to_frame()
+        frame = self.to_frame(full=True)
         for column in frame.columns.intersection(["synonyms", "evidence_a", "evidence_b"]):
             frame[column] = ["; ".join(items) for items in frame[column]]
+        drawn = figure_files(self.plot(), "drift", figures) if figures else {}
         files = {
-            "audit.html": self.to_html(folder),
             "audit.json": self.to_json(indent=2) + "\n",
+            "audit.md": self.to_markdown(),
             "differences.csv": frame.to_csv(index=False, lineterminator="\n"),
         }
         if self.next_command(folder) and not self.subjects:
             files["next.toml"] = self.next_requests()
-        write_texts(folder, files)
+        with explained("a folder that can be written to", folder):
+            for name in {f"drift.{suffix}" for suffix in FORMATS} - set(drawn):
+                (folder / name).unlink(missing_ok=True)  # of an earlier audit
+            for name, content in drawn.items():
+                write_whole(folder / name, content)
+        write_texts(folder, {**files, "audit.html": self.to_html(folder)})
         for group in self.groups:
-            group.report.save(folder / group.folder)
+            group.report.save(folder / group.folder, figures=())
         return folder
-
-    def _repr_html_(self) -> str:
-        from editing.audits.page import render_fragment
-
-        return render_fragment(self)
 
 
 def drift_by_concept(

@@ -12,7 +12,7 @@ from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,6 +28,10 @@ from editing.requests import Request, from_dict
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 SCHEMA = 1
 KEY = "visdiff_edit"
 """Key of the description in the header of a file."""
@@ -35,7 +39,7 @@ KEY = "visdiff_edit"
 _PACKAGES = ("visdiff", "torch", "diffusers", "transformers", "safetensors")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Edit:
     """A change of weights and its origin.
 
@@ -69,6 +73,16 @@ class Edit:
         for name in ("config", "base_parts", "diagnostics", "versions"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
+    def __repr__(self) -> str:
+        from editing.edit.views import edit_text
+
+        return edit_text(self)
+
+    def _repr_html_(self) -> str:
+        from editing.edit.views import edit_html
+
+        return edit_html(self)
+
     @cached_property
     def digest(self) -> str:
         """Hash of the changes and the base, which determine images: 64 hexadecimal characters.
@@ -82,6 +96,11 @@ class Edit:
     def tensors(self) -> tuple[str, ...]:
         """Full names of the tensors that the edit changes."""
         return tuple(forms.tensors_of(self.changes))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings of the fit."""
+        return tuple(self.diagnostics.get("warnings", ()))
 
     @classmethod
     def of(cls, pipe: Any, *, base_model: str, **fields: Any) -> "Edit":
@@ -156,6 +175,25 @@ class Edit:
                     f"{digest[:12]}), got {name} {got}; load that model at the same "
                     "precision and without other edits or adapters, or force the edit."
                 )
+
+    def plot_diagnostics(
+        self, ax: "Axes | None" = None, style: str = "light", most: int = 12
+    ) -> "Figure":
+        """Returns the diagnostics of the fit as a figure.
+
+        See `editing.edit.views.plot_diagnostics`.
+
+        Args:
+            ax: Axes to draw on; new ones when None.
+            style: "light" or "dark".
+            most: Maximum number of neighbours; the figure states how many more there are.
+
+        Raises:
+            InputError: The edit has no diagnostics.
+        """
+        from editing.edit.views import plot_diagnostics
+
+        return plot_diagnostics(self, ax, style, most)
 
     def save(self, path: str | Path) -> Path:
         """Writes the edit to one safetensors file atomically and returns its path.

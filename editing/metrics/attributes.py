@@ -57,3 +57,21 @@ class ZeroShotScorer:
         texts = [self.template.format(attribute=a, concept=concept) for a in attributes]
         features = image_features(self.encoder, images, self.batch_size)
         return cosines(features, self.encoder.encode_texts(texts))
+
+
+def zero_shot_scorer(model: str | None = None) -> ZeroShotScorer:
+    """Returns the zero-shot scorer on a CLIP model.
+
+    Args:
+        model: An open_clip model as "MODEL:WEIGHTS", a folder, or "miniature"; None for ViT-B-32.
+
+    Raises:
+        InputError: The model is unknown.
+        MissingBackendError: Its weights are not available.
+    """
+    from visdiff.encoders.open_clip import OpenClipEncoder
+
+    if model is None:
+        return ZeroShotScorer(OpenClipEncoder())
+    name, _, weights = model.partition(":")
+    return ZeroShotScorer(OpenClipEncoder(name, weights or None))

@@ -87,6 +87,15 @@ class Request:
         return {"kind": self.kind, **values}
 
     @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        # Pydantic reads results with requests in them (`editing.audits.record`).
+        from pydantic_core import core_schema
+
+        from editing.requests import from_dict
+
+        return core_schema.no_info_plain_validator_function(from_dict)
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Returns the request with these fields.
 

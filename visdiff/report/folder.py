@@ -1,32 +1,40 @@
 """Writing a report to a folder, in formats for people and for programs."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from visdiff.figures.files import FORMATS, figure_files
 from visdiff.files import explained, utf8, write_whole
 from visdiff.report.html import render_html
 from visdiff.report.markdown import render_markdown
 from visdiff.results import DifferenceReport
 
+FOREST = "forest"
+"""Name of the forest plot's files without their suffix."""
 
-def write_folder(report: DifferenceReport, directory: str | Path) -> Path:
-    """Writes report.html, report.json, report.md, differences.csv and scores.parquet.
+
+def write_folder(
+    report: DifferenceReport, directory: str | Path, figures: Sequence[str] = FORMATS
+) -> Path:
+    """Writes report.html, report.json, report.md, differences.csv, scores.parquet and figures.
 
     All formats are rendered before the first file is written, so a failed rendering leaves an
-    earlier report unchanged. Each file is written atomically. Without ``report.scores``,
-    scores.parquet is not written, and the one of an earlier report is removed.
+    earlier report unchanged. Each file is written atomically. What this report has not (its scores,
+    a figure) is removed if an earlier report left it.
 
     Args:
         report: The report.
         directory: The folder, created with its parents if missing.
+        figures: Formats of the forest plot; empty for no figure.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: The folder cannot be created or written to.
+        InputError: The folder cannot be created or written to, or a format is unknown.
     """
     directory = Path(directory)
     files = {
@@ -36,12 +44,15 @@ def write_folder(report: DifferenceReport, directory: str | Path) -> Path:
     }
     if report.scores is not None:
         files["scores.parquet"] = _parquet(report.scores)
+    if figures:
+        files |= figure_files(report.plot(), FOREST, figures)
+    stale = {"scores.parquet", *(f"{FOREST}.{suffix}" for suffix in FORMATS)} - set(files)
     files["report.html"] = utf8(render_html(report, tuple(files)))
     with explained("a folder that can be written to", directory):
         for name, data in files.items():
             write_whole(directory / name, data)
-        if report.scores is None:
-            (directory / "scores.parquet").unlink(missing_ok=True)
+        for name in stale:
+            (directory / name).unlink(missing_ok=True)
     return directory
 
 
@@ -50,7 +61,7 @@ def _text(text: str) -> str:
 
 
 def _csv(report: DifferenceReport) -> str:
-    frame = report.to_frame()
+    frame = report.to_frame(full=True)
     for column in ("synonyms", "evidence_a", "evidence_b"):
         frame[column] = [_text("; ".join(items)) for items in frame[column]]
     return frame.to_csv(index=False, lineterminator="\n")

@@ -42,15 +42,22 @@ def render_markdown(report: DifferenceReport) -> str:
     parts += _rejected(data)
     parts += _sets(data)
     command = [("command", data["command"])] if data["command"] else []
-    parts += ["## Provenance", _table(("what", "value"), [*command, *data["provenance"]])]
+    parts += ["## Provenance", table(("what", "value"), [*command, *data["provenance"]])]
     if data["config"]:
-        parts += ["## Configuration", _table(("setting", "value"), data["config"])]
+        parts += ["## Configuration", table(("setting", "value"), data["config"])]
     if data["config_omitted"]:
         parts.append(f"Left at their defaults: {escape(', '.join(data['config_omitted']))}.")
     return "\n\n".join(parts) + "\n"
 
 
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]], numbers_from: int = 99) -> str:
+def table(header: Iterable[str], rows: Iterable[Iterable[str]], numbers_from: int = 99) -> str:
+    """Returns a table; all cells are escaped.
+
+    Args:
+        header: Names of the columns, already escaped.
+        rows: Cells.
+        numbers_from: First column that is aligned to the right.
+    """
     header = list(header)
     rule = [" ---: " if i >= numbers_from else " --- " for i in range(len(header))]
     lines = [" | ".join(header), "|".join(rule).strip()]
@@ -94,7 +101,7 @@ def _differences(data: dict) -> list[str]:
         "mean B",
         *([f"second ranker ({escape(data['second_ranker'])})"] if data["second_ranker"] else []),
     )
-    parts = ["## Differences", _table(header, rows, numbers_from=4)]
+    parts = ["## Differences", table(header, rows, numbers_from=4)]
     synonyms = [
         f"- {d['number']}. also: {'; '.join(escape(s) for s in d['synonyms'])}"
         for d in data["differences"]
@@ -124,7 +131,7 @@ def _separability(data: dict) -> list[str]:
             ("how different the sets are (image features)", auroc_text(s["images"])),
             ("how much the confirmed sentences explain", auroc_text(s["sentences"])),
         ]
-        parts.append(_table(("cross-validated probe", "AUROC"), rows, numbers_from=1))
+        parts.append(table(("cross-validated probe", "AUROC"), rows, numbers_from=1))
     return [*parts, escape(s["explanation"])]
 
 
@@ -146,7 +153,7 @@ def _rejected(data: dict) -> list[str]:
         for r in data["rejected"]
     ]
     header = ("candidate", "more true of", "reason", "AUROC", "q")
-    return ["## Rejected candidates", _table(header, rows, numbers_from=3)]
+    return ["## Rejected candidates", table(header, rows, numbers_from=3)]
 
 
 def _sets(data: dict) -> list[str]:
@@ -166,4 +173,4 @@ def _sets(data: dict) -> list[str]:
     ]
     header = ("set", "name", "source", "where", "images", "proposed from", "scored")
     header = (*header, "independent", "unreadable")
-    return ["## Sets", _table(header, rows, numbers_from=4)]
+    return ["## Sets", table(header, rows, numbers_from=4)]

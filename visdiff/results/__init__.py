@@ -9,10 +9,9 @@ the set that a sentence is *more true of*. AUROC, interval and tests are oriente
 above 0.5 supports the sentence, whichever set it describes.
 """
 
-import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,6 +22,7 @@ from pydantic_core import to_jsonable_python
 
 from visdiff.errors import InputError
 from visdiff.files import load_json
+from visdiff.results.views import ReportViews
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -301,8 +301,8 @@ class Provenance:
         object.__setattr__(self, "models", to_plain(self.models))
 
 
-@dataclass(frozen=True)
-class DifferenceReport:
+@dataclass(frozen=True, repr=False)
+class DifferenceReport(ReportViews):
     """The result of comparing two sets of images.
 
     Attributes:
@@ -382,21 +382,6 @@ class DifferenceReport:
         missing = any(not stage.is_complete for stage in self.stages)
         return not (unreadable or unscored or missing or self.unanswered)
 
-    def to_frame(self) -> "pd.DataFrame":
-        """Returns the differences as a table, one row each, in the report's order.
-
-        Returns:
-            A frame with the fields of `Difference` as columns; tuples are lists of strings.
-        """
-        import pandas as pd
-
-        columns = [f.name for f in dataclasses.fields(Difference)]
-        rows = [[getattr(d, c) for c in columns] for d in self.differences]
-        frame = pd.DataFrame(rows, columns=pd.Index(columns))
-        for column in ("synonyms", "evidence_a", "evidence_b"):
-            frame[column] = frame[column].map(list)
-        return frame
-
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as dicts, lists, strings, finite numbers, booleans and None."""
         return to_plain(self, _NOT_SERIALISED)
@@ -456,39 +441,23 @@ class DifferenceReport:
                 "report damaged?"
             ) from error
 
-    def to_markdown(self) -> str:
-        """Returns the report as Markdown, for a pull request, a chat or a language model."""
-        from visdiff.report.markdown import render_markdown
-
-        return render_markdown(self)
-
-    def to_html(self) -> str:
-        """Returns the report as one self-contained HTML page that works offline."""
-        from visdiff.report.html import render_html
-
-        return render_html(self)
-
-    def save(self, directory: str | Path) -> Path:
-        """Writes report.html, report.json, report.md, differences.csv and scores.parquet.
+    def save(self, directory: str | Path, figures: Sequence[str] = ("svg", "pdf")) -> Path:
+        """Writes report.html, report.json, report.md, differences.csv, scores.parquet and figures.
 
         Args:
             directory: Output folder, created if missing. Files of these names are replaced.
+            figures: Formats of the forest plot, such as "svg", "pdf" and "png"; it takes about a
+                second. Empty for no figure.
 
         Returns:
             The folder.
 
         Raises:
-            InputError: The folder cannot be written to.
+            InputError: The folder cannot be written to, or a format is unknown.
         """
         from visdiff.report.folder import write_folder
 
-        return write_folder(self, directory)
-
-    def _repr_html_(self) -> str:
-        # Called by notebooks to display the report: a small table without images.
-        from visdiff.report.html import render_fragment
-
-        return render_fragment(self)
+        return write_folder(self, directory, figures)
 
 
 @cache

@@ -11,6 +11,7 @@ from visdiff.errors import InputError
 from visdiff.files import load_json, write_texts
 from visdiff.report.many import render_index, render_markdown
 from visdiff.results import DifferenceReport
+from visdiff.results.views import summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +22,7 @@ Pair = tuple[str, str]
 """Names of set A and set B of a comparison."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ManyReport:
     """The result of comparing many pairs of sets.
 
@@ -44,13 +45,22 @@ class ManyReport:
     warnings: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
+    def __repr__(self) -> str:
+        verdict = f"{self.title}: {self.n_confirmed} confirmed of {self.n_candidates} candidates"
+        rows = [f"{a} and {b}: {report.verdict}" for (a, b), report in self.reports.items()]
+        failed = [f"{a} and {b}: {why}" for (a, b), why in self.failed.items()]
+        return summary(verdict, (), rows, [*self.warnings, *failed])
+
     @property
     def n_confirmed(self) -> int:
         """Number of confirmed differences in all reports."""
         return sum(len(report.confirmed) for report in self.reports.values())
 
-    def to_frame(self) -> "pd.DataFrame":
+    def to_frame(self, full: bool = False) -> "pd.DataFrame":
         """Returns the differences of all pairs, one row each.
+
+        Args:
+            full: Whether to return all fields of a difference.
 
         Returns:
             A frame with the columns ``set_a``, ``set_b`` and ``more_true_of`` (names of sets), then
@@ -60,7 +70,7 @@ class ManyReport:
 
         parts = []
         for (a, b), report in self.reports.items():
-            frame = report.to_frame()
+            frame = report.to_frame(full)
             frame.insert(0, "set_a", a)
             frame.insert(1, "set_b", b)
             frame.insert(2, "more_true_of", [a if d == "A" else b for d in frame["direction"]])
@@ -144,7 +154,8 @@ class ManyReport:
         """Writes index.html, many.json, many.md, differences.csv and a folder for each pair.
 
         The pairs' folders are ``pairs/001-<names>/``, each written by `DifferenceReport.save`; the
-        index, written last, links to them.
+        index, written last, links to them. Figures are not written: they would take longer than the
+        other files of many pairs together.
 
         Args:
             directory: Output folder, created with its parents if missing. Files of these names are
@@ -159,8 +170,8 @@ class ManyReport:
         directory = Path(directory)
         folders = pair_folders(list(self.reports))
         for key, report in self.reports.items():
-            report.save(directory / folders[key])
-        frame = self.to_frame()
+            report.save(directory / folders[key], figures=())
+        frame = self.to_frame(full=True)
         for column in ("synonyms", "evidence_a", "evidence_b"):
             frame[column] = ["; ".join(items) for items in frame[column]]
         links = {key: f"{folder}/report.html" for key, folder in folders.items()}

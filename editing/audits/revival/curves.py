@@ -121,14 +121,14 @@ class Revival:
         by_name: "original" and "edited" → share of images of its name that show it.
         comparisons: One for each number of pictures, ascending.
         notes: What was left out or assumed.
-        strips: Caption → PNG of some images, side by side.
+        strips: Caption → PNG of some images, side by side. Not serialised.
     """
 
     concept: str
     by_name: Mapping[str, Proportion]
     comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...] = ()
-    strips: Mapping[str, bytes] = field(default_factory=dict)
+    strips: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def verdict(self) -> str:

@@ -31,7 +31,9 @@ def origin(view: View) -> Section:
 
 
 def _links(view: View) -> list[tuple[str, str]]:
-    links = [("audit.json", "audit.json"), ("differences.csv", "differences.csv")]
+    written = ("audit.json", "audit.md", "differences.csv")
+    figures = [name for name in ("drift.svg", "drift.pdf") if (view.folder / name).is_file()]
+    links = [(name, name) for name in (*written, *figures)]
     if view.report.next_command(view.folder) and not view.report.subjects:
         links.append(("next.toml", "next.toml"))
     if (view.folder / "images").is_dir():

@@ -23,10 +23,10 @@ time in four. This loop differs as follows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,18 +37,16 @@ from editing.methods import find
 from editing.methods.closed_form import ClosedForm
 from editing.methods.debias.history import Evaluation, History
 from editing.methods.debias.response import fit_response
-from editing.metrics.attributes import AttributeScorer
+from editing.methods.debias.result import Debiased
+from editing.metrics.attributes import AttributeScorer, zero_shot_scorer
 from editing.metrics.ratios import delta
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.sampling import Settings, draw
-from editing.pipelines.weights import weight_hash
+from editing.pipelines.weights import base_name, weight_hash
 from editing.requests import Request, checked
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.stats import clopper_pearson
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -86,55 +84,10 @@ class Control:
             )
 
 
-@dataclass(frozen=True)
-class Debiased:
-    """The result of the loop.
-
-    Attributes:
-        edit: The edit with the best weights of each concept.
-        evaluations: The history, in order of rounds.
-        images: Total number of images drawn.
-        original_recipe: Least number of images that the published loop draws: ten of every concept
-            in every round that this loop took.
-    """
-
-    edit: Edit
-    evaluations: tuple[Evaluation, ...]
-    images: int
-    original_recipe: int = field(default=0)
-
-    @property
-    def unfinished(self) -> tuple[str, ...]:
-        """Concepts that were not done in any round."""
-        done = {evaluation.concept for evaluation in self.evaluations if evaluation.done}
-        return tuple(dict.fromkeys(x.concept for x in self.evaluations if x.concept not in done))
-
-    def to_frame(self) -> "pd.DataFrame":
-        """Returns the history, one row per round, concept and attribute."""
-        import pandas as pd
-
-        rows = [
-            {
-                "round": evaluation.round,
-                "concept": evaluation.concept,
-                "attribute": attribute,
-                "weight": evaluation.weights[attribute],
-                "count": count,
-                "n": evaluation.delta.n,
-                "share": count / evaluation.delta.n,
-                "delta": evaluation.delta.value,
-                "done": evaluation.done,
-            }
-            for evaluation in self.evaluations
-            for attribute, count in evaluation.counts.items()
-        ]
-        return pd.DataFrame(rows)
-
-
 def debias(
     pipe: Any,
     requests: Sequence[Request],
-    scorer: AttributeScorer,
+    scorer: AttributeScorer | str | None = None,
     *,
     method: str = "uce",
     control: Control | None = None,
@@ -153,7 +106,9 @@ def debias(
     Args:
         pipe: The pipeline, or what `editing.pipelines.loading.load_pipeline` accepts.
         requests: One or more `Debias`; any others are part of every solve too.
-        scorer: Scores attributes of images.
+        scorer: Scores attributes of images; or a CLIP model that does so zero-shot, see
+            `editing.metrics.attributes.zero_shot_scorer`. None for the miniature's CLIP if that is
+            the pipeline, and for ViT-B-32 otherwise.
         method: Name of a closed-form method.
         control: Settings of the loop.
         settings: Sampling settings.
@@ -181,6 +136,11 @@ def debias(
             "Expected concepts to debias, got none; add Debias(concept, ratios), or use "
             "editing.fit for other requests."
         )
+    if scorer is None and base_name(pipe) == "miniature":
+        scorer = "miniature"
+    if scorer is None or isinstance(scorer, str):
+        about = f"{about} {scorer}" if scorer else about
+        scorer = zero_shot_scorer(scorer)
     history = History(None, "")
     if checkpoint is not None:
         control_key = {n: v for n, v in asdict(control).items() if n != "rounds"}
