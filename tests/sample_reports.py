@@ -202,7 +202,7 @@ SIDE_EFFECTS: Mapping[str, tuple[tuple[str, Direction, float], ...]] = {
     "people": (("a smiling person", "A", 0.79), ("a dark background", "B", 0.77)),
     "places": (),
     "styles": (("a thick outline", "B", 0.69),),
-    "empty prompt": (),
+    "empty prompt": (("a grey frame", "B", 0.66),),
 }
 """Group → (sentence, direction, AUROC) of its confirmed differences."""
 
