@@ -225,10 +225,10 @@ def figure(rows: Rows) -> Any:
         axes.annotate(str(CURVE[-1]), points[-1], xytext=(4, 2), textcoords="offset points", size=7)
     axes.set_xlabel("drift of the noun (CLIP likeness of “a dog”)", size=8)
     axes.set_ylabel("likeness of “a olis dog”", size=8)
-    axes.set_title(f"Up is learnt, right is swallowed ({len(whole)} subjects)", size=8)
+    axes.set_title(f"DreamBooth, mean of {len(whole)} subjects", size=8)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title="class images", fontsize=7, title_fontsize=7, frameon=False)
+    axes.legend(title="prior", fontsize=7, title_fontsize=7, frameon=False)
     return figure
 
 
