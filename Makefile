@@ -17,13 +17,14 @@ SCREENSHOTS_ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 
 # Only training and the rendered benchmarks and tests need the art; see NOTICE for its licences.
 ART := @iconify-json/noto@1.2.9 @iconify-json/twemoji@1.2.5 @iconify-json/fluent-emoji-flat@1.2.6
 # Only a test uses it, to check the pages in Chromium (MPL-2.0, not distributed).
 AXE := axe-core@4.14.1
 
-.PHONY: install demo test lint dist-check art screenshots notebooks format clean
+.PHONY: install demo test lint docs dist-check art screenshots notebooks format clean
 
 install: $(STAMP)
 
@@ -49,6 +50,14 @@ lint: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
+# The site in site/; a broken link or reference fails.
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	@touch $@
+
 # Builds dist/ and tries the wheel in an environment of its own.
 dist-check:
 	PYTHON=$(PYTHON) .ci/dist
@@ -69,5 +78,5 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find visdiff editing tests -name __pycache__ -type d -prune -exec rm -rf {} +

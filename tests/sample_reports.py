@@ -202,7 +202,7 @@ SIDE_EFFECTS: Mapping[str, tuple[tuple[str, Direction, float], ...]] = {
     "people": (("a smiling person", "A", 0.79), ("a dark background", "B", 0.77)),
     "places": (),
     "styles": (("a thick outline", "B", 0.69),),
-    "empty prompt": (),
+    "empty prompt": (("a grey frame", "B", 0.66),),
 }
 """Group → (sentence, direction, AUROC) of its confirmed differences."""
 
@@ -216,13 +216,16 @@ def sample_audit(image: bytes | None = None, **changes: Any) -> AuditReport:
     """
     rng, compared = np.random.default_rng(0), fake_report()
 
-    def pairs(n: int, prompt: str) -> tuple[ImagePair, ...]:
+    def pairs(
+        n: int, prompt: str, scores: tuple[float, float] | None = None
+    ) -> tuple[ImagePair, ...]:
         return tuple(
             ImagePair(
                 prompt,
                 str(100 + i),
                 image or drawing("square", "#d33", "#aac", rng),
                 image or drawing("circle", "#38c", "#f3efe2", rng),
+                scores,
             )
             for i in range(n)
         )
@@ -250,7 +253,9 @@ def sample_audit(image: bytes | None = None, **changes: Any) -> AuditReport:
                 report=dataclasses.replace(
                     compared, differences=differences, rejected=(), thumbnails={}
                 ),
-                pairs={d.text: pairs(4, f"a {name} prompt, {d.text}") for d in differences}
+                pairs={
+                    d.text: pairs(4, f"a {name} prompt, {d.text}", (0.21, 0.3)) for d in differences
+                }
                 | {"": pairs(4, f"a {name} prompt")},
                 examples={c: pairs(2, f"a {c}") for c in ("church", "judge")} if meant else {},
                 metrics={"LPIPS": 0.21},

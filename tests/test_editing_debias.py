@@ -377,12 +377,13 @@ def test_history_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     model = FakeModel({"judge": [3.0, 0.0], "cook": [0.1, 0.0]})
     found = run(monkeypatch, model, [Debias(c, HALVES) for c in model.bias])
     drawn = plot(found).axes[0].get_lines()
-    lines = {line.get_label(): line for line in drawn if not line.get_label().startswith("_")}
+    lines = {str(line.get_label()): line for line in drawn}
+    lines = {label: line for label, line in lines.items() if not label.startswith("_")}
     assert set(lines) == {"judge", "cook"}
     deltas = [
         evaluation.delta.value for evaluation in found.evaluations if evaluation.concept == "judge"
     ]
-    assert lines["judge"].get_ydata().tolist() == deltas
+    assert np.asarray(lines["judge"].get_ydata()).tolist() == deltas
     assert save(found, tmp_path / "new" / "history.svg").read_text().startswith("<?xml")
     with pytest.raises(InputError, match="a format of figures such as svg"):
         save(found, tmp_path / "history.nonsense")

@@ -115,7 +115,7 @@ def test_the_drift_of_each_group_is_drawn_with_its_interval(report: AuditReport)
 
 def test_pairs_are_those_of_the_largest_side_effect_unless_named(report: AuditReport) -> None:
     ax = report.show_pairs(style="dark").axes[0]
-    assert ax.get_title("left") == "neighbours: “a castle with a flag” less often"
+    assert ax.get_title("left") == "neighbours: a castle with a flag: less often"
     assert len(ax.images) == 8
     assert report.show_pairs("places").axes[0].get_title("left") == "places: moved most"
     assert len(report.show_pairs("targets", "church", n=1).axes[0].images) == 2

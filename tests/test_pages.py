@@ -18,7 +18,6 @@ from sample_reports import fake_report, sample_audit
 from test_report import EVIL, Page
 
 from editing.audits.page import SECTIONS
-from editing.audits.sections.side_effects import ranked_effects
 from visdiff.config import Config
 from visdiff.report.images import SIDE, data_uri, thumbnail
 from visdiff.report.settings import command_of, used_settings
@@ -66,16 +65,22 @@ def test_groups_are_collapsed_and_pairs_are_labelled(audit_page: Page) -> None:
     sides = Counter(text.partition(":")[0] for text in alternatives)
     assert sides["original"] == sides["edited"] == len(alternatives) // 2
     assert "Seed: 100" in audit_page.words
+    assert "Score of the sentence: 0.210 before, 0.300 after" in audit_page.words
 
 
 def test_side_effects_are_ranked_by_size_and_appear_once() -> None:
     report = sample_audit()
-    ranked = ranked_effects(report)
-    sizes = [d.auroc for _, d in ranked]
+    sizes = [e.difference.auroc for e in report.effects]
     assert sizes == sorted(sizes, reverse=True)
-    texts = [d.text for _, d in ranked]
-    assert len(texts) == len(set(texts)) < len(report.side_effects)
-    assert ("things", "a pale sky") in [(g.name, d.text) for g, d in ranked]  # the larger of two
+    texts = [e.difference.text for e in report.effects]
+    assert len(texts) == len(set(texts)) < sum(len(e.found) for e in report.effects)
+    # The larger of two groups is first.
+    assert "a pale sky: more often (things, neighbours)" in [e.sentence for e in report.effects]
+    assert f"; {len(texts)} things changed besides" in report.verdict
+    words = Page(report.to_html()).words
+    assert f"The 3 largest of {len(texts)} side effects" in words
+    assert f"named by {len(texts) + 1} confirmed sentences" in words
+    assert "the same as a pale sky: more often (things)" in words
 
 
 def test_the_longest_bar_fits_or_is_marked_as_cut() -> None:
@@ -152,7 +157,8 @@ def test_a_notebook_shows_the_verdict_and_one_row_per_group() -> None:
     page = Page(report._repr_html_())
     assert report.verdict in page.words
     assert len(page.all("tr")) == 1 + len(report.groups)
-    assert "“a castle with a flag” less often" in page.words
+    assert "a castle with a flag: less often" in page.words
+    assert page.words.count("a pale sky") == 1
 
 
 # Size
@@ -160,7 +166,8 @@ def test_a_notebook_shows_the_verdict_and_one_row_per_group() -> None:
 
 def test_pages_stay_below_their_limit_and_state_what_is_missing() -> None:
     large = noise()
-    audit = sample_audit(image=large).to_html()
+    sample = sample_audit(image=large)
+    audit = dataclasses.replace(sample, groups=sample.groups * 2).to_html()
     plain = fake_report()
     compared = dataclasses.replace(
         plain,

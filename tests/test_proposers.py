@@ -1,6 +1,7 @@
 """Tests of the n-gram proposer: planted differences, directions, readable phrases."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -228,3 +229,59 @@ def test_a_plural_counts_with_its_singular() -> None:
     assert any(h.text.endswith("umbrella") and h.direction == "A" for h in found)
     # No singular in the captions: the word stays as it is.
     assert not any("glass" in h.text.split() for h in propose(["glasses"] * 9, ["a cup"] * 9))
+
+
+def person(rng: np.random.Generator, tone: str) -> str:
+    words = str(rng.choice(["man", "woman"])), str(rng.choice(["cook", "judge", "pilot"]))
+    return f"a {' '.join(words)} with {tone} skin {rng.choice(PLACES)}, {rng.choice(STYLES)} style"
+
+
+STYLES = ["noto", "twemoji", "fluent"]
+
+
+@pytest.mark.parametrize(
+    ("own", "whole", "fragments"),
+    [
+        # "medium" is followed by "skin" in all captions; "skin" also occurs after "light".
+        (lambda rng: person(rng, "medium"), "medium skin", {"medium", "skin"}),
+        (
+            lambda rng: f"{caption(rng)}, pop art style",
+            "pop art style",
+            {"pop", "art", "art style"},
+        ),
+    ],
+)
+def test_a_whole_phrase_replaces_its_fragments(
+    own: Callable[[np.random.Generator], str], whole: str, fragments: set[str]
+) -> None:
+    rng = np.random.default_rng(5)
+    a = [own(rng) for _ in range(30)]
+    b = [person(rng, "light") if i % 3 else f"{caption(rng)}, pixel art style" for i in range(30)]
+    plain = texts(propose(a, b, min_z=0.98), "A")
+    found = texts(propose(a, b, min_z=0.98, min_completeness=1.5), "A")
+    assert fragments & set(plain)
+    assert [text for text in found if whole in text]
+    assert not fragments & set(found)
+
+
+def test_a_fragment_around_a_whole_phrase_becomes_that_phrase() -> None:
+    """ "skin on the ocean" of three tones: what they share is the place."""
+    tones = ("light", "medium", "dark")
+    a = [f"a {job} with {tone} skin on the ocean" for tone in tones for job in SUBJECTS]
+    b = [f"a {job} with {tone} skin on the grass" for tone in tones for job in SUBJECTS]
+    b += [f"a {subject} on the ocean" for subject in SUBJECTS] * 2
+    assert texts(propose(a, b, min_z=0.98), "A")[0] == "skin on the ocean"
+    found = texts(propose(a, b, min_z=0.98, min_completeness=1.5), "A")
+    assert "on the ocean" in found
+    assert not [text for text in found if text.startswith("skin")]
+
+
+def test_a_fragment_of_many_phrases_is_kept() -> None:
+    """ "man" is no part of one phrase: the captions name a man cook, a man judge, a man pilot."""
+    a, b = (
+        [f"a {who} {job} with light skin" for job in ("cook", "judge", "pilot") * 8]
+        for who in ("man", "woman")
+    )
+    assert "man" in texts(propose(a, b, min_completeness=1.5), "A")
+    with pytest.raises(InputError, match="min_completeness"):
+        NgramProposer(min_completeness=2.1)

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,10 @@ from visdiff.cache import Cache
 from visdiff.config import Config
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.imageset import ImageSet
+from visdiff.judges.world import facts
 from visdiff.miniature import world
 from visdiff.stats import wilson
+from visdiff.words import STOP_WORDS, words
 
 FIRST = 3
 #: Weight of a planted shift of the gender ratio.
@@ -162,6 +165,26 @@ def _mentions(text: str, words: Sequence[str]) -> bool:
     return any(f" {word} " in f" {text.replace(',', ' ')} " for word in words)
 
 
+def names_attribute(text: str) -> bool:
+    """Returns whether a sentence consists of whole names of things, places, styles and so on."""
+    found = words(text)
+    while found:
+        longest = max((len(n) for n in _names() if tuple(found[: len(n)]) == n), default=0)
+        if not longest and found[0] not in {*STOP_WORDS, "front", "style"}:
+            return False
+        found = found[longest or 1 :]
+    return bool(facts(text))
+
+
+@cache
+def _names() -> frozenset[tuple[str, ...]]:
+    """Returns the words of all names, such as ("dark", "skin"); "skin" alone is none."""
+    places = [p for phrases in world.PLACES.values() for p in phrases]
+    tones = [f"{tone} skin" for tone in world.TONES]
+    named = (*world.SUBJECTS, *world.PROFESSIONS, *world.GENDERS, *world.STYLES, *tones, *places)
+    return frozenset(tuple(w for w in words(name) if w not in STOP_WORDS) for name in named)
+
+
 def audit_unchanged(
     pipe: Any, number: int, folder: Path, images: int, sampling: Settings, cache: Cache
 ) -> dict[str, Any]:
@@ -237,11 +260,14 @@ def main() -> None:
         )
     hits, false = sum(r["found"] for r in found), sum(bool(r["confirmed"]) for r in null)
     low, high = wilson(false, len(null))
+    sentences = [text for r in found for _, text in r["side_effects"]]
     results = {
         **provenance,
         "null_images": null_images,
         "planted": len(found),
         "found_among_first_3": hits,
+        "sentences": len(sentences),
+        "name_an_attribute": sum(map(names_attribute, sentences)),
         "unchanged": len(null),
         "with_anything_confirmed": false,
         "wilson_95": [round(low, 3), round(high, 3)],

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from editing.audits.effects import same_things
 from editing.audits.grouping import check_columns, split_groups, warn_shared_seeds
 from editing.audits.metrics import load_measures
 from editing.audits.outcomes import evaluate_outcomes, subject_outcomes
@@ -38,6 +39,9 @@ IMAGES = 64
 #: Highest threshold of the proposer `ngrams`. A change under one prompt of four is in a quarter of
 #: the captions only. Candidates that pass are still tested, on pairs that did not propose them.
 _MIN_Z = 0.98
+
+#: Least completeness of the phrases of `ngrams`: a side effect is a thing, not half of its name.
+_MIN_COMPLETENESS = 1.5
 
 
 def audit(
@@ -150,7 +154,7 @@ def audit_sets(
     """
     extra_measures = load_measures(metrics)
     config = (config or Config.of(preset)).changed(**changes)
-    config = _without_cross_fitting(_with_low_threshold(config))
+    config = _without_cross_fitting(_with_own_ngrams(config))
     original, edited = check_columns(original, edited)
     first, second, left_out = pair_up(original, edited, ("prompt", "seed"))
     groups = split_groups(first, second, by)
@@ -175,6 +179,7 @@ def audit_sets(
         config=config.model_dump(mode="json"),
         warnings=tuple(warnings),
         subjects=subjects,
+        same=same_things(audits, config.statistics.redundant),
     )
 
 
@@ -186,13 +191,20 @@ def _without_cross_fitting(config: Config) -> Config:
     return config.changed(statistics={"cross_fit": "never"})
 
 
-def _with_low_threshold(config: Config) -> Config:
-    """Returns the configuration with a threshold of `ngrams` of at most `_MIN_Z`."""
-    proposer, change = config.proposer, {"min_z": _MIN_Z}
-    if isinstance(proposer, NgramsConfig) and proposer.min_z > _MIN_Z:
-        return config.changed(proposer=change)
+def _with_own_ngrams(config: Config) -> Config:
+    """Returns the configuration with the thresholds of an audit for the proposer `ngrams`."""
+    proposer = config.proposer
+    if isinstance(proposer, NgramsConfig):
+        return config.changed(proposer=_thresholds(proposer))
     if isinstance(proposer, SeveralConfig):
         ngrams = proposer.members.get("ngrams")
-        if isinstance(ngrams, NgramsConfig) and ngrams.min_z > _MIN_Z:
-            return config.changed(proposer={"members": {"ngrams": change}})
+        if isinstance(ngrams, NgramsConfig):
+            return config.changed(proposer={"members": {"ngrams": _thresholds(ngrams)}})
     return config
+
+
+def _thresholds(ngrams: NgramsConfig) -> dict[str, float]:
+    return {
+        "min_z": min(ngrams.min_z, _MIN_Z),
+        "min_completeness": max(ngrams.min_completeness, _MIN_COMPLETENESS),
+    }

@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from editing.audits.views import change_text
+from editing.audits.effects import change_text
 from visdiff.errors import InputError
 from visdiff.figures.images import ImageRow, image_rows
 from visdiff.figures.style import (

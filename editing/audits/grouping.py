@@ -90,7 +90,7 @@ class PairedGroup:
             drift=moved,
             by_concept=drift_by_concept(moved, prompts, concepts),
             report=report,
-            pairs=select_pairs(report, self.original, self.edited, distances),
+            pairs=select_pairs(report, measured, self.original, self.edited, distances),
             examples=first_pairs(self.original, self.edited, concepts, EXAMPLES) if meant else {},
             metrics={
                 name: value

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from editing.audits.views import change_text
 from visdiff.report.markdown import escape, table
 
 if TYPE_CHECKING:
@@ -32,7 +31,8 @@ def render_markdown(report: "AuditReport") -> str:
         parts += ["## Revival", _list(r.sentence for r in report.revivals)]
     if report.groups:
         header = ("prompts", "pairs", "drift", "interval", "confirmed changes")
-        parts += ["## How much changed, and where", table(header, map(_group, report.groups))]
+        rows = [_group(group, report.sentences(group)) for group in report.groups]
+        parts += ["## How much changed, and where", table(header, rows)]
         parts.append("Drift 0: identical images; 1: as far as another seed.")
     if report.to_preserve:
         parts += ["## To preserve in the next edit", _list(report.to_preserve)]
@@ -53,16 +53,15 @@ def _outcome(o: "Outcome") -> tuple[str, ...]:
     return (o.request.describe(), o.sought, wanted, *shares, o.met)
 
 
-def _group(group: "GroupAudit") -> tuple[str, ...]:
+def _group(group: "GroupAudit", sentences: list[str]) -> tuple[str, ...]:
     moved = group.drift
     interval = "–"
     if moved is not None and math.isfinite(moved.low) and math.isfinite(moved.high):
         interval = f"{moved.low:.2f} to {moved.high:.2f}"
-    changes = "; ".join(change_text(d.text, d.direction) for d in group.confirmed)
     return (
         group.name + (" (asked for)" if group.meant else ""),
         str(group.n),
         "–" if moved is None else f"{moved.value:.2f}",
         interval,
-        changes or "–",
+        "; ".join(sentences) or "–",
     )

@@ -57,7 +57,7 @@ def render_fragment(report: "AuditReport") -> str:
             "name": group.name,
             "meant": group.meant,
             "drift": auroc_text(group.drift.value) if group.drift else "–",
-            "sentences": [(d.text, d.direction == "B") for d in group.confirmed],
+            "sentences": report.sentences(group),
         }
         for group in report.groups
     ]

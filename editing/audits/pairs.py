@@ -1,20 +1,26 @@
 """Example pairs of an audit: original and edited image of the same prompt and seed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from visdiff.comparison.folds import tested_images
+from visdiff.comparison.measurements import Measurements
 from visdiff.errors import UnreadableImageError
 from visdiff.imageset import ImageSet
 from visdiff.report.images import thumbnail
-from visdiff.results import DifferenceReport
+from visdiff.results import Difference, DifferenceReport, Direction
 
 MAX_PAIRS = 4
 """Most pairs kept per sentence, and for a group without sentences."""
 
 EXAMPLES = 2
 """Pairs kept per concept that the edit was asked to change."""
+
+
+Scores = tuple[float, float]
+"""Scores of a sentence for the original and the edited image of a pair."""
 
 
 @dataclass(frozen=True)
@@ -26,42 +32,86 @@ class ImagePair:
         seed: The seed.
         original: Thumbnail of the unedited model's image.
         edited: Thumbnail of the edited model's image.
+        scores: The ranker's scores of the sentence that the pair was chosen for; None without one.
     """
 
     prompt: str
     seed: str
     original: bytes
     edited: bytes
+    scores: Scores | None = None
 
 
 def select_pairs(
-    report: DifferenceReport, a: ImageSet, b: ImageSet, distances: np.ndarray | None
+    report: DifferenceReport,
+    measured: Measurements,
+    a: ImageSet,
+    b: ImageSet,
+    distances: np.ndarray | None,
 ) -> dict[str, tuple[ImagePair, ...]]:
     """Selects and reads the example pairs of a group.
 
     Args:
         report: Comparison of the group.
+        measured: Its measurements.
         a: Original images.
         b: Edited images, in the same order.
         distances: (n,) distance between the images of each pair; None if unknown.
 
     Returns:
-        Text of each confirmed difference → pairs of the images that show it best; "" → the pairs
-        that moved most, or the first pairs without distances.
+        Text of each confirmed difference → the pairs whose score changes most in its direction; ""
+        → the pairs that moved most, or the first pairs without distances.
     """
     order = np.argsort(-distances, kind="stable") if distances is not None else np.arange(len(a))
-    chosen: dict[str, list[int]] = {"": [int(i) for i in order[:MAX_PAIRS]]}
-    places = {"A": {n: i for i, n in enumerate(a.ids)}, "B": {n: i for i, n in enumerate(b.ids)}}
+    places = {name: i for i, name in enumerate(a.ids)}
+    read: dict[int, ImagePair | None] = {}
+
+    def pairs_at(rows: Sequence[tuple[int, Scores | None]]) -> tuple[ImagePair, ...]:
+        for index in {index for index, _ in rows} - set(read):
+            read[index] = _read_pair(a, b, index)
+        return tuple(
+            replace(pair, scores=scores)
+            for index, scores in rows
+            if (pair := read[index]) is not None
+        )
+
+    pairs = {"": pairs_at([(int(i), None) for i in order[:MAX_PAIRS]])}
+    scored = measured.halves.scoring_a.ids
     for d in report.confirmed:
-        evidence = d.evidence_a if d.direction == "A" else d.evidence_b
-        chosen[d.text] = [places[d.direction][name] for name in evidence[:MAX_PAIRS]]
-    pairs: dict[int, ImagePair | None] = {}
-    for index in {i for rows in chosen.values() for i in rows}:
-        pairs[index] = _read_pair(a, b, index)
-    return {
-        text: tuple(pair for i in rows if (pair := pairs[i]) is not None)
-        for text, rows in chosen.items()
-    }
+        before, after = _scores(measured, d)
+        chosen = largest_changes(before, after, d.direction)
+        pairs[d.text] = pairs_at([(places[scored[i]], (before[i], after[i])) for i in chosen])
+    return pairs
+
+
+def largest_changes(
+    before: Sequence[float], after: Sequence[float], direction: Direction
+) -> list[int]:
+    """Returns the pairs in which the score of a sentence changes most in its direction.
+
+    Args:
+        before: Scores of the original images; NaN where unscored.
+        after: Scores of the edited images, in the same order.
+        direction: "B" if the score should rise, "A" if it should fall.
+
+    Returns:
+        At most `MAX_PAIRS` places, the largest change first; only pairs that changed so.
+    """
+    sign = 1 if direction == "B" else -1
+    changes = [sign * (late - early) for early, late in zip(before, after, strict=True)]
+    # A comparison with NaN is false.
+    ranked = sorted((i for i, c in enumerate(changes) if c > 0), key=lambda i: -changes[i])
+    return ranked[:MAX_PAIRS]
+
+
+def _scores(measured: Measurements, d: Difference) -> tuple[list[float], list[float]]:
+    """Returns the scores of the originals and of their partners; NaN where it was not tested."""
+    hypotheses = [(h.text, h.direction) for h in measured.hypotheses]
+    row = hypotheses.index((d.text, d.direction))
+    tested = tested_images(measured.halves, measured.proposed, len(hypotheses))[row]
+    scores = np.where(tested, measured.scores[row], np.nan)
+    n = len(measured.halves.scoring_a)
+    return scores[:n].tolist(), scores[n:].tolist()
 
 
 def first_pairs(

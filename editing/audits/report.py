@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from editing.audits.effects import Key, SideEffect, change_text, side_effects_of
 from editing.audits.outcomes import Outcome
 from editing.audits.pairs import ImagePair
 from editing.audits.personalized.findings import Finding
@@ -90,6 +91,8 @@ class AuditReport(AuditViews):
         command: The command that makes the audit again; "" if it was made by a call.
         subjects: The audit of each subject that the edit teaches.
         revivals: Whether erased concepts can be learnt anew; empty if that was not tested.
+        same: Confirmed differences (group, sentence, direction) that name one thing, from
+            `editing.audits.effects.same_things`.
     """
 
     about: Mapping[str, str]
@@ -102,29 +105,51 @@ class AuditReport(AuditViews):
     command: str = ""
     subjects: tuple[SubjectAudit, ...] = ()
     revivals: tuple[Revival, ...] = ()
+    same: tuple[tuple[Key, ...], ...] = ()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """All confirmed faults: those of taught subjects by size, then side effects by size."""
         own = sorted((f for s in self.subjects for f in s.confirmed), key=lambda f: -f.size)
-        others = [_side_effect(group, d) for group, d in self.side_effects]
-        return (*own, *sorted(others, key=lambda f: -f.size))
+        return (*own, *map(_finding, self.effects))
+
+    @property
+    def effects(self) -> tuple[SideEffect, ...]:
+        """What changed in the groups that the edit was not asked to change, largest first.
+
+        A thing that was found in several groups, or in several words, is one side effect.
+        """
+        return side_effects_of(self.groups, self.same)
 
     @property
     def side_effects(self) -> tuple[tuple[GroupAudit, Difference], ...]:
-        """Confirmed differences of the groups that the edit was not asked to change."""
-        return tuple((g, d) for g in self.groups if not g.meant for d in g.confirmed)
+        """The group and the representative difference of each of `effects`."""
+        return tuple((effect.group, effect.difference) for effect in self.effects)
+
+    def sentences(self, group: GroupAudit) -> list[str]:
+        """Returns the confirmed changes of a group in words, a thing of several groups once.
+
+        It is named in the group that represents it, with the other groups.
+        """
+        if group.meant:
+            return [change_text(d.text, d.direction) for d in group.confirmed]
+        return [
+            e.sentence if len(e.groups) > 1 else e.change
+            for e in self.effects
+            if e.group.name == group.name
+        ]
 
     @property
     def verdict(self) -> str:
         """The audit in one sentence."""
-        found = len(self.side_effects)
+        effects = self.effects
+        found = len(effects)
         rest = "nothing else was found to have changed"
         missing = [s for g in self.groups if not g.meant for s in g.report.failed_stages]
         if missing and not found:
             rest = f"whether anything else changed is unknown: {missing[0].sentence}"
         if found:
-            where = sorted({g.name for g, _ in self.side_effects})
+            where = sorted({name for effect in effects for name in effect.groups})
             things = "1 thing" if found == 1 else f"{found} things"
             rest = f"{things} changed besides ({', '.join(where)})"
         if faults := list(dict.fromkeys(f.kind for s in self.subjects for f in s.confirmed)):
@@ -193,6 +218,7 @@ class AuditReport(AuditViews):
                 }
                 for o in self.outcomes
             ],
+            "side_effects": [e.to_dict() for e in self.effects],
             "findings": [asdict(f) for f in self.findings],
             "subjects": [s.to_dict() for s in self.subjects],
             "to_preserve": list(self.to_preserve),
@@ -274,15 +300,9 @@ def drift_by_concept(
     return dict(sorted(means.items(), key=lambda item: -item[1]))
 
 
-def _side_effect(group: GroupAudit, difference: Difference) -> Finding:
-    change = "more" if difference.direction == "B" else "less"
-    return Finding(
-        "side effect",
-        f"{group.name}: {change} {difference.text!r}",
-        2 * difference.auroc - 1,
-        difference.q_value,
-        True,
-    )
+def _finding(effect: SideEffect) -> Finding:
+    d = effect.difference
+    return Finding("side effect", effect.sentence, 2 * d.auroc - 1, d.q_value, True)
 
 
 def _group(group: GroupAudit) -> dict[str, Any]:
@@ -298,7 +318,13 @@ def _group(group: GroupAudit) -> dict[str, Any]:
         "metrics": dict(group.metrics),
         "verdict": group.report.verdict,
         "confirmed": [
-            {"text": d.text, "direction": d.direction, "auroc": d.auroc, "q_value": d.q_value}
+            {
+                "sentence": change_text(d.text, d.direction),
+                "text": d.text,
+                "direction": d.direction,
+                "auroc": d.auroc,
+                "q_value": d.q_value,
+            }
             for d in group.confirmed
         ],
     }

@@ -23,11 +23,11 @@ class AuditViews:
             f"({o.met})"
             for o in report.outcomes
         ]
-        ranked = sorted(report.side_effects, key=lambda found: -found[1].auroc)
         rows = [
-            f"{group.name}: {change_text(d.text, d.direction)}  AUROC {d.auroc:.2f} "
-            f"({d.ci_low:.2f}–{d.ci_high:.2f}), q {d.q_value:.1g}"
-            for group, d in ranked
+            f"{e.sentence}  AUROC {e.difference.auroc:.2f} "
+            f"({e.difference.ci_low:.2f}–{e.difference.ci_high:.2f}), "
+            f"q {e.difference.q_value:.1g}"
+            for e in report.effects
         ]
         return summary(report.verdict, about, rows, report.warnings)
 
@@ -108,11 +108,6 @@ class AuditViews:
         from editing.audits.page import render_fragment
 
         return render_fragment(_report(self))
-
-
-def change_text(text: str, direction: str) -> str:
-    """Returns a confirmed difference of an audit in words: “a pizza” more often."""
-    return f"“{text}” {'more' if direction == 'B' else 'less'} often"
 
 
 def _report(views: AuditViews) -> "AuditReport":

@@ -34,9 +34,7 @@ def _print_summary(report: "AuditReport") -> None:
         typer.echo(revival.sentence)
     for group in report.groups:
         moved = "–" if group.drift is None else f"{group.drift.value:.2f}"
-        changes = "; ".join(
-            f"{'more' if d.direction == 'B' else 'less'} {d.text!r}" for d in group.confirmed
-        )
+        changes = "; ".join(report.sentences(group))
         metrics = "".join(f", {name} {value:.3g}" for name, value in group.metrics.items())
         typer.echo(f"{group.name}: drift {moved}{metrics}" + (f"; {changes}" if changes else ""))
     for subject in report.subjects:

@@ -29,12 +29,15 @@ def read_audit(folder: Path) -> dict[str, Any]:
 def table_row(name: str, audit: dict[str, Any]) -> dict[str, Any]:
     """Returns the row of an audit: requests met, side effects, and the drift of each group."""
     outcomes, groups = audit["outcomes"], audit["groups"]
+    effects = audit.get("side_effects")
+    if effects is None:  # an audit of an earlier version
+        effects = [d for g in groups if not g["meant"] for d in g["confirmed"]]
     row: dict[str, Any] = {
         "audit": name,
         "method": audit["about"].get("method", "–"),
         "asked": len(outcomes),
         "met": sum(o["met"] == "yes" for o in outcomes),
-        "side effects": sum(len(g["confirmed"]) for g in groups if not g["meant"]),
+        "side effects": len(effects),
     }
     for group in groups:
         if group["drift"] is not None:

@@ -328,7 +328,7 @@ def test_a_report_that_cannot_be_saved_is_printed(
 
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(InputError, match="folder"):
-        deliver(report(), tmp_path / "file" / "r", as_json=True)
+        deliver(report(), tmp_path / "file" / "r", as_json=True, command="")
     assert '"verdict": "none"' in capsys.readouterr().out
 
 

@@ -135,6 +135,9 @@ class NgramsConfig(_ProposerConfig):
     max_words: Positive = Field(default=4, description="Most words of a phrase.")
     min_count: Positive = Field(default=2, description="Least number of captions with a phrase.")
     prior: float = Field(default=10.0, gt=0, description="Pseudo-counts of the log-odds.")
+    min_completeness: float = Field(
+        default=0.0, ge=0, le=2, description="Below it, a whole phrase replaces a fragment."
+    )
 
 
 class ManualConfig(_ProposerConfig):

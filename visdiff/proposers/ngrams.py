@@ -17,11 +17,10 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from visdiff.errors import InputError
 from visdiff.proposers import Evidence, Proposals, Proposer
+from visdiff.proposers.whole_phrases import MIN_CONTAINMENT, parts_of, whole_phrases
 from visdiff.results import Direction, Hypothesis
 from visdiff.words import ARTICLES, STOP_WORDS, base_forms, singulars
 
-# A phrase is merged into a longer one that occurs in at least this share of its captions.
-_MIN_CONTAINMENT = 0.85
 # Phrases with a common word and at least this Jaccard index of their captions are duplicates.
 _MIN_JACCARD = 0.9
 
@@ -68,7 +67,13 @@ class _Phrase:
     in_b: int
     z: float  # positive if more frequent in A
     text: str = ""
-    completeness: float = 0.0  # 0 … 2: share of captions where it starts a phrase, plus ends one
+    starts: float = 0.0  # share of captions where it starts a phrase
+    ends: float = 0.0  # share of captions where it ends one
+
+    @property
+    def completeness(self) -> float:
+        """0 … 2; a whole phrase of the captions has 2."""
+        return self.starts + self.ends
 
 
 class NgramProposer(Proposer):
@@ -91,6 +96,8 @@ class NgramProposer(Proposer):
             of") is one word.
         min_count: Minimum number of captions of one set with the phrase.
         prior: Weight of the prior, as a number of captions.
+        min_completeness: Least completeness of a phrase, between 0 and 2; a fragment below it is
+            replaced by a whole phrase (`visdiff.proposers.whole_phrases`). 0 for none.
 
     Raises:
         InputError: A parameter is out of range.
@@ -106,6 +113,7 @@ class NgramProposer(Proposer):
         max_words: int = 4,
         min_count: int = 2,
         prior: float = 10.0,
+        min_completeness: float = 0.0,
     ) -> None:
         if max_hypotheses < 1 or max_words < 1 or min_count < 1 or min_z < 0 or prior <= 0:
             raise InputError(
@@ -113,11 +121,17 @@ class NgramProposer(Proposer):
                 f"0 and a prior above 0, got {max_hypotheses}, {max_words}, {min_count}, {min_z} "
                 f"and {prior}."
             )
+        if not 0 <= min_completeness <= 2:
+            raise InputError(
+                f"Expected min_completeness between 0 and 2, got {min_completeness:g}; 0 keeps "
+                "fragments of phrases."
+            )
         self.max_hypotheses = max_hypotheses
         self.min_z = min_z
         self.max_words = max_words
         self.min_count = min_count
         self.prior = prior
+        self.min_completeness = min_completeness
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -130,6 +144,7 @@ class NgramProposer(Proposer):
             "max_words": self.max_words,
             "min_count": self.min_count,
             "prior": self.prior,
+            "min_completeness": self.min_completeness,
         }
 
     def propose(
@@ -160,7 +175,10 @@ class NgramProposer(Proposer):
             phrases = {p.keys: p for p in candidates if sign * p.z >= self.min_z}
             _choose_texts(phrases, captions)
             phrases = {k: p for k, p in phrases.items() if p.text}
-            kept = self._remove_duplicates(self._merge_nested(phrases, sign, sizes))
+            merged = self._merge_nested(phrases, sign, sizes)
+            if self.min_completeness:
+                merged = whole_phrases(merged, phrases, self.min_completeness)
+            kept = self._remove_duplicates(merged)
             found += [Hypothesis(p.text, direction, self.name, round) for p in kept]
         return found
 
@@ -200,9 +218,9 @@ class NgramProposer(Proposer):
             keys: phrase
             for keys, phrase in phrases.items()
             if not any(
-                len(phrase.rows) < _MIN_CONTAINMENT * len(part.rows)
+                len(phrase.rows) < MIN_CONTAINMENT * len(part.rows)
                 and sign * self._z_given_part(phrase, part) < self.min_z
-                for part in (phrases[k] for k in _parts(keys) if k in phrases)
+                for part in (phrases[k] for k in parts_of(keys) if k in phrases)
             )
         }
         # Then, starting with the longest, drop the parts that a longer phrase explains.
@@ -216,7 +234,7 @@ class NgramProposer(Proposer):
             ):
                 continue
             kept.append(phrase)
-            for part in _parts(phrase.keys):
+            for part in parts_of(phrase.keys):
                 containing[part].append(phrase)
         return kept
 
@@ -371,7 +389,7 @@ def _choose_texts(
             )
     for keys, phrase in phrases.items():
         ended, cut = texts[keys, True].total(), texts[keys, False].total()
-        phrase.completeness = (begins[keys] + ended) / (ended + cut)
+        phrase.starts, phrase.ends = begins[keys] / (ended + cut), ended / (ended + cut)
         if ended >= cut:
             phrase.text = _most_common(texts[keys, True])
         elif not mixed[keys]:
@@ -397,15 +415,9 @@ def _text(units: list[_Unit]) -> str:
     return " ".join(out)
 
 
-def _parts(keys: tuple[str, ...]) -> set[tuple[str, ...]]:
-    """Returns the proper contiguous parts of a phrase."""
-    n = len(keys)
-    return {keys[i:j] for i in range(n) for j in range(i + 1, n + 1)} - {keys}
-
-
 def _explains(longer: _Phrase, part: _Phrase) -> bool:
     """Returns whether a part occurs almost only in the longer phrase, which is as complete."""
-    contained = len(longer.rows) >= _MIN_CONTAINMENT * len(part.rows)
+    contained = len(longer.rows) >= MIN_CONTAINMENT * len(part.rows)
     return contained and longer.completeness >= part.completeness - 0.25
 
 

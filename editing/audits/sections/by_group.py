@@ -1,22 +1,31 @@
 """All groups of prompts, collapsed; one line for a group where nothing was found."""
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from editing.audits.effects import Key, SideEffect
 from editing.audits.report import GroupAudit
 from editing.audits.sections import Section, View, group_anchor, render_part
-from editing.audits.sections.side_effects import WORST, effect, ranked_effects
+from editing.audits.sections.side_effects import WORST, effect
+from visdiff.results import Difference
 
 
 def by_group(view: View) -> Section:
     """Returns every group with its confirmed differences, largest first, and its pairs."""
     report = view.report
-    on_top = {(g.name, d.text) for g, d in ranked_effects(report)[:WORST]}
-    body = render_part("by_group.html.j2", groups=[_group(view, g, on_top) for g in report.groups])
+    effects = {
+        (group.name, d.text, d.direction): (rank, e)
+        for rank, e in enumerate(report.effects)
+        for group, d in e.found
+    }
+    body = render_part("by_group.html.j2", groups=[_group(view, g, effects) for g in report.groups])
     return Section("groups", "Group by group", body)
 
 
-def _group(view: View, group: GroupAudit, on_top: set[tuple[str, str]]) -> dict[str, Any]:
+def _group(
+    view: View, group: GroupAudit, effects: Mapping[Key, tuple[int, SideEffect]]
+) -> dict[str, Any]:
     found = sorted(group.confirmed, key=lambda d: -d.auroc)
     moved = group.drift
     return {
@@ -30,10 +39,22 @@ def _group(view: View, group: GroupAudit, on_top: set[tuple[str, str]]) -> dict[
         "drift": None if moved is None else f"{moved.value:.2f}",
         "by_concept": [(c, f"{v:.2f}") for c, v in group.by_concept.items() if c],
         "incomplete": [stage.sentence for stage in group.report.failed_stages],
-        "effects": [
-            effect(group, d, 0 if (group.name, d.text) in on_top else view.max_pairs)
-            | {"on_top": (group.name, d.text) in on_top}
-            for d in found
-        ],
+        "effects": [_effect(view, group, d, effects) for d in found],
         "pairs": () if found else group.pairs.get("", ())[: view.max_pairs],
     }
+
+
+def _effect(
+    view: View, group: GroupAudit, d: Difference, effects: Mapping[Key, tuple[int, SideEffect]]
+) -> dict[str, Any]:
+    """Returns a difference, with its pairs only where it represents a side effect, and once."""
+    rank, e = effects.get((group.name, d.text, d.direction), (WORST, None))
+    first = e is None or (e.group.name, e.difference.text) == (group.name, d.text)
+    on_top = first and rank < WORST
+    anchor, other = ("else", "pairs above") if on_top else ("", "")
+    if e is not None and not first:
+        anchor = "else" if rank < WORST else group_anchor(e.group.name)
+        other = f"the same as {e.change}"
+        other += "" if e.group.name == group.name else f" ({e.group.name})"
+    pairs = view.max_pairs if first and not on_top else 0
+    return effect(group, d, pairs) | {"anchor": anchor, "other": other}

@@ -30,6 +30,8 @@ def plot(result: "Debiased", ax: "Axes | None" = None, style: str = "light") -> 
     Raises:
         InputError: The style is unknown.
     """
+    from matplotlib.ticker import MaxNLocator
+
     colours = find_style(style)
     concepts = list(dict.fromkeys(evaluation.concept for evaluation in result.evaluations))
     ax = axes_of(ax, 2.2 + 0.13 * len(concepts), colours)
@@ -47,7 +49,7 @@ def plot(result: "Debiased", ax: "Axes | None" = None, style: str = "light") -> 
     ax.set_ylabel("Δ from the wanted ratios")
     ax.set_ylim(bottom=0)
     ax.spines["left"].set_visible(True)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend = ax.legend(fontsize=FONT, ncols=2, frameon=False, loc="upper left",
                        bbox_to_anchor=(0, -0.22), borderaxespad=0)  # fmt: skip
     for text in legend.get_texts():
