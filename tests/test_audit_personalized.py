@@ -278,6 +278,9 @@ def test_the_advice_is_a_command_for_each_fault() -> None:
     drift = advise(REQUEST, [fault("language drift")], None, origin, True)
     assert "--prior structured" in drift[0].command
     assert "--train-steps 200 --keep-every" in drift[1].command
+    short = Origin("lora", "miniature", {"prior": "structured", "steps": 100}, (), "d")
+    command = advise(REQUEST, [fault("language drift")], None, short, True)[1].command
+    assert "--train-steps 50 --keep-every 12" in command
     kept = Origin("lora", "miniature", {"prior": "structured"}, (), "d", {100: Path("e-000100")})
     weight, step = advise(REQUEST, [fault("language drift")], 100, kept, True)
     assert "prior_weight=2" in weight.command

@@ -116,9 +116,10 @@ def _regularise(request: Request, origin: Origin) -> Advice:
 def _earlier(request: Request, recommended: int | None, origin: Origin) -> Advice:
     path = None if recommended is None else origin.kept.get(recommended)
     if path is None:
+        steps = max(1, int(origin.config.get("steps", 400)) // 2)
         return Advice(
             "Train for fewer steps and keep some of them, so that the best can be chosen.",
-            _teach(request, origin, "--keep-every 100", steps=0.5),
+            _teach(request, origin, f"--keep-every {max(1, steps // 4)}", steps=0.5),
         )
     return Advice(
         f"Use step {recommended}, which has the most likeness for its drift.",
