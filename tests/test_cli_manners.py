@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -164,11 +165,15 @@ def test_all_settings_are_listed() -> None:
 
 def test_bars_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    # A library that imports it makes no notebook.
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
     assert is_hidden()
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert not is_hidden()
     assert is_hidden(wanted=False)
+    stream = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
+    monkeypatch.setattr(sys, "stderr", stream())
+    assert not is_hidden()
 
 
 # Mistakes ---------------------------------------------------------------------------------------

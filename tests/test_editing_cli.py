@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import tiny_pipelines as tiny
@@ -111,7 +110,7 @@ def test_training_methods_print_cost_show_progress_and_resume(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Bars are shown in notebooks and on terminals only.
-    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    monkeypatch.setattr("typer.testing._NamedTextIOWrapper.isatty", lambda self: True)
     out, state = tmp_path / "e.safetensors", tmp_path / "state.safetensors"
     short = [word for setting in SHORT for word in ("--set", setting)]
     esd = ["erase", model, "--concept", "church", "--method", "esd-x", *short]

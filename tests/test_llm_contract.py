@@ -151,14 +151,17 @@ def test_the_identity_is_json_without_api_key(model: ChatModel) -> None:
     assert model.has_vision is False
 
 
-def test_progress_is_on_stderr_and_only_when_requested(
-    model: ChatModel, capfd: pytest.CaptureFixture[str]
+def test_progress_is_on_stderr_of_a_terminal_and_only_when_requested(
+    model: ChatModel, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model.answer([ask("warm")])
     capfd.readouterr()
     model.answer([ask("a")])
     assert capfd.readouterr() == ("", "")
     model.answer([ask("b")], progress=True)
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    model.answer([ask("c")], progress=True)
     out, err = capfd.readouterr()
     assert out == ""
     assert "replies" in err

@@ -12,4 +12,5 @@ def is_hidden(wanted: bool = True) -> bool:
     Returns:
         True unless bars are wanted and stderr is a terminal or a notebook.
     """
-    return not (wanted and (sys.stderr.isatty() or "ipykernel" in sys.modules))
+    in_notebook = type(sys.stderr).__module__.startswith("ipykernel")
+    return not (wanted and (sys.stderr.isatty() or in_notebook))

@@ -381,6 +381,10 @@ def settings(server: ChatServer, **more: Any) -> dict[str, Any]:
     }
 
 
+TOO_FEW = "too few images to confirm anything"
+"""The verdict of a complete run on 30 images a side, which are not enough for two halves."""
+
+
 def compare(server: ChatServer, tmp_path: Path, **more: Any) -> DifferenceReport:
     with Cache(tmp_path / "cache") as cache:
         sets = images(30, 1), images(30, 2)
@@ -401,7 +405,7 @@ def test_captions_that_are_all_cut_are_no_verdict(tmp_path: Path) -> None:
             assert NO_DIFFERENCE not in text.lower()
         # The setting that it names is the remedy.
         report = compare(server, tmp_path, captioner__max_new_tokens=400)
-    assert report.verdict == NO_DIFFERENCE
+    assert report.verdict == TOO_FEW
     assert report.is_complete
 
 
@@ -443,7 +447,7 @@ def test_a_proposer_that_only_apologises_is_no_verdict(tmp_path: Path) -> None:
         assert report.verdict.startswith(INCOMPLETE)
     with ChatServer(reasoning(1, lambda call: "None.")) as server:
         report = compare(server, tmp_path / "other", **more)
-        assert report.verdict == NO_DIFFERENCE
+        assert report.verdict == TOO_FEW
 
 
 def write_captioned(folder: Path, captions: list[str]) -> None:
