@@ -115,14 +115,14 @@ def measure(pipe: Any, planted: Planted, art: Art, out: Path) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns each model's first findings as a Markdown table, and the two counts."""
+    """Returns the kinds of each model's first findings as a Markdown table, and the two counts."""
     lines = ["| model | planted | right | first findings |", "|---|---|---|---|"]
     for row in rows:
         right = row["found"] if row["fault"] else row["clean"]
-        first = row["findings"][:_FIRST]
+        first = [finding.split(":")[0] for finding in row["findings"][:_FIRST]]
         lines.append(
             f"| {row['name'].split('_')[0]} | {', '.join(row['fault']) or 'nothing'} | "
-            f"{'yes' if right else 'no'} | {'; '.join(first) or 'nothing confirmed'} |"
+            f"{'yes' if right else 'no'} | {', '.join(first) or 'nothing confirmed'} |"
         )
     faults = [r for r in rows if r["fault"]]
     well = [r for r in rows if not r["fault"]]
