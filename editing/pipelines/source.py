@@ -27,7 +27,7 @@ def check_source(model: str | Path) -> None:
 def _check_hub_id(model: str, path: Path) -> None:
     parts = model.split("/")
     if len(parts) == 2 and all(parts) and not model.startswith((".", "~")):
-        # A hub id cannot be told from a relative path, unless its first part is a folder.
+        # A hub id cannot be distinguished from a relative path, unless its first part is a folder.
         if not path.parent.is_dir():
             return
         raise InputError(

@@ -86,7 +86,7 @@ class MainCommand(Command):
 
 
 class CommandGroup(TyperGroup):
-    """A group that is a command itself: ``compare A B`` beside ``compare many A B C``.
+    """A group that is a command itself: ``compare A B`` next to ``compare many A B C``.
 
     Its own command is registered under `MAIN`, hidden, with the class `MainCommand`. The first
     argument chooses: the name of a command runs that command, everything else runs `MAIN`.

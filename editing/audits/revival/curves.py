@@ -234,7 +234,7 @@ def compare(
         name: Duration(float(curves[name].steps_to(level)[0]), *_interval(resampled[name]))
         for name in curves
     }
-    # Shorter durations cannot be told apart: they lie within the first measured interval.
+    # Shorter durations cannot be distinguished: they lie within the first measured interval.
     known = np.maximum(resampled["original"], original.steps[1] if len(original.steps) > 1 else 0)
     slower = np.mean(resampled["edited"] > COMPARABLE * known) >= _CONFIDENCE
     # Not by durations: a model that draws the concept in a third of its images after the last step

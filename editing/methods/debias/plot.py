@@ -35,8 +35,8 @@ def plot(result: "Debiased", ax: "Axes | None" = None, style: str = "light") -> 
     colours = find_style(style)
     concepts = list(dict.fromkeys(evaluation.concept for evaluation in result.evaluations))
     ax = axes_of(ax, 2.2 + 0.13 * len(concepts), colours)
-    looks = cycle([(c, dash) for dash in _DASHES for c in (colours.a, colours.b, colours.muted)])
-    for concept, (colour, dash) in zip(concepts, looks, strict=False):
+    styles = cycle([(c, dash) for dash in _DASHES for c in (colours.a, colours.b, colours.muted)])
+    for concept, (colour, dash) in zip(concepts, styles, strict=False):
         own = [evaluation for evaluation in result.evaluations if evaluation.concept == concept]
         rounds, values = [e.round for e in own], [e.delta.value for e in own]
         # Matplotlib leaves out of a legend what begins with an underscore.
