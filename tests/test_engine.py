@@ -207,7 +207,10 @@ def test_sizes_are_checked(images: ImageSet, cache: Cache, bad: dict[str, int]) 
         run(Mean(), images, cache, **bad)
 
 
-def test_progress_goes_to_stderr(images: ImageSet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_goes_to_stderr(
+    images: ImageSet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     apply(Mean(), images, Runtime(progress=True), batch_size=4, desc="colours")
     captured = capsys.readouterr()
     assert "colours" in captured.err
