@@ -55,10 +55,14 @@ def _methods() -> Iterable[Cell]:
 
 
 def _sid() -> Iterable[Cell]:
-    """Every method and bias with plain captions and with SID's, and from a single reference."""
+    """Every method and bias with plain captions and with SID's, and from a single reference.
+
+    Without a prior: with class images of one prompt, 400 steps of DreamBooth teach the bundled
+    model neither the subject nor what surrounds it.
+    """
     conditions: list[tuple[Bias, int]] = [*((bias, 4) for bias in BIASES), ("none", 1)]
     return [
-        Cell(_ALL[(3 * i + shift) % 8], method, "prompt", case, bias, count, steps=(400,))
+        Cell(_ALL[(3 * i + shift) % 8], method, "none", case, bias, count, steps=(300,))
         for shift in (0, 4)
         for i, (bias, count) in enumerate(conditions)
         for method in SID_METHODS
@@ -69,7 +73,7 @@ def _sid() -> Iterable[Cell]:
 def _cases() -> Iterable[Cell]:
     """The cases that `sid` leaves out, with DreamBooth."""
     return [
-        Cell(_ALL[(3 * i) % 8], "dreambooth", "prompt", case, bias, steps=(400,))
+        Cell(_ALL[(3 * i) % 8], "dreambooth", "none", case, bias, steps=(300,))
         for i, bias in enumerate(BIASES)
         for case in (2, 4)
     ]
@@ -78,9 +82,9 @@ def _cases() -> Iterable[Cell]:
 def _both() -> Iterable[Cell]:
     """Structured class images, SID's captions, both, and neither, on biased references."""
     return [
-        Cell(s, "dreambooth", prior, case, "background", steps=(400,))
+        Cell(s, "dreambooth", prior, case, "background", steps=(300,))
         for s in _THREE
-        for prior in ("prompt", "structured")
+        for prior in ("none", "structured")
         for case in (1, 3)
     ]
 
