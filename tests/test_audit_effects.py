@@ -139,3 +139,4 @@ def test_groups_that_could_not_confirm_anything_are_no_result() -> None:
     none = of(report, groups=(meant, small(group("things", [])), small(group("places", []))))
     assert "nothing else" not in none.verdict
     assert "unknown: too few pairs to confirm anything in things, places" in none.verdict
+    assert of(report, groups=(meant,)).verdict.endswith("nothing else was audited")

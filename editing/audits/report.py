@@ -154,6 +154,8 @@ class AuditReport(AuditViews):
                 rest = f"whether anything else changed is unknown: {unknown}"
             else:
                 rest = f"{rest}, with {unknown}"
+        elif all(g.meant for g in self.groups):
+            rest = "nothing else was audited"
         if found:
             where = sorted({name for effect in effects for name in effect.groups})
             things = "1 thing" if found == 1 else f"{found} things"
