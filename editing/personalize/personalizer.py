@@ -100,14 +100,22 @@ class Personalizer:
         own = self.config.changed(**self.variants.get(family, {}))
         if base_name(pipe) == "miniature":
             own = own.changed(**self.variants.get("miniature", {}))
-        config = own.changed(**settings)
+        self.check_settings(settings)
+        return own.changed(**settings)
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Checks settings before a pipeline is loaded.
+
+        Raises:
+            InputError: A setting is unknown, out of range, or not used by this method.
+        """
+        self.config.changed(**settings)
         unused = sorted(n for n in settings if n not in COMMON | self.own)
         if unused:
             raise InputError(
                 f"Expected settings that {self.name} uses, got {', '.join(unused)}; leave it out, "
                 f"or choose from {', '.join(sorted(self.own)) or 'the common ones'}."
             )
-        return config
 
     @on_plain_modules
     def fit(
@@ -152,6 +160,7 @@ class Personalizer:
             InputError: A setting is invalid, the pipeline is not supported, subjects share an
                 identifier, the loss is not finite, or the checkpoint belongs to another run.
         """
+        self.check_settings(settings)
         pipe = load_pipeline(pipe)
         config = self.configure(pipe, settings)
         report: OnEvent = on_event or (lambda event: None)

@@ -69,7 +69,27 @@ class ScoreMethod:
         Raises:
             InputError: A setting is unknown, out of range, or fixed for this method.
         """
-        own = self.config.changed(**self.variants.get(_variant(pipe), {}))
+        return self._configured(_variant(pipe), settings)
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Checks settings before a pipeline is loaded, which decides on the defaults.
+
+        Raises:
+            InputError: A setting is unknown, or out of range or fixed with the defaults of every
+                kind of pipeline.
+        """
+        errors = []
+        for variant in ("sd", *self.variants):
+            try:
+                self._configured(variant, settings)
+            except InputError as error:
+                errors.append(error)
+            else:
+                return
+        raise errors[0]
+
+    def _configured(self, variant: str, settings: Mapping[str, Any]) -> ScoreConfig:
+        own = self.config.changed(**self.variants.get(variant, {}))
         config = own.changed(**settings)
         changed = [n for n in self.fixed if getattr(config, n) != getattr(own, n)]
         if changed:
@@ -132,6 +152,7 @@ class ScoreMethod:
                 tokens, a setting is invalid, the pipeline is not supported, or the checkpoint
                 belongs to another run.
         """
+        self.check_settings(settings)
         pipe = load_pipeline(pipe)
         config = self.configure(pipe, settings)
         requests = checked(requests)
