@@ -25,7 +25,7 @@ from editing.personalize.trained import Trained, Weights
 from editing.pipelines.denoiser import Denoiser
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.substitute import without_gradients
-from editing.pipelines.weights import base_name, weight_hash
+from editing.pipelines.weights import base_name
 from editing.pipelines.wrappers import unwrapped
 from editing.requests import Learn
 from editing.training import (
@@ -180,17 +180,6 @@ class Personalizer:
         notes += [note for found in priors for note in found.notes]
         for note in notes:
             report(Noted(note))
-        about = digest_bytes(
-            canonical_json(
-                [
-                    self.name,
-                    weight_hash(pipe),
-                    [s.digest for s in subjects],
-                    [[p.identity, p.from_teacher] for p in priors],
-                    config.model_dump(mode="json", exclude={"steps", "micro_batch"}),
-                ]
-            ).encode()
-        )
         # Before the training, whose adapters and tokens are no part of the base.
         empty = Edit.of(
             pipe,
@@ -206,6 +195,17 @@ class Personalizer:
             },
             changes=(),
             seeds=(config.seed,),
+        )
+        about = digest_bytes(
+            canonical_json(
+                [
+                    self.name,
+                    empty.base_hash,
+                    [s.digest for s in subjects],
+                    [[p.identity, p.from_teacher] for p in priors],
+                    config.model_dump(mode="json", exclude={"steps", "micro_batch"}),
+                ]
+            ).encode()
         )
         with _prepared(denoiser, trained, config):
             objective = _objective(denoiser, trained, by_name, priors, config)

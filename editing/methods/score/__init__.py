@@ -5,7 +5,7 @@ trains. A method is a named choice of settings (`editing.methods.score.settings`
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from editing.methods.score.trajectories import evaluations as drawing_evaluation
 from editing.pipelines.denoiser import Conditions, Denoiser
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.text import Phrase, lay_out
-from editing.pipelines.weights import base_name, parameter, weight_hash
+from editing.pipelines.weights import base_name, parameter
 from editing.requests import Request, changes_of, checked
 from editing.training import Cost, Loss, Losses, OnEvent, Tensor, Weights, mean_losses, train
 from visdiff.errors import InputError
@@ -166,11 +166,20 @@ class ScoreMethod:
         report: OnEvent = on_event or (lambda event: None)
         start = {name: parameter(pipe, name) for name in names}
         report(_cost(task, config, sum(p.numel() for p in start.values())))
+        empty = Edit.of(
+            pipe,
+            base_model=base_name(pipe),
+            method=self.name,
+            requests=requests,
+            config=config.model_dump(mode="json"),
+            changes=(),
+            seeds=(config.seed,),
+        )
         about = digest_bytes(
             canonical_json(
                 [
                     self.name,
-                    weight_hash(pipe),
+                    empty.base_hash,
                     [r.to_dict() for r in requests],
                     config.model_dump(mode="json", exclude={"steps", "micro_batch"}),
                 ]
@@ -208,16 +217,7 @@ class ScoreMethod:
             Full(name, (value - start[name].detach().float()).cpu())
             for name, value in trained.items()
         )
-        return Edit.of(
-            pipe,
-            base_model=base_name(pipe),
-            method=self.name,
-            requests=requests,
-            config=config.model_dump(mode="json"),
-            changes=changes,
-            diagnostics=found,
-            seeds=(config.seed,),
-        )
+        return replace(empty, changes=changes, diagnostics=found)
 
 
 def trained_names(pipe: Any, group: Group) -> tuple[str, ...]:
