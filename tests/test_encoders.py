@@ -13,6 +13,7 @@ from visdiff.encoders.open_clip import REPOSITORIES, OpenClipEncoder
 from visdiff.engine import Runtime, apply
 from visdiff.errors import InputError, MissingBackendError
 from visdiff.imageset import ImageSet
+from visdiff.torchvision_compat import ensure_torchvision
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,7 @@ def test_identity_of_a_tag_has_tag_and_library_version() -> None:
 
 
 def test_the_repositories_of_the_presets_are_those_of_open_clip() -> None:
+    ensure_torchvision()
     import open_clip
 
     for (model, tag), repository in REPOSITORIES.items():
