@@ -1,12 +1,4 @@
-"""A content-addressed store for the results of models, so that each is computed once.
-
-Text, JSON and arrays are rows of one SQLite database in WAL mode. Large content is stored in files
-next to it, written atomically. Each row has a checksum; a damaged row counts as a miss. Values are
-text, JSON or raw bytes with a dtype and a shape, so reading a cache cannot execute code.
-
-A cache failure never loses results of a run. If the disk is full or the folder cannot be written,
-one warning is logged, and values are kept in memory for the rest of the run.
-"""
+"""The cache: values of models by key, in memory for as long as they cannot be written."""
 
 import json
 import logging
@@ -14,10 +6,9 @@ import os
 import re
 import sqlite3
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -25,6 +16,7 @@ import numpy as np
 
 from visdiff import hashing
 from visdiff.cache import rows as cache_rows
+from visdiff.cache.database import Database
 from visdiff.cache.rows import COLUMNS, Entry
 from visdiff.errors import CacheMissError, InputError
 from visdiff.files import explained, write_whole
@@ -44,8 +36,7 @@ _WRITING = ("rw", "refresh")
 class Cache:
     """A cache for concurrent use by several threads and processes.
 
-    Nothing is created or opened before the first use. Each process has its own connection, reopened
-    after a fork.
+    Nothing is created or opened before the first use. Each process has its own connection.
 
     Attributes:
         directory: Folder of the cache.
@@ -78,12 +69,10 @@ class Cache:
         self._fresh: set[str] = set()
         # Values that could not be written, by key.
         self._memory: dict[str, Entry] = {}
-        self._broken = False
         self._temporary: Path | None = None
-        self._connection: sqlite3.Connection | None = None
-        self._inherited: list[sqlite3.Connection] = []
-        self._pid = os.getpid()
-        self._lock = threading.RLock()
+        self._database = Database(
+            self.directory / "cache.sqlite", opens=mode != "off", writes=mode in _WRITING
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +114,7 @@ class Cache:
             InputError: The database file is damaged, or of another version.
         """
         keys = [hashing.key(kind, part) for part in parts]
-        with self._guard():
+        with self._database.guard():
             found = {} if self.mode == "off" else self._read(keys)
         values: list[Any | None] = [found.get(name) for name in keys]
         missing = [index for index, value in enumerate(values) if value is None]
@@ -136,7 +125,7 @@ class Cache:
                 f"{first[:_MAX_MESSAGE]}{'…' if len(first) > _MAX_MESSAGE else ''}; "
                 f"run once with --cache rw, or restore the cache of the original run."
             )
-        with self._guard():
+        with self._database.guard():
             self.hits += len(values) - len(missing)
             self.misses += len(missing)
         return values
@@ -157,11 +146,11 @@ class Cache:
         rows = [cache_rows.encode(kind, dict(parts), value) for parts, value in items]
         if not rows or self.mode not in _WRITING:
             return
-        with self._guard():
+        with self._database.guard():
             if self.mode == "refresh":
                 self._fresh.update(row.key for row in rows)
-            connection = self._connect()
-            if connection is not None and not self._broken:
+            connection = self._database.connect()
+            if connection is not None and self._database.writes:
                 try:
                     with cache_rows.transaction(connection):
                         connection.executemany(
@@ -171,8 +160,8 @@ class Cache:
                         )
                     return
                 except (OSError, sqlite3.Error) as error:
-                    self._raise_if_damaged(error)
-                    self._give_up_writing(error)
+                    self._database.raise_if_damaged(error)
+                    self._database.give_up_writing(error)
             self._memory.update((row.key, row) for row in rows)
 
     def path_for(self, kind: str, parts: Parts, suffix: str) -> Path:
@@ -207,14 +196,17 @@ class Cache:
             InputError: The temporary folder cannot be written either.
         """
         path = self.path_for(kind, parts, suffix)
-        if self.mode in _WRITING and not self._broken:
+        if self._database.writes:
             try:
                 write_whole(path, data)
                 return path
             except OSError as error:
-                self._give_up_writing(error)
+                self._database.give_up_writing(error)
         temporary = Path(tempfile.gettempdir())
-        with self._guard(), explained("a temporary folder that can be written to", temporary):
+        with (
+            self._database.guard(),
+            explained("a temporary folder that can be written to", temporary),
+        ):
             self._temporary = self._temporary or Path(tempfile.mkdtemp(prefix="visdiff-"))
             path = self._temporary / path.name
             write_whole(path, data)
@@ -227,10 +219,10 @@ class Cache:
             A dict with "directory", "entries", "bytes" (of values), "files", "file_bytes", and
             "kinds": entries and bytes by kind.
         """
-        with self._guard():
-            connection = self._connect()
+        with self._database.guard():
+            connection = self._database.connect()
             query = "SELECT kind, COUNT(*), SUM(LENGTH(value)) FROM entries GROUP BY kind"
-            with self._report_damage():
+            with self._database.reporting_damage():
                 rows = connection.execute(query).fetchall() if connection else []
         kinds = {kind: {"entries": count, "bytes": size} for kind, count, size in rows}
         files = list(self._files())
@@ -260,8 +252,8 @@ class Cache:
             raise InputError("Expected max_bytes or older_than_days, got neither; give a limit.")
         if self.mode not in _WRITING:
             raise InputError(f"Expected a cache that writes, got mode {self.mode!r}; use mode rw.")
-        with self._guard(), self._report_damage():
-            connection = self._connect()
+        with self._database.guard(), self._database.reporting_damage():
+            connection = self._database.connect()
             query = "SELECT key, LENGTH(value), created FROM entries"
             rows = connection.execute(query).fetchall() if connection else []
             stored: list[tuple[str | Path, int, float]] = [*rows, *self._files()]
@@ -297,13 +289,13 @@ class Cache:
             InputError: The database file is damaged.
         """
         bad = [path.name for path, size, _ in self._files() if size == 0]
-        with self._guard(), self._report_damage():
-            connection = self._connect()
+        with self._database.guard(), self._database.reporting_damage():
+            connection = self._database.connect()
             if connection is not None:
                 state = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
                 if state != "ok":
                     raise sqlite3.DatabaseError(state)
-                for entry in self._entries(connection):
+                for entry in cache_rows.select(connection):
                     if not cache_rows.is_undamaged(entry):
                         bad.append(entry.key)
         return sorted(bad)
@@ -325,84 +317,20 @@ class Cache:
         def write(part: Path) -> None:
             nonlocal count
             with part.open("wb") as file:
-                for entry in self._entries(connection) if connection else ():
+                for entry in cache_rows.select(connection) if connection else ():
                     if cache_rows.is_undamaged(entry):
                         file.write(json.dumps(cache_rows.as_json(entry)).encode() + b"\n")
                         count += 1
 
-        with self._guard(), self._report_damage():
-            connection = self._connect()
+        with self._database.guard(), self._database.reporting_damage():
+            connection = self._database.connect()
             with explained("a file that can be written", Path(path)):
                 write_whole(Path(path), write)
         return count
 
     def close(self) -> None:
         """Closes the connection of this process; the next use reopens it."""
-        with self._guard():
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        """Holds the lock of this process; resets connection and lock after a fork."""
-        if self._pid != os.getpid():
-            # The child must neither use nor close the parent's connection, and the lock may be held
-            # by a thread that does not exist in the child.
-            if self._connection is not None:
-                self._inherited.append(self._connection)
-            self._connection, self._lock, self._pid = None, threading.RLock(), os.getpid()
-        with self._lock:
-            yield
-
-    @contextmanager
-    def _report_damage(self) -> Iterator[None]:
-        """Converts database errors into InputError."""
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            self._raise_if_damaged(error, always=True)
-
-    def _raise_if_damaged(self, error: Exception, *, always: bool = False) -> None:
-        name = getattr(error, "sqlite_errorname", "")
-        damaged = not name or name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
-        if isinstance(error, sqlite3.Error) and (always or damaged):
-            got = "a damaged file" if damaged else "one that cannot be used now"
-            raise InputError(
-                f"Expected an undamaged cache in {self._database}, got {got} ({error}); run "
-                f"`visdiff cache verify`, or move the file away and start with an empty cache."
-            ) from error
-
-    @property
-    def _database(self) -> Path:
-        return self.directory / "cache.sqlite"
-
-    def _connect(self) -> sqlite3.Connection | None:
-        """Returns the connection of this process; None if the database cannot be opened."""
-        if self._connection is None and self.mode != "off":
-            if self.mode in _WRITING and not self._broken:
-                try:
-                    self._connection = cache_rows.connect(self._database, writable=True)
-                    return self._connection
-                except (OSError, sqlite3.Error) as error:
-                    self._raise_if_damaged(error)
-                    self._give_up_writing(error)
-            try:
-                self._connection = cache_rows.connect(self._database, writable=False)
-            except (OSError, sqlite3.Error) as error:
-                self._raise_if_damaged(error)
-                logger.warning("the cache in %s cannot be read (%s)", self.directory, error)
-        return self._connection
-
-    def _give_up_writing(self, error: Exception) -> None:
-        if not self._broken:
-            self._broken = True
-            logger.warning(
-                "the cache in %s cannot be written (%s): the run continues, and its results are "
-                "kept in memory only; free some space or set VISDIFF_CACHE_DIR",
-                self.directory,
-                error,
-            )
+        self._database.close()
 
     def _read(self, keys: Sequence[str]) -> dict[str, Any]:
         """Returns the undamaged values of the keys."""
@@ -412,29 +340,20 @@ class Cache:
             name: cache_rows.decode(self._memory[name]) for name in keys if name in self._memory
         }
         wanted = list(dict.fromkeys(name for name in keys if name not in found))
-        connection = self._connect() if wanted else None
+        connection = self._database.connect() if wanted else None
         if connection is None:
             return found
         try:
             for start in range(0, len(wanted), _CHUNK):
-                for entry in self._entries(connection, wanted[start : start + _CHUNK]):
+                for entry in cache_rows.select(connection, wanted[start : start + _CHUNK]):
                     if cache_rows.is_undamaged(entry):
                         found[entry.key] = cache_rows.decode(entry)
                     else:
                         logger.warning("cache entry %s is damaged and not used", entry.key)
         except sqlite3.Error as error:
-            self._raise_if_damaged(error)
+            self._database.raise_if_damaged(error)
             logger.warning("the cache in %s cannot be read (%s)", self.directory, error)
         return found
-
-    @staticmethod
-    def _entries(
-        connection: sqlite3.Connection, keys: Sequence[str] | None = None
-    ) -> Iterator[Entry]:
-        """Yields the entries of the keys, or all entries, sorted by key."""
-        where = "" if keys is None else f"WHERE key IN ({','.join('?' * len(keys))})"
-        query = f"SELECT {COLUMNS} FROM entries {where} ORDER BY key"
-        return map(Entry._make, connection.execute(query, keys or ()))
 
     def _files(self) -> Iterator[tuple[Path, int, float]]:
         """Yields path, size and modification time of each content file."""
