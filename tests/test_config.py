@@ -339,6 +339,19 @@ def test_options_and_assignments_are_made_at_once() -> None:
     assert (config.seed, config.paired_by) == (3, ("prompt", "seed"))
 
 
+@pytest.mark.parametrize("proposer", ["ngrams", "ngrams,concepts", "manual"])
+def test_the_settings_of_one_proposer_change_wherever_it_is(proposer: str) -> None:
+    config = Config.of("laptop").changed(proposer=proposer)
+    update = config.proposer.change_of("ngrams", lambda ngrams: {"min_z": ngrams.min_z + 1})
+    changed = config.changed(proposer=update).proposer
+    expected = {
+        "ngrams": NgramsConfig(min_z=2.64),
+        "ngrams,concepts": SeveralConfig(members={"ngrams": {"min_z": 2.64}}),
+        "manual": ManualConfig(),
+    }
+    assert changed == expected[proposer]
+
+
 @pytest.mark.parametrize(
     ("assigned", "options", "message"),
     [
