@@ -341,12 +341,14 @@ def test_options_and_assignments_are_made_at_once() -> None:
 
 @pytest.mark.parametrize("proposer", ["ngrams", "ngrams,concepts", "manual"])
 def test_the_settings_of_one_proposer_change_wherever_it_is(proposer: str) -> None:
-    config = Config.of("laptop").changed(proposer=proposer)
-    update = config.proposer.change_of("ngrams", lambda ngrams: {"min_z": ngrams.min_z + 1})
+    config = Config().changed(proposer=proposer)
+    update = config.proposer.change_of("ngrams", lambda ngrams: {"min_z": 2 * ngrams.min_z})
     changed = config.changed(proposer=update).proposer
     expected = {
-        "ngrams": NgramsConfig(min_z=2.64),
-        "ngrams,concepts": SeveralConfig(members={"ngrams": {"min_z": 2.64}}),
+        "ngrams": NgramsConfig(min_z=3.28),
+        "ngrams,concepts": SeveralConfig(
+            backend="ngrams,concepts", members={"ngrams": {"min_z": 3.28}}
+        ),
         "manual": ManualConfig(),
     }
     assert changed == expected[proposer]
