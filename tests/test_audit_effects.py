@@ -122,3 +122,20 @@ def test_evidence_is_the_pairs_in_which_the_thing_comes_or_goes(direction: Direc
         before, after = after, before
     assert largest_changes(before, after, direction) == [6, 1, 4, 5][:MAX_PAIRS]
     assert largest_changes(after, before, direction) == [2]
+
+
+def test_groups_that_could_not_confirm_anything_are_no_result() -> None:
+    def small(group: GroupAudit) -> GroupAudit:
+        report = dataclasses.replace(group.report, double_dipped=True)
+        return dataclasses.replace(group, report=report)
+
+    meant = group("targets", [], meant=True)
+    of = dataclasses.replace
+    report = of(sample_audit(), same=(), subjects=(), groups=(meant, group("things", [])))
+    assert "nothing else was found" in report.verdict
+    some = of(report, groups=(meant, group("things", []), small(group("places", []))))
+    assert "nothing else was found" in some.verdict
+    assert "too few pairs to confirm anything in places" in some.verdict
+    none = of(report, groups=(meant, small(group("things", [])), small(group("places", []))))
+    assert "nothing else" not in none.verdict
+    assert "unknown: too few pairs to confirm anything in things, places" in none.verdict
