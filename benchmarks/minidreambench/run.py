@@ -5,7 +5,6 @@ an interrupted run continues. `--plan` prints what is missing and how long it ta
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,8 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from experiments import EXPERIMENTS, Cell
 from measures import Measure, Measured
+from rowfiles import append_row, read_rows
 from subjects import BY_NAME, load_art, references, truth
 
 from editing.generate.phrases import with_article
@@ -50,11 +51,8 @@ def states(cells: Iterable[Cell]) -> Iterator[Cell]:
 
 def read(path: Path) -> list[Row]:
     """Returns the rows of a file; none if it does not exist."""
-    if not path.is_file():
-        return []
     rows = []
-    for line in path.read_text("utf-8").splitlines():
-        found = json.loads(line)
+    for found in read_rows(path):
         cell = Cell(**{**found["cell"], "steps": tuple(found["cell"]["steps"])})
         rows.append(Row(cell, Measured(**found["measured"]), found["seconds"]))
     return rows
@@ -116,8 +114,7 @@ class Runner:
             "measured": {name: round(v, 4) for name, v in asdict(row.measured).items()},
             "seconds": round(row.seconds, 1),
         }
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_row(self._file, line)
         self._done.add(row.cell)
         sys.stdout.write(f"{time.strftime('%H:%M:%S')} {_slug(row.cell)} {line['measured']}\n")
         sys.stdout.flush()
