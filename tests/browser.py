@@ -96,7 +96,7 @@ def measure_site(
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments, directory=str(site))
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             path = self.path.lstrip("/")
             if path != "host.html" and path not in pages:
                 return super().do_GET()

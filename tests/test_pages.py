@@ -311,7 +311,10 @@ def test_layout_and_accessibility_in_a_browser(tmp_path: Path, dark: bool) -> No
     pages = {
         "audit": (390, audit.to_html(tmp_path)),
         # What is collapsed is not checked.
-        "subject and revival": (390, further.to_html(tmp_path).replace("<details", "<details open")),
+        "subject and revival": (
+            390,
+            further.to_html(tmp_path).replace("<details", "<details open"),
+        ),
         "comparison": (390, report.to_html()),
         "many": (390, many.to_html()),
     }
