@@ -94,13 +94,15 @@ def test_every_parameter_explains_itself() -> None:
         for parameter in command.params:
             name = f"{path} {parameter.name}"
             assert parameter.help, name
+            # What people write there has a name, or choices; a name of a type says nothing.
+            shown = parameter.metavar or ""
+            assert not {"TEXT", "INTEGER", "FLOAT", "PATH"} & set(shown.split("|")), name
             if parameter.param_type_name == "argument":
                 assert parameter.metavar == parameter.metavar.upper(), name
                 continue
             flag = parameter.is_flag
             assert flag or parameter.required or shown_default(parameter), name
-            # What people write there has a name, or choices.
-            assert flag or parameter.metavar or has_choices(parameter), name
+            assert flag or shown or has_choices(parameter), name
 
 
 def shown_default(option: Any) -> bool:
@@ -248,7 +250,7 @@ MISTAKES = [
     (("compare", "a", "b", "--preset", "minature"), "Did you mean 'miniature'?"),
     (("compare", "a", "b", "--set", "statistics.alhpa=1"), "Did you mean 'alpha'?"),
     (("compare", "a", "b", "--ranker", "clp"), "did you mean 'clip'?"),
-    (("generate", "miniature", "--out", "o"), "--prompts FILE or --prompt TEXT"),
+    (("generate", "miniature", "--out", "o"), "--prompts FILE or --prompt PROMPT"),
     (
         ("edit", "erase", "miniature", "--concept", "x", "--out", "e", "--method", "ucee"),
         "did you mean 'uce'?",
