@@ -14,6 +14,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 SCREENSHOTS_ARGS ?=
+NOTEBOOKS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -65,9 +66,9 @@ dist-check:
 art:
 	npm install --silent --no-save --no-package-lock --prefix .art $(ART) $(AXE)
 
-# Runs the notebooks and stores their outputs.
+# Runs the notebooks and stores their outputs; NOTEBOOKS="03 05" runs these alone.
 notebooks: $(STAMP)
-	$(BIN)/python notebooks/store_outputs.py
+	$(BIN)/python notebooks/store_outputs.py $(NOTEBOOKS)
 
 # The images of docs/screenshots; needs Chromium.
 screenshots: $(STAMP)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from editing.edit import Edit
     from editing.edit.compose import compose
     from editing.fitting import add, fit, withdraw
-    from editing.methods.debias import debias
+    from editing.methods.debias import Control, crossed, debias
     from editing.personalize import personalize
     from editing.personalize.subject import Subject
     from editing.pipelines.loading import load_pipeline
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AuditReport",
+    "Control",
     "Debias",
     "Edit",
     "Erase",
@@ -42,6 +43,7 @@ __all__ = [
     "add",
     "audit",
     "compose",
+    "crossed",
     "debias",
     "fit",
     "load_pipeline",
@@ -52,6 +54,7 @@ __all__ = [
 
 _HOME = {
     "AuditReport": "editing.audits.report",
+    "Control": "editing.methods.debias",
     "Debias": "editing.requests",
     "Edit": "editing.edit",
     "Erase": "editing.requests",
@@ -64,6 +67,7 @@ _HOME = {
     "add": "editing.fitting",
     "audit": "editing.audits.audit",
     "compose": "editing.edit.compose",
+    "crossed": "editing.methods.debias",
     "debias": "editing.methods.debias",
     "fit": "editing.fitting",
     "load_pipeline": "editing.pipelines.loading",

@@ -77,12 +77,18 @@ class LinearConfig(MethodConfig):
 
     family: ClassVar[str] = "closed-form methods"
 
-    tokens: Tokens = "last+eos+pad"
-    lam: float | None = Field(default=None, ge=0, description="λ, absolute.")
+    tokens: Tokens = Field(
+        default="last+eos+pad", description="Positions of a prompt that represent its concept."
+    )
+    lam: float | None = Field(
+        default=None, ge=0, description="λ, absolute; lam or lam_rel is set, not both."
+    )
     lam_rel: float | None = Field(default=None, ge=0, description="λ, in units of tr(B) / d.")
-    erase_scale: float = Field(default=1.0, gt=0)
+    erase_scale: float = Field(default=1.0, gt=0, description="Weight of changed concepts.")
     preserve_scale: float | None = Field(
-        default=0.1, gt=0, description="None: max(0.1, 1 / number of preserved texts)."
+        default=0.1,
+        gt=0,
+        description="Weight of preserved texts; none: max(0.1, 1 / number of texts).",
     )
     null_scale: float = Field(
         default=0.1, ge=0, description="Weight of the empty prompt; 0 does not preserve it."

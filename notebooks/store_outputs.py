@@ -1,4 +1,7 @@
-"""Runs these notebooks and stores their outputs, without what changes with every run."""
+"""Runs these notebooks and stores their outputs, without what changes with every run.
+
+Arguments are the beginnings of the names of some of them, such as 03.
+"""
 
 import sys
 import tempfile
@@ -40,6 +43,8 @@ def stored(output: Any) -> Any:
 
 if __name__ == "__main__":
     for file in sorted(HERE.glob("*.ipynb")):
+        if not file.name.startswith(tuple(sys.argv[1:]) or ""):
+            continue
         sys.stdout.write(f"{file.name}\n")
         sys.stdout.flush()
         run(file)

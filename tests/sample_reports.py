@@ -11,10 +11,17 @@ from PIL import Image, ImageDraw
 
 from editing.audits.outcomes import Outcome
 from editing.audits.pairs import ImagePair
+from editing.audits.personalized.advice import Advice
+from editing.audits.personalized.checkpoints import Checkpoint
+from editing.audits.personalized.findings import Finding
+from editing.audits.personalized.measures import Measured
+from editing.audits.personalized.result import SubjectAudit
 from editing.audits.report import AuditReport, GroupAudit
+from editing.audits.revival import Curve, Revival, compare
 from editing.metrics.drift import Drift
 from editing.metrics.proportions import proportion
-from editing.requests import Debias, Erase, Preserve
+from editing.metrics.subject import Estimate
+from editing.requests import Debias, Erase, Learn, Preserve
 from visdiff.config import Config
 from visdiff.results import (
     Difference,
@@ -277,3 +284,60 @@ def sample_audit(image: bytes | None = None, **changes: Any) -> AuditReport:
         "command": "visdiff audit --base miniature --edit church.safetensors --out audit",
     }
     return AuditReport(**{**values, **changes})
+
+
+def sample_subject() -> SubjectAudit:
+    """Returns the audit of a taught subject with faults, measures, kept steps and advice."""
+    leak = "“a olis fox” draws a plain background in 22 of 24 (74–98 %) images, “a fox” in 3 of 24"
+    copies = "9 of 24 images copy a reference"
+    return SubjectAudit(
+        request=Learn("olis", "fox", "1f3a"),
+        recognised=None,
+        measures=tuple(
+            Measured(name, *(Estimate(value, low, low + 0.2, 24, 6) for value in (0.4, 0.8)), real)
+            for name, low, real in (("DINO", 0.3, 0.9), ("PRES", 0.2, float("nan")))
+        ),
+        findings=(
+            Finding("background", leak, 0.8, 2e-6, confirmed=True, word="background"),
+            Finding("copies", copies, 0.1, 0.2, confirmed=False),
+        ),
+        checkpoints=tuple(
+            Checkpoint(step, 0.2 * i, 0.05 * i**2, best=i != 2)
+            for i, step in enumerate((100, 200, 300, 400), 1)
+        ),
+        recommended=300,
+        advice=(
+            Advice(
+                "Describe the background in the captions and teach the subject again.",
+                "visdiff personalize lora miniature photographs/of-the-fox --noun fox "
+                "--set prior_images=2000 --out fox.safetensors",
+            ),
+            Advice("Use fewer steps."),
+        ),
+        missing={"attention leak": "the edit was not passed", "DIV": "the edit was not passed"},
+        notes=("The subject has 5 images; more would narrow the intervals.",),
+    )
+
+
+def sample_revivals() -> tuple[Revival, ...]:
+    """Returns the tests of a hidden and of an erased concept, with images."""
+    rng, steps = np.random.default_rng(0), (0, 25, 50, 100, 200)
+
+    def curve(*counts: int) -> Curve:
+        return Curve(steps, tuple((True,) * n + (False,) * (16 - n) for n in counts))
+
+    soon, never = curve(0, 14, 15, 16, 16), curve(0, 0, 0, 1, 1)
+    late = Image.new("RGB", (256, 64), "#38c")
+    buffer = io.BytesIO()
+    late.save(buffer, "PNG")
+    by_name = {k: proportion([k == "original"] * 16) for k in ("original", "edited")}
+    return tuple(
+        Revival(
+            concept,
+            by_name,
+            tuple(compare(n, soon, edited, never, 0.5, rng) for n in (1, 4, 16)),
+            ("The classifier recognises 15 of 16 images of the original model.",),
+            {"Edited model, learnt from 16 pictures, after 0 to 200 steps": buffer.getvalue()},
+        )
+        for concept, edited in (("church", soon), ("a very old windmill", never))
+    )

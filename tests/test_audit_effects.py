@@ -11,7 +11,7 @@ import pytest
 from sample_reports import sample_audit
 
 from editing.audits.effects import change_text, same_things, side_effects_of
-from editing.audits.pairs import MAX_PAIRS, largest_changes
+from editing.audits.pairs import MAX_PAIRS, evident_changes
 from editing.audits.report import GroupAudit
 from visdiff.results import Difference, Direction
 
@@ -115,13 +115,24 @@ def test_all_outputs_count_the_same_things() -> None:
 
 @pytest.mark.parametrize("direction", ["A", "B"])
 def test_evidence_is_the_pairs_in_which_the_thing_comes_or_goes(direction: Direction) -> None:
-    """An image that scores highest before and after does not show a change."""
-    before = [0.9, 0.1, 0.2, math.nan, 0.3, 0.1, 0.1]
-    after = [0.9, 0.8, 0.1, 0.9, 0.5, 0.2, 0.9]
+    # The first image shows the thing twice; the last pair changes most, and does not show it.
+    before = [0.9, 0.1, 0.2, math.nan, 0.3, 0.1, 0.1, -0.9]
+    after = [0.9, 0.8, 0.1, 0.9, 0.5, 0.2, 0.9, 0.1]
     if direction == "A":
         before, after = after, before
-    assert largest_changes(before, after, direction) == [6, 1, 4, 5][:MAX_PAIRS]
-    assert largest_changes(after, before, direction) == [2]
+    assert evident_changes(before, after, direction) == [6, 1, 7, 4, 5][:MAX_PAIRS]
+    assert evident_changes(after, before, direction) == [2]
+    assert evident_changes([math.nan], [math.nan], direction) == []
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_evidence_does_not_depend_on_how_often_the_thing_is_drawn(share: float) -> None:
+    rng, shown = np.random.default_rng(0), np.arange(40) < 40 * share
+    before = rng.uniform(-0.5, 0.3, 40)
+    after = np.where(shown, rng.uniform(0.7, 1, 40), rng.uniform(-0.5, 0.3, 40))
+    found = evident_changes(before.tolist(), after.tolist(), "B")
+    assert len(found) == MAX_PAIRS
+    assert shown[found].all()
 
 
 def test_groups_that_could_not_confirm_anything_are_no_result() -> None:

@@ -17,6 +17,9 @@ import typer
 from fakes import place_captions, write_set
 from typer.testing import CliRunner
 
+from editing import methods, personalize
+from editing.cli.fit import parse_settings
+from editing.cli.settings import edit_settings, personalize_settings
 from editing.pipelines.spelling import misspellings
 from visdiff.cli.app import app
 from visdiff.cli.groups import MAIN
@@ -91,13 +94,15 @@ def test_every_parameter_explains_itself() -> None:
         for parameter in command.params:
             name = f"{path} {parameter.name}"
             assert parameter.help, name
+            # What people write there has a name, or choices; a name of a type says nothing.
+            shown = parameter.metavar or ""
+            assert not {"TEXT", "INTEGER", "FLOAT", "PATH"} & set(shown.split("|")), name
             if parameter.param_type_name == "argument":
                 assert parameter.metavar == parameter.metavar.upper(), name
                 continue
             flag = parameter.is_flag
             assert flag or parameter.required or shown_default(parameter), name
-            # What people write there has a name, or choices.
-            assert flag or parameter.metavar or has_choices(parameter), name
+            assert flag or shown or has_choices(parameter), name
 
 
 def shown_default(option: Any) -> bool:
@@ -157,10 +162,46 @@ def test_all_settings_are_listed() -> None:
             continue
         # What is listed as the default can be set.
         Config().with_set({setting.name: setting.default})
-    listed = CliRunner().invoke(app, ["settings", "statistics.alpha"]).stdout
-    assert "statistics.alpha: number, default 0.05" in listed
+    assert "statistics.alpha: number, default 0.05" in settings_text("statistics.alpha")
     with pytest.raises(InputError, match="choose from"):
-        CliRunner().invoke(app, ["settings", "statistcs"], catch_exceptions=False)
+        settings_text("statistcs")
+
+
+def test_settings_of_methods_are_listed() -> None:
+    found = [*edit_settings(), *personalize_settings()]
+    assert all(s.description and s.type for s in found)
+    by_method: dict[tuple[str, str], dict[str, str]] = {}
+    for s in found:
+        command, method, name = s.name.split(".")
+        by_method.setdefault((command, method), {})[name] = s.default
+    assert list(by_method) == [
+        *(("edit", name) for name in methods.names()),
+        *(("personalize", name) for name in personalize.names()),
+    ]
+    for (command, method), defaults in by_method.items():
+        config: Any = (methods if command == "edit" else personalize).find(method).config
+        known = {
+            n: d for n, d in defaults.items() if n in type(config).model_fields and d != "none"
+        }
+        # What is listed as the default can be set, and changes nothing.
+        values = parse_settings([f"{n}={d}" for n, d in known.items()])
+        assert config.changed(**values) == config
+    # TIME preserves nothing.
+    assert "null_scale" not in by_method["edit", "time"]
+    assert by_method["personalize", "dreambooth"].keys().isdisjoint({"rank", "vectors"})
+
+
+def test_prefixes_name_commands_and_methods() -> None:
+    assert "edit.uce.lam: number, default none" in settings_text("edit.uce")
+    assert "uce-2024" not in settings_text("edit.uce")
+    assert "settings personalize" in CliRunner().invoke(app, ["settings"]).stderr
+    for wrong, near in [("edit.ucee", "edit.uce"), ("edti.uce", "edit"), ("statistcs.a", "stat")]:
+        with pytest.raises(InputError, match=f"did you mean '{near}"):
+            settings_text(wrong)
+
+
+def settings_text(prefix: str) -> str:
+    return CliRunner().invoke(app, ["settings", prefix], catch_exceptions=False).stdout
 
 
 def test_bars_are_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +250,7 @@ MISTAKES = [
     (("compare", "a", "b", "--preset", "minature"), "Did you mean 'miniature'?"),
     (("compare", "a", "b", "--set", "statistics.alhpa=1"), "Did you mean 'alpha'?"),
     (("compare", "a", "b", "--ranker", "clp"), "did you mean 'clip'?"),
-    (("generate", "miniature", "--out", "o"), "--prompts FILE or --prompt TEXT"),
+    (("generate", "miniature", "--out", "o"), "--prompts FILE or --prompt PROMPT"),
     (
         ("edit", "erase", "miniature", "--concept", "x", "--out", "e", "--method", "ucee"),
         "did you mean 'uce'?",

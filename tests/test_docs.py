@@ -14,6 +14,7 @@ import pytest
 import tiny
 import tiny_pipelines
 import typer
+from browser import AXE, CHROMIUM, measure_site
 from doc_blocks import ROOT, Block, blocks, commands, documents, inline_commands, parse, parse_part
 from fakes import write_set
 
@@ -26,6 +27,7 @@ from visdiff.errors import VisdiffError
 
 BLOCKS = [block for path in documents() for block in blocks(path)]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+SITE = ROOT / "site"
 LANGUAGES = {"python", "console", "bash", "toml", "text"}
 # Blocks that are not run, by document. Another one needs a reason.
 NOT_RUN: dict[str, int] = {
@@ -201,3 +203,24 @@ def test_links_of_the_readme_lead_to_files() -> None:
     local = [target for target in targets if ":" not in target]
     assert len(local) > 5
     assert [target for target in local if not (ROOT / target).exists()] == []
+
+
+def is_built() -> bool:
+    """Returns whether `make docs` has run since the look of the site changed."""
+    index, sources = SITE / "index.html", (ROOT / "mkdocs.yml", *ROOT.glob("docs/stylesheets/*"))
+    return index.is_file() and index.stat().st_mtime > max(s.stat().st_mtime for s in sources)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None or not AXE.is_file(), reason="needs Chromium and `make art`")
+@pytest.mark.skipif(not is_built(), reason="needs the site of `make docs`")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_site_is_accessible_and_fits_a_phone(tmp_path: Path, dark: bool) -> None:
+    pages = ["quickstart/", "notebooks/02_erase_and_audit/"]
+    found = measure_site(SITE, dict.fromkeys(pages, 390), tmp_path, dark=dark)
+    assert set(found) == set(pages)
+    for name, values in found.items():
+        assert values["checked"]
+        assert values["dark"] is dark
+        assert values["scrollWidth"] <= 390, name
+        assert values["violations"] == [], name

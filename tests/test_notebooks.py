@@ -45,6 +45,19 @@ def test_the_readme_opens_every_notebook() -> None:
 
 
 @each
+def test_notebooks_use_documented_names(path: Path) -> None:
+    pages = (FOLDER.parent / "docs" / "reference").glob("*.md")
+    public = "\n".join(page.read_text("utf-8") for page in pages)
+    code = "\n".join(cell.source for cell in code_cells(nbformat.read(path, as_version=4)))
+    # A module counts if a name in it does.
+    for module, names in re.findall(r"(?m)^from ((?:visdiff|editing)[\w.]*) import (.+)$", code):
+        for name in names.split(", "):
+            assert re.search(rf"(?m)^::: {module}\.{name}\b", public), f"{module}.{name}"
+    for name in re.findall(r"(?<![\w.])((?:visdiff|editing)\.\w+)", code):
+        assert re.search(rf"(?m)^::: {name}$", public) or f"from {name}" in code, name
+
+
+@each
 def test_stored_outputs_are_complete_small_and_portable(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from browser import AXE, CHROMIUM, measure
 from PIL import Image
-from sample_reports import fake_report, sample_audit
+from sample_reports import fake_report, sample_audit, sample_revivals, sample_subject
 from test_report import EVIL, Page
 
 from editing.audits.page import SECTIONS
@@ -305,8 +305,16 @@ def test_layout_and_accessibility_in_a_browser(tmp_path: Path, dark: bool) -> No
         dict.fromkeys((("night", "day"), ("night", "dusk"), ("day", "dusk")), report),
         {}, 36,
     )  # fmt: skip
+    further = dataclasses.replace(
+        audit, groups=audit.groups[:1], subjects=(sample_subject(),), revivals=sample_revivals()
+    )
     pages = {
         "audit": (390, audit.to_html(tmp_path)),
+        # What is collapsed is not checked.
+        "subject and revival": (
+            390,
+            further.to_html(tmp_path).replace("<details", "<details open"),
+        ),
         "comparison": (390, report.to_html()),
         "many": (390, many.to_html()),
     }

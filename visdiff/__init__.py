@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from visdiff.comparison.compare import compare
     from visdiff.config import Config
     from visdiff.imageset import ImageSet
+    from visdiff.recipes.classifier_failures import classifier_failures
     from visdiff.results import Difference, DifferenceReport, Hypothesis
 
 __version__ = "0.2.0"
@@ -26,6 +27,7 @@ __all__ = [
     "Hypothesis",
     "ImageSet",
     "__version__",
+    "classifier_failures",
     "compare",
 ]
 
@@ -35,6 +37,7 @@ _HOME = {
     "DifferenceReport": "visdiff.results",
     "Hypothesis": "visdiff.results",
     "ImageSet": "visdiff.imageset",
+    "classifier_failures": "visdiff.recipes.classifier_failures",
     "compare": "visdiff.comparison.compare",
 }
 

@@ -9,7 +9,8 @@ from mkdocs.structure.files import File, Files
 PAGE = "reference/commands.md"
 _INTRODUCTION = """# Commands
 
-What `--help` prints. `visdiff settings [PREFIX]` lists all settings of `--set` and of TOML files.
+What `--help` prints. `visdiff settings [PREFIX]` lists all settings of `--set` and of TOML files;
+`visdiff settings edit.METHOD` and `visdiff settings personalize.METHOD` list those of a method.
 Exit status: 0 done, 2 a mistake in the call, 3 finished in part. Data goes to stdout, progress to
 stderr.
 """

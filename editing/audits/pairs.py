@@ -59,8 +59,8 @@ def select_pairs(
         distances: (n,) distance between the images of each pair; None if unknown.
 
     Returns:
-        Text of each confirmed difference → the pairs whose score changes most in its direction; ""
-        → the pairs that moved most, or the first pairs without distances.
+        Text of each confirmed difference → the pairs in which it most evidently comes or goes; "" →
+        the pairs that moved most, or the first pairs without distances.
     """
     order = np.argsort(-distances, kind="stable") if distances is not None else np.arange(len(a))
     places = {name: i for i, name in enumerate(a.ids)}
@@ -79,15 +79,19 @@ def select_pairs(
     scored = measured.halves.scoring_a.ids
     for d in report.confirmed:
         before, after = _scores(measured, d)
-        chosen = largest_changes(before, after, d.direction)
+        chosen = evident_changes(before, after, d.direction)
         pairs[d.text] = pairs_at([(places[scored[i]], (before[i], after[i])) for i in chosen])
     return pairs
 
 
-def largest_changes(
+def evident_changes(
     before: Sequence[float], after: Sequence[float], direction: Direction
 ) -> list[int]:
-    """Returns the pairs in which the score of a sentence changes most in its direction.
+    """Returns the pairs in which the thing that a sentence names most evidently comes or goes.
+
+    A score also changes between two images without the thing. Changes are therefore weighted by the
+    rank of the higher score among all images. The lower score has no weight of its own: where few
+    images show the thing, an image in which it was removed still scores above most others.
 
     Args:
         before: Scores of the original images; NaN where unscored.
@@ -95,12 +99,14 @@ def largest_changes(
         direction: "B" if the score should rise, "A" if it should fall.
 
     Returns:
-        At most `MAX_PAIRS` places, the largest change first; only pairs that changed so.
+        At most `MAX_PAIRS` places, the most evident first; only pairs that changed so.
     """
-    sign = 1 if direction == "B" else -1
-    changes = [sign * (late - early) for early, late in zip(before, after, strict=True)]
+    low, high = (before, after) if direction == "B" else (after, before)
+    scores = np.sort([s for s in (*before, *after) if not np.isnan(s)])
+    ranks = np.searchsorted(scores, high, side="right") / max(len(scores), 1)
+    weighted = {i: (h - w) * r for i, (w, h, r) in enumerate(zip(low, high, ranks, strict=True))}
     # A comparison with NaN is false.
-    ranked = sorted((i for i, c in enumerate(changes) if c > 0), key=lambda i: -changes[i])
+    ranked = sorted((i for i, c in weighted.items() if c > 0), key=lambda i: -weighted[i])
     return ranked[:MAX_PAIRS]
 
 

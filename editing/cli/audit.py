@@ -94,7 +94,7 @@ def audit(
     neighbour: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="TEXT",
+            metavar="CONCEPT",
             help="A concept close to an edited one; repeatable.",
             show_default="found in the text encoder",
         ),
@@ -237,7 +237,9 @@ def audit(
 
 @app.command()
 def compare(
-    audits: Annotated[list[Path], typer.Argument(help="Folders written by visdiff audit.")],
+    audits: Annotated[
+        list[Path], typer.Argument(metavar="AUDIT", help="Folders written by visdiff audit.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Compare several audits in one table."""

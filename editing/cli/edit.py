@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 app = App("Erase, replace, debias and moderate concepts of a text-to-image model.")
 
 Concepts = Annotated[
-    list[str], typer.Option("--concept", metavar="TEXT", help="A concept; repeatable.")
+    list[str], typer.Option("--concept", metavar="CONCEPT", help="A concept; repeatable.")
 ]
 Preserved = Annotated[
     list[str] | None,
     typer.Option(
         "--preserve",
-        metavar="TEXT|FILE",
+        metavar="CONCEPT|FILE",
         help="Concept that is kept, or a file with one per line; repeatable.",
         show_default="none",
     ),
@@ -56,7 +56,9 @@ Corpus = Annotated[
 Watch = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="TEXT", help="A concept whose spill is reported; repeatable.", show_default="none"
+        metavar="CONCEPT",
+        help="A concept whose spill is reported; repeatable.",
+        show_default="none",
     ),
 ]
 
@@ -69,7 +71,7 @@ def erase(
     target: Annotated[
         str,
         typer.Option(
-            metavar="TEXT", help="What is drawn instead.", show_default="the empty prompt"
+            metavar="CONCEPT", help="What is drawn instead.", show_default="the empty prompt"
         ),
     ] = "",
     preserve: Preserved = None,

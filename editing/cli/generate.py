@@ -51,7 +51,7 @@ def generate(
     prompt: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="TEXT", help="A prompt; repeatable.", show_default="those of --prompts"
+            metavar="PROMPT", help="A prompt; repeatable.", show_default="those of --prompts"
         ),
     ] = None,
     seeds: Annotated[
@@ -74,7 +74,7 @@ def generate(
     scheduler: Scheduler = None,
     negative_prompt: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="Negative prompt.", show_default="none"),
+        typer.Option(metavar="PROMPT", help="Negative prompt.", show_default="none"),
     ] = None,
     height: Annotated[
         int | None,
@@ -96,7 +96,7 @@ def generate(
     """Generate images of prompts × seeds; with --edit by the edited model too."""
     if (prompts is None) == (not prompt):
         got = "neither" if prompts is None else "both"
-        raise InputError(f"Expected either --prompts FILE or --prompt TEXT, got {got}; give one.")
+        raise InputError(f"Expected either --prompts FILE or --prompt PROMPT, got {got}; give one.")
     if edit is None and only != "both":
         raise InputError("Expected --edit FILE with --only edited, got none; add it.")
     check_source(model)

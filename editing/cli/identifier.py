@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def identifier(
     model: Model,
-    text: Annotated[str, typer.Argument(help="The identifier, such as olis.")] = "olis",
+    text: Annotated[
+        str, typer.Argument(metavar="IDENTIFIER", help="The identifier, such as olis.")
+    ] = "olis",
     noun: Annotated[
         str | None,
         typer.Option(metavar="NOUN", help="Class noun, such as dog.", show_default="none"),

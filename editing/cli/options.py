@@ -47,7 +47,8 @@ MethodSettings = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Change a setting of the method; repeatable.",
+        help="Change a setting of the method (`visdiff settings edit` and `visdiff settings "
+        "personalize` list them); repeatable.",
         show_default="none",
     ),
 ]

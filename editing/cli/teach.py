@@ -113,7 +113,7 @@ class TeachOptions:
     sample_prompt: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="TEXT",
+            metavar="PROMPT",
             help="Prompt of a row of the grids; repeatable.",
             show_default="the subject, also in a place, and its class",
         ),

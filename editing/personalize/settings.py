@@ -29,22 +29,22 @@ class PersonalizeConfig(MethodConfig):
         min_length=1,
         description="Captions of images that have none; {} is replaced by the subject.",
     )
-    steps: int = Field(default=800, ge=1)
-    lr: float = Field(default=1e-4, gt=0)
+    steps: int = Field(default=800, ge=1, description="Training steps (--train-steps).")
+    lr: float = Field(default=1e-4, gt=0, description="Learning rate (--lr).")
     batch: int = Field(default=1, ge=1, description="Images of the subject per step.")
     micro_batch: int = Field(
         default=4, ge=1, description="Of them per forward pass; affects memory only."
     )
-    optimizer: Optimizer = "adamw"
+    optimizer: Optimizer = Field(default="adamw", description="Optimizer.")
     optimizer_options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the optimizer, such as betas."
     )
-    weight_decay: float = Field(default=1e-2, ge=0)
-    schedule: Schedule = "constant"
-    warmup: int = Field(default=0, ge=0)
-    clip: float | None = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0, description="Weight decay.")
+    schedule: Schedule = Field(default="constant", description="Learning rate after the warm-up.")
+    warmup: int = Field(default=0, ge=0, description="Steps of a linear warm-up.")
+    clip: float | None = Field(default=1.0, gt=0, description="Largest norm of the gradients.")
     ema: float | None = Field(default=None, gt=0, lt=1, description="Decay of averaged weights.")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="Random seed of the training (--seed).")
     precision: Literal["model", "bfloat16", "float16"] = Field(
         default="model", description="Computed in the model's dtype, or under autocast."
     )
@@ -52,9 +52,11 @@ class PersonalizeConfig(MethodConfig):
         default=False, description="Computes activations twice instead of keeping them."
     )
     height: int | None = Field(
-        default=None, ge=8, description="None: that of the model's training."
+        default=None, ge=8, description="Pixels; none: that of the model's training."
     )
-    width: int | None = Field(default=None, ge=8, description="None: that of the model's training.")
+    width: int | None = Field(
+        default=None, ge=8, description="Pixels; none: that of the model's training."
+    )
     crop: float | None = Field(
         default=None,
         gt=0,
@@ -68,8 +70,12 @@ class PersonalizeConfig(MethodConfig):
         default=1.0, ge=0, le=1, description="Weight of the loss outside the subject's masks."
     )
     empty_captions: float = Field(default=0.0, ge=0, lt=1, description="Share without caption.")
-    min_snr: float | None = Field(default=None, gt=0, description="γ of min-SNR weighting; 5.")
-    prior_weight: float = Field(default=1.0, ge=0, description="λ.")
+    min_snr: float | None = Field(
+        default=None, gt=0, description="γ of min-SNR weighting, usually 5."
+    )
+    prior_weight: float = Field(
+        default=1.0, ge=0, description="λ, weight of the loss on class images."
+    )
     prior_images: int = Field(default=200, ge=1, description="Images of the class.")
     sampling_steps: int = Field(
         default=50, ge=1, description="Sampling steps of class images and sample grids."
@@ -84,25 +90,38 @@ class PersonalizeConfig(MethodConfig):
     )
 
     text_encoder: bool = Field(default=False, description="Train the text encoders as well.")
-    text_lr: float | None = Field(default=None, gt=0, description="None: lr.")
-    rank: int = Field(default=4, ge=1)
-    alpha: float | None = Field(default=None, gt=0, description="None: rank.")
+    text_lr: float | None = Field(
+        default=None, gt=0, description="Learning rate of the text encoders; none: lr."
+    )
+    rank: int = Field(default=4, ge=1, description="Rank of the changes.")
+    alpha: float | None = Field(
+        default=None, gt=0, description="Changes are scaled by alpha / rank; none: rank."
+    )
     targets: tuple[str, ...] = Field(
         default=(), description="Names of adapted layers; empty for the attention layers."
     )
     dora: bool = Field(default=False, description="Train the lengths of rows as well.")
     new_token: bool = Field(default=False, description="Train a token of its own.")
-    token_lr: float | None = Field(default=None, gt=0, description="None: lr.")
+    token_lr: float | None = Field(
+        default=None, gt=0, description="Learning rate of the token; none: lr."
+    )
     vectors: int = Field(default=1, ge=1, description="Embedding rows of the token.")
     initializer: str | None = Field(
         default=None, description="Word whose embedding the token starts from; None: the noun."
     )
-    projections: Literal["kv", "qkvo"] = "kv"
+    projections: Literal["kv", "qkvo"] = Field(
+        default="kv", description="Trained projections of the cross-attention."
+    )
     scaled_images: bool = Field(
         default=False, description="Show images smaller or larger, with words for it."
     )
-    norm_mode: NormMode = "scalar"
-    norm_lr: float | None = Field(default=None, gt=0, description="Rate of norms; None: lr.")
+    norm_mode: NormMode = Field(
+        default="scalar",
+        description="How weights of norms are shifted: by one number, by one an element, or not.",
+    )
+    norm_lr: float | None = Field(
+        default=None, gt=0, description="Learning rate of norms; none: lr."
+    )
     cut_mix: float = Field(
         default=0.0, ge=0, le=1, description="Share of images with two subjects."
     )

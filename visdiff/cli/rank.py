@@ -30,7 +30,7 @@ def rank(
     hypotheses: Annotated[
         list[str],
         typer.Option(
-            metavar="TEXT|FILE",
+            metavar="SENTENCE|FILE",
             help='A sentence, or a text file of sentences, one per line. "A: a dog" claims it of '
             "set A; without a letter both directions are tested. Repeatable.",
         ),

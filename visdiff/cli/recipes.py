@@ -55,7 +55,7 @@ HeldOut = Annotated[
 ]
 Template = Annotated[
     str,
-    typer.Option(metavar="TEXT", help="Prompt template of zero-shot classification."),
+    typer.Option(metavar="TEMPLATE", help="Prompt template of zero-shot classification."),
 ]
 
 
