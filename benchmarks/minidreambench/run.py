@@ -68,8 +68,8 @@ class Runner:
     """
 
     def __init__(self, art: Art, out: Path, file: Path) -> None:
-        self._art, self._out, self._file = art, out, file
-        self._pipe = load_pipeline("miniature")
+        self.art, self._out, self._file = art, out, file
+        self.pipe = load_pipeline("miniature")
         self._recognizer = Recognizer()
         self._done = {row.cell for row in read(file)}
 
@@ -79,8 +79,8 @@ class Runner:
         if not missing:
             return
         known = BY_NAME[cell.subject]
-        shown = references(known, self._art, cell.references, cell.bias)
-        measure = Measure(self._pipe, shown, truth(known, self._art), self._recognizer)
+        shown = references(known, self.art, cell.references, cell.bias)
+        measure = Measure(self.pipe, shown, truth(known, self.art), self._recognizer)
         for state in missing:
             started = time.perf_counter()
             sheet = self._out / "sheets" / f"{_slug(state)}.png"
@@ -88,17 +88,17 @@ class Runner:
                 measured = measure(with_article(known.noun), sheet)
                 seconds = 0.0
             else:
-                edit = self._taught(state, shown.subject(cell.case))
+                edit = self.taught(state, shown.subject(cell.case))
                 seconds = time.perf_counter() - started
-                with edit.applied(self._pipe, force=True):
+                with edit.applied(self.pipe, force=True):
                     measured = measure(f"a {edit.requests[0].concept}", sheet)
             self._write(Row(state, measured, seconds))
 
-    def _taught(self, state: Cell, subject: Any) -> Any:
+    def taught(self, state: Cell, subject: Any) -> Any:
         """Trains up to the state's steps, from where the state before it stopped."""
         run = replace(state, steps=())
         return find(state.method).fit(
-            self._pipe,
+            self.pipe,
             subject,
             prior=state.prior,
             class_folder=self._out / "class-images",
