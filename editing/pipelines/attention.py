@@ -160,7 +160,8 @@ def attention_of_images(
     latents = denoiser.latent_moments(pixels)[0]
     noise = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(seed))
     conditions = denoiser.encode([prompt]).rows([0] * len(images))
-    recorder = Recorder(layers, len(images), layout.length, tuple(latents.shape[2:]))
+    height, width = latents.shape[2:]
+    recorder = Recorder(layers, len(images), layout.length, (height, width))
     scheduler = pipe.scheduler
     with recorder.recording(), torch.no_grad():
         for level in noise_levels:
