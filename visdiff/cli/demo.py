@@ -12,7 +12,7 @@ from visdiff.miniature import world
 from visdiff.miniature.generate import Drawing, draw
 from visdiff.results import Difference, DifferenceReport
 
-N = 120
+N = 80
 #: The plain difference: every image of A in front of the wall, every image of B on the grass.
 PLACES = {"A": "brick wall", "B": "grass"}
 #: The subtle one: half of each set is asked for in a style, the other half in none.
