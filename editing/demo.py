@@ -17,8 +17,8 @@ from visdiff.miniature import world
 
 CONCEPT = "church"
 PRESERVED = tuple(world.an(s) for s in world.SUBJECTS if s != CONCEPT)[::5]
-IMAGES = 48
-"""Pairs per group: enough to detect large changes within a minute or two."""
+IMAGES = 40
+"""Pairs per group: the fewest of which half can be tested (`StatisticsConfig.min_scored`)."""
 SETTINGS = Settings(steps=6, guidance=5.0, scheduler="DPMSolverMultistep")
 
 

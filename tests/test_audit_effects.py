@@ -133,3 +133,21 @@ def test_evidence_does_not_depend_on_how_often_the_thing_is_drawn(share: float) 
     found = evident_changes(before.tolist(), after.tolist(), "B")
     assert len(found) == MAX_PAIRS
     assert shown[found].all()
+
+
+def test_groups_that_could_not_confirm_anything_are_no_result() -> None:
+    def small(group: GroupAudit) -> GroupAudit:
+        report = dataclasses.replace(group.report, double_dipped=True)
+        return dataclasses.replace(group, report=report)
+
+    meant = group("targets", [], meant=True)
+    of = dataclasses.replace
+    report = of(sample_audit(), same=(), subjects=(), groups=(meant, group("things", [])))
+    assert "nothing else was found" in report.verdict
+    some = of(report, groups=(meant, group("things", []), small(group("places", []))))
+    assert "nothing else was found" in some.verdict
+    assert "too few pairs to confirm anything in places" in some.verdict
+    none = of(report, groups=(meant, small(group("things", [])), small(group("places", []))))
+    assert "nothing else" not in none.verdict
+    assert "unknown: too few pairs to confirm anything in things, places" in none.verdict
+    assert of(report, groups=(meant,)).verdict.endswith("nothing else was audited")

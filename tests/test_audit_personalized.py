@@ -410,6 +410,7 @@ def test_the_report_has_the_faults_in_order_in_json_and_page(world: Path, tmp_pa
         requests=[REQUEST], preset="miniature", progress=False, cache=Cache(tmp_path / "cache"),
     )  # fmt: skip
     assert not report.findings
+    assert any("Too few pairs" in w and "24" in w for w in report.warnings)
     assert report.subjects[0].missing
     page = report.to_html(tmp_path)
     assert 'id="subjects"' in page

@@ -14,6 +14,7 @@ from visdiff.bench.run import Finding, SystemOutput, run
 from visdiff.config import Config
 from visdiff.errors import InputError
 from visdiff.judges.world import WorldJudge
+from visdiff.miniature.world import full_caption
 
 ROOT = Path(__file__).parents[1]
 ART = ROOT / ".art"
@@ -54,6 +55,27 @@ def test_every_row_has_its_own_valid_configuration() -> None:
     # Resolves the backends, so an invalid row raises here.
     names = [mini.results_file(row, Path("w")).name for row in mini.row_names()]
     assert len(set(names)) == len(names)
+
+
+def test_rendered_sabotages_change_what_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the group of a sabotage, its hidden change makes one of its words more frequent."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setitem(sys.modules, "run", load_script("audit"))
+    script = runpy.run_path(str(ROOT / "benchmarks" / "audit" / "rendered.py"))
+    for number, sabotage in enumerate(script["sabotages"]()):
+        shown = [
+            [full_caption(scene) for scene in pair]
+            for _, prompt in script["groups_of"](sabotage)[sabotage.group]
+            for i in range(30)
+            for pair in [
+                (script["original"](prompt, i)[0], script["edited"](number, sabotage, prompt, i)[0])
+            ]
+        ]
+        before, after = (
+            [sum(script["mentions"](t, [word]) for t in texts) for word in sabotage.words]
+            for texts in zip(*shown, strict=True)
+        )
+        assert max(b - a for a, b in zip(before, after, strict=True)) >= 10, sabotage
 
 
 def test_only_complete_rows_are_tabulated(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ Then twenty audits compare the original with itself at other seeds: every confir
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -31,9 +31,12 @@ from editing.audits.audit import IMAGES, audit, audit_sets
 from editing.audits.prompt_groups import (
     ELSEWHERE,
     NEIGHBOURS,
+    PARAPHRASES,
     PEOPLE,
     PLACES,
+    PRESERVED,
     STYLES,
+    THINGS,
     prompt_groups,
     samples_of,
 )
@@ -121,14 +124,20 @@ def _shift_gender(profession: str, sign: int) -> Debias:
 
 
 def audit_sabotaged(
-    pipe: Any, sabotage: Sabotage, folder: Path, images: int, sampling: Settings, cache: Cache
+    pipe: Any,
+    sabotage: Sabotage,
+    folder: Path,
+    images: int,
+    sampling: Settings,
+    cache: Cache,
+    without: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Audits one sabotaged edit."""
+    """Audits one sabotaged edit, without the prompt groups ``without``."""
     asked = [Erase(sabotage.asked), Preserve(["a temple", "a sunflower"])]
     edit = editing.fit(pipe, [*asked, *sabotage.hidden, Preserve(_preserved(sabotage))], nearest=0)
     # The audit receives the declared requests only.
     declared = replace(edit, requests=tuple(asked))
-    groups = prompt_groups(pipe, asked, near=sabotage.near)
+    groups = [g for g in prompt_groups(pipe, asked, near=sabotage.near) if g.name not in without]
     report = audit(
         pipe, declared, folder, groups=groups, images=images, settings=sampling, batch_size=BATCH,
         preset="miniature", cache=cache, progress=False,
@@ -140,7 +149,7 @@ def audit_sabotaged(
         "group": sabotage.group,
         "words": sabotage.words,
         "first": first,
-        "found": any(_mentions(text, sabotage.words) for text in first),
+        "found": any(mentions(text, sabotage.words) for text in first),
         "side_effects": [[g.name, d.text] for g, d in report.side_effects],
     }
 
@@ -161,7 +170,7 @@ def _without_article(text: str) -> str:
     return text.removeprefix("a ").removeprefix("an ")
 
 
-def _mentions(text: str, words: Sequence[str]) -> bool:
+def mentions(text: str, words: Sequence[str]) -> bool:
     return any(f" {word} " in f" {text.replace(',', ' ')} " for word in words)
 
 
@@ -186,11 +195,17 @@ def _names() -> frozenset[tuple[str, ...]]:
 
 
 def audit_unchanged(
-    pipe: Any, number: int, folder: Path, images: int, sampling: Settings, cache: Cache
+    pipe: Any,
+    number: int,
+    folder: Path,
+    images: int,
+    sampling: Settings,
+    cache: Cache,
+    without: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Audits the original against itself at other seeds, as pairs."""
+    """Audits the original against itself at other seeds, without the groups ``without``."""
     asked = [Erase(world.SUBJECTS[number]), Preserve(["a temple", "a sunflower"])]
-    groups = prompt_groups(pipe, asked)
+    groups = [g for g in prompt_groups(pipe, asked) if g.name not in without]
     sets = []
     for shift in (2 * number * 1000, (2 * number + 1) * 1000):
         generated = generate(
@@ -227,10 +242,13 @@ def main() -> None:
         nargs="*",
         help="numbers of the sabotages to run; writes no results.json",
     )
-    parser.add_argument("--quick", action="store_true", help="one of each, no results.json")
+    parser.add_argument(
+        "--quick", action="store_true", help="one of each in few groups, no results.json"
+    )
     args = parser.parse_args()
-    null_images = IMAGES
+    null_images, without = IMAGES, ()
     if args.quick:
+        without = (PARAPHRASES, NEIGHBOURS, PRESERVED, THINGS, PEOPLE, STYLES)
         args.images = null_images = 8
         args.steps, args.null, args.only = 1, 1, [0]
     pipe = load_pipeline("miniature")
@@ -244,11 +262,13 @@ def main() -> None:
         images = args.work / "images" / digest_bytes(canonical_json(about).encode())[:8]
 
         def planted_one(name: str) -> dict[str, Any]:
-            return audit_sabotaged(pipe, planted[int(name)], images, args.images, sampling, cache)
+            return audit_sabotaged(
+                pipe, planted[int(name)], images, args.images, sampling, cache, without
+            )
 
         def null_one(name: str) -> dict[str, Any]:
             return audit_unchanged(
-                pipe, int(name), images / "unchanged", null_images, sampling, cache
+                pipe, int(name), images / "unchanged", null_images, sampling, cache, without
             )
 
         found = measure_missing(

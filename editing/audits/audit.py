@@ -170,6 +170,11 @@ def audit_sets(
         ]
         outcomes = evaluate_outcomes(requests, first, second, by, models)
         subjects = audit_subjects(requests, first, second, taught or {}, models, config)
+    if small := [f"{a.name} ({a.n})" for a in audits if a.report.double_dipped]:
+        warnings.append(
+            f"Too few pairs to confirm anything in {', '.join(small)}: half of a group's pairs are "
+            f"tested, and a test needs {config.statistics.min_scored}. Draw more images (--images)."
+        )
     return AuditReport(
         about=dict(about or {}),
         requests=tuple(requests),

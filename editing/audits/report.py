@@ -148,6 +148,14 @@ class AuditReport(AuditViews):
         missing = [s for g in self.groups if not g.meant for s in g.report.failed_stages]
         if missing and not found:
             rest = f"whether anything else changed is unknown: {missing[0].sentence}"
+        elif not found and (small := self._too_small):
+            unknown = f"too few pairs to confirm anything in {', '.join(g.name for g in small)}"
+            if all(g.meant or g in small for g in self.groups):
+                rest = f"whether anything else changed is unknown: {unknown}"
+            else:
+                rest = f"{rest}, with {unknown}"
+        elif all(g.meant for g in self.groups):
+            rest = "nothing else was audited"
         if found:
             where = sorted({name for effect in effects for name in effect.groups})
             things = "1 thing" if found == 1 else f"{found} things"
@@ -164,6 +172,11 @@ class AuditReport(AuditViews):
         else:
             success = "does not do what it was asked"
         return f"The edit {success}; {rest}"
+
+    @property
+    def _too_small(self) -> list[GroupAudit]:
+        """Groups for side effects with too few pairs for two halves."""
+        return [g for g in self.groups if not g.meant and g.report.double_dipped]
 
     @property
     def to_preserve(self) -> tuple[str, ...]:
