@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import rowfiles
 from PIL import Image
-from tqdm import tqdm
 
 from editing.methods.debias import Evaluation
 from editing.metrics.classifiers import TransformersClassifier
@@ -109,19 +109,12 @@ def measure_missing(
     Returns:
         The result of each name, in the given order, with its ``name``.
     """
-    file = _file(work, about)
-    done = {row["name"]: row for row in read_results(work, about)}
-    for name in tqdm([n for n in names if n not in done], desc=work.name):
-        done[name] = {"name": name, **measure(name)}
-        with file.open("a") as out:
-            out.write(json.dumps(done[name]) + "\n")
-    return [done[name] for name in names]
+    return rowfiles.measure_missing(_file(work, about), "name", names, measure, work.name)
 
 
 def read_results(work: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Reads all stored results, including those of earlier calls."""
-    file = _file(work, about)
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    return rowfiles.read_rows(_file(work, about))
 
 
 def state_folder(work: Path, about: Mapping[str, Any]) -> Path:

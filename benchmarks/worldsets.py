@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
+from rowfiles import measure_missing
 
 from visdiff.comparison.backends import Backends
 from visdiff.config import Config
@@ -58,13 +58,7 @@ def run_missing(cases: Path, pairs: int, run: Callable[[int], dict]) -> list[dic
         The results, ordered by pair.
     """
     cases.parent.mkdir(parents=True, exist_ok=True)
-    lines = cases.read_text().splitlines() if cases.is_file() else []
-    finished = {case["pair"]: case for case in map(json.loads, lines)}
-    for pair in tqdm([p for p in range(pairs) if p not in finished], unit="pair"):
-        finished[pair] = {"pair": pair, **run(pair)}
-        with cases.open("a") as file:
-            file.write(json.dumps(finished[pair]) + "\n")
-    return [finished[pair] for pair in range(pairs)]
+    return measure_missing(cases, "pair", range(pairs), run, cases.stem)
 
 
 def parse_arguments(name: str, description: str | None) -> argparse.Namespace:

@@ -14,7 +14,12 @@ from typer.testing import CliRunner
 from editing.cli.personalize import app
 from editing.edit import Edit
 from editing.edit.deltas import NewTokens
-from editing.pipelines.attention import attention_maps, leak, positions_of
+from editing.pipelines.attention import (
+    attention_maps,
+    attention_of_images,
+    leak,
+    positions_of,
+)
 from editing.pipelines.attention_figure import attention_figure, to_png
 from editing.pipelines.sampling import Settings, draw
 from editing.requests import Learn
@@ -200,3 +205,17 @@ def test_the_command_writes_maps_and_the_leak_of_a_word(tmp_path: Path) -> None:
     assert {f.name for f in out.iterdir()} == {
         "attention.png", "maps.npz", "0.png", "1.png", "masks",
     }  # fmt: skip
+
+
+def test_maps_of_given_images_are_a_partition_and_change_nothing(pipe: Any) -> None:
+    images = plain(pipe)
+    before = state(pipe)
+    found = attention_of_images(pipe, images, PROMPT, noise_levels=(0.2, 0.8))
+    assert found.maps.shape == (3, len(found.tokens), 8, 8)
+    np.testing.assert_allclose(found.maps.sum(axis=1), 1, atol=1e-5)
+    assert found.steps == 2
+    assert state(pipe) == before
+    again = attention_of_images(pipe, images[:1], PROMPT, noise_levels=(0.2, 0.8))
+    np.testing.assert_allclose(again.maps, found.maps[:1], atol=1e-5)
+    with pytest.raises(InputError, match="noise levels"):
+        attention_of_images(pipe, images, PROMPT, noise_levels=(1.0,))

@@ -243,7 +243,7 @@ def test_a_cache_in_use_works_after_a_fork(cache: Cache) -> None:
     cache.put("k", {"from": "parent"}, "parent")
     barrier = context.Barrier(2)
     # A lock held by another thread during the fork must not block the child.
-    with cache._lock:
+    with cache._database._lock:
         child = context.Process(target=_use_inherited, args=(cache, barrier))
         child.start()
     barrier.wait()
@@ -359,7 +359,7 @@ class TestDamage:
         self, cache: Cache, caplog: pytest.LogCaptureFixture
     ) -> None:
         cache.put("k", {"n": 0}, "before")
-        connection = cache._connect()
+        connection = cache._database.connect()
         assert connection is not None
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages}")

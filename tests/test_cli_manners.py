@@ -295,6 +295,22 @@ def test_a_silent_hub_is_found_before_the_plan(folder: Path) -> None:
     assert waits[1] - waits[0] < 4
 
 
+def test_missing_weights_of_the_ranker_are_found_without_torch(
+    folder: Path, tmp_path: Path
+) -> None:
+    words = ["compare", "a/manifest.csv", "b/manifest.csv", "--captioner", "manifest"]
+    code = (
+        "import sys\nfrom visdiff.cli.app import main\n"
+        f"sys.argv[1:] = {words}\n"
+        "try:\n    main()\nfinally:\n    print('torch' in sys.modules)"
+    )
+    hub = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    _, done = run(folder, "-c", code, **hub)
+    assert done.returncode == 2
+    assert "Expected the weights of open_clip model ViT-B-32" in done.stderr
+    assert done.stdout == "False\n"
+
+
 def test_equal_and_small_sets_lead_with_what_is_wrong(folder: Path, tmp_path: Path) -> None:
     few = write_set(tmp_path / "few", place_captions(2, 1, place="on the grass"), seed=3)
     words = ("--captioner", "manifest", "--ranker", "captions-lexical")

@@ -3,6 +3,7 @@
 import inspect
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from visdiff import registry
 from visdiff.captioners import Captioner
+from visdiff.cli.options import configuration
 from visdiff.config import Config, LlmConfig, preset_names
 from visdiff.config.backends import (
     MODELS,
@@ -316,6 +318,57 @@ def test_another_backend_keeps_the_limits_of_the_user() -> None:
     other = limited.with_set({"llm.backend": "scripted"})
     assert (other.llm.max_calls, other.llm.max_cost) == (3, 0.5)
     assert other.llm.timeout == Config().llm.timeout
+
+
+def test_options_and_assignments_are_made_at_once() -> None:
+    laptop = Config.of("laptop")
+    # In any order, X is the model of Y.
+    config = configuration("laptop", None, ["llm.backend=transformers"], llm__model="x")
+    assert (config.llm.backend, config.llm.model) == ("transformers", "x")
+    config = configuration("laptop", None, ["ranker.model=RN50"], ranker="clip")
+    assert config == laptop.with_set({"ranker.backend": "clip", "ranker.model": "RN50"})
+    config = configuration("laptop", None, ["proposer=concepts"], proposer__sampling="diverse")
+    assert (config.proposer.backend, config.proposer.sampling) == ("concepts", "diverse")
+    assigned = ["proposer.members.concepts.max_hypotheses=3"]
+    config = configuration("laptop", None, assigned, proposer="ngrams,concepts")
+    assert isinstance(config.proposer, SeveralConfig)
+    assert config.proposer.members["concepts"] == ConceptsConfig(max_hypotheses=3)
+    # Equal values are no contradiction.
+    equal = ["seed=3", 'paired_by=["prompt", "seed"]', "ranker=clip"]
+    config = configuration("laptop", None, equal, seed=3, paired_by="prompt, seed", ranker="clip")
+    assert (config.seed, config.paired_by) == (3, ("prompt", "seed"))
+
+
+@pytest.mark.parametrize("proposer", ["ngrams", "ngrams,concepts", "manual"])
+def test_the_settings_of_one_proposer_change_wherever_it_is(proposer: str) -> None:
+    config = Config().changed(proposer=proposer)
+    update = config.proposer.change_of("ngrams", lambda ngrams: {"min_z": 2 * ngrams.min_z})
+    changed = config.changed(proposer=update).proposer
+    expected = {
+        "ngrams": NgramsConfig(min_z=3.28),
+        "ngrams,concepts": SeveralConfig(
+            backend="ngrams,concepts", members={"ngrams": {"min_z": 3.28}}
+        ),
+        "manual": ManualConfig(),
+    }
+    assert changed == expected[proposer]
+
+
+@pytest.mark.parametrize(
+    ("assigned", "options", "message"),
+    [
+        ("llm.model=z", {"llm__model": "x"}, r"'x' \(--llm\) and 'z' \(--set llm\.model=…\)"),
+        ("seed=2", {"seed": 1}, r"1 \(--seed\) and 2 \(--set seed=…\)"),
+        ("ranker=vqa", {"ranker": "clip"}, r"'clip' \(--ranker\) and 'vqa'"),
+        ("seed=2", {"rounds": 0}, "Expected --rounds to be .*, got 0"),
+        ("seed=-2", {"rounds": 2}, "Expected seed in --set to be .*, got -2"),
+    ],
+)
+def test_contradictions_name_both_options(
+    assigned: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        configuration("laptop", None, [assigned], **options)
 
 
 def test_several_proposers_have_a_table_each() -> None:

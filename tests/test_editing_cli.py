@@ -249,3 +249,43 @@ def test_the_package_is_cheap_to_import() -> None:
 def test_every_public_name_resolves(name: str) -> None:
     assert callable(getattr(editing, name))
     assert name in dir(editing)
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong", "message"),
+    [
+        ("uce", "lamm=1", "did you mean 'lam'"),
+        ("uce", "lam=-1", "got lam "),
+        ("rece", "epochs=0", "got epochs "),
+        ("esd-x", "step=3", "did you mean 'steps'"),
+        ("esd-x", "weights=all", "Expected weights as esd-x defines it"),
+        ("uce", "pipe=x", "got 'pipe'"),
+    ],
+)
+def test_wrong_settings_are_found_before_the_model_is_loaded(
+    tmp_path: Path, method: str, wrong: str, message: str
+) -> None:
+    # Loading it would fail, with another message.
+    (tmp_path / "model_index.json").write_text("{")
+    out = tmp_path / "e.safetensors"
+    options = ["--method", method, "--set", wrong, "--out", out]
+    with pytest.raises(InputError, match=message):
+        run("erase", tmp_path, "--concept", "church", *options)
+    file = tmp_path / "requests.toml"
+    name, value = wrong.split("=")
+    value = value if value.lstrip("-").isdigit() else json.dumps(value)
+    file.write_text(f'method = "{method}"\n[config]\n{name} = {value}\n[[erase]]\nconcept = "x"\n')
+    with pytest.raises(InputError, match=message):
+        run("run", tmp_path, file, "--out", out)
+    with pytest.raises(InputError) as caught:
+        run("erase", tmp_path, "--concept", "church", "--set", "nearest=1", "--out", out)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_search_for_weights_checks_its_settings_before_the_model_is_loaded(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "model_index.json").write_text("{")
+    words = ["debias", tmp_path, "--concept", "judge", "--ratio", "man=0.5", "--ratio", "woman=0.5"]
+    with pytest.raises(InputError, match="did you mean 'lam'"):
+        run(*words, "--set", "seed=3", "--set", "lamm=1", "--out", tmp_path / "e.safetensors")

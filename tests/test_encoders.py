@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from tiny import CONTEXT, folder_of_pictures, pictures, save_open_clip
 
+from visdiff.config import Config, preset_names
+from visdiff.config.backends import ClipConfig
 from visdiff.encoders import hub
-from visdiff.encoders.open_clip import OpenClipEncoder
+from visdiff.encoders.open_clip import REPOSITORIES, OpenClipEncoder
 from visdiff.engine import Runtime, apply
 from visdiff.errors import InputError, MissingBackendError
 from visdiff.imageset import ImageSet
+from visdiff.torchvision_compat import ensure_torchvision
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +95,17 @@ def test_identity_of_a_tag_has_tag_and_library_version() -> None:
     assert identity["pretrained"] == "laion2b_s34b_b79k"
     assert identity["open_clip"]
     assert identity != OpenClipEncoder("ViT-B-32", "openai").identity
+
+
+def test_the_repositories_of_the_presets_are_those_of_open_clip() -> None:
+    ensure_torchvision()
+    import open_clip
+
+    for (model, tag), repository in REPOSITORIES.items():
+        assert open_clip.get_pretrained_cfg(model, tag)["hf_hub"] == f"{repository}/"
+    rankers = [Config.of(name).ranker for name in preset_names()]
+    models = {(r.model, r.pretrained) for r in rankers if isinstance(r, ClipConfig)}
+    assert {m for m in models if m[0] != "miniature"} <= set(REPOSITORIES)
 
 
 def test_missing_weights_raise_with_a_hint() -> None:

@@ -260,12 +260,15 @@ def test_settings_that_cannot_be(sd1: Any, method: str, settings: Any, match: st
     refused(match, method, sd1, **settings)
 
 
-def test_families_that_a_method_cannot_teach(sd1: Any) -> None:
+def test_families_that_a_method_cannot_teach(tmp_path: Path) -> None:
     flux = tiny.flux()
     for method in ("dreambooth", "textual-inversion", "custom-diffusion", "svdiff"):
         refused("use lora, which supports all families", method, flux)
     refused("use lora without a new token", "lora", flux, new_token=True)
-    refused("leave min_snr out", "lora", flux, min_snr=5.0)
+    # Before any image of the class is drawn.
+    drawn = tmp_path / "class-images"
+    refused("leave min_snr out", "lora", flux, min_snr=5.0, prior="prompt", class_folder=drawn)
+    assert not drawn.exists()
     refused("pipeline of", "lora", tiny.unconditional())
     with pytest.raises(InputError, match="Expected a personalisation method, got 'lora2'"):
         find("lora2")

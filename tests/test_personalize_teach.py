@@ -146,7 +146,9 @@ def test_what_is_wrong_is_one_sentence(model: Path, source: Path, tmp_path: Path
     refused("Expected SOURCE or --dataset-config, got neither", "lora", model, *out)
     refused("Expected ", "lora", model, empty, "--noun", "dog", *out)
     refused("got none of them in", "lora", model, source, "--noun", "cat", *out)
-    refused("that svdiff uses, got rank", "svdiff", model, source, "--noun", "dog", *out,
+    # Settings are checked before the model is loaded, which would fail.
+    (tmp_path / "model_index.json").write_text("{")
+    refused("that svdiff uses, got rank", "svdiff", tmp_path, source, "--noun", "dog", *out,
             "--set", "rank=2")  # fmt: skip
     refused("--also SOURCE,IDENTIFIER,NOUN", "lora", model, source, "--noun", "dog", *out,
             "--also", "x")  # fmt: skip

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import subjects
 import tiny_pipelines as tiny
 import torch
 
 from editing.edit import Edit
+from editing.personalize.custom_diffusion import CUSTOM_DIFFUSION
 from editing.personalize.layers import ATTENTION, linear_layers, shifted_weights
 from editing.personalize.trained import (
     Adapters,
@@ -125,6 +127,31 @@ def test_the_edit_computes_what_training_computed(pipe: Any, kind: str) -> None:
     assert (found - base).abs().max() > 1e-2
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     assert torch.equal(predict(pipe).detach(), base)
+
+
+def test_custom_diffusion_learns_nothing_from_the_first_token(sd1: Any) -> None:
+    config = CUSTOM_DIFFUSION.config.changed(projections="qkvo")
+    trained = CUSTOM_DIFFUSION.trained(sd1, [subjects.subject("<olis>")], config)
+    weights = moved(trained)
+    attention = sd1.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    start = "unet.mid_block.attentions.0.transformer_blocks.0.attn2"
+    states = {
+        "to_k": torch.randn(2, 5, attention.to_k.in_features, requires_grad=True),
+        "to_v": torch.randn(2, 5, attention.to_v.in_features, requires_grad=True),
+        "to_q": torch.randn(2, 5, attention.to_q.in_features, requires_grad=True),
+    }
+    with trained.installed(), trained.substituted(weights):
+        for name, given in states.items():
+            weight = weights[f"{start}.{name}.weight"]
+            found = getattr(attention, name)(given)
+            torch.testing.assert_close(found, given @ weight.T)
+            of_weight, of_states = torch.autograd.grad(found.sum(), [weight, given])
+            # Queries are of positions in the image, and have no first token.
+            used = given if name == "to_q" else given[:, 1:]
+            torch.testing.assert_close(of_weight, used.sum((0, 1)).expand_as(weight))
+            assert bool(of_states[:, 0].any()) is (name == "to_q")
+            assert of_states[:, 1:].any()
+    assert not any(module._forward_hooks for module in sd1.unet.modules())
 
 
 def test_a_rank_above_the_layers_is_one_sentence(sd1: Any) -> None:

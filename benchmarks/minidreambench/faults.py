@@ -8,7 +8,6 @@ with captions of their surroundings and structured class images; their audit sho
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from experiments import Cell
 from measures import SAMPLING
+from rowfiles import append_row, read_rows
 from subjects import BY_NAME, load_art, references
 
 from editing.audits.audit import audit
@@ -144,9 +145,7 @@ def main() -> None:
     parser.add_argument("--faults", nargs="+", default=kinds, choices=kinds)
     parser.add_argument("--table", action="store_true", help="print the measured table alone")
     args = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    if args.file.is_file():
-        rows = [json.loads(line) for line in args.file.read_text("utf-8").splitlines()]
+    rows = read_rows(args.file)
     if not args.table:
         pipe, art = load_pipeline("miniature"), load_art(args.art)
         done = {row["name"] for row in rows}
@@ -154,8 +153,7 @@ def main() -> None:
             if planted.name in done or not set(planted.fault or ("none",)) & set(args.faults):
                 continue
             rows.append(measure(pipe, planted, art, args.out))
-            with args.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(rows[-1], ensure_ascii=False) + "\n")
+            append_row(args.file, rows[-1])
             sys.stdout.write(f"{rows[-1]}\n")
             sys.stdout.flush()
     sys.stdout.write(table(rows) + "\n")

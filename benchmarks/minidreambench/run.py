@@ -5,7 +5,6 @@ an interrupted run continues. `--plan` prints what is missing and how long it ta
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,8 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from experiments import EXPERIMENTS, Cell
 from measures import Measure, Measured
+from rowfiles import append_row, read_rows
 from subjects import BY_NAME, load_art, references, truth
 
 from editing.generate.phrases import with_article
@@ -50,11 +51,8 @@ def states(cells: Iterable[Cell]) -> Iterator[Cell]:
 
 def read(path: Path) -> list[Row]:
     """Returns the rows of a file; none if it does not exist."""
-    if not path.is_file():
-        return []
     rows = []
-    for line in path.read_text("utf-8").splitlines():
-        found = json.loads(line)
+    for found in read_rows(path):
         cell = Cell(**{**found["cell"], "steps": tuple(found["cell"]["steps"])})
         rows.append(Row(cell, Measured(**found["measured"]), found["seconds"]))
     return rows
@@ -70,8 +68,8 @@ class Runner:
     """
 
     def __init__(self, art: Art, out: Path, file: Path) -> None:
-        self._art, self._out, self._file = art, out, file
-        self._pipe = load_pipeline("miniature")
+        self.art, self._out, self._file = art, out, file
+        self.pipe = load_pipeline("miniature")
         self._recognizer = Recognizer()
         self._done = {row.cell for row in read(file)}
 
@@ -81,8 +79,8 @@ class Runner:
         if not missing:
             return
         known = BY_NAME[cell.subject]
-        shown = references(known, self._art, cell.references, cell.bias)
-        measure = Measure(self._pipe, shown, truth(known, self._art), self._recognizer)
+        shown = references(known, self.art, cell.references, cell.bias)
+        measure = Measure(self.pipe, shown, truth(known, self.art), self._recognizer)
         for state in missing:
             started = time.perf_counter()
             sheet = self._out / "sheets" / f"{_slug(state)}.png"
@@ -90,17 +88,17 @@ class Runner:
                 measured = measure(with_article(known.noun), sheet)
                 seconds = 0.0
             else:
-                edit = self._taught(state, shown.subject(cell.case))
+                edit = self.taught(state, shown.subject(cell.case))
                 seconds = time.perf_counter() - started
-                with edit.applied(self._pipe, force=True):
+                with edit.applied(self.pipe, force=True):
                     measured = measure(f"a {edit.requests[0].concept}", sheet)
             self._write(Row(state, measured, seconds))
 
-    def _taught(self, state: Cell, subject: Any) -> Any:
+    def taught(self, state: Cell, subject: Any) -> Any:
         """Trains up to the state's steps, from where the state before it stopped."""
         run = replace(state, steps=())
         return find(state.method).fit(
-            self._pipe,
+            self.pipe,
             subject,
             prior=state.prior,
             class_folder=self._out / "class-images",
@@ -116,8 +114,7 @@ class Runner:
             "measured": {name: round(v, 4) for name, v in asdict(row.measured).items()},
             "seconds": round(row.seconds, 1),
         }
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_row(self._file, line)
         self._done.add(row.cell)
         sys.stdout.write(f"{time.strftime('%H:%M:%S')} {_slug(row.cell)} {line['measured']}\n")
         sys.stdout.flush()

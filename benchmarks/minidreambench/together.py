@@ -7,7 +7,6 @@ and the untaught model's pairs of ordinary things show what the generator can do
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from measures import SAMPLING
 from PIL import Image
+from rowfiles import append_row, read_rows
 from subjects import BY_NAME, HELD_OUT_PLACES, Known, load_art, references
 
 from editing.edit import Edit
@@ -185,9 +187,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--table", action="store_true", help="print the measured table alone")
     args = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    if args.file.is_file():
-        rows = [json.loads(line) for line in args.file.read_text("utf-8").splitlines()]
+    rows = read_rows(args.file)
     if not args.table:
         pipe, recognizer, art = load_pipeline("miniature"), Recognizer(), load_art(args.art)
         done = {(tuple(r["pair"]), r["method"]) for r in rows}
@@ -196,8 +196,7 @@ def main() -> None:
                 if (pair, method) in done:
                     continue
                 rows.append(measure(pipe, method, pair, art, recognizer, args.out))
-                with args.file.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
+                append_row(args.file, rows[-1])
                 sys.stdout.write(f"{rows[-1]}\n")
                 sys.stdout.flush()
     sys.stdout.write(table(rows) + "\n")

@@ -29,6 +29,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from rowfiles import append_row, read_rows
+
 from visdiff import stats
 from visdiff.cache import Cache
 from visdiff.encoders.open_clip import OpenClipEncoder
@@ -165,13 +168,11 @@ def warm(work: Path, n: int) -> Iterator[tuple[float, float]]:
 
 def measure(name: str, turns: Iterator[tuple[float, float]], runs: int, log: Path) -> dict:
     """Runs the repetitions that an interrupted run left out, and returns medians."""
-    lines = log.read_text().splitlines() if log.is_file() else []
-    taken = [line for line in map(json.loads, lines) if line["name"] == name]
+    taken = [row for row in read_rows(log) if row["name"] == name]
     while len(taken) < runs:
         ours, bare = next(turns)
         taken.append({"name": name, "ours": ours, "bare": bare})
-        with log.open("a") as file:
-            file.write(json.dumps(taken[-1]) + "\n")
+        append_row(log, taken[-1])
     ratio = statistics.median(t["ours"] / t["bare"] for t in taken)
     return {
         "ratio" if name != "warm" else "seconds": round(ratio, 3),

@@ -30,7 +30,7 @@ from visdiff.comparison.backends import Backends
 from visdiff.comparison.many import corrected
 from visdiff.comparison.split import pair_up
 from visdiff.config import Config
-from visdiff.config.backends import NgramsConfig, SeveralConfig
+from visdiff.config.backends import NgramsConfig
 from visdiff.imageset import ImageSet
 
 IMAGES = 64
@@ -198,14 +198,7 @@ def _without_cross_fitting(config: Config) -> Config:
 
 def _with_own_ngrams(config: Config) -> Config:
     """Returns the configuration with the thresholds of an audit for the proposer `ngrams`."""
-    proposer = config.proposer
-    if isinstance(proposer, NgramsConfig):
-        return config.changed(proposer=_thresholds(proposer))
-    if isinstance(proposer, SeveralConfig):
-        ngrams = proposer.members.get("ngrams")
-        if isinstance(ngrams, NgramsConfig):
-            return config.changed(proposer={"members": {"ngrams": _thresholds(ngrams)}})
-    return config
+    return config.changed(proposer=config.proposer.change_of("ngrams", _thresholds))
 
 
 def _thresholds(ngrams: NgramsConfig) -> dict[str, float]:

@@ -28,7 +28,6 @@ from visdiff.cli.options import (
     Preset,
     Root,
     Seed,
-    assignments,
     command_line,
     configuration,
 )
@@ -173,7 +172,7 @@ def audit(
         raise InputError("Expected --out DIR for the report and the images, got none; add it.")
     if preset is None and config is None and base == "miniature":
         preset = "miniature"
-    settings = configuration(preset, config).changed(seed=seed).with_set(assignments(set_, "--set"))
+    settings = configuration(preset, config, set_, seed=seed)
     extra_measures = [name for part in metrics.split(",") if (name := part.strip())]
     check_names(extra_measures)
     for model in (base, edited):

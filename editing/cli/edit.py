@@ -5,7 +5,7 @@ Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,7 @@ from editing.cli.checks import check_source
 from editing.cli.edit_files import apply, export, import_, load, save_and_print, show
 from editing.cli.fit import fit_edit, fit_options, warn_of_misspellings
 from editing.cli.options import Checkpoint, Guidance, MethodSettings, Model, OutEdit, Steps
-from editing.methods import check_name
+from editing.methods import check_arguments, check_name
 from editing.requests.toml import read_lines, read_requests, read_texts
 from visdiff.cli.groups import App
 from visdiff.cli.options import Json, assignments
@@ -170,24 +170,24 @@ def debias(
     check_name(method)
     check_source(model)
     from editing.methods.debias import Control, debias
-    from editing.metrics.attributes import ZeroShotScorer
     from editing.pipelines.sampling import Settings as Sampling
 
     control = Control(batch=min(10, images), most=images, rounds=max_rounds)
     most = images * len(requests) * (max_rounds + 1)
     typer.echo(f"at most {most} images of {len(requests)} concepts will be generated", err=True)
+    options = fit_options(set_, read_lines(corpus) if corpus else None, watch, checkpoint)
+    check_arguments(method, options, debias)
     pipe = load(model)
     warn_of_misspellings(pipe, requests)
     result = debias(
         pipe,
         [*requests, *_preserve_requests(preserve)],
-        ZeroShotScorer(_load_encoder(clip or ("miniature" if model == "miniature" else None))),
+        clip,
         method=method,
         control=control,
         settings=Sampling(steps, guidance),
         on_evaluation=_echo_look,
-        about=clip or "",
-        **fit_options(set_, read_lines(corpus) if corpus else None, watch, checkpoint),
+        **options,
     )
     for name in result.unfinished:
         typer.echo(
@@ -218,8 +218,9 @@ def run(
     read, options = read_requests(requests)
     if checkpoint is not None:
         options["checkpoint"] = checkpoint
-    check_name(str(options["method"]))
-    save_and_print(fit_edit(load(model), read, **options), out, as_json)
+    method = options.pop("method")
+    check_arguments(method, options)
+    save_and_print(fit_edit(load(model), read, method, **options), out, as_json)
 
 
 for _command in (show, apply, export):
@@ -242,6 +243,7 @@ def _fit(
     check_name(method)
     check_source(model)
     options = fit_options(settings, read_lines(corpus) if corpus else None, watch, checkpoint)
+    check_arguments(method, options)
     edit = fit_edit(load(model), [*requests, *_preserve_requests(preserve)], method, **options)
     save_and_print(edit, out, as_json)
 
@@ -251,16 +253,6 @@ def _preserve_requests(options: Sequence[str] | None) -> "list[Request]":
 
     concepts = [text for option in options or [] for text in read_texts(option)]
     return [Preserve(concepts)] if concepts else []
-
-
-def _load_encoder(name: str | None) -> Any:
-    """Loads the open_clip encoder of "ViT-B-32:laion2b_s34b_b79k", a folder or "miniature"."""
-    from visdiff.encoders.open_clip import OpenClipEncoder
-
-    if name is None:
-        return OpenClipEncoder()
-    model, _, weights = name.rpartition(":") if ":" in name else (name, "", "")
-    return OpenClipEncoder(model or name, weights or None)
 
 
 def _echo_look(look: "Evaluation") -> None:

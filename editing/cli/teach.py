@@ -197,14 +197,14 @@ def _teach(method: str, model: str, source: str | None, out: Path, options: Teac
         **{name: value for name, value in given.items() if value is not None},
         **parse_settings(options.set_),
     }
-    # Before the model is loaded, and so that none of them is taken for another argument of the fit.
-    find(method).config.changed(**settings)
+    personalizer = find(method)
+    personalizer.check_settings(settings)
     samples = None
     if options.sample_every is not None:
         folder = options.sample_folder or out.with_name(f"{out.stem}-samples")
         samples = Samples(folder, options.sample_every, tuple(options.sample_prompt or ()))
     with training_progress(options.track, out.absolute().parent, settings) as on_event:
-        edit = find(method).fit(
+        edit = personalizer.fit(
             load(model),
             subjects,
             prior=prior,

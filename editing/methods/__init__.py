@@ -1,7 +1,8 @@
 """Editing methods, one file per paper, and their table of names."""
 
 import difflib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,6 +38,14 @@ class Method(Protocol):
     @property
     def kinds(self) -> frozenset[str]:
         """Kinds of requests that the method supports."""
+        ...
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Checks settings before a pipeline is loaded.
+
+        Raises:
+            InputError: A setting is unknown, out of range, or fixed for this method.
+        """
         ...
 
     def fit(
@@ -87,6 +96,27 @@ def find(name: str) -> Method:
     check_name(name)
     module, _, attribute = _METHODS[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def check_arguments(name: str, arguments: Mapping[str, Any], *callers: Callable[..., Any]) -> None:
+    """Checks the arguments of a fit before a pipeline is loaded.
+
+    Args:
+        name: Name of the method.
+        arguments: Keyword arguments of its `fit`, settings included.
+        *callers: Functions that take some of them and pass the others on to `fit`.
+
+    Raises:
+        InputError: The method is unknown, or a setting is unknown, out of range, or fixed for it.
+    """
+    method = find(name)
+    taken = {
+        parameter.name
+        for function in (method.fit, *callers)
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "on_event"
+    }
+    method.check_settings({n: value for n, value in arguments.items() if n not in taken})
 
 
 def check_kinds(method: Method, requests: "Sequence[Request]", *alternatives: str) -> None:

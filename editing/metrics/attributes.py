@@ -63,7 +63,8 @@ def zero_shot_scorer(model: str | None = None) -> ZeroShotScorer:
     """Returns the zero-shot scorer on a CLIP model.
 
     Args:
-        model: An open_clip model as "MODEL:WEIGHTS", a folder, or "miniature"; None for ViT-B-32.
+        model: An open_clip model as "MODEL:WEIGHTS" or "hf-hub:OWNER/NAME", a folder, or
+            "miniature"; None for ViT-B-32.
 
     Raises:
         InputError: The model is unknown.
@@ -73,5 +74,7 @@ def zero_shot_scorer(model: str | None = None) -> ZeroShotScorer:
 
     if model is None:
         return ZeroShotScorer(OpenClipEncoder())
+    if model.startswith("hf-hub:"):
+        return ZeroShotScorer(OpenClipEncoder(model, None))
     name, _, weights = model.partition(":")
     return ZeroShotScorer(OpenClipEncoder(name, weights or None))

@@ -4,7 +4,8 @@ Kumari et al. (CVPR 2023), arXiv:2212.04488. Several subjects are trained togeth
 afterwards in closed form (`merge`, the paper's equation 4).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from editing.personalize.personalizer import Personalizer
 from editing.personalize.settings import MINIATURE, PersonalizeConfig
 from editing.personalize.subject import Subject
 from editing.personalize.trained import Together, TokenRows, Trained, Whole
+from editing.pipelines.substitute import place_of
 from editing.pipelines.text import Phrase, encode
 from editing.pipelines.weights import parameter
 from editing.training import Group
@@ -29,11 +31,44 @@ _LAYERS = {
 }
 
 
+class _Attention(Whole):
+    """Layers of the cross-attention; keys and values of a prompt's first token have no gradient.
+
+    As in the authors' code. The first token is the same in every prompt, so that what it learns
+    changes images of everything.
+
+    Args:
+        pipe: The pipeline.
+        layers: Full names of the layers.
+    """
+
+    def __init__(self, pipe: Any, layers: Sequence[str]) -> None:
+        names = {layer: f"{layer}.weight" for layer in layers}
+        super().__init__(pipe, list(names.values()))
+        self._of_text = [
+            place_of(pipe, name).module
+            for layer, name in names.items()
+            if layer.endswith(_LAYERS["kv"])
+        ]
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Detaches the first token while the context is open."""
+        with ExitStack() as stack:
+            for module in self._of_text:
+                stack.callback(module.register_forward_hook(_detach_first).remove)
+            yield
+
+
+def _detach_first(module: torch.nn.Module, inputs: Any, out: torch.Tensor) -> torch.Tensor:
+    del module, inputs
+    return torch.cat([out[:, :1].detach(), out[:, 1:]], dim=1)
+
+
 def _trained(pipe: Any, subjects: Sequence[Subject], config: PersonalizeConfig) -> Trained:
     layers = linear_layers(pipe, "unet", _LAYERS[config.projections])
     starts = {s.identifier: config.initializer or s.noun for s in subjects}
-    weights = Whole(pipe, [f"{layer}.weight" for layer in layers])
-    return Together([weights, TokenRows(pipe, starts, config.vectors)])
+    return Together([_Attention(pipe, layers), TokenRows(pipe, starts, config.vectors)])
 
 
 def _groups(config: PersonalizeConfig) -> tuple[Group, ...]:

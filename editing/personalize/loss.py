@@ -88,11 +88,7 @@ class NoiseLevels:
         Raises:
             InputError: The model is a flow matching model.
         """
-        if self.prediction == "flow":
-            raise InputError(
-                "Expected no min_snr for a flow matching model, got one; its timesteps are drawn "
-                "by a logit-normal density instead: leave min_snr out."
-            )
+        check_min_snr(self.prediction)
         snr = ((self.signal / self.noise) ** 2)[levels.cpu()].to(levels.device)
         match self.prediction:
             case "epsilon":
@@ -102,6 +98,19 @@ class NoiseLevels:
                 return snr.clamp(max=gamma) / (snr + 1)
             case _:
                 return snr.clamp(max=gamma)
+
+
+def check_min_snr(prediction: Prediction) -> None:
+    """Checks that a model has min-SNR weights.
+
+    Raises:
+        InputError: The model is a flow matching model.
+    """
+    if prediction == "flow":
+        raise InputError(
+            "Expected no min_snr for a flow matching model, got one; its timesteps are drawn by a "
+            "logit-normal density instead: leave min_snr out."
+        )
 
 
 def squared_errors(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:

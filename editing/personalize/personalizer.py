@@ -15,6 +15,7 @@ from editing.generate.phrases import with_article
 from editing.personalize.data import Caption, Pictures, fixed_caption
 from editing.personalize.framing import Framing
 from editing.personalize.kept import Keeping, keeper
+from editing.personalize.loss import check_min_snr
 from editing.personalize.objective import Objective
 from editing.personalize.priors import ClassImages, class_images
 from editing.personalize.samples import Samples, grids
@@ -24,7 +25,7 @@ from editing.personalize.trained import Trained, Weights
 from editing.pipelines.denoiser import Denoiser
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.substitute import without_gradients
-from editing.pipelines.weights import base_name, weight_hash
+from editing.pipelines.weights import base_name
 from editing.pipelines.wrappers import unwrapped
 from editing.requests import Learn
 from editing.training import (
@@ -100,14 +101,22 @@ class Personalizer:
         own = self.config.changed(**self.variants.get(family, {}))
         if base_name(pipe) == "miniature":
             own = own.changed(**self.variants.get("miniature", {}))
-        config = own.changed(**settings)
+        self.check_settings(settings)
+        return own.changed(**settings)
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Checks settings before a pipeline is loaded.
+
+        Raises:
+            InputError: A setting is unknown, out of range, or not used by this method.
+        """
+        self.config.changed(**settings)
         unused = sorted(n for n in settings if n not in COMMON | self.own)
         if unused:
             raise InputError(
                 f"Expected settings that {self.name} uses, got {', '.join(unused)}; leave it out, "
                 f"or choose from {', '.join(sorted(self.own)) or 'the common ones'}."
             )
-        return config
 
     @on_plain_modules
     def fit(
@@ -152,6 +161,7 @@ class Personalizer:
             InputError: A setting is invalid, the pipeline is not supported, subjects share an
                 identifier, the loss is not finite, or the checkpoint belongs to another run.
         """
+        self.check_settings(settings)
         pipe = load_pipeline(pipe)
         config = self.configure(pipe, settings)
         report: OnEvent = on_event or (lambda event: None)
@@ -159,6 +169,8 @@ class Personalizer:
         subjects = [_named(s, config) for s in subjects]
         by_name = _by_identifier(subjects)
         denoiser = Denoiser(pipe, config.height, config.width)
+        if config.min_snr is not None:
+            check_min_snr(denoiser.prediction)
         trained = self.trained(pipe, [group[0] for group in by_name], config)
         notes = [note for s in subjects for note in (*s.notes, *_token_notes(pipe, s, config))]
         priors = [
@@ -168,17 +180,6 @@ class Personalizer:
         notes += [note for found in priors for note in found.notes]
         for note in notes:
             report(Noted(note))
-        about = digest_bytes(
-            canonical_json(
-                [
-                    self.name,
-                    weight_hash(pipe),
-                    [s.digest for s in subjects],
-                    [[p.identity, p.from_teacher] for p in priors],
-                    config.model_dump(mode="json", exclude={"steps", "micro_batch"}),
-                ]
-            ).encode()
-        )
         # Before the training, whose adapters and tokens are no part of the base.
         empty = Edit.of(
             pipe,
@@ -194,6 +195,17 @@ class Personalizer:
             },
             changes=(),
             seeds=(config.seed,),
+        )
+        about = digest_bytes(
+            canonical_json(
+                [
+                    self.name,
+                    empty.base_hash,
+                    [s.digest for s in subjects],
+                    [[p.identity, p.from_teacher] for p in priors],
+                    config.model_dump(mode="json", exclude={"steps", "micro_batch"}),
+                ]
+            ).encode()
         )
         with _prepared(denoiser, trained, config):
             objective = _objective(denoiser, trained, by_name, priors, config)

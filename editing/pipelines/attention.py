@@ -6,28 +6,27 @@ arXiv:2210.04885). DAAM enlarges maps bicubically and clips them at 0, and it le
 resolution; here maps are enlarged bilinearly and all layers count, so that the maps of all tokens
 sum to 1 at every place.
 
-Processors are not replaced. The attention function that a processor calls is observed with its real
-arguments, so whatever is applied to the pipeline (adapters of peft, trained processors of Custom
-Diffusion, edits) takes part, and images are the same with and without maps.
+Nothing is replaced (`editing.pipelines.attention_recorder`): whatever is applied to the pipeline
+takes part, and images are the same with and without maps.
 """
 
-import math
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch.overrides import TorchFunctionMode
 
+from editing.pipelines.attention_recorder import Recorder, cross_attention
+from editing.pipelines.denoiser import Denoiser
 from editing.pipelines.sampling import Sampler, Settings, levels
 from editing.pipelines.text import Layout, Phrase, lay_out
 from visdiff.errors import InputError
 
-_SDPA = torch.nn.functional.scaled_dot_product_attention
+NOISE_LEVELS = (0.3, 0.5, 0.7)
+"""Shares of the training timesteps at which maps of given images are taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +98,7 @@ def attention_maps(
     """
     if not seeds:
         raise InputError("Expected at least one seed, got none; give for example 0.")
-    layers = _layers(pipe)
+    layers = cross_attention(pipe)
     text = _expanded(pipe, prompt)
     layout = lay_out(pipe, Phrase("{}", text))
     sampler = Sampler(pipe, settings or Settings(), batch_size)
@@ -110,7 +109,7 @@ def attention_maps(
     with sampler.using_scheduler():
         for start in range(0, len(seeds), batch_size):
             own = list(seeds[start : start + batch_size])
-            recorder = _Recorder(pipe, layers, len(own), layout.length, size)
+            recorder = Recorder(layers, len(own), layout.length, size, pipe)
             with recorder.recording():
                 images.append(
                     sampler.draw([prompt] * len(own), own, sampler.settings.guidance, texts)
@@ -125,6 +124,53 @@ def attention_maps(
         )
     return AttentionMaps(
         text, layout.words, np.concatenate(maps), levels(pixels), len(layers), steps, layout
+    )
+
+
+def attention_of_images(
+    pipe: Any,
+    images: NDArray[np.uint8],
+    prompt: str,
+    *,
+    noise_levels: Sequence[float] = NOISE_LEVELS,
+    seed: int = 0,
+) -> AttentionMaps:
+    """Records where each token of a prompt acts in given images, from their noised latents.
+
+    Each image is encoded, noised to a few timesteps and denoised once at each, without guidance.
+    The subject's true mask is then that of the image; in generated images it must be found.
+
+    Args:
+        pipe: As for `attention_maps`.
+        images: (n, height, width, 3) uint8, of a size that the VAE divides.
+        prompt: The prompt, the same for all images.
+        noise_levels: Shares of the training timesteps, in [0, 1).
+        seed: Seed of the noise, which is the same for every image and level.
+
+    Raises:
+        InputError: As for `attention_maps`, or a level is out of range.
+    """
+    if not noise_levels or not all(0 <= level < 1 for level in noise_levels):
+        raise InputError(f"Expected noise levels in [0, 1), got {noise_levels}; give (0.5,).")
+    layers = cross_attention(pipe)
+    text = _expanded(pipe, prompt)
+    layout = lay_out(pipe, Phrase("{}", text))
+    denoiser = Denoiser(pipe)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    latents = denoiser.latent_moments(pixels)[0]
+    noise = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(seed))
+    conditions = denoiser.encode([prompt]).rows([0] * len(images))
+    height, width = latents.shape[2:]
+    recorder = Recorder(layers, len(images), layout.length, (height, width))
+    scheduler = pipe.scheduler
+    with recorder.recording(), torch.no_grad():
+        for level in noise_levels:
+            step = int(level * scheduler.config.num_train_timesteps)
+            steps = torch.full((len(images),), step)
+            noised = scheduler.add_noise(latents.cpu(), noise.expand_as(latents), steps)
+            denoiser.forward(noised, steps, conditions)
+    return AttentionMaps(
+        text, layout.words, recorder.mean(), images, len(layers), recorder.steps, layout
     )
 
 
@@ -185,111 +231,6 @@ def leak(maps: ArrayLike, masks: ArrayLike) -> NDArray[np.float64]:
     return (attention * (1 - resized)).sum(axis=(1, 2)) / total
 
 
-class _Recorder(TorchFunctionMode):
-    """Adds up the attention of some layers while a pipeline runs."""
-
-    def __init__(
-        self, pipe: Any, layers: dict[str, Any], images: int, length: int, size: tuple[int, int]
-    ) -> None:
-        super().__init__()
-        self._pipe = pipe
-        self._layers = layers
-        self._images = images
-        self._length = length
-        self._size = size
-        self._current: str | None = None
-        self._rows = 0
-        self._seen = False
-        self._counts = dict.fromkeys(layers, 0)
-        self._total = torch.zeros(images, length, *size)
-
-    @property
-    def steps(self) -> int:
-        """Number of calls of a layer: one per step, two for schedulers of second order."""
-        return max(self._counts.values())
-
-    def mean(self) -> NDArray[np.float32]:
-        """Returns the mean over layers and steps, (images, length, h, w)."""
-        return (self._total / sum(self._counts.values())).numpy()
-
-    @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Observes the layers inside the block; the pipeline is as before afterwards."""
-        with ExitStack() as stack:
-            for name, layer in self._layers.items():
-                before = layer.register_forward_pre_hook(self._enter(name))
-                after = layer.register_forward_hook(self._leave(name), always_call=True)
-                stack.callback(before.remove)
-                stack.callback(after.remove)
-                # Processors without the fused function call this method of the layer.
-                stack.enter_context(_replaced(layer, "get_attention_scores", self._scores))
-            stack.enter_context(self)
-            yield
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Records the probabilities of the fused attention function before it is called."""
-        kwargs = kwargs or {}
-        if func is _SDPA and self._current is not None:
-            query, key = args[0], args[1]
-            mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
-            if key.shape[-2] == self._length:
-                with torch.no_grad():
-                    scale = kwargs.get("scale") or 1 / math.sqrt(query.shape[-1])
-                    scores = query.float() @ key.float().transpose(-1, -2) * scale
-                    if mask is not None:
-                        scores = scores + _additive(mask)
-                    self._add(scores.softmax(dim=-1).mean(dim=1))
-        return func(*args, **kwargs)
-
-    def _enter(self, name: str) -> Any:
-        def hook(module: Any, args: Any) -> None:
-            del module
-            self._current, self._rows, self._seen = name, len(args[0]), False
-
-        return hook
-
-    def _leave(self, name: str) -> Any:
-        def hook(module: Any, args: Any, output: Any) -> None:
-            del args
-            self._current = None
-            if output is not None and not self._seen:
-                raise InputError(
-                    f"Expected attention of {name} that can be observed, got "
-                    f"{type(module.processor).__name__}; use the default processors, without "
-                    "xformers and attention slicing."
-                )
-
-        return hook
-
-    def _scores(self, original: Any, *args: Any, **kwargs: Any) -> Any:
-        found = original(*args, **kwargs)
-        if self._current is not None and found.shape[-1] == self._length:
-            heads = self._layers[self._current].heads
-            # With slicing each call has some of the heads only.
-            if found.shape[0] == heads * self._rows:
-                with torch.no_grad():
-                    self._add(found.float().unflatten(0, (-1, heads)).mean(dim=1))
-        return found
-
-    def _add(self, probabilities: torch.Tensor) -> None:
-        """Adds the maps of a call: (rows, places, length) for guided batches, then others."""
-        # An image prompt of as many tokens follows in a second call of the same layer.
-        if self._seen or self._current is None:
-            return
-        self._seen = True
-        rows = len(probabilities)
-        # diffusers puts the unconditional half of a guided batch first.
-        if getattr(self._pipe, "do_classifier_free_guidance", False):
-            probabilities = probabilities[rows // 2 :]
-        own = probabilities[: self._images].transpose(1, 2)
-        height, width = _grid(own.shape[-1], self._size)
-        maps = torch.nn.functional.interpolate(
-            own.unflatten(2, (height, width)), size=self._size, mode="bilinear"
-        )
-        self._total += maps.cpu()
-        self._counts[self._current] += 1
-
-
 def _words(tokens: Sequence[str], layout: Layout) -> Iterator[list[int]]:
     """Yields the positions of each word: pieces up to one that ends it, or one added token."""
     word: list[int] = []
@@ -306,53 +247,8 @@ def _words(tokens: Sequence[str], layout: Layout) -> Iterator[list[int]]:
         yield word
 
 
-def _layers(pipe: Any) -> dict[str, Any]:
-    unet = getattr(pipe, "unet", None)
-    found = {
-        name: module
-        for name, module in (() if unet is None else unet.named_modules())
-        if getattr(module, "is_cross_attention", False) and hasattr(module, "processor")
-    }
-    if not found:
-        raise InputError(
-            "Expected a pipeline whose UNet has cross-attention (Stable Diffusion 1, 2 or XL), "
-            f"got {type(pipe).__name__}; other denoisers mix words and places in one attention."
-        )
-    return found
-
-
 def _expanded(pipe: Any, prompt: str) -> str:
     """Returns the prompt with all vectors of a new token, as diffusers gives it to tokenizers."""
     convert = getattr(pipe, "maybe_convert_prompt", None)
     text = prompt if convert is None else convert(prompt, pipe.tokenizer)
     return " ".join(text.split())
-
-
-def _grid(places: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Returns height and width of a layer with a number of places, by halving the latents."""
-    height, width = size
-    while height * width > places:
-        height, width = math.ceil(height / 2), math.ceil(width / 2)
-    if height * width != places:
-        raise InputError(
-            f"Expected layers whose places are the latents ({size[0]}×{size[1]}) halved, got "
-            f"{places} places; use a UNet of Stable Diffusion 1, 2 or XL."
-        )
-    return height, width
-
-
-def _additive(mask: torch.Tensor) -> torch.Tensor:
-    if mask.dtype != torch.bool:
-        return mask.float()
-    return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -math.inf)
-
-
-@contextmanager
-def _replaced(layer: Any, name: str, function: Any) -> Iterator[None]:
-    """Lets a method of one object go through a function, which receives the method first."""
-    original = getattr(layer, name)
-    layer.__dict__[name] = lambda *args, **kwargs: function(original, *args, **kwargs)
-    try:
-        yield
-    finally:
-        del layer.__dict__[name]

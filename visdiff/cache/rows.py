@@ -4,7 +4,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,6 +59,13 @@ class Entry(NamedTuple):
     value: bytes
     checksum: str
     created: float
+
+
+def select(connection: sqlite3.Connection, keys: Sequence[str] | None = None) -> Iterator[Entry]:
+    """Returns the entries of the keys, or all entries, sorted by key."""
+    where = "" if keys is None else f"WHERE key IN ({','.join('?' * len(keys))})"
+    query = f"SELECT {COLUMNS} FROM entries {where} ORDER BY key"
+    return map(Entry._make, connection.execute(query, keys or ()))
 
 
 def encode(kind: str, parts: dict[str, Any], value: Any) -> Entry:

@@ -356,12 +356,13 @@ def configuration(
     Args:
         preset: ``--preset``; "laptop" if ``config`` is None as well.
         config: ``--config``.
-        set_: ``--set``; it overrides all other options.
+        set_: ``--set``.
         paired_by: Column names, separated by commas.
         **changes: Other options, as for `visdiff.config.Config.changed`.
 
     Raises:
-        InputError: Preset and file are both given, or one of them does not exist or is invalid.
+        InputError: Preset and file are both given, one of them does not exist or is invalid, or
+            ``--set`` and another option give a setting two values.
     """
     from visdiff.config import Config
 
@@ -369,12 +370,12 @@ def configuration(
         raise InputError("Expected --config or --preset, got both; name the preset in the file.")
     base = Config.read(config) if config else Config.of(preset or "laptop")
     if paired_by:
-        changes["paired_by"] = tuple(column.strip() for column in paired_by.split(","))
+        # A list, as TOML has it.
+        changes["paired_by"] = [column.strip() for column in paired_by.split(",")]
     try:
-        changed = base.changed(**changes)
+        settings = base.with_set(assignments(set_, "--set"), **changes)
     except InputError as error:
         raise InputError(_with_flags(str(error), changes)) from None
-    settings = changed.with_set(assignments(set_, "--set"))
     _check_names(settings)
     return settings
 
@@ -407,9 +408,10 @@ def judge_settings(config: "Config", model: str | None, settings: Sequence[str] 
 
 
 def _with_flags(message: str, changes: Mapping[str, Any]) -> str:
-    """Returns an error about given settings that names the flags they were given with."""
-    for name in changes:
+    """Returns an error about settings that names the flags they were given with."""
+    for name in (name for name, value in changes.items() if value is not None):
         flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
         for setting in (name.replace("__", "."), f"{name}.backend"):
-            message = message.replace(f"{setting} in the given settings", flag)
+            for source in ("the given settings", "--set"):
+                message = message.replace(f"{setting} in {source}", flag)
     return message

@@ -184,15 +184,20 @@ class Config(Frozen):
                 (``ranker="captions-lexical"``). Nested fields are written with two underscores
                 (``statistics__alpha=0.01``).
         """
-        update: dict[str, Any] = {}
-        for name, value in settings.items():
-            if value is None:
-                continue
-            _assign(update, name.split("__"), value)
-        return self.updated(update, "the given settings")
+        return self.updated(_of_settings(settings), "the given settings")
 
-    def with_set(self, assignments: Mapping[str, str]) -> Self:
-        """Returns a copy with ``a.b=c`` assignments applied; values are parsed as TOML."""
+    def with_set(self, assignments: Mapping[str, str], **settings: Any) -> Self:
+        """Returns a copy with ``a.b=c`` assignments applied; values are parsed as TOML.
+
+        Args:
+            assignments: Dotted names and values.
+            **settings: Other changes, as for `changed`. They are made at once, so that a setting
+                keeps its value when an assignment chooses another backend.
+
+        Raises:
+            InputError: A setting is unknown or has a wrong value, or an assignment gives it another
+                value than ``settings``.
+        """
         update: dict[str, Any] = {}
         for path, text in assignments.items():
             try:
@@ -200,7 +205,7 @@ class Config(Frozen):
             except ValueError:
                 value = text  # a bare word is a string
             _assign(update, path.split("."), value)
-        return self.updated(update, "--set")
+        return self.updated(_agreed(_of_settings(settings), update), "--set")
 
     def updated(self, update: Mapping[str, Any], source: str) -> Self:
         """Returns a validated copy, updated with a nested mapping.
@@ -251,6 +256,36 @@ def _merged(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any
         else:
             merged[key] = value
     return merged
+
+
+def _of_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a nested update of settings by name, as for `Config.changed`."""
+    update: dict[str, Any] = {}
+    for name, value in settings.items():
+        if value is not None:
+            _assign(update, name.split("__"), value)
+    return update
+
+
+def _agreed(
+    given: Mapping[str, Any], assigned: Mapping[str, Any], above: str = ""
+) -> dict[str, Any]:
+    """Returns two updates as one.
+
+    Raises:
+        InputError: They give a setting different values.
+    """
+    agreed = {**given, **assigned}
+    for key in given.keys() & assigned.keys():
+        name, first, second = f"{above}{key}", given[key], assigned[key]
+        if isinstance(first, Mapping) and isinstance(second, Mapping):
+            agreed[key] = _agreed(first, second, f"{name}.")
+        elif first != second:
+            raise InputError(
+                f"Expected one value of {name}, got {first!r} ({name} in the given settings) and "
+                f"{second!r} (--set {name}=…); leave one out."
+            )
+    return agreed
 
 
 def _assign(update: dict[str, Any], keys: Sequence[str], value: Any) -> None:

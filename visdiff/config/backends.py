@@ -4,7 +4,7 @@ A backend that is not built in ("module:Class", or the name of an entry point) a
 Its settings are checked when it is created, see `visdiff.registry.make`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
@@ -114,6 +114,18 @@ class _ProposerConfig(BackendConfig):
         default="random", description="How `sample_size` images per set are chosen."
     )
     sample_size: Positive = Field(default=20, description="Images per set in one request.")
+
+    def change_of(self, name: str, change: Callable[[Any], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Returns an update of these settings that changes those of one proposer.
+
+        Args:
+            name: Name of the proposer.
+            change: Its settings → the values to replace.
+
+        Returns:
+            Values for `visdiff.config.Config.changed`; empty if the proposer is not in use.
+        """
+        return change(self) if self.backend == name else {}
 
 
 class _AskingConfig(_ProposerConfig):
@@ -246,6 +258,12 @@ class SeveralConfig(_ProposerConfig):
         members = {name: _member(name, table) for name, table in tables.items()}
         own = {key: value for key, value in data.items() if key in cls.model_fields}
         return {**own, "backend": ",".join(names), "members": members}
+
+    def change_of(self, name: str, change: Callable[[Any], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Returns an update of these settings that changes those of one member."""
+        if name not in self.members:
+            return {}
+        return {"members": {name: change(self.members[name])}}
 
     @field_serializer("members")
     def _without_shared(

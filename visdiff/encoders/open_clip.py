@@ -33,6 +33,12 @@ _HUB_FILES = (
     "model.safetensors",
     "pytorch_model.bin",
 )
+REPOSITORIES = {
+    ("ViT-B-32", "laion2b_s34b_b79k"): "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+    ("ViT-SO400M-16-SigLIP2-384", "webli"): "timm/ViT-SO400M-16-SigLIP2-384",
+    ("ViT-bigG-14", "laion2b_s39b_b160k"): "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
+}
+"""The hub's repositories of the presets' weights. open_clip has all, but its import needs torch."""
 
 
 class _Loaded(NamedTuple):
@@ -210,10 +216,12 @@ class OpenClipEncoder:
             return is_cached(self.model.removeprefix("hf-hub:"), *_HUB_FILES)
         if self.pretrained and Path(self.pretrained).expanduser().is_file():
             return True
-        self._check_names()
-        source = _import_open_clip().get_pretrained_cfg(self.model, self.pretrained)
+        repo = REPOSITORIES.get((self.model, self.pretrained or ""))
+        if repo is None:
+            self._check_names()
+            source = _import_open_clip().get_pretrained_cfg(self.model, self.pretrained)
+            repo = str(source.get("hf_hub") or "").rstrip("/")
         # Weights that come from elsewhere are not of the hub: its silence says nothing.
-        repo = str(source.get("hf_hub") or "").rstrip("/")
         return not repo or is_cached(repo, *_HUB_FILES)
 
     @property

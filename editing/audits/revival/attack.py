@@ -86,20 +86,20 @@ def revive(
     """
     config = config or RevivalConfig()
     pipe = load_pipeline(base)
-    if requests is None:
-        requests = edited.requests if isinstance(edited, Edit) else ()
-    concepts = erased_concepts(requests)
+    if isinstance(edited, Edit):
+        edited.check_base(pipe)
+        own, applied = edited.requests, lambda: edited.applied(pipe, scale, force=True)
+        other = pipe
+    else:
+        own, applied, other = (), nullcontext, load_pipeline(edited)
+    concepts = erased_concepts(own if requests is None else requests)
     if not concepts:
         raise InputError(
             "Expected a request that removes a concept, got none; revival is a test of erasures."
         )
-    if isinstance(edited, Edit):
-        edited.check_base(pipe)
-        other = _State("edited", pipe, lambda: edited.applied(pipe, scale, force=True))
-    else:
-        other = _State("edited", load_pipeline(edited), nullcontext)
     original = _State("original", pipe, nullcontext)
-    attack = _Attack(original, other, Path(folder), classifier, config, on_point, len(concepts))
+    changed = _State("edited", other, applied)
+    attack = _Attack(original, changed, Path(folder), classifier, config, on_point, len(concepts))
     return tuple(attack.revival(concept) for concept in concepts)
 
 

@@ -82,6 +82,10 @@ class Delta(ABC):
         """Returns the tokens that are added."""
         return ()
 
+    def embeddings(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Returns text encoder → token → embedding, shape (d,), of the added tokens."""
+        return {}
+
     def projections(self) -> tuple[Projection, ...]:
         """Returns the layers that share one map; none for other kinds."""
         return ()

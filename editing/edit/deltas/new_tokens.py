@@ -95,6 +95,10 @@ class NewTokens(Delta):
         """Returns the tokens."""
         return tuple(self.vectors)
 
+    def embeddings(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Returns the text encoder → token → embedding."""
+        return {self.encoder: self.vectors}
+
     def extend(self, pipe: Any, handle: Handle) -> None:
         """Adds the tokens to the tokenizer and their rows to the embedding table.
 

@@ -10,7 +10,6 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from editing.edit import KEY, Edit
-from editing.edit.deltas import Delta, NewTokens
 from editing.edit.formats import folder
 from editing.edit.formats.base import Format, Imported
 from editing.edit.formats.custom_diffusion import CustomDiffusion
@@ -205,7 +204,7 @@ def _check_disjoint(parts: Sequence[tuple[str, Path, Imported]]) -> None:
     owners: dict[tuple[str, ...], Path] = {}
     for _, path, part in parts:
         for change in part.changes:
-            tokens = [(token, *_table(change)) for token in change.tokens()]
+            tokens = [(t, encoder) for encoder, own in change.embeddings().items() for t in own]
             for key in dict.fromkeys([(name,) for name in change.names()] + tokens):
                 other = owners.setdefault(key, path)
                 if other != path:
@@ -213,10 +212,6 @@ def _check_disjoint(parts: Sequence[tuple[str, Path, Imported]]) -> None:
                         f"Expected files that change different things, got {other.name} and "
                         f"{path.name}, which both change {key[0]}; name one of them."
                     )
-
-
-def _table(change: Delta) -> tuple[str, ...]:
-    return (change.encoder,) if isinstance(change, NewTokens) else ()
 
 
 def _digest(path: Path) -> str | None:

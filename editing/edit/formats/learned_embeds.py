@@ -1,7 +1,7 @@
 """Learned embeddings of textual inversion: ``pipe.load_textual_inversion`` reads them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -133,10 +133,10 @@ class TokenFile:
 def token_files(edit: Edit) -> tuple[TokenFile, ...]:
     """Returns the files that hold the tokens of an edit, one a token and text encoder."""
     found = [
-        (change.encoder, token, vectors)
+        (encoder, token, vectors)
         for change in edit.changes
-        if isinstance(change, NewTokens)
-        for token, vectors in _grouped(change).items()
+        for encoder, embeddings in change.embeddings().items()
+        for token, vectors in _grouped(embeddings).items()
     ]
     single = len({token for _, token, _ in found}) == 1
     files = []
@@ -147,10 +147,10 @@ def token_files(edit: Edit) -> tuple[TokenFile, ...]:
     return tuple(files)
 
 
-def _grouped(change: NewTokens) -> dict[str, Tensor]:
+def _grouped(embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns token → vectors, shape (n, d), with "<x>_1", "<x>_2", … as further rows of "<x>"."""
     found: dict[str, list[Tensor]] = {}
-    for token, vector in change.vectors.items():
+    for token, vector in embeddings.items():
         stem, _, number = token.rpartition("_")
         if stem in found and number == str(len(found[stem])):
             found[stem].append(vector)

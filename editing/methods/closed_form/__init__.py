@@ -177,6 +177,14 @@ class ClosedForm:
         found["tokens"] = {c: t for c, t in tokens.items() if c in concepts}
         return replace(edit, requests=requests, changes=changes, ledger=ledger, diagnostics=found)
 
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Checks settings before a pipeline is loaded.
+
+        Raises:
+            InputError: As `configure`.
+        """
+        self.configure(settings)
+
     def configure(self, settings: Mapping[str, Any]) -> LinearConfig:
         """Returns the settings of the method with some values replaced.
 

@@ -5,7 +5,7 @@ trains. A method is a named choice of settings (`editing.methods.score.settings`
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from editing.methods.score.trajectories import evaluations as drawing_evaluation
 from editing.pipelines.denoiser import Conditions, Denoiser
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.text import Phrase, lay_out
-from editing.pipelines.weights import base_name, parameter, weight_hash
+from editing.pipelines.weights import base_name, parameter
 from editing.requests import Request, changes_of, checked
 from editing.training import Cost, Loss, Losses, OnEvent, Tensor, Weights, mean_losses, train
 from visdiff.errors import InputError
@@ -69,7 +69,27 @@ class ScoreMethod:
         Raises:
             InputError: A setting is unknown, out of range, or fixed for this method.
         """
-        own = self.config.changed(**self.variants.get(_variant(pipe), {}))
+        return self._configured(_variant(pipe), settings)
+
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Checks settings before a pipeline is loaded, which decides on the defaults.
+
+        Raises:
+            InputError: A setting is unknown, or out of range or fixed with the defaults of every
+                kind of pipeline.
+        """
+        errors = []
+        for variant in ("sd", *self.variants):
+            try:
+                self._configured(variant, settings)
+            except InputError as error:
+                errors.append(error)
+            else:
+                return
+        raise errors[0]
+
+    def _configured(self, variant: str, settings: Mapping[str, Any]) -> ScoreConfig:
+        own = self.config.changed(**self.variants.get(variant, {}))
         config = own.changed(**settings)
         changed = [n for n in self.fixed if getattr(config, n) != getattr(own, n)]
         if changed:
@@ -132,6 +152,7 @@ class ScoreMethod:
                 tokens, a setting is invalid, the pipeline is not supported, or the checkpoint
                 belongs to another run.
         """
+        self.check_settings(settings)
         pipe = load_pipeline(pipe)
         config = self.configure(pipe, settings)
         requests = checked(requests)
@@ -145,11 +166,20 @@ class ScoreMethod:
         report: OnEvent = on_event or (lambda event: None)
         start = {name: parameter(pipe, name) for name in names}
         report(_cost(task, config, sum(p.numel() for p in start.values())))
+        empty = Edit.of(
+            pipe,
+            base_model=base_name(pipe),
+            method=self.name,
+            requests=requests,
+            config=config.model_dump(mode="json"),
+            changes=(),
+            seeds=(config.seed,),
+        )
         about = digest_bytes(
             canonical_json(
                 [
                     self.name,
-                    weight_hash(pipe),
+                    empty.base_hash,
                     [r.to_dict() for r in requests],
                     config.model_dump(mode="json", exclude={"steps", "micro_batch"}),
                 ]
@@ -187,16 +217,7 @@ class ScoreMethod:
             Full(name, (value - start[name].detach().float()).cpu())
             for name, value in trained.items()
         )
-        return Edit.of(
-            pipe,
-            base_model=base_name(pipe),
-            method=self.name,
-            requests=requests,
-            config=config.model_dump(mode="json"),
-            changes=changes,
-            diagnostics=found,
-            seeds=(config.seed,),
-        )
+        return replace(empty, changes=changes, diagnostics=found)
 
 
 def trained_names(pipe: Any, group: Group) -> tuple[str, ...]:
