@@ -17,9 +17,11 @@ import typer
 from fakes import place_captions, write_set
 from typer.testing import CliRunner
 
-from editing import methods, personalize
+from editing import methods
 from editing.cli.fit import parse_settings
 from editing.cli.settings import edit_settings, personalize_settings
+from editing.personalize import find as find_personalizer
+from editing.personalize import names as personalizers
 from editing.pipelines.spelling import misspellings
 from visdiff.cli.app import app
 from visdiff.cli.groups import MAIN
@@ -176,10 +178,11 @@ def test_settings_of_methods_are_listed() -> None:
         by_method.setdefault((command, method), {})[name] = s.default
     assert list(by_method) == [
         *(("edit", name) for name in methods.names()),
-        *(("personalize", name) for name in personalize.names()),
+        *(("personalize", name) for name in personalizers()),
     ]
     for (command, method), defaults in by_method.items():
-        config: Any = (methods if command == "edit" else personalize).find(method).config
+        found_method: Any = (methods.find if command == "edit" else find_personalizer)(method)
+        config = found_method.config
         known = {
             n: d for n, d in defaults.items() if n in type(config).model_fields and d != "none"
         }
