@@ -108,7 +108,7 @@ def measure_site(
             self.end_headers()
             self.wfile.write(page.encode())
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -294,7 +294,12 @@ def sample_subject() -> SubjectAudit:
         request=Learn("olis", "fox", "1f3a"),
         recognised=None,
         measures=tuple(
-            Measured(name, *(Estimate(value, low, low + 0.2, 24, 6) for value in (0.4, 0.8)), real)
+            Measured(
+                name,
+                Estimate(0.4, low, low + 0.2, 24, 6),
+                Estimate(0.8, low, low + 0.2, 24, 6),
+                real,
+            )
             for name, low, real in (("DINO", 0.3, 0.9), ("PRES", 0.2, float("nan")))
         ),
         findings=(
