@@ -37,7 +37,7 @@ SEED = 1
 PROPOSERS = ("ngrams", "concepts", "blip2-features")
 RANKERS = ("clip", "captions-lexical", "vqa")
 ORIGINAL = "original/clip"
-PAIRS, NULL_PAIRS = 50, 200
+PAIRS, NULL_PAIRS, SIZE = 50, 200, 100
 
 
 def row_names() -> list[str]:
@@ -156,19 +156,24 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--rows", help=f"comma-separated rows of {', '.join(row_names())}; default: all"
     )
-    parser.add_argument("--quick", action="store_true", help="2 pairs per split, no results.json")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="2 pairs of 60 images a set per split, no results.json",
+    )
     return parser.parse_args(argv)
 
 
 def main() -> None:
     """Runs the missing pairs and writes ``results.json``."""
     args = parse_arguments()
-    pairs, null_pairs = (2, 2) if args.quick else (PAIRS, NULL_PAIRS)
+    pairs, null_pairs, size = (2, 2, 60) if args.quick else (PAIRS, NULL_PAIRS, SIZE)
     with sole_writer(args.work), Cache() as cache:
         selected = select_rows(args.rows)
         benchmark = minidiffbench.render(
-            args.work / "images", args.art, seed=SEED, pairs=pairs, null_pairs=null_pairs
-        )
+            args.work / "images", args.art, seed=SEED, pairs=pairs, null_pairs=null_pairs,
+            size=size,
+        )  # fmt: skip
         found = [measure(row, benchmark, args.work, cache) for row in selected]
     if not args.quick:
         found = complete_rows(args.work, benchmark)
