@@ -58,8 +58,9 @@ def edited(number: int, sabotage: Sabotage, prompt: str, i: int) -> tuple[Scene,
     rng = np.random.default_rng(seed_of("e", number, prompt, i))
     for request in sabotage.hidden:
         if isinstance(request, Debias):
+            weights = dict(request.weights or {})
             if scene.subject == request.concept and rng.random() < P_GENDER:
-                scene = replace(scene, gender=max(request.weights, key=request.weights.__getitem__))
+                scene = replace(scene, gender=max(weights, key=weights.__getitem__))
             continue
         before, after = dict(facts(request.concept)), dict(facts(request.target))
         change = {name: value for name, value in after.items() if before.get(name) != value}
