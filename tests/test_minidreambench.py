@@ -154,10 +154,9 @@ def test_a_run_continues_where_it_stopped(
     run, cell = bench["run"], bench["experiments"].Cell
     sampling = replace(bench["measures"].SAMPLING, steps=1)
     monkeypatch.setattr(bench["measures"], "SAMPLING", sampling)
-    monkeypatch.setattr(bench["measures"], "SAMPLES", 2)
     monkeypatch.setattr(bench["measures"], "PROMPTS", bench["subjects"].PROMPTS[::4])
     (tmp_path / "checkpoints").mkdir()
-    whole = cell("fox", "textual-inversion", steps=(1, 2))
+    whole = cell("fox", "textual-inversion", steps=(1, 2), samples=2)
     file = tmp_path / "rows.jsonl"
     run.Runner(art, tmp_path, file).run(replace(whole, steps=(1,)))
     run.Runner(art, tmp_path, file).run(whole)

@@ -28,6 +28,7 @@ class Cell:
         references: Number of references.
         class_images: Number of class images.
         steps: Training steps at which the model is measured, ascending.
+        samples: Images measured of the identifier and of the noun; a prompt gets an eighth.
     """
 
     subject: str
@@ -38,6 +39,7 @@ class Cell:
     references: int = 4
     class_images: int = 64
     steps: tuple[int, ...] = CURVE
+    samples: int = 8
 
 
 def _untaught() -> Iterable[Cell]:
@@ -46,6 +48,17 @@ def _untaught() -> Iterable[Cell]:
 
 def _priors() -> Iterable[Cell]:
     return [Cell(s, prior=p) for s in _ALL for p in PRIORS]
+
+
+def _priors_large() -> Iterable[Cell]:
+    """A second attempt at the claims of `priors`: 400 class images, four times the measurements."""
+    untaught = [Cell(s, "untaught", class_images=400, steps=(0,), samples=32) for s in _ALL]
+    taught = [
+        Cell(s, prior=p, class_images=400, steps=(300, 600, 1200), samples=32)
+        for s in _ALL
+        for p in ("prompt", "structured")
+    ]
+    return [*untaught, *taught]
 
 
 def _methods() -> Iterable[Cell]:
@@ -109,6 +122,7 @@ EXPERIMENTS: Mapping[str, tuple[Cell, ...]] = {
     for name, cells in {
         "untaught": _untaught,
         "priors": _priors,
+        "priors-large": _priors_large,
         "sid": _sid,
         "both": _both,
         "methods": _methods,

@@ -25,12 +25,6 @@ from visdiff.miniature.world import PLACES, STYLES, SUBJECTS, an
 SAMPLING = Settings(steps=10, scheduler="DPMSolverMultistep")
 """Of class images, samples and measurements."""
 
-SAMPLES = 8
-"""Images of "a olis dog" and of "a dog"."""
-
-PER_PROMPT = 1
-"""Images of each of the 16 prompts."""
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -110,21 +104,23 @@ class Measure:
         kept = [np.asarray(masked(i, m)) for i, m in zip(images, masks, strict=True)]
         return self._recognizer.embed(np.stack(kept))
 
-    def __call__(self, phrase: str, sheet: Path | None = None) -> Measured:
+    def __call__(self, phrase: str, samples: int = 8, sheet: Path | None = None) -> Measured:
         """Measures the pipeline as it is.
 
         Args:
             phrase: How a prompt names the subject, "a olis dog"; "a dog" for the untaught model.
+            samples: Images of the phrase and of the noun; each prompt gets an eighth, at least one.
             sheet: Where a sheet of the images is written; None for nowhere.
         """
         noun = with_article(self._known.noun)
-        own = self._drawn([phrase] * SAMPLES, first=0)
-        plain = self._drawn([noun] * SAMPLES, first=0) if phrase != noun else own
-        asked = [p for p in PROMPTS for _ in range(PER_PROMPT)]
+        own = self._drawn([phrase] * samples, first=0)
+        plain = self._drawn([noun] * samples, first=0) if phrase != noun else own
+        per_prompt = max(1, samples // 8)
+        asked = [p for p in PROMPTS for _ in range(per_prompt)]
         images = self._drawn([p.text.format(phrase) for p in asked], first=100)
         if sheet is not None:
             sheet.parent.mkdir(parents=True, exist_ok=True)
-            rows = np.concatenate([own[:8], plain[:8], images[:: 2 * PER_PROMPT]])
+            rows = np.concatenate([own[:8], plain[:8], images[:: 2 * per_prompt]])
             grid(rows, [phrase, noun, "prompts"]).save(sheet)
         features = self._recognizer.embed(images)
         texts = self._recognizer.embed_texts([p.text.format(noun) for p in asked])

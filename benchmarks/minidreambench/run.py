@@ -85,13 +85,13 @@ class Runner:
             started = time.perf_counter()
             sheet = self._out / "sheets" / f"{_slug(state)}.png"
             if cell.method == "untaught":
-                measured = measure(with_article(known.noun), sheet)
+                measured = measure(with_article(known.noun), state.samples, sheet)
                 seconds = 0.0
             else:
                 edit = self.taught(state, shown.subject(cell.case))
                 seconds = time.perf_counter() - started
                 with edit.applied(self.pipe, force=True):
-                    measured = measure(f"a {edit.requests[0].concept}", sheet)
+                    measured = measure(f"a {edit.requests[0].concept}", state.samples, sheet)
             self._write(Row(state, measured, seconds))
 
     def taught(self, state: Cell, subject: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from experiments import CURVE, EXPERIMENTS, PRIORS, Cell
+from measures import Measured
 from run import RESULTS, Row, read, states
 
 _ALIGNMENT_LOSS = 0.10
@@ -41,11 +42,24 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def curve(rows: Rows, subject: str, prior: str) -> list[Row]:
-    """Returns the states of one subject under one prior, by steps; the untaught model first."""
-    found = [rows.get(Cell(subject, "untaught", steps=(0,)))]
-    found += [rows.get(Cell(subject, prior=prior, steps=(n,))) for n in CURVE]
-    return [row for row in found if row is not None]
+def curve(rows: Rows, cell: Cell) -> list[Row] | None:
+    """Returns the states of a model by steps, the untaught one first; None unless all are there."""
+    wanted = [replace(cell, method="untaught", prior="none", steps=(0,)), *states([cell])]
+    found = [rows[state] for state in wanted if state in rows]
+    return found if len(found) == len(wanted) else None
+
+
+def curves(rows: Rows, experiment: str) -> dict[str, dict[str, list[Row]]]:
+    """Returns subject → prior → curve, of subjects that are measured completely."""
+    found: dict[str, dict[str, list[Row] | None]] = {}
+    for cell in EXPERIMENTS[experiment]:
+        if cell.method != "untaught":
+            found.setdefault(cell.subject, {})[cell.prior] = curve(rows, cell)
+    return {
+        subject: {prior: c for prior, c in by_prior.items() if c}
+        for subject, by_prior in found.items()
+        if all(by_prior.values())
+    }
 
 
 def steps_until_loss(states_: Sequence[Row]) -> float:
@@ -79,57 +93,50 @@ def best_aligned(states_: Sequence[Row]) -> float:
     return max(r.measured.clip_likeness for r in states_ if r.measured.alignment >= bar)
 
 
-def priors(rows: Rows) -> str:
-    """Returns likeness, drift and alignment over steps under each prior, and the comparisons."""
-    complete = _complete(rows, EXPERIMENTS["priors"])
-    subjects = list(dict.fromkeys(c.subject for c in EXPERIMENTS["priors"]))
-    lines = []
-    for prior in PRIORS:
-        for n in CURVE:
-            found = [
-                rows[c].measured
-                for s in subjects
-                if (c := Cell(s, prior=prior, steps=(n,))) in rows
-            ]
-            if found:
-                lines.append([
-                    prior, str(n), str(len(found)),
-                    *(interval([getattr(m, name) for m in found])
-                      for name in ("clip_likeness", "likeness", "clip_drift", "drift", "alignment",
-                                   "ta")),
-                ])  # fmt: skip
-    table = markdown(
-        ["prior", "steps", "subjects", "likeness (CLIP)", "likeness (DINO's part)", "drift (CLIP)",
-         "drift (DINO's part)", "alignment", "TA"],
-        lines,
-    )  # fmt: skip
-    return f"{table}\n\n{_claims(rows, subjects)}\n\n{complete}"
+def prior_table(experiment: str) -> Callable[[Rows], str]:
+    """Returns a function that gives likeness, drift and alignment over steps, and the claims."""
+    measures = ("clip_likeness", "likeness", "clip_drift", "drift", "alignment", "ta")
+    head = ["prior", "steps", "subjects", "likeness (CLIP)", "likeness (DINO's part)",
+            "drift (CLIP)", "drift (DINO's part)", "alignment", "TA"]  # fmt: skip
+
+    def table(rows: Rows) -> str:
+        cells = EXPERIMENTS[experiment]
+        found: dict[tuple[str, int], list[Measured]] = {}
+        for state in states(cells):
+            key = (state.method if state.method == "untaught" else state.prior, state.steps[0])
+            if state in rows:
+                found.setdefault(key, []).append(rows[state].measured)
+        lines = [
+            [prior, str(n), str(len(of)), *(interval([getattr(m, name) for m in of])
+                                            for name in measures)]
+            for (prior, n), of in found.items()
+        ]  # fmt: skip
+        claims = _claims(curves(rows, experiment))
+        return f"{markdown(head, lines)}\n\n{claims}\n\n{_complete(rows, cells)}"
+
+    return table
 
 
-def _claims(rows: Rows, subjects: Sequence[str]) -> str:
+def _claims(found: Mapping[str, Mapping[str, list[Row]]]) -> str:
     """Returns what the paper claims of structured class images, subject by subject."""
-    lines = []
-    for s in subjects:
-        curves = {p: curve(rows, s, p) for p in PRIORS}
-        if any(len(c) < 1 + len(CURVE) for c in curves.values()):
-            continue
-        own = curves["structured"]
-        ends = {p: steps_until_loss(c) for p, c in curves.items()}
-        line = [s, *(_steps(ends[p]) for p in PRIORS)]
-        drifts = [_drifts(own, curves[p]) for p in PRIORS]
-        line += [d for p, d in zip(PRIORS, drifts, strict=True) if p != "structured"]
-        line += [f"{best_aligned(curves[p]):.2f}" for p in PRIORS]
-        lines.append(line)
-    others = [p for p in PRIORS if p != "structured"]
-    return markdown(
+    priors = list(next(iter(found.values()), {}))
+    others = [p for p in priors if p != "structured"]
+    head = [
+        "subject",
+        *(f"steps to −10 %: {p}" for p in priors),
+        *(f"drift, structured / {p}" for p in others),
+        *(f"best likeness: {p}" for p in priors),
+    ]
+    lines = [
         [
-            "subject",
-            *(f"steps to −10 %: {p}" for p in PRIORS),
-            *(f"drift, structured / {p}" for p in others),
-            *(f"best likeness: {p}" for p in PRIORS),
-        ],
-        lines,
-    )
+            subject,
+            *(_steps(steps_until_loss(c), c[-1].steps) for c in of.values()),
+            *(_drifts(of["structured"], of[p]) for p in others),
+            *(f"{best_aligned(c):.2f}" for c in of.values()),
+        ]
+        for subject, of in found.items()
+    ]
+    return markdown(head, lines)
 
 
 def _drifts(own: Sequence[Row], other: Sequence[Row]) -> str:
@@ -139,8 +146,8 @@ def _drifts(own: Sequence[Row], other: Sequence[Row]) -> str:
     return "" if first is None or second is None else f"{first:.2f} / {second:.2f}"
 
 
-def _steps(value: float) -> str:
-    return f"over {CURVE[-1]}" if np.isinf(value) else f"{value:.0f}"
+def _steps(value: float, last: int) -> str:
+    return f"over {last}" if np.isinf(value) else f"{value:.0f}"
 
 
 def sid(rows: Rows) -> str:
@@ -201,7 +208,7 @@ def _complete(rows: Rows, cells: Iterable[Cell]) -> str:
 
 
 TABLES: Mapping[str, Callable[[Rows], str]] = {
-    "priors": priors,
+    **{name: prior_table(name) for name in ("priors", "priors-large")},
     "sid": sid,
     **{name: plain_table(name) for name in ("both", "methods", "cases", "sizes", "untaught")},
 }
@@ -212,20 +219,19 @@ def figure(rows: Rows) -> Any:
     """Returns likeness against drift over steps, one line a prior, the mean over subjects."""
     from matplotlib.figure import Figure
 
-    subjects = list(dict.fromkeys(c.subject for c in EXPERIMENTS["priors"]))
-    whole = [s for s in subjects if all(len(curve(rows, s, p)) == 1 + len(CURVE) for p in PRIORS)]
+    found = curves(rows, "priors")
     figure = Figure(figsize=(3.4, 2.8), layout="constrained")
     axes = figure.subplots()
     for prior, colour in zip(PRIORS, ("#d55e00", "#e69f00", "#0072b2", "#009e73"), strict=True):
         points = np.array([
-            [(r.measured.clip_drift, r.measured.clip_likeness) for r in curve(rows, s, prior)]
-            for s in whole
+            [(r.measured.clip_drift, r.measured.clip_likeness) for r in of[prior]]
+            for of in found.values()
         ]).mean(axis=0)  # fmt: skip
         axes.plot(points[:, 0], points[:, 1], "o-", color=colour, ms=3, lw=1.2, label=prior)
         axes.annotate(str(CURVE[-1]), points[-1], xytext=(4, 2), textcoords="offset points", size=7)
     axes.set_xlabel("drift of the noun (CLIP likeness of “a dog”)", size=8)
     axes.set_ylabel("likeness of “a olis dog”", size=8)
-    axes.set_title(f"DreamBooth, mean of {len(whole)} subjects", size=8)
+    axes.set_title(f"DreamBooth, mean of {len(found)} subjects", size=8)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(title="prior", fontsize=7, title_fontsize=7, frameon=False)
