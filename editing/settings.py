@@ -1,9 +1,10 @@
-"""The base class of all methods' settings, and the settings of the closed-form methods.
+"""The base classes of all methods' settings, and the settings of the closed-form methods.
 
 A family of methods has one validated model of settings; each method has its own defaults.
 """
 
 import difflib
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,26 +23,13 @@ the target, in order, with "an" as "a" (TIME).
 """
 
 
-class MethodConfig(BaseModel):
-    """Validated, immutable settings of a family of methods."""
+class _Settings(BaseModel):
+    """Validated, immutable settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     family: ClassVar[str]
     """Name of the family in error messages."""
-
-    templates: tuple[str, ...] = Field(
-        default=("{}",),
-        min_length=1,
-        description="Prompts in which {} is replaced by each concept.",
-    )
-
-    @model_validator(mode="after")
-    def _check_templates(self) -> Self:
-        for template in self.templates:
-            if template.count("{}") != 1:
-                raise ValueError(f"a template must contain {{}} once, {template!r} does not")
-        return self
 
     def changed(self, **values: Any) -> Self:
         """Returns the settings with some values replaced.
@@ -67,6 +55,49 @@ class MethodConfig(BaseModel):
                 f"Expected valid settings, got {where or 'the settings'} ({first['msg']}); "
                 "correct it."
             ) from error
+
+
+class MethodConfig(_Settings):
+    """Settings of a family of methods: everything that determines an edit."""
+
+    templates: tuple[str, ...] = Field(
+        default=("{}",),
+        min_length=1,
+        description="Prompts in which {} is replaced by each concept.",
+    )
+
+    @model_validator(mode="after")
+    def _check_templates(self) -> Self:
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise ValueError(f"a template must contain {{}} once, {template!r} does not")
+        return self
+
+
+class RunConfig(_Settings):
+    """Settings of a fit that do not change its edit: what it reports and what it stores."""
+
+    def check(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Checks those of some settings that are its own, and returns the others.
+
+        Raises:
+            InputError: A value is out of range.
+        """
+        own = type(self).model_fields.keys() & settings.keys()
+        self.changed(**{name: settings[name] for name in own})
+        return {name: value for name, value in settings.items() if name not in own}
+
+
+class LinearRun(RunConfig):
+    """Settings of the fit of a closed-form method."""
+
+    family: ClassVar[str] = "closed-form methods"
+
+    nearest: int = Field(
+        default=5,
+        ge=0,
+        description="Nearest words of each changed concept whose spill is measured.",
+    )
 
 
 class LinearConfig(MethodConfig):

@@ -185,7 +185,7 @@ def test_toml_is_read(block: Block, tmp_path: Path) -> None:
         assert set(tables["project"]["entry-points"]) <= groups
     elif "erase" in tables or "debias" in tables:
         (tmp_path / "requests.toml").write_text(block.text, "utf-8")
-        assert read_requests(tmp_path / "requests.toml")[0]
+        assert read_requests(tmp_path / "requests.toml").requests
     else:
         Config.parse(block.text, source=block.place)
 

@@ -137,9 +137,9 @@ def test_a_phrase_has_an_article_if_it_needs_one(concept: str, expected: str) ->
 def test_requests_survive_a_round_trip_through_toml(tmp_path: Path) -> None:
     file = tmp_path / "next.toml"
     file.write_text(requests_toml(REQUESTS, "uce-2025"), encoding="utf-8")
-    read, options = read_requests(file)
-    assert read == REQUESTS
-    assert options["method"] == "uce-2025"
+    read = read_requests(file)
+    assert list(read.requests) == REQUESTS
+    assert read.method == "uce-2025"
     assert (
         tomllib.loads(requests_toml([Erase("a\x7fb\x01")]))["erase"][0]["concept"] == "a\x7fb\x01"
     )

@@ -148,7 +148,7 @@ def test_options_that_a_method_does_not_have_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("words.txt").write_text("a house\n")
-    with pytest.raises(InputError, match="Expected a setting of"):
+    with pytest.raises(InputError, match=f"Expected no {option[0]} for {method}"):
         run("erase", model, "--concept", "dog", "--method", method, *option, "--out", "e")
 
 
@@ -216,6 +216,8 @@ def test_audit_and_generate_take_files_of_other_tools(model: Path, tmp_path: Pat
         ("erase = 'church'", r"got 'erase'"),
         ("[[erase]", "Expected TOML"),
         ("[[preserve]]\nfile = 'none.txt'", "a text file with one concept per line"),
+        ("config = 'lam'", "Expected config as a table of settings"),
+        ("watch = 'tulip'", "Expected watch as a list of concepts"),
     ],
 )
 def test_a_request_file_with_a_mistake_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
@@ -260,6 +262,11 @@ def test_every_public_name_resolves(name: str) -> None:
         ("esd-x", "step=3", "did you mean 'steps'"),
         ("esd-x", "weights=all", "Expected weights as esd-x defines it"),
         ("uce", "pipe=x", "got 'pipe'"),
+        ("uce", "nearest=abc", "got nearest "),
+        ("uce", "on_event=x", "got 'on_event'"),
+        ("uce", "corpus=x", "got 'corpus'"),
+        ("esd-x", "save_every=0", "got save_every "),
+        ("esd-x", "runs_in=3", "got runs_in"),
     ],
 )
 def test_wrong_settings_are_found_before_the_model_is_loaded(
@@ -287,5 +294,8 @@ def test_a_search_for_weights_checks_its_settings_before_the_model_is_loaded(
 ) -> None:
     (tmp_path / "model_index.json").write_text("{")
     words = ["debias", tmp_path, "--concept", "judge", "--ratio", "man=0.5", "--ratio", "woman=0.5"]
+    out = tmp_path / "e.safetensors"
     with pytest.raises(InputError, match="did you mean 'lam'"):
-        run(*words, "--set", "seed=3", "--set", "lamm=1", "--out", tmp_path / "e.safetensors")
+        run(*words, "--seed", "3", "--set", "lamm=1", "--out", out)
+    with pytest.raises(InputError, match="got 'control'"):
+        run(*words, "--set", "control=1", "--out", out)

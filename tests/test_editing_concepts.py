@@ -59,7 +59,7 @@ def test_every_kind_follows_the_contract(kind: str, tmp_path: Path) -> None:
         assert json.loads(json.dumps(request.to_dict())) == request.to_dict()
         file = tmp_path / "requests.toml"
         file.write_text(requests_toml([request]), encoding="utf-8")
-        assert read_requests(file)[0] == [request]
+        assert read_requests(file).requests == (request,)
         assert hash(request) == hash(from_dict(request.to_dict()))
         assert bool(request.concept) != bool(request.preserved)
         assert request.describe().startswith(kind)

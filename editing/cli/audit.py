@@ -279,8 +279,8 @@ def _read_request_file(requests: Path | None, base: str | None) -> tuple[Any, di
         return (), {}
     from editing.requests.toml import read_requests
 
-    read, options = read_requests(requests)
-    return tuple(read), {"method": str(options["method"]), "base": base or "MODEL"}
+    read = read_requests(requests)
+    return read.requests, {"method": read.method, "base": base or "MODEL"}
 
 
 def _open_sets(

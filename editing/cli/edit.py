@@ -11,9 +11,9 @@ import typer
 
 from editing.cli.checks import check_source
 from editing.cli.edit_files import apply, export, import_, load, save_and_print, show
-from editing.cli.fit import fit_edit, fit_options, warn_of_misspellings
+from editing.cli.fit import fit_arguments, fit_edit, parse_settings, warn_of_misspellings
 from editing.cli.options import Checkpoint, Guidance, MethodSettings, Model, OutEdit, Steps
-from editing.methods import check_arguments, check_name
+from editing.methods import check_name
 from editing.requests.toml import read_lines, read_requests, read_texts
 from visdiff.cli.groups import App
 from visdiff.cli.options import Json, assignments
@@ -137,6 +137,9 @@ def debias(
         int, typer.Option(metavar="N", help="Number of images: per concept and round, at most.")
     ] = 60,
     max_rounds: Annotated[int, typer.Option(metavar="N", help="Maximum number of rounds.")] = 12,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Random seed: offset of the seeds of images.")
+    ] = 0,
     clip: Annotated[
         str | None,
         typer.Option(
@@ -175,8 +178,12 @@ def debias(
     control = Control(batch=min(10, images), most=images, rounds=max_rounds)
     most = images * len(requests) * (max_rounds + 1)
     typer.echo(f"at most {most} images of {len(requests)} concepts will be generated", err=True)
-    options = fit_options(set_, read_lines(corpus) if corpus else None, watch, checkpoint)
-    check_arguments(method, options, debias)
+    options = fit_arguments(
+        method,
+        parse_settings(set_),
+        corpus=read_lines(corpus) if corpus else None,
+        neighbours=watch,
+    )
     pipe = load(model)
     warn_of_misspellings(pipe, requests)
     result = debias(
@@ -186,7 +193,9 @@ def debias(
         method=method,
         control=control,
         settings=Sampling(steps, guidance),
+        seed=seed,
         on_evaluation=_echo_look,
+        checkpoint=checkpoint,
         **options,
     )
     for name in result.unfinished:
@@ -215,12 +224,10 @@ def run(
     and any number of [[erase]], [[replace]], [[debias]], [[moderate]] and [[preserve]] tables with
     the fields of the requests. [[preserve]] may name a `file` with one concept per line.
     """
-    read, options = read_requests(requests)
-    if checkpoint is not None:
-        options["checkpoint"] = checkpoint
-    method = options.pop("method")
-    check_arguments(method, options)
-    save_and_print(fit_edit(load(model), read, method, **options), out, as_json)
+    read = read_requests(requests)
+    arguments = fit_arguments(read.method, read.settings, checkpoint=checkpoint, **read.inputs)
+    edit = fit_edit(load(model), read.requests, read.method, **arguments)
+    save_and_print(edit, out, as_json)
 
 
 for _command in (show, apply, export):
@@ -242,9 +249,14 @@ def _fit(
 ) -> None:
     check_name(method)
     check_source(model)
-    options = fit_options(settings, read_lines(corpus) if corpus else None, watch, checkpoint)
-    check_arguments(method, options)
-    edit = fit_edit(load(model), [*requests, *_preserve_requests(preserve)], method, **options)
+    arguments = fit_arguments(
+        method,
+        parse_settings(settings),
+        corpus=read_lines(corpus) if corpus else None,
+        neighbours=watch,
+        checkpoint=checkpoint,
+    )
+    edit = fit_edit(load(model), [*requests, *_preserve_requests(preserve)], method, **arguments)
     save_and_print(edit, out, as_json)
 
 

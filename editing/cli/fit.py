@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from editing.methods import find
 from visdiff.cli.options import assignments
+from visdiff.errors import InputError
 from visdiff.files import load_toml
 from visdiff.progress import is_hidden
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from editing.edit import Edit
     from editing.requests import Request
     from editing.training import OnEvent
+
+_OPTIONS = {"neighbours": "watch"}
+"""Argument of a fit → its option, where the names differ."""
 
 
 def fit_edit(pipe: Any, requests: "Sequence[Request]", method: str, **options: Any) -> "Edit":
@@ -39,18 +44,30 @@ def warn_of_misspellings(pipe: Any, requests: "Sequence[Request]") -> None:
         )
 
 
-def fit_options(
-    settings: Sequence[str] | None,
-    corpus: Sequence[str] | None,
-    neighbours: Sequence[str] | None,
-    checkpoint: Path | None,
+def fit_arguments(
+    method: str,
+    settings: Mapping[str, Any],
+    *,
+    corpus: Sequence[str] | None = None,
+    neighbours: Sequence[str] | None = None,
+    checkpoint: Path | None = None,
 ) -> dict[str, Any]:
-    """Returns the arguments of a fit; options that were not passed are left out.
+    """Checks the arguments of a fit before a model is loaded, and returns those that were passed.
 
-    Not every method accepts all of them.
+    Raises:
+        InputError: The method is unknown or does not take one of them, or a setting is wrong.
     """
+    found = find(method)
+    found.check_settings(settings)
     options = {"corpus": corpus, "neighbours": neighbours, "checkpoint": checkpoint}
-    return {n: v for n, v in options.items() if v} | parse_settings(settings)
+    inputs = {name: value for name, value in options.items() if value}
+    unused = sorted(inputs.keys() - found.inputs)
+    if unused:
+        raise InputError(
+            f"Expected no --{' and no --'.join(_OPTIONS.get(n, n) for n in unused)} for {method}, "
+            "which does not use it; leave it out."
+        )
+    return {**inputs, **settings}
 
 
 @contextmanager

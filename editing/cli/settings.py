@@ -15,32 +15,14 @@ def edit_settings() -> "list[Setting]":
     Those that define a method and cannot be changed are left out.
     """
     from editing.methods import find, names
-    from editing.methods.closed_form import ClosedForm
-    from editing.methods.score import ScoreMethod
-    from visdiff.config.listing import Setting
+    from visdiff.config.listing import settings_of
 
     found: list[Setting] = []
     for name in names():
         method, path = find(name), f"edit.{name}."
-        assert isinstance(method, ClosedForm | ScoreMethod)
         usable = type(method.config).model_fields.keys() - method.fixed
-        if isinstance(method, ScoreMethod):
-            found += _with_variants(path, method.config, usable, method.variants)
-            found += [
-                Setting(f"{path}save_every", "", "integer", "100", "Steps between checkpoints."),
-                Setting(
-                    f"{path}runs_in", "", "text", "none",
-                    "Folder that stores the frozen model's runs for other fits.",
-                ),
-            ]  # fmt: skip
-        else:
-            found += _with_variants(path, method.config, usable, {})
-            found.append(
-                Setting(
-                    f"{path}nearest", "", "integer", "5",
-                    "Nearest words of each changed concept whose spill is measured.",
-                )
-            )  # fmt: skip
+        found += _with_variants(path, method.config, usable, method.variants)
+        found += settings_of(method.run, path, type(method.run).model_fields)
     return found
 
 

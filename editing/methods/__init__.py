@@ -1,8 +1,7 @@
 """Editing methods, one file per paper, and their table of names."""
 
 import difflib
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,6 +10,7 @@ from visdiff.errors import InputError
 if TYPE_CHECKING:
     from editing.edit import Edit
     from editing.requests import Request
+    from editing.settings import MethodConfig, RunConfig
     from editing.training import OnEvent
 
 _METHODS = {
@@ -40,8 +40,33 @@ class Method(Protocol):
         """Kinds of requests that the method supports."""
         ...
 
+    @property
+    def inputs(self) -> frozenset[str]:
+        """Arguments of `fit` besides requests and settings, such as "corpus"."""
+        ...
+
+    @property
+    def config(self) -> "MethodConfig":
+        """Its settings."""
+        ...
+
+    @property
+    def run(self) -> "RunConfig":
+        """Its settings that do not change the edit; `fit` takes them by name."""
+        ...
+
+    @property
+    def fixed(self) -> frozenset[str]:
+        """Settings that define the method and cannot be changed."""
+        ...
+
+    @property
+    def variants(self) -> Mapping[str, Mapping[str, Any]]:
+        """Kind of model → settings that differ for it."""
+        ...
+
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Checks settings before a pipeline is loaded.
+        """Checks settings, those of `config` and of `run`, before a pipeline is loaded.
 
         Raises:
             InputError: A setting is unknown, out of range, or fixed for this method.
@@ -96,27 +121,6 @@ def find(name: str) -> Method:
     check_name(name)
     module, _, attribute = _METHODS[name].partition(":")
     return getattr(import_module(module), attribute)
-
-
-def check_arguments(name: str, arguments: Mapping[str, Any], *callers: Callable[..., Any]) -> None:
-    """Checks the arguments of a fit before a pipeline is loaded.
-
-    Args:
-        name: Name of the method.
-        arguments: Keyword arguments of its `fit`, settings included.
-        *callers: Functions that take some of them and pass the others on to `fit`.
-
-    Raises:
-        InputError: The method is unknown, or a setting is unknown, out of range, or fixed for it.
-    """
-    method = find(name)
-    taken = {
-        parameter.name
-        for function in (method.fit, *callers)
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name != "on_event"
-    }
-    method.check_settings({n: value for n, value in arguments.items() if n not in taken})
 
 
 def check_kinds(method: Method, requests: "Sequence[Request]", *alternatives: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,28 @@ from visdiff.errors import InputError
 from visdiff.files import load_toml, read_text
 
 
-def read_requests(path: Path) -> tuple[list[Request], dict[str, Any]]:
+@dataclass(frozen=True)
+class RequestFile:
+    """What a request file holds.
+
+    Attributes:
+        requests: The requests.
+        method: Name of the method.
+        settings: The table of settings.
+        inputs: Other arguments of the fit: "corpus" (prompts), "neighbours" (concepts).
+    """
+
+    requests: tuple[Request, ...]
+    method: str
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, Sequence[str]]
+
+
+def read_requests(path: Path) -> RequestFile:
     """Reads a request file.
 
     Args:
         path: TOML file, in the format described by ``visdiff edit run --help``.
-
-    Returns:
-        The requests, and the other arguments of `editing.fitting.fit`.
 
     Raises:
         InputError: The file does not exist or is not valid TOML, or a table or field is unknown.
@@ -28,12 +43,22 @@ def read_requests(path: Path) -> tuple[list[Request], dict[str, Any]]:
     except ValueError as error:
         raise InputError(f"Expected TOML in {path}, got {error}; correct the file.") from error
     settings = values.pop("config", {})
-    options: dict[str, Any] = dict(settings) if isinstance(settings, dict) else {}
-    options["method"] = str(values.pop("method", "uce"))
+    if not isinstance(settings, dict):
+        raise InputError(
+            f"Expected config as a table of settings in {path}, got {settings!r}; write [config]."
+        )
+    method = str(values.pop("method", "uce"))
+    inputs: dict[str, Sequence[str]] = {}
     if "corpus" in values:
-        options["corpus"] = read_lines(path.parent / str(values.pop("corpus")))
+        inputs["corpus"] = read_lines(path.parent / str(values.pop("corpus")))
     if "watch" in values:
-        options["neighbours"] = values.pop("watch")
+        watch = values.pop("watch")
+        if not isinstance(watch, list):
+            raise InputError(
+                f"Expected watch as a list of concepts in {path}, got {watch!r}; write "
+                f"watch = [{_toml(watch)}]."
+            )
+        inputs["neighbours"] = [str(concept) for concept in watch]
     requests: list[Request] = []
     for kind, tables in values.items():
         if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
@@ -48,7 +73,7 @@ def read_requests(path: Path) -> tuple[list[Request], dict[str, Any]]:
                 lines = read_lines(path.parent / str(table.pop("file")))
                 table[field] = [*table.get(field, []), *lines]
             requests.append(from_dict({**table, "kind": kind}))
-    return requests, options
+    return RequestFile(tuple(requests), method, settings, inputs)
 
 
 def requests_toml(requests: Sequence[Request], method: str = "uce") -> str:

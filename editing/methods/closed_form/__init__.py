@@ -5,7 +5,7 @@ solves; the statistics and the solve are the same for all.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from editing.pipelines.loading import load_pipeline
 from editing.pipelines.text import Encoded, Layout, Phrase, encode, matched, selected
 from editing.pipelines.weights import Projection, Space, base_name, projections, widths
 from editing.requests import Request, changes_of, checked
-from editing.settings import LinearConfig, Tokens
+from editing.settings import LinearConfig, LinearRun, Tokens
 from editing.training import OnEvent
 from visdiff.errors import InputError
 
@@ -54,6 +54,9 @@ class ClosedForm:
     Attributes:
         name: Name of the method.
         config: Default settings.
+        inputs: Arguments of `fit` besides requests and settings.
+        run: Default settings that do not change the edit.
+        variants: Settings that differ for other kinds of models: none.
         fixed: Settings that define the method and cannot be changed.
         pair_positions: Maps positions of a concept to positions of its targets.
         preserved_positions: Selects the positions of a preserved prompt that are held fixed.
@@ -66,6 +69,8 @@ class ClosedForm:
 
     name: str
     config: LinearConfig
+    run: LinearRun = field(default_factory=LinearRun)
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
     pair_positions: PairPositions = pair_positions
     preserved_positions: SelectPositions = selected
@@ -73,6 +78,8 @@ class ClosedForm:
     kinds: frozenset[str] = frozenset({"erase", "replace", "debias", "moderate", "preserve"})
     solver: Solver = Ledger.solve
     revives: bool = False
+
+    inputs: frozenset[str] = frozenset({"corpus", "neighbours"})
 
     @property
     def preserves(self) -> bool:
@@ -111,6 +118,7 @@ class ClosedForm:
             InputError: Requests contradict each other, a concept has no tokens, a setting is
                 invalid, or the pipeline has no text-conditioned layers.
         """
+        self.run.changed(nearest=nearest)
         config = self.configure(settings)
         requests = checked(requests)
         check_kinds(self, requests, "uce")
@@ -181,9 +189,9 @@ class ClosedForm:
         """Checks settings before a pipeline is loaded.
 
         Raises:
-            InputError: As `configure`.
+            InputError: As `configure`, or a value of `run` is out of range.
         """
-        self.configure(settings)
+        self.configure(self.run.check(settings))
 
     def configure(self, settings: Mapping[str, Any]) -> LinearConfig:
         """Returns the settings of the method with some values replaced.

@@ -24,7 +24,7 @@ from editing.methods.score.objective import (
     surgical_loss,
 )
 from editing.methods.score.points import Point, Task, draw_point, random_below
-from editing.methods.score.settings import Group, ScoreConfig
+from editing.methods.score.settings import Group, ScoreConfig, ScoreRun
 from editing.methods.score.trajectories import Trajectories, ddim, load_or_draw
 from editing.methods.score.trajectories import evaluations as drawing_evaluations
 from editing.pipelines.denoiser import Conditions, Denoiser
@@ -46,6 +46,8 @@ class ScoreMethod:
     Attributes:
         name: Name of the method.
         config: Default settings for Stable Diffusion 1 and 2.
+        inputs: Arguments of `fit` besides requests and settings.
+        run: Default settings that do not change the edit.
         fixed: Settings that define the method and cannot be changed.
         kinds: Kinds of requests that the method supports.
         variants: Default settings that differ for SDXL ("sdxl") and for the bundled model
@@ -54,9 +56,12 @@ class ScoreMethod:
 
     name: str
     config: ScoreConfig
+    run: ScoreRun = field(default_factory=ScoreRun)
     fixed: frozenset[str] = frozenset()
     kinds: frozenset[str] = frozenset({"erase", "replace", "moderate"})
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    inputs: frozenset[str] = frozenset({"checkpoint"})
 
     @property
     def preserves(self) -> bool:
@@ -78,6 +83,7 @@ class ScoreMethod:
             InputError: A setting is unknown, or out of range or fixed with the defaults of every
                 kind of pipeline.
         """
+        settings = self.run.check(settings)
         errors = []
         for variant in ("sd", *self.variants):
             try:
@@ -152,7 +158,7 @@ class ScoreMethod:
                 tokens, a setting is invalid, the pipeline is not supported, or the checkpoint
                 belongs to another run.
         """
-        self.check_settings(settings)
+        self.check_settings({"save_every": save_every, "runs_in": runs_in, **settings})
         pipe = load_pipeline(pipe)
         config = self.configure(pipe, settings)
         requests = checked(requests)

@@ -1,17 +1,29 @@
 """The settings of the score family."""
 
+from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from editing.methods.score.objective import Aim, Parametrisation, Reference
 from editing.pipelines.denoiser import NullEncoding
-from editing.settings import MethodConfig
+from editing.settings import MethodConfig, RunConfig
 from editing.training import Plan
 
 Group = Literal["attn2", "attn2-kv", "not-attn2", "all"]
 """The trained linear and convolutional layers of the UNet, weights and biases: those of the
 cross-attentions; only their keys and values; all others; all. Norms are never trained."""
+
+
+class ScoreRun(RunConfig):
+    """Settings of the fit of a method of the score family."""
+
+    family: ClassVar[str] = "the score family"
+
+    save_every: int = Field(default=100, ge=1, description="Steps between checkpoints.")
+    runs_in: Path | str | None = Field(
+        default=None, description="Folder that stores the frozen model's runs for other fits."
+    )
 
 
 class ScoreConfig(MethodConfig):
