@@ -649,6 +649,9 @@ def test_joined_sets(tmp_path: Path) -> None:
     known = [s.digest(i) for s in (c, d) for i in range(2)]
     assert len(set(known)) == 4
     assert [c.joined(d).digest(i) for i in range(4)] == known
+    # What the second image of c is called is free in a part of c, but its digest is not d's.
+    d = ImageSet.open(colours(2, 1, 2))
+    assert [c.subset([0]).joined(d).digest(i) for i in (0, 2)] == [known[0], known[3]]
 
 
 @pytest.mark.parametrize("paired", [False, True])

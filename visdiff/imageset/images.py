@@ -264,7 +264,9 @@ class ImageSet:
         Args:
             other: The second set; its columns may differ.
         """
-        ids, digests, taken = [*self.ids], dict(self._digests), set(self.ids)
+        ids, taken = [*self.ids], set(self.ids)
+        # Subsets share their digests: those of other images would be taken for those of `other`.
+        digests = {name: self._digests[name] for name in self.ids if name in self._digests}
         for name in other.ids:
             unique, number = name, 1
             while unique in taken:
