@@ -164,6 +164,21 @@ class ImageSet:
         """
         return decode.to_rgb(self.raw(index)[1], self._label(index))
 
+    def image_of(self, index: int, digest: str) -> Image.Image:
+        """Decodes an image as `image` does, if its `digest` is still the given one.
+
+        Values are cached by digest: that of a file that was overwritten since it was hashed would
+        otherwise be taken for the value of the old one.
+
+        Raises:
+            UnreadableImageError: As for `image`, or the content has changed.
+        """
+        image = self.image(index)
+        if self.digest(index) != digest:
+            reason = "a file that has changed during the run"
+            raise decode.unreadable_error(self._label(index), reason, "run again")
+        return image
+
     def raw(self, index: int) -> tuple[bytes | None, Image.Image]:
         """Reads an image as it is stored, without conversion.
 
