@@ -581,6 +581,17 @@ def test_failed_requests_are_not_a_finding(cache: Cache, monkeypatch: pytest.Mon
     assert again.confirmed
 
 
+def test_one_half_without_an_answer_keeps_the_hypotheses_of_the_other(cache: Cache) -> None:
+    sets = colours(60, 45, 1), colours(60, 15, 2)
+    # Two directions of the first half.
+    report = visdiff.compare(*sets, **CHAT, cache=cache, llm__max_calls=2)
+    assert report.cross_fitted
+    assert report.confirmed
+    assert len(report.unanswered) == 2
+    assert not report.is_complete
+    assert visdiff.compare(*sets, **CHAT, cache=cache).is_complete
+
+
 def test_a_spent_budget_keeps_the_results_so_far(cache: Cache) -> None:
     sets = colours(60, 45, 1), colours(60, 15, 2)
     settings = {**CHAT, "proposer": {"backend": "manual", "hypotheses": ("A: red",)}}
