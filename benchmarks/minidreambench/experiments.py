@@ -1,7 +1,7 @@
 """The cells of MiniDreamBench: which models are trained for which question."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from subjects import SUBJECTS, Bias, Case
 
@@ -83,6 +83,11 @@ def _sid() -> Iterable[Cell]:
     ]
 
 
+def _sid_longer() -> Iterable[Cell]:
+    """A second attempt with textual inversion, whose published runs have 3,000 steps."""
+    return [replace(c, steps=(1000,)) for c in _sid() if c.method == "textual-inversion"]
+
+
 def _cases() -> Iterable[Cell]:
     """The cases that `sid` leaves out, with DreamBooth."""
     return [
@@ -124,6 +129,7 @@ EXPERIMENTS: Mapping[str, tuple[Cell, ...]] = {
         "priors": _priors,
         "priors-large": _priors_large,
         "sid": _sid,
+        "sid-longer": _sid_longer,
         "both": _both,
         "methods": _methods,
         "cases": _cases,
