@@ -54,7 +54,7 @@ def _priors_large() -> Iterable[Cell]:
     """A second attempt at the claims of `priors`: 400 class images, four times the measurements."""
     untaught = [Cell(s, "untaught", class_images=400, steps=(0,), samples=32) for s in _ALL]
     taught = [
-        Cell(s, prior=p, class_images=400, steps=(300, 600, 1200), samples=32)
+        Cell(s, prior=p, class_images=400, steps=(300, 600), samples=32)
         for s in _ALL
         for p in ("prompt", "structured")
     ]
