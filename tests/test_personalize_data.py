@@ -93,6 +93,13 @@ def test_the_crop_shows_what_its_sizes_tell() -> None:
     np.testing.assert_allclose(across, left + np.arange(32), atol=1.5)
 
 
+@pytest.mark.parametrize("size", [(207, 103), (214, 214), (214, 3000), (501, 502), (3000, 417)])
+def test_the_largest_box_of_an_image_is_never_larger_than_it(size: tuple[int, int]) -> None:
+    # 512 / (512 / 214) is above 214 in floating point, and Pillow refuses a box that begins below 0.
+    cut = view(Image.new("RGB", size), None, Framing((512, 512)), False, np.random.default_rng(0))
+    assert cut.pixels.shape == (3, 512, 512)
+
+
 def test_images_of_the_class_have_their_own_sizes_and_crops(sdxl: Any) -> None:
     """The published scripts condition them on the sizes of the subject's image."""
     denoiser = Denoiser(sdxl)
