@@ -15,7 +15,7 @@ from editing.generate.phrases import with_article
 from editing.personalize.data import Caption, Pictures, fixed_caption
 from editing.personalize.framing import Framing
 from editing.personalize.kept import Keeping, keeper
-from editing.personalize.loss import check_min_snr
+from editing.personalize.loss import NoiseLevels, check_min_snr
 from editing.personalize.objective import Objective
 from editing.personalize.priors import ClassImages, class_images
 from editing.personalize.samples import Samples, grids
@@ -171,6 +171,8 @@ class Personalizer:
         denoiser = Denoiser(pipe, config.height, config.width)
         if config.min_snr is not None:
             check_min_snr(denoiser.prediction)
+        # Raises before class images are drawn.
+        NoiseLevels.of(denoiser.pipe.scheduler, denoiser.prediction)
         trained = self.trained(pipe, [group[0] for group in by_name], config)
         notes = [note for s in subjects for note in (*s.notes, *_token_notes(pipe, s, config))]
         priors = [

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from editing.pipelines.attention_recorder import Recorder, cross_attention
-from editing.pipelines.denoiser import Denoiser
+from editing.pipelines.denoiser import Denoiser, cumulative_alphas
 from editing.pipelines.sampling import Sampler, Settings, levels
 from editing.pipelines.text import Layout, Phrase, lay_out
 from visdiff.errors import InputError
@@ -162,13 +162,13 @@ def attention_of_images(
     conditions = denoiser.encode([prompt]).rows([0] * len(images))
     height, width = latents.shape[2:]
     recorder = Recorder(layers, len(images), layout.length, (height, width))
-    scheduler = pipe.scheduler
+    signal = cumulative_alphas(pipe.scheduler).to(latents.device)
     with recorder.recording(), torch.no_grad():
         for level in noise_levels:
-            step = int(level * scheduler.config.num_train_timesteps)
-            steps = torch.full((len(images),), step)
-            noised = scheduler.add_noise(latents.cpu(), noise.expand_as(latents), steps)
-            denoiser.forward(noised, steps, conditions)
+            step = int(level * len(signal))
+            kept = signal[step]
+            noised = kept.sqrt() * latents + (1 - kept).sqrt() * noise.to(latents.device)
+            denoiser.forward(noised, torch.full((len(images),), step), conditions)
     return AttentionMaps(
         text, layout.words, recorder.mean(), images, len(layers), recorder.steps, layout
     )
