@@ -215,4 +215,7 @@ def _key(
         "steps": steps,
         "guidance": guidance,
     }
+    if not getattr(denoiser.pipe.config, "force_zeros_for_empty_prompt", True):
+        # SDXL's guidance against the encoded empty prompt; no weight tells.
+        parts["null"] = "encoded"
     return digest_bytes(canonical_json(parts).encode())
