@@ -38,7 +38,7 @@ if SDXL's configuration specifies so, or that of the text encoders. They differ 
 
 
 def cumulative_alphas(scheduler: Any) -> Tensor:
-    """Returns ᾱ of each timestep that a diffusion model was trained on, float32, shape (timesteps,).
+    """Returns ᾱ of each timestep that a diffusion model was trained on, float32, shape (n,).
 
     Noised latents are √ᾱ z + √(1 − ᾱ) ε. ``add_noise`` of many schedulers is something else: that
     of Euler is not scaled as the network expects, and that of DPM-Solver depends on the steps of
