@@ -186,7 +186,7 @@ def test_far_and_near_images_say_so_and_know_where_they_are() -> None:
 def test_far_and_near_images_keep_their_proportions() -> None:
     # A square in the middle of a wide image, shown in a wide format.
     image = Image.new("RGB", (80, 40))
-    image.paste((255, 255, 255), (30, 10, 50, 30))
+    image.paste((255, 255, 255), (34, 14, 46, 26))
     rng = np.random.default_rng(0)
     for _ in range(8):
         found, _ = far_or_near(image, None, (64, 128), rng)

@@ -174,9 +174,14 @@ def test_edits_of_custom_diffusion_merge_in_closed_form(sd1: Any, vectors: int) 
         merge([edits[0], subjects.fit("lora", sd1, steps=1)], sd1, captions)
 
 
-def test_a_new_token_is_learnt_from_captions_in_another_case(sd1: Any) -> None:
-    taught = subjects.subject("Olis").with_captions(["a <OLIS> dog", "an OLIS dog", "a Olis dog"])
-    edit = subjects.fit("textual-inversion", sd1, taught, vectors=2, steps=3)
+@pytest.mark.parametrize(
+    ("identifier", "caption"), [("Olis", "an OLIS dog"), ("<olis>", "a <OLIS> dog on a rock")]
+)
+def test_a_new_token_is_learnt_from_captions_in_another_case(
+    sd1: Any, identifier: str, caption: str
+) -> None:
+    taught = subjects.subject(identifier).with_captions([caption] * 3)
+    edit = subjects.fit("textual-inversion", sd1, taught, vectors=2, steps=1)
     (change,) = edit.changes
     assert change.tokens() == ("<olis>", "<olis>_1")
     assert all(not torch.equal(change.vectors[t], change.starts[t]) for t in change.tokens())

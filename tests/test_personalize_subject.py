@@ -59,7 +59,7 @@ def test_masks_are_no_images_and_lone_ones_are_named(tmp_path: Path) -> None:
     assert subject.images.ids == ("a.png",)
     assert subject.masks[0] is not None
     assert subject.notes[0].startswith("3 files are no images and were left out (")
-    assert "gas-mask.png: a mask without its image" in subject.notes[0]
+    assert "gas-mask.png: a mask that is not used" in subject.notes[0]
 
 
 def test_a_folder_named_masks_may_hold_the_images(tmp_path: Path) -> None:

@@ -312,7 +312,7 @@ def _from_folder(
     }
     used |= set(by_id.values())
     left_out = [
-        f"{p.relative_to(folder)}{': a mask without its image' if p in masks else ''}"
+        f"{p.relative_to(folder)}{': a mask that is not used' if p in masks else ''}"
         for p in files
         if p not in used
     ]
