@@ -1,5 +1,6 @@
 """Cross-attention maps: a partition of each place, of a pipeline in whatever state, unchanged."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,21 @@ def test_the_command_writes_maps_and_the_leak_of_a_word(tmp_path: Path) -> None:
     assert {f.name for f in out.iterdir()} == {
         "attention.png", "maps.npz", "0.png", "1.png", "masks",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
+def test_maps_of_given_images_do_not_depend_on_the_scheduler(pipe: Any, name: str) -> None:
+    images, own = plain(pipe), pipe.scheduler
+    expected = attention_of_images(pipe, images, PROMPT, noise_levels=(0.2, 0.7)).maps
+    kind = getattr(importlib.import_module("diffusers"), name)
+    try:
+        pipe.scheduler = kind.from_config(own.config)
+        # As after a call of the pipeline.
+        pipe.scheduler.set_timesteps(5)
+        found = attention_of_images(pipe, images, PROMPT, noise_levels=(0.2, 0.7)).maps
+    finally:
+        pipe.scheduler = own
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_maps_of_given_images_are_a_partition_and_change_nothing(pipe: Any) -> None:

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import subjects
 import tiny_pipelines as tiny
 import torch
 
 from editing.methods.score.esd import ESD_X
+from editing.personalize.lora import LORA
 from editing.pipelines.denoiser import Conditions, Denoiser
 from editing.pipelines.family import Flux, StableDiffusion, StableDiffusion3
 from editing.pipelines.loading import load_pipeline
@@ -327,6 +329,18 @@ def test_float16_and_checkpointing_are_refused_where_gradients_would_be_wrong() 
     assert denoiser.dtype == torch.float16
     with pytest.raises(InputError, match="gradients underflow"):
         denoiser.check_functional_training()
+
+
+def test_models_of_other_noise_levels_are_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    from diffusers import EDMEulerScheduler
+
+    pipe = fresh("sd1")
+    pipe.scheduler = EDMEulerScheduler()
+    with pytest.raises(InputError, match="EDMEulerScheduler"):
+        ESD_X.fit(pipe, [Erase("church")], steps=1, runs=1, run_steps=2)
+    with pytest.raises(InputError, match="EDMEulerScheduler"):
+        LORA.fit(pipe, subjects.subject(), class_folder=tmp_path / "class", rank=2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_inputs_models_and_sizes_are_refused() -> None:

@@ -15,7 +15,7 @@ from editing.edit import Edit
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.weights import weight_hash
 from editing.requests import Debias, Erase, Preserve, Replace
-from editing.requests.toml import read_requests
+from editing.requests.toml import read_requests, read_texts
 from visdiff.errors import InputError
 
 
@@ -218,6 +218,16 @@ def test_audit_and_generate_take_files_of_other_tools(model: Path, tmp_path: Pat
         ("[[preserve]]\nfile = 'none.txt'", "a text file with one concept per line"),
         ("config = 'lam'", "Expected config as a table of settings"),
         ("watch = 'tulip'", "Expected watch as a list of concepts"),
+        ("[[erase]]\nconcept = 'a'\ntarget = 3", "Expected a text as target of 'a', got 3"),
+        ("[[erase]]\nconcept = 'a'\nscale = '2'", "Expected a scale above zero for 'a', got '2'"),
+        ("[[erase]]\nconcept = 'a'\nscale = inf", "Expected a scale above zero for 'a', got inf"),
+        ("[[preserve]]\nconcepts = 5", "as a list of texts, got 5"),
+        ("[[debias]]\nconcept = 'a'\nratios = 'b'", "as a table of numbers, got 'b'"),
+        ("[[debias]]\nconcept = 'a'\nratios = {b = '.5', c = '.5'}", "as a table of numbers"),
+        (
+            "[[debias]]\nconcept = 'a'\nratios = {b = 0.5, c = 0.5}\nweights = 3",
+            "the weights of 'a' as a table of numbers, got 3",
+        ),
     ],
 )
 def test_a_request_file_with_a_mistake_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
@@ -225,6 +235,19 @@ def test_a_request_file_with_a_mistake_is_refused(tmp_path: Path, text: str, sen
     path.write_text(text)
     with pytest.raises(InputError, match=sentence):
         read_requests(path)
+
+
+def test_a_single_preserved_text_is_not_split_into_letters(tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("a house\n")
+    path = tmp_path / "requests.toml"
+    path.write_text("[[preserve]]\nconcepts = 'castle'\nfile = 'more.txt'\n")
+    (request,) = read_requests(path).requests
+    assert request.preserved == ("castle", "a house")
+
+
+def test_a_long_text_is_no_file() -> None:
+    text = f"{'a very ' * 50}old castle. A dog"
+    assert read_texts(text) == [text]
 
 
 def test_visdiff_has_the_command_and_prints_errors_on_one_line(tmp_path: Path) -> None:

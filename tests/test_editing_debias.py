@@ -12,8 +12,9 @@ from scipy.special import softmax
 
 from editing.methods import debias as loop
 from editing.methods.debias import Control, Debiased, crossed, debias
-from editing.methods.debias.history import Evaluation
+from editing.methods.debias.history import Evaluation, History
 from editing.methods.debias.response import Response, fit_response
+from editing.metrics.ratios import delta
 from editing.pipelines.sampling import Settings
 from editing.requests import Debias, Erase, Request
 from visdiff.errors import InputError
@@ -403,6 +404,24 @@ def test_invalid_input_is_an_error() -> None:
 
 
 @pytest.mark.slow
+def test_an_earlier_evaluation_is_found_in_another_order_of_the_attributes(tmp_path: Path) -> None:
+    asked = Debias("judge", HALVES)
+    assert hash(asked) == hash(Debias("judge", dict(reversed(HALVES.items()))))
+    file = tmp_path / "history.jsonl"
+    counts = {"man": 2, "woman": 1}
+    scores = ((3.0, 1.0), (3.0, 2.0), (0.0, 1.0))
+    weights = {"man": 0.0, "woman": 0.25}
+    made = Evaluation(1, "judge", weights, counts, scores, delta([2, 1], [0.5, 0.5]), False)
+    History(file, "x").add(made)
+    found = History(file, "x").find(1, "judge", {"woman": 0.25, "man": 0.0})
+    assert found is not None
+    assert list(found.counts.items()) == [("woman", 1), ("man", 2)]
+    assert list(found.weights) == ["woman", "man"]
+    assert found.scores[0] == (1.0, 3.0)
+    assert History(file, "x").find(1, "judge", {"woman": 0.0, "man": 0.25}) is None
+    assert History(file, "x").find(1, "judge", {"woman": 0.0}) is None
+
+
 def test_on_the_miniature_a_biased_profession_is_balanced() -> None:
     from editing.pipelines.loading import load_pipeline
 

@@ -1,5 +1,6 @@
 """Tests of the training points from runs of the frozen model."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,3 +88,11 @@ def test_runs_have_the_predicted_cost_and_are_independent(pipe: Any) -> None:
     for row, route in enumerate(ROUTES):
         alone = load_or_draw(Denoiser(pipe), [route], steps=4, guidance=3.0)
         torch.testing.assert_close(together.finals[row], alone.finals[0], rtol=1e-4, atol=1e-4)
+
+
+def test_stored_runs_are_those_of_one_encoding_of_the_empty_prompt(tmp_path: Path) -> None:
+    pipe = tiny.sdxl()
+    for zeros in (True, False, True):
+        pipe.register_to_config(force_zeros_for_empty_prompt=zeros)
+        load_or_draw(Denoiser(pipe), ROUTES[:1], steps=1, guidance=3.0, folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2

@@ -165,3 +165,13 @@ def test_neighbours_are_complete_words_other_than_the_concept() -> None:
 def test_a_pipeline_without_tokenizer_is_refused() -> None:
     with pytest.raises(InputError, match="a pipeline with a tokenizer"):
         layout_of(SimpleNamespace(), "church")
+
+
+def test_rows_that_pad_the_table_hide_no_neighbours() -> None:
+    pipe = tiny.sd1()
+    before = neighbours(pipe, "dog", 3)
+    (own,) = pipe.tokenizer("dog", add_special_tokens=False)["input_ids"]
+    pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer) + 8, mean_resizing=False)
+    table = pipe.text_encoder.get_input_embeddings().weight.data
+    table[-8:] = table[own]
+    assert neighbours(pipe, "dog", 3) == before

@@ -140,6 +140,7 @@ def test_prodigy_finds_its_rate(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         ({"schedule": "polynomial", "lr": 1e-8}, "must be smaller than initial lr"),
         ({"ema": 1.0}, "ema between 0 and 1"),
+        ({"clip": 0.0}, "a clip above zero"),
         ({"optimizer": "prodigy", "groups": (Group("unet", 0.5),)}, "one learning rate for prodi"),
     ],
 )

@@ -93,6 +93,13 @@ def test_the_crop_shows_what_its_sizes_tell() -> None:
     np.testing.assert_allclose(across, left + np.arange(32), atol=1.5)
 
 
+@pytest.mark.parametrize("size", [(207, 103), (214, 214), (214, 3000), (501, 502), (3000, 417)])
+def test_the_largest_box_of_an_image_is_never_larger_than_it(size: tuple[int, int]) -> None:
+    # 512 / (512 / 214) is above 214 in floating point; Pillow refuses a box that begins below 0.
+    cut = view(Image.new("RGB", size), None, Framing((512, 512)), False, np.random.default_rng(0))
+    assert cut.pixels.shape == (3, 512, 512)
+
+
 def test_images_of_the_class_have_their_own_sizes_and_crops(sdxl: Any) -> None:
     """The published scripts condition them on the sizes of the subject's image."""
     denoiser = Denoiser(sdxl)
@@ -174,6 +181,35 @@ def test_far_and_near_images_say_so_and_know_where_they_are() -> None:
     assert {p for f, p in views if f.shown is not None and f.shown.all()} >= {
         "zoomed in ", "close up ",
     }  # fmt: skip
+
+
+def test_far_and_near_images_keep_their_proportions() -> None:
+    # A square in the middle of a wide image, shown in a wide format.
+    image = Image.new("RGB", (80, 40))
+    image.paste((255, 255, 255), (34, 14, 46, 26))
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        found, _ = far_or_near(image, None, (64, 128), rng)
+        rows, columns = np.nonzero(found.pixels[0] > 0)
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert abs(height - width) <= 3
+
+
+def test_scaled_images_are_mirrored_if_asked_for() -> None:
+    image = Image.new("RGB", (32, 32), (255, 255, 255))
+    image.paste((0, 0, 0), (0, 0, 16, 32))
+    mask = Image.new("L", (32, 32), 255)
+    mask.paste(0, (0, 0, 16, 32))
+    own = Pictures(ImageSet.open([image]), [fixed_caption("")], "", [mask])
+    rights = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        found, _ = own.scaled(0, Framing((32, 32), flip=True), rng)
+        assert found.mask is not None
+        bright = np.nonzero(found.pixels[0] > 0)[1].mean()
+        rights.append(bright > np.nonzero(found.shown)[1].mean())
+        assert abs(np.nonzero(found.mask > 0.5)[1].mean() - bright) < 1
+    assert set(rights) == {True, False}
 
 
 def test_two_subjects_side_by_side() -> None:

@@ -72,6 +72,12 @@ def test_subjects_regularisation_and_settings(folder: Path) -> None:
     )
 
 
+def test_masks_are_no_regularisation_images(folder: Path) -> None:
+    images(folder / "reg", "r_mask.png")
+    (regularization,) = read_dataset_config(write(folder, FULL)).regularization
+    assert regularization.images.ids == ("r.png", "s.png")
+
+
 def test_settings_that_do_not_map_are_named(folder: Path) -> None:
     notes = "\n".join(read_dataset_config(write(folder, FULL)).notes)
     assert "shuffle_caption = True is not used: captions are sentences" in notes

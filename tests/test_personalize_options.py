@@ -137,15 +137,19 @@ def test_several_subjects_are_taught_together(sd1: Any) -> None:
     refused("at least one subject, got none", "lora", sd1, [])
 
 
-def test_edits_of_custom_diffusion_merge_in_closed_form(sd1: Any) -> None:
+@pytest.mark.parametrize("vectors", [1, 2])
+def test_edits_of_custom_diffusion_merge_in_closed_form(sd1: Any, vectors: int) -> None:
+    own: dict[str, Any] = {"lr": 0.1, "vectors": vectors}
     edits = [
-        subjects.fit("custom-diffusion", sd1, subjects.subject("<x>"), lr=0.1),
-        subjects.fit("custom-diffusion", sd1, subjects.subject("<y>", "cat", seed=1), lr=0.1),
+        subjects.fit("custom-diffusion", sd1, subjects.subject("<x>"), **own),
+        subjects.fit("custom-diffusion", sd1, subjects.subject("<y>", "cat", seed=1), **own),
     ]
     words = ("church", "car", "tree", "house", "tulip", "castle", "judge", "bird")
     captions = [f"a {a} on the {b}" for a in words for b in words]
     merged = merge(edits, sd1, captions)
-    assert sorted(t for c in merged.changes for t in c.tokens()) == ["<x>", "<y>"]
+    tokens = [t for c in merged.changes for t in c.tokens()]
+    assert [t for t in tokens if "_" not in t] == ["<x>", "<y>"]
+    assert len(tokens) == 2 * vectors
     name = next(n for n in edits[0].tensors if n.endswith("attn2.to_k.weight"))
 
     def keys(edit: Any, prompt: str) -> torch.Tensor:
@@ -154,7 +158,9 @@ def test_edits_of_custom_diffusion_merge_in_closed_form(sd1: Any) -> None:
 
         with edit.applied(sd1, force=True):
             (found,) = encode(sd1, [Phrase("{}", prompt)])
-            rows = found.states[found.layout.first : found.layout.last + 1].double()
+            # The token's vectors and the noun, after the start token.
+            rows = found.states[1 : vectors + 2].double()
+            assert (found.layout.first, found.layout.last) == (1, vectors + 1)
             return rows @ parameter(sd1, name).detach().double().T
 
     for edit in edits:
@@ -162,8 +168,31 @@ def test_edits_of_custom_diffusion_merge_in_closed_form(sd1: Any) -> None:
         torch.testing.assert_close(keys(merged, concept), keys(edit, concept), rtol=0, atol=1e-3)
     with pytest.raises(InputError, match="Expected two or more edits and at least one caption"):
         merge(edits[:1], sd1, captions)
+    with pytest.raises(InputError, match="different identifiers, got '<x>' twice"):
+        merge([edits[0], edits[0]], sd1, captions)
     with pytest.raises(InputError, match="keys and values of the cross-attention, got one that"):
         merge([edits[0], subjects.fit("lora", sd1, steps=1)], sd1, captions)
+
+
+@pytest.mark.parametrize(
+    ("identifier", "caption"), [("Olis", "an OLIS dog"), ("<olis>", "a <OLIS> dog on a rock")]
+)
+def test_a_new_token_is_learnt_from_captions_in_another_case(
+    sd1: Any, identifier: str, caption: str
+) -> None:
+    taught = subjects.subject(identifier).with_captions([caption] * 3)
+    edit = subjects.fit("textual-inversion", sd1, taught, vectors=2, steps=1)
+    (change,) = edit.changes
+    assert change.tokens() == ("<olis>", "<olis>_1")
+    assert all(not torch.equal(change.vectors[t], change.starts[t]) for t in change.tokens())
+
+
+def test_what_scaled_images_replace_is_noted(sd1: Any) -> None:
+    for more in ({"buckets": True}, {"crop": 0.5}):
+        edit = subjects.fit("custom-diffusion", sd1, steps=1, **more)
+        assert any("smaller or larger" in note for note in edit.diagnostics["notes"])
+    edit = subjects.fit("custom-diffusion", sd1, steps=1)
+    assert not any("smaller or larger" in note for note in edit.diagnostics["notes"])
 
 
 def test_no_images(tmp_path: Path) -> None:

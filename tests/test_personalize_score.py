@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from editing.cli.personalize import app
+from editing.metrics.dreambench import Nouns
+from editing.personalize.dreambench import BenchSubject, DreamBench
+from editing.personalize.dreambench_run import score_subject
+from editing.personalize.dreambench_table import calibrate
 from editing.personalize.encoders import Encoders
 from editing.personalize.pictured import (
     Pictured,
@@ -139,6 +144,56 @@ def test_images_that_should_show_the_surroundings_are_left_out_of_nsd(
     assert found.measures["nsd"].n == 1
     assert found.measures["sa"].n == 2
     assert any("1 images whose prompts" in note for note in found.notes)
+
+
+def test_a_thing_is_asked_for_before_a_comma_too(tools: Tools, tmp_path: Path) -> None:
+    real = subject(tmp_path / "real", [0, 1], half()).with_captions(
+        ["a olis dog on a green couch", "a olis dog"]
+    )
+    prompts = ["a olis dog", "a olis dog on a red couch, at sunset"]
+    assert scored(pictured([7, 8], prompts), real, tools).measures["nsd"].n == 1
+
+
+def test_masks_stay_with_their_images_when_the_class_has_its_own(
+    tools: Tools, tmp_path: Path
+) -> None:
+    real = subject(tmp_path / "real", [0, 1], half())
+    generated = pictured([5, 2, 3], ["a dog", "a olis dog", "a olis dog"])
+    masks = [inverse(half()), half(), half()]
+    found, expected = (
+        scored(generated, real, tools, generated_masks=masks, class_images=own)
+        for own in (pictured([5], ["a dog"]), None)
+    )
+    assert found.measures["sa_masked"] == expected.measures["sa_masked"]
+
+
+def test_scores_of_a_benchmark_are_computed_again_for_other_masks_prompts_and_nouns(
+    tools: Tools, tmp_path: Path
+) -> None:
+    folder = tmp_path / "dog"
+    real = subject(folder, [0, 1])
+    item = BenchSubject("dog", folder, Nouns("dog", "corgi", "living"), ("a {0} {1}",))
+
+    def scores(real: Subject, prompt: str, item: BenchSubject = item) -> dict[str, Any]:
+        own = pictured([3, 4], [prompt] * 2)
+        return score_subject(tmp_path / "out", item, real, own, None, tools, 0)
+
+    first = scores(real, "a olis dog")
+    assert "Expected a mask" in first["missing"]["sa"]
+    moon = scores(real, "a olis dog on the moon")
+    assert moon["measures"]["ta"] != first["measures"]["ta"]
+    other = replace(item, nouns=Nouns("dog", "owl", "living"))
+    assert (
+        scores(real, "a olis dog on the moon", other)["measures"]["clip_t_specific"]
+        != moon["measures"]["clip_t_specific"]
+    )
+    rng = np.random.default_rng(0)
+    bench = DreamBench(tmp_path, (item,), ())
+    before = calibrate(bench, tools.encoders, rng)
+    masked = subject(folder, [0, 1], half())
+    assert "sa" in scores(masked, "a olis dog")["measures"]
+    assert calibrate(bench, tools.encoders, rng)["dino"].n == before["dino"].n
+    assert calibrate(bench, tools.encoders, rng)["dino"].value == before["dino"].value
 
 
 def test_the_empty_mask_of_a_generated_image_leaves_it_out(tools: Tools, tmp_path: Path) -> None:

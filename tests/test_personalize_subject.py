@@ -52,6 +52,21 @@ def test_files_that_are_no_images_are_counted_and_named(tmp_path: Path) -> None:
     assert subject.notes == ("1 files are no images and were left out (notes.md).",)
 
 
+def test_masks_are_no_images_and_lone_ones_are_named(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png", "a_mask.png", "gas-mask.png")
+    write_images(tmp_path / "masks", "a.png", "b.png")
+    subject = Subject.open(tmp_path, noun="dog")
+    assert subject.images.ids == ("a.png",)
+    assert subject.masks[0] is not None
+    assert subject.notes[0].startswith("3 files are no images and were left out (")
+    assert "gas-mask.png: a mask that is not used" in subject.notes[0]
+
+
+def test_a_folder_named_masks_may_hold_the_images(tmp_path: Path) -> None:
+    subject = Subject.open(write_images(tmp_path / "masks", "a.png", "b.png"), noun="mask")
+    assert subject.images.ids == ("a.png", "b.png")
+
+
 def test_one_image_is_allowed_and_noted(tmp_path: Path) -> None:
     subject = Subject.open(write_images(tmp_path, "a.png"), noun="dog")
     assert len(subject) == 1

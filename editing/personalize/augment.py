@@ -37,28 +37,30 @@ def far_or_near(
         "a far away ", for example, or "" for a scale near 1.
     """
     height, width = size
-    side = min(image.size)
-    corner = ((image.width - side) // 2, (image.height - side) // 2)
+    # The largest box of the wanted aspect ratio.
+    scale = min(image.width / width, image.height / height)
+    full = (max(1, round(width * scale)), max(1, round(height * scale)))
+    corner = ((image.width - full[0]) // 2, (image.height - full[1]) // 2)
     shown = np.zeros((height, width), np.float32)
     if rng.random() < _SMALLER:
         share = rng.uniform(1 / 3, 1)
         small = (max(8, round(height * share)), max(8, round(width * share)))
         top, left = (int(rng.integers(0, a - b + 1)) for a, b in zip(size, small, strict=True))
         shown[top : top + small[0], left : left + small[1]] = 1
-        box = (*corner, side)
+        box = (*corner, *full)
         prefix = str(rng.choice(_FAR)) if share < 0.6 else ""
     else:
         share = 1 / rng.uniform(1.2, 1.4)
-        near = round(side * share)
-        right, below = (int(rng.integers(0, side - near + 1)) for _ in range(2))
+        near = (max(1, round(full[0] * share)), max(1, round(full[1] * share)))
+        right, below = (int(rng.integers(0, a - b + 1)) for a, b in zip(full, near, strict=True))
         small, top, left = (height, width), 0, 0
         shown[:] = 1
-        box = (corner[0] + right, corner[1] + below, near)
+        box = (corner[0] + right, corner[1] + below, *near)
         prefix = str(rng.choice(_NEAR))
 
     def placed(picture: Image.Image, filtering: Image.Resampling) -> Image.Image:
         canvas = Image.new(picture.mode, (width, height))
-        part = _square(picture, *box).resize((small[1], small[0]), filtering)
+        part = _cut(picture, *box).resize((small[1], small[0]), filtering)
         canvas.paste(part, (left, top))
         return canvas
 
@@ -94,5 +96,5 @@ def both(left: str, right: str, rng: np.random.Generator) -> str:
     return f"a photo of {left} and {right}"
 
 
-def _square(image: Image.Image, left: int, top: int, side: int) -> Image.Image:
-    return image.crop((left, top, left + side, top + side))
+def _cut(image: Image.Image, left: int, top: int, width: int, height: int) -> Image.Image:
+    return image.crop((left, top, left + width, top + height))

@@ -104,8 +104,8 @@ def merge(edits: Sequence[Edit], pipe: Any, captions: Sequence[str]) -> Edit:
         An edit with full changes and all tokens.
 
     Raises:
-        InputError: There are fewer than two edits, or no captions, or an edit is of another base or
-            changes other layers than keys and values.
+        InputError: There are fewer than two edits, or no captions, an edit is of another base or
+            changes other layers than keys and values, or two subjects share an identifier.
     """
     if len(edits) < 2 or not captions:
         raise InputError(
@@ -121,11 +121,18 @@ def merge(edits: Sequence[Edit], pipe: Any, captions: Sequence[str]) -> Edit:
             f"Expected edits of keys and values of the cross-attention, got one that changes "
             f"{strange[0]}; use `editing.compose` for it."
         )
+    named = [r.identifier for e in edits for r in e.requests]
+    twice = next((name for i, name in enumerate(named) if name in named[:i]), None)
+    if twice is not None:
+        raise InputError(
+            f"Expected subjects of different identifiers, got {twice!r} twice; train one of them "
+            "with another identifier."
+        )
     kept = torch.cat([e.states[1:] for e in encode(pipe, [Phrase("{}", c) for c in captions])])
     wanted = [(_subject_states(edit, pipe), edit) for edit in edits]
     changes = []
     for name in names:
-        base = parameter(pipe, name).detach().double().cpu()
+        base = parameter(pipe, name).detach().cpu().double()
         states = torch.cat([s for s, _ in wanted])
         values = torch.cat([s.double() @ _weight(edit, name, base).T for s, edit in wanted])
         merged = constrained(base, kept, states, values)

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from editing.personalize.augment import both, far_or_near, side_by_side
 from editing.personalize.framing import Framing, View, view
@@ -83,11 +83,13 @@ class Pictures:
         # Resizing a photograph of 12 megapixels takes 90 ms.
         return self._views.get((index, framing, mirrored), cut) if framing.crop == 1 else cut()
 
-    def scaled(
-        self, index: int, size: tuple[int, int], rng: np.random.Generator
-    ) -> tuple[View, str]:
+    def scaled(self, index: int, framing: Framing, rng: np.random.Generator) -> tuple[View, str]:
         """Returns an image smaller or larger for one step, and words for it."""
-        return far_or_near(self.image(index), self._masks[index], size, rng)
+        image, mask = self.image(index), self._masks[index]
+        if framing.mirrored(rng):
+            image = ImageOps.mirror(image)
+            mask = None if mask is None else ImageOps.mirror(mask)
+        return far_or_near(image, mask, framing.size, rng)
 
     def caption(self, index: int, rng: np.random.Generator) -> str:
         """Returns the caption of an image for one step."""
@@ -160,7 +162,7 @@ class Sampler:
             index = pictures.draw(rng)
             text = pictures.caption(index, rng)
             if self._mixing.scaled:
-                shown, prefix = pictures.scaled(index, self._framing.size, rng)
+                shown, prefix = pictures.scaled(index, self._framing, rng)
                 text = prefix + text
             else:
                 shown = pictures.view(index, self._framing, rng)

@@ -29,7 +29,6 @@ from editing.training import OnEvent
 from visdiff.errors import InputError
 from visdiff.files import explained, write_whole
 from visdiff.hashing import canonical_json, digest_bytes
-from visdiff.imageset import ImageSet
 
 SCORES = "scores.json"
 """Name of the file with the scores of a subject, in its folder."""
@@ -172,7 +171,8 @@ def score_subject(
 ) -> dict[str, Any]:
     """Scores the images of a subject and writes the scores into its folder, or reads them from it.
 
-    Scores in the folder are used if images, models and measures are the same.
+    Scores in the folder are used if images, masks, captions, prompts, models and measures are the
+    same.
 
     Args:
         out: Folder of the run.
@@ -196,7 +196,9 @@ def score_subject(
         "subject": item.name,
         "images": len(own),
         "seed": seed,
-        "digest": _digest([subject.images, own.images, *([of_class.images] if of_class else [])]),
+        "digest": _digest(
+            subject, own, of_class, [item.nouns.vague, item.nouns.specific, tools.fill]
+        ),
         "models": tools.models,
         "wanted": sorted(tools.wanted),
         "unavailable": sorted({**tools.encoders.missing, **tools.missing}),
@@ -222,10 +224,14 @@ def score_subject(
     return line
 
 
-def _digest(sets: Sequence[ImageSet]) -> str:
-    """Returns a digest of the content of images, in order."""
-    names = [[images.digest(i) for i in range(len(images))] for images in sets]
-    return digest_bytes(canonical_json(names).encode())
+def _digest(subject: Subject, own: Pictured, of_class: Pictured | None, more: Sequence[str]) -> str:
+    """Returns a digest of all that scores are computed from besides models, in order."""
+    generated = [
+        [[p.images.digest(i), prompt] for i, prompt in enumerate(p.prompts)]
+        for p in (own, of_class)
+        if p is not None
+    ]
+    return digest_bytes(canonical_json([subject.digest, generated, list(more)]).encode())
 
 
 def open_run(out: Path, settings: Mapping[str, Any]) -> None:

@@ -10,8 +10,8 @@ from editing.metrics.subject import Estimate, estimate, real_likeness
 from editing.personalize.dreambench import DreamBench
 from editing.personalize.encoders import Encoders, encode_images
 from editing.personalize.scoring import TITLES
+from editing.personalize.subject import open_images
 from visdiff.errors import InputError
-from visdiff.imageset import ImageSet
 
 COLUMNS = ("dino", "clip_i", "clip_t_vague", "clip_t_specific")
 """Measures that are published."""
@@ -32,7 +32,7 @@ def calibrate(
     """
     values: dict[str, list[float]] = {}
     for item in bench.subjects:
-        found = encode_images(ImageSet.open(item.folder), encoders.present)
+        found = encode_images(open_images(item.folder)[0], encoders.present)
         for role, features in found.features.items():
             if len(features) > 1:
                 values.setdefault(role, []).append(real_likeness(features))

@@ -96,7 +96,9 @@ def view(
     # Crop and resize are one operation: `share` of the largest box of the wanted aspect ratio.
     share = 1.0 if framing.crop == 1 else float(rng.uniform(framing.crop, 1))
     scale = max(width / image.width, height / image.height) / share
-    box_width, box_height = width / scale, height / scale
+    # Rounding may exceed the image by an ulp, which Pillow refuses.
+    box_width = min(width / scale, float(image.width))
+    box_height = min(height / scale, float(image.height))
     across, down = (0.5, 0.5) if framing.crop == 1 else rng.random(2)
     left, top = (image.width - box_width) * across, (image.height - box_height) * down
     box = (left, top, left + box_width, top + box_height)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from editing.pipelines.denoiser import cumulative_alphas
 from visdiff.errors import InputError
 
 Tensor = torch.Tensor
@@ -38,13 +39,17 @@ class NoiseLevels:
 
     @classmethod
     def of(cls, scheduler: Any, prediction: Prediction) -> "NoiseLevels":
-        """Returns the levels of a scheduler: those that the model was trained on."""
+        """Returns the levels of a scheduler: those that the model was trained on.
+
+        Raises:
+            InputError: The scheduler has none.
+        """
         if prediction == "flow":
             # A new scheduler, since sampling replaces the levels of the pipeline's.
             fresh = type(scheduler).from_config(scheduler.config)
             sigmas = fresh.sigmas[: len(fresh.timesteps)].float()
             return cls(prediction, 1 - sigmas, sigmas, fresh.timesteps.float())
-        kept = scheduler.alphas_cumprod.float()
+        kept = cumulative_alphas(scheduler)
         return cls(prediction, kept.sqrt(), (1 - kept).sqrt(), torch.arange(len(kept)))
 
     def draw(self, generator: torch.Generator) -> int:

@@ -15,7 +15,7 @@ from editing.generate.phrases import with_article
 from editing.personalize.data import Caption, Pictures, fixed_caption
 from editing.personalize.framing import Framing
 from editing.personalize.kept import Keeping, keeper
-from editing.personalize.loss import check_min_snr
+from editing.personalize.loss import NoiseLevels, check_min_snr
 from editing.personalize.objective import Objective
 from editing.personalize.priors import ClassImages, class_images
 from editing.personalize.samples import Samples, grids
@@ -172,6 +172,8 @@ class Personalizer:
         denoiser = Denoiser(pipe, config.height, config.width)
         if config.min_snr is not None:
             check_min_snr(denoiser.prediction)
+        # Raises before class images are drawn.
+        NoiseLevels.of(denoiser.pipe.scheduler, denoiser.prediction)
         if config.unmix:
             check_unmix(len(by_name), config.cut_mix)
         trained = self.trained(pipe, [group[0] for group in by_name], config)
@@ -181,6 +183,11 @@ class Personalizer:
             for group in by_name
         ]
         notes += [note for found in priors for note in found.notes]
+        if config.scaled_images and (config.buckets or (config.crop or 1) < 1):
+            notes.append(
+                "Images of the subject are shown smaller or larger (scaled_images) instead of in "
+                "buckets or crops."
+            )
         for note in notes:
             report(Noted(note))
         # Before the training, whose adapters and tokens are no part of the base.
@@ -280,9 +287,12 @@ def _step_of(empty: Edit, trained: Trained, weights: Weights, step: int) -> Edit
 
 def _named(subject: Subject, config: PersonalizeConfig) -> Subject:
     """Returns the subject with a token of its own as identifier, if one is trained."""
-    if not config.new_token or subject.identifier.startswith("<"):
+    if not config.new_token:
         return subject
-    return subject.renamed(f"<{subject.identifier}>")
+    # CLIP's tokenizers lower their input, so that a caption with "<Olis>" has the token; what looks
+    # for the token in the text (the expansion of several vectors) needs its spelling.
+    name = subject.identifier.lower()
+    return subject.renamed(name if name.startswith("<") else f"<{name}>")
 
 
 def _by_identifier(subjects: Sequence[Subject]) -> list[list[Subject]]:

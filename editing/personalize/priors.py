@@ -24,6 +24,7 @@ import numpy as np
 from editing.generate import Progress, generate
 from editing.generate.phrases import own_seed, with_article
 from editing.generate.prompts import Sample
+from editing.personalize.captions import has_identifier
 from editing.personalize.data import Caption, Pictures, fixed_caption
 from editing.personalize.regularization import ClassPrompt, Pools, background_of, class_prompts
 from editing.personalize.settings import PersonalizeConfig
@@ -89,7 +90,11 @@ def structured(
     """Returns images of the structured prompts, whose captions lose words at each step."""
     seed = own_seed(subject.noun)
     backgrounds = list(
-        dict.fromkeys(b for c in subject.captions if (b := background_of(c, subject.noun)))
+        dict.fromkeys(
+            b
+            for c in subject.captions
+            if (b := background_of(c, subject.noun)) and not has_identifier(b, subject.identifier)
+        )
     )
     prompts = class_prompts(
         subject.noun,

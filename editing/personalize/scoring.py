@@ -159,15 +159,15 @@ def score(
         InputError: No image can be read.
     """
     own, of_class = _by_identifier(generated, subject)
-    if class_images is not None:
-        of_class = class_images
-    elif of_class is not None and generated_masks is not None:
+    if of_class is not None and generated_masks is not None:
         kept = set(own.images.ids)
         generated_masks = [
             mask
             for name, mask in zip(generated.images.ids, generated_masks, strict=True)
             if name in kept
         ]
+    if class_images is not None:
+        of_class = class_images
     book = _Book(own, subject, tools, rng)
     book.likenesses()
     wanted = tools.wanted

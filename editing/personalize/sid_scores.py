@@ -18,6 +18,7 @@ from editing.personalize.subject import Subject
 from visdiff.encoders import Encoder
 from visdiff.errors import InputError, MissingBackendError
 from visdiff.imageset import ImageSet
+from visdiff.words import words
 
 NAMES = ("sa", "nsd", "nsd_relative", "sa_masked", "nsd_masked")
 """The measures of this module."""
@@ -233,7 +234,7 @@ def _asked_for(generated: Pictured, subject: Subject) -> np.ndarray:
     things = _others(subject)
     return np.array(
         [
-            prompt is not None and not things.isdisjoint(prompt.casefold().split())
+            prompt is not None and not things.isdisjoint(words(prompt))
             for prompt in generated.prompts
         ]
     )

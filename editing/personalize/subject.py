@@ -280,21 +280,22 @@ def _from_folder(
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     found = ImageSet.open(folder)
     known = {folder / name: i for i, name in enumerate(found.ids)}
-    masks: dict[tuple[Path, str], Path] = {}
+    # Mask → folder and stem of its image. The opened folder itself may be named "masks".
+    masks: dict[Path, tuple[Path, str]] = {}
     for file in known:
         named = _MASK_NAME.fullmatch(file.stem)
         if named:
-            masks[file.parent, named["stem"]] = file
-        elif file.parent.name == "masks":
-            masks[file.parent.parent, file.stem] = file
-    images = [i for file, i in known.items() if file not in masks.values()]
+            masks[file] = file.parent, named["stem"]
+        elif file.parent.name == "masks" and file.parent != folder:
+            masks[file] = file.parent.parent, file.stem
+    images = [i for file, i in known.items() if file not in masks]
     if not images:
         raise InputError(
             f"Expected images of the subject in {folder}, got masks alone; add the images."
         )
     opened = found.subset(images)
     texts: dict[str, str] = {}
-    used = set(known)
+    used = known.keys() - masks.keys()
     for name in opened.ids:
         for suffix in suffixes:
             sidecar = (folder / name).with_suffix(suffix)
@@ -303,12 +304,18 @@ def _from_folder(
                 text = read_caption(sidecar)
                 if text:
                     texts.setdefault(name, text)
+    of_image = {key: mask for mask, key in masks.items()}
     by_id = {
         name: mask
         for name in opened.ids
-        if (mask := masks.get(((folder / name).parent, (folder / name).stem))) is not None
+        if (mask := of_image.get(((folder / name).parent, (folder / name).stem))) is not None
     }
-    left_out = [str(p.relative_to(folder)) for p in files if p not in used]
+    used |= set(by_id.values())
+    left_out = [
+        f"{p.relative_to(folder)}{': a mask that is not used' if p in masks else ''}"
+        for p in files
+        if p not in used
+    ]
     return opened, texts, by_id, left_out
 
 

@@ -20,9 +20,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from editing.pipelines.attention_recorder import Recorder, cross_attention
-from editing.pipelines.denoiser import Denoiser
+from editing.pipelines.denoiser import Denoiser, cumulative_alphas
 from editing.pipelines.sampling import Sampler, Settings, levels
-from editing.pipelines.text import Layout, Phrase, lay_out
+from editing.pipelines.text import Layout, Phrase, expanded, lay_out
 from visdiff.errors import InputError
 
 NOISE_LEVELS = (0.3, 0.5, 0.7)
@@ -99,7 +99,7 @@ def attention_maps(
     if not seeds:
         raise InputError("Expected at least one seed, got none; give for example 0.")
     layers = cross_attention(pipe)
-    text = _expanded(pipe, prompt)
+    text = expanded(pipe, prompt)
     layout = lay_out(pipe, Phrase("{}", text))
     sampler = Sampler(pipe, settings or Settings(), batch_size)
     factor = int(pipe.vae_scale_factor)
@@ -153,7 +153,7 @@ def attention_of_images(
     if not noise_levels or not all(0 <= level < 1 for level in noise_levels):
         raise InputError(f"Expected noise levels in [0, 1), got {noise_levels}; give (0.5,).")
     layers = cross_attention(pipe)
-    text = _expanded(pipe, prompt)
+    text = expanded(pipe, prompt)
     layout = lay_out(pipe, Phrase("{}", text))
     denoiser = Denoiser(pipe)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -162,13 +162,13 @@ def attention_of_images(
     conditions = denoiser.encode([prompt]).rows([0] * len(images))
     height, width = latents.shape[2:]
     recorder = Recorder(layers, len(images), layout.length, (height, width))
-    scheduler = pipe.scheduler
+    signal = cumulative_alphas(pipe.scheduler).to(latents.device)
     with recorder.recording(), torch.no_grad():
         for level in noise_levels:
-            step = int(level * scheduler.config.num_train_timesteps)
-            steps = torch.full((len(images),), step)
-            noised = scheduler.add_noise(latents.cpu(), noise.expand_as(latents), steps)
-            denoiser.forward(noised, steps, conditions)
+            step = int(level * len(signal))
+            kept = signal[step]
+            noised = kept.sqrt() * latents + (1 - kept).sqrt() * noise.to(latents.device)
+            denoiser.forward(noised, torch.full((len(images),), step), conditions)
     return AttentionMaps(
         text, layout.words, recorder.mean(), images, len(layers), recorder.steps, layout
     )
@@ -185,7 +185,7 @@ def positions_of(pipe: Any, prompt: str, word: str) -> tuple[int, ...]:
     Raises:
         InputError: The word is not in the prompt.
     """
-    text, wanted = _expanded(pipe, prompt), _expanded(pipe, word)
+    text, wanted = expanded(pipe, prompt), expanded(pipe, word)
     found = re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text, re.IGNORECASE)
     if found is None:
         raise InputError(
@@ -245,10 +245,3 @@ def _words(tokens: Sequence[str], layout: Layout) -> Iterator[list[int]]:
             word = []
     if word:
         yield word
-
-
-def _expanded(pipe: Any, prompt: str) -> str:
-    """Returns the prompt with all vectors of a new token, as diffusers gives it to tokenizers."""
-    convert = getattr(pipe, "maybe_convert_prompt", None)
-    text = prompt if convert is None else convert(prompt, pipe.tokenizer)
-    return " ".join(text.split())

@@ -37,6 +37,26 @@ NullEncoding = Literal["pipeline", "prompt"]
 if SDXL's configuration specifies so, or that of the text encoders. They differ for SDXL only."""
 
 
+def cumulative_alphas(scheduler: Any) -> Tensor:
+    """Returns ᾱ of each timestep that a diffusion model was trained on, float32, shape (n,).
+
+    Noised latents are √ᾱ z + √(1 − ᾱ) ε. ``add_noise`` of many schedulers is something else: that
+    of Euler is not scaled as the network expects, and that of DPM-Solver depends on the steps of
+    the last sampling.
+
+    Raises:
+        InputError: The model was trained on other noise levels (EDM, such as Playground 2.5).
+    """
+    found = getattr(scheduler, "alphas_cumprod", None)
+    if found is None:
+        raise InputError(
+            f"Expected a scheduler with the noise levels of a diffusion model, got "
+            f"{type(scheduler).__name__}, whose model has inputs of another scale; use a model of "
+            "Stable Diffusion 1, 2 or XL."
+        )
+    return found.float()
+
+
 @dataclass(frozen=True, eq=False)
 class Conditions:
     """Encoded prompts for the denoiser, one row per prompt.

@@ -101,6 +101,14 @@ def lay_out(pipe: Any, phrase: Phrase) -> Layout:
     return first
 
 
+def expanded(pipe: Any, text: str) -> str:
+    """Returns a text with all vectors of a new token ("<olis> <olis>_1"), as tokenizers get it."""
+    convert = getattr(pipe, "maybe_convert_prompt", None)
+    if convert is not None:
+        text = convert(text, _denoiser_tokenizers(pipe)[0])
+    return " ".join(text.split())
+
+
 def encode(pipe: Any, phrases: Sequence[Phrase]) -> Iterator[Encoded]:
     """Encodes prompts as the pipeline does for sampling.
 
@@ -117,7 +125,11 @@ def encode(pipe: Any, phrases: Sequence[Phrase]) -> Iterator[Encoded]:
     Raises:
         InputError: As `lay_out`, before anything is encoded.
     """
-    layouts = [lay_out(pipe, phrase) for phrase in phrases]
+    # The pipeline expands new tokens by itself; a text that is expanded already would be twice.
+    layouts = [
+        lay_out(pipe, Phrase(expanded(pipe, p.template), expanded(pipe, p.concept)))
+        for p in phrases
+    ]
     family, device = family_of(pipe), _encoder(pipe).device
     for phrase, layout in zip(phrases, layouts, strict=True):
         with torch.no_grad():
@@ -205,8 +217,11 @@ def neighbours(pipe: Any, concept: str, count: int) -> list[str]:
     taken = set(concept.casefold().split())
     found: list[str] = []
     for index in near.argsort(descending=True).tolist():
-        if len(found) >= count or index >= len(words):
+        if len(found) >= count:
             break
+        if index >= len(words):
+            # A row that pads the table.
+            continue
         word = str(words[index] or "").removesuffix("</w>")
         is_word = str(words[index]).endswith("</w>")
         if is_word and len(word) > 2 and word.isalpha() and word.isascii() and word not in taken:

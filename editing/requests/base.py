@@ -1,7 +1,9 @@
 """The base class of all requests, and the checks that they share."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, ClassVar, Self, cast
 
@@ -129,7 +131,11 @@ def check_text(text: str, what: str) -> None:
 
 
 def check_target(concept: str, target: str) -> None:
-    """Raises InputError if a concept and its target are the same."""
+    """Raises InputError if a target is no text, or the concept itself."""
+    if not isinstance(target, str):
+        raise InputError(
+            f"Expected a text as target of {concept!r}, got {target!r}; give a word or phrase."
+        )
     if normal(concept) == normal(target):
         raise InputError(
             f"Expected a target that differs from the concept, got {target!r} for {concept!r}; "
@@ -138,10 +144,24 @@ def check_target(concept: str, target: str) -> None:
 
 
 def check_scale(scale: float, concept: str) -> None:
-    """Raises InputError if a scale is not positive."""
-    if not scale > 0:
+    """Raises InputError if a scale is no positive number."""
+    if not (is_number(scale) and 0 < scale < math.inf):
         raise InputError(
             f"Expected a scale above zero for {concept!r}, got {scale!r}; use 1 for the default."
+        )
+
+
+def is_number(value: object) -> bool:
+    """Returns whether a value, perhaps of a file, is a number."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_numbers(values: object, what: str) -> None:
+    """Raises InputError if values are no mapping to numbers."""
+    if not isinstance(values, Mapping) or not all(map(is_number, values.values())):
+        raise InputError(
+            f"Expected {what} as a table of numbers, got {values!r}; write {{man = 0.5, woman = "
+            "0.5}."
         )
 
 

@@ -1,11 +1,18 @@
 """The kinds of requests: erase, replace, debias, moderate, preserve, learn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import ClassVar
 
-from editing.requests.base import Request, check_scale, check_target, check_text, normal
+from editing.requests.base import (
+    Request,
+    check_numbers,
+    check_scale,
+    check_target,
+    check_text,
+    normal,
+)
 from editing.requests.wording import subject_phrase
 from visdiff.errors import InputError
 
@@ -50,12 +57,12 @@ class Replace(Request):
 
     def __post_init__(self) -> None:
         check_text(self.concept, "a concept to replace")
+        check_target(self.concept, self.target)
         if not self.target.strip():
             raise InputError(
                 f"Expected a target to draw instead of {self.concept!r}, got an empty text; use "
                 "Erase for the empty prompt."
             )
-        check_target(self.concept, self.target)
         check_scale(self.scale, self.concept)
 
 
@@ -85,6 +92,7 @@ class Debias(Request):
     def __post_init__(self) -> None:
         check_text(self.concept, "a concept to debias")
         check_scale(self.scale, self.concept)
+        check_numbers(self.ratios, f"the shares of {self.concept!r}")
         object.__setattr__(self, "ratios", MappingProxyType(dict(self.ratios)))
         if len(self.ratios) < 2:
             raise InputError(
@@ -111,6 +119,7 @@ class Debias(Request):
                 f"{total:g}); divide them by their sum."
             )
         if self.weights is not None:
+            check_numbers(self.weights, f"the weights of {self.concept!r}")
             object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
             if set(self.weights) != set(self.ratios):
                 raise InputError(
@@ -120,7 +129,8 @@ class Debias(Request):
                 )
 
     def __hash__(self) -> int:
-        return hash((self.concept, tuple(self.ratios.items()), self.scale))
+        # Equal requests may have their attributes in another order.
+        return hash((self.concept, frozenset(self.ratios.items()), self.scale))
 
     @property
     def applied_weights(self) -> dict[str, float]:
@@ -181,6 +191,11 @@ class Preserve(Request):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.concepts, Iterable):
+            raise InputError(
+                f"Expected concepts to preserve as a list of texts, got {self.concepts!r}; write "
+                '["a house"].'
+            )
         texts = (self.concepts,) if isinstance(self.concepts, str) else tuple(self.concepts)
         object.__setattr__(self, "concepts", tuple(dict.fromkeys(texts)))
         if not texts:

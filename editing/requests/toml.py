@@ -71,7 +71,9 @@ def read_requests(path: Path) -> RequestFile:
             field = KINDS[kind].lists if kind in KINDS else ""
             if field and "file" in table:
                 lines = read_lines(path.parent / str(table.pop("file")))
-                table[field] = [*table.get(field, []), *lines]
+                own = table.get(field, [])
+                # A single text is as good as a list of one.
+                table[field] = [*(own if isinstance(own, list) else [own]), *lines]
             requests.append(from_dict({**table, "kind": kind}))
     return RequestFile(tuple(requests), method, settings, inputs)
 
@@ -99,7 +101,12 @@ def _toml(value: Any) -> str:
 def read_texts(option: str) -> list[str]:
     """Returns the concepts of an option: the text itself, or the lines of a file."""
     path = Path(option)
-    return read_lines(path) if path.suffix and path.is_file() else [option]
+    try:
+        is_file = bool(path.suffix) and path.is_file()
+    except OSError:
+        # Too long for the name of a file.
+        is_file = False
+    return read_lines(path) if is_file else [option]
 
 
 def read_lines(path: Path) -> list[str]:

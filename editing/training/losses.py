@@ -57,6 +57,7 @@ def mean_losses(
     generators = [generator(seed, i) for i in range(samples)]
     with torch.no_grad():
         for start in range(0, samples, at_once):
+            # Apple's GPUs have no float64.
             for name, values in loss(weights, generators[start : start + at_once]).parts.items():
-                found.setdefault(name, []).append(values.double().cpu())
+                found.setdefault(name, []).append(values.cpu().double())
     return {name: float(torch.cat(values).mean()) for name, values in found.items()}

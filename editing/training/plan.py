@@ -106,6 +106,8 @@ class Plan:
                 "Expected a seed, a warm-up and a weight decay of zero or more, got "
                 f"{self.seed}, {self.warmup} and {self.weight_decay}; correct the negative one."
             )
+        if self.clip is not None and not self.clip > 0:
+            raise InputError(f"Expected a clip above zero, got {self.clip}; leave it out for none.")
         if self.ema is not None and not 0 < self.ema < 1:
             raise InputError(
                 f"Expected an ema between 0 and 1, got {self.ema}; use 0.999 or the like, or leave "

@@ -19,7 +19,7 @@ from editing.linear import (
     effective_rank,
     find_revivals,
 )
-from editing.pipelines.text import Encoded, Phrase, describe, encode, lay_out
+from editing.pipelines.text import Encoded, Phrase, describe, encode, expanded, lay_out
 from editing.pipelines.text import neighbours as nearest_words
 from editing.pipelines.weights import Space
 from editing.requests import Request, changes_of, normal
@@ -96,7 +96,7 @@ def tokens_used(
     """Returns the tokens that represent each changed concept in its bare phrase, as JSON."""
     found = {}
     for request in changes_of(requests):
-        layout = lay_out(pipe, Phrase("{}", request.concept))
+        layout = lay_out(pipe, Phrase("{}", expanded(pipe, request.concept)))
         positions = [i for i, _ in pair_positions(layout, [layout], config.tokens)]
         found[request.concept] = describe(layout, positions)
     return found

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -84,11 +84,12 @@ class History:
     def find(
         self, round_number: int, concept: str, weights: Mapping[str, float]
     ) -> Evaluation | None:
-        """Returns an earlier evaluation at these weights, or None."""
+        """Returns an earlier evaluation at these weights, in their order, or None."""
         evaluation = self._known.get((round_number, concept))
-        same = evaluation is not None and np.allclose(
-            [*evaluation.weights.values()], [*weights.values()], rtol=0, atol=1e-9
-        )
+        if evaluation is None or evaluation.weights.keys() != weights.keys():
+            return None
+        evaluation = _in_order(evaluation, list(weights))
+        same = np.allclose([*evaluation.weights.values()], [*weights.values()], rtol=0, atol=1e-9)
         return evaluation if same else None
 
     def add(self, evaluation: Evaluation) -> None:
@@ -96,3 +97,14 @@ class History:
         if self._path is not None:
             with explained("a file for evaluations that can be appended to", self._path):
                 append_line(self._path, utf8(json.dumps(asdict(evaluation), ensure_ascii=False)))
+
+
+def _in_order(evaluation: Evaluation, attributes: list[str]) -> Evaluation:
+    """Returns an evaluation with its attributes in an order, in which equal requests differ."""
+    places = [list(evaluation.weights).index(a) for a in attributes]
+    return replace(
+        evaluation,
+        weights={a: evaluation.weights[a] for a in attributes},
+        counts={a: evaluation.counts[a] for a in attributes},
+        scores=tuple(tuple(row[i] for i in places) for row in evaluation.scores),
+    )

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from editing.edit.saving import save_tensors
-from editing.pipelines.denoiser import Denoiser, Tensor
+from editing.pipelines.denoiser import Denoiser, Tensor, cumulative_alphas
 from editing.pipelines.sampling import initial_noise
 from editing.pipelines.weights import weight_hash
 from visdiff.errors import InputError
@@ -78,8 +78,14 @@ def ddim(scheduler: Any) -> Any:
     """Returns the deterministic DDIM scheduler with the noise schedule of another scheduler.
 
     Clipping, a default of DDIM that is wrong for latents, is off.
+
+    Raises:
+        InputError: The other scheduler has none.
     """
     from diffusers import DDIMScheduler
+
+    # DDIM has levels of its own for a configuration without any.
+    cumulative_alphas(scheduler)
 
     return DDIMScheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)
 
@@ -209,4 +215,7 @@ def _key(
         "steps": steps,
         "guidance": guidance,
     }
+    if not getattr(denoiser.pipe.config, "force_zeros_for_empty_prompt", True):
+        # SDXL's guidance against the encoded empty prompt; no weight tells.
+        parts["null"] = "encoded"
     return digest_bytes(canonical_json(parts).encode())

@@ -143,8 +143,8 @@ class DoraAdapters(Adapters):
         """Returns m (W + (α / r) B A) / ‖W + (α / r) B A‖ − W of each layer, of full rank."""
         found = []
         for layer, base in self._bases.items():
-            own = base.parameter.detach().double().cpu()
-            a, b, m = (weights[f"{layer}.{part}"].detach().double().cpu() for part in self._parts)
+            own = base.parameter.detach().cpu().double()
+            a, b, m = (weights[f"{layer}.{part}"].detach().cpu().double() for part in self._parts)
             summed = own + (self._alpha / self._rank) * (b @ a)
             scaled = summed * (m / summed.norm(dim=1))[:, None]
             found.append(Full(f"{layer}.weight", (scaled - own).float()))
