@@ -137,6 +137,16 @@ def test_several_subjects_are_taught_together(sd1: Any) -> None:
     refused("at least one subject, got none", "lora", sd1, [])
 
 
+def test_a_prior_changes_nothing_of_a_token_and_a_note_says_so(sd1: Any) -> None:
+    plain = subjects.fit("textual-inversion", sd1, subjects.subject("<x>"))
+    guarded = subjects.fit("textual-inversion", sd1, subjects.subject("<x>"), prior="teacher")
+    assert bits(guarded) == bits(plain)
+    assert not any("The prior changes nothing" in note for note in plain.diagnostics["notes"])
+    assert any("The prior changes nothing" in note for note in guarded.diagnostics["notes"])
+    other = subjects.fit("lora", sd1, prior="teacher")
+    assert not any("The prior changes nothing" in note for note in other.diagnostics["notes"])
+
+
 @pytest.mark.parametrize("vectors", [1, 2])
 def test_edits_of_custom_diffusion_merge_in_closed_form(sd1: Any, vectors: int) -> None:
     own: dict[str, Any] = {"lr": 0.1, "vectors": vectors}

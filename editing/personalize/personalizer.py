@@ -183,6 +183,11 @@ class Personalizer:
             for group in by_name
         ]
         notes += [note for found in priors for note in found.notes]
+        if trained.only_tokens and any(p.pictures is not None or p.from_teacher for p in priors):
+            notes.append(
+                "The prior changes nothing: no caption of the class has the trained token. Prior "
+                "none gives the same edit sooner."
+            )
         if config.scaled_images and (config.buckets or (config.crop or 1) < 1):
             notes.append(
                 "Images of the subject are shown smaller or larger (scaled_images) instead of in "

@@ -21,10 +21,12 @@ class Trained(ABC):
     Attributes:
         changes_text: Whether the encoding of every prompt changes.
         tokens: Tokens whose prompts change their encoding, when not all do.
+        only_tokens: Whether prompts without these tokens give the same images as before.
     """
 
     changes_text: bool = False
     tokens: tuple[str, ...] = ()
+    only_tokens: bool = False
 
     @property
     @abstractmethod

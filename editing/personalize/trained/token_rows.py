@@ -33,6 +33,8 @@ class TokenRows(Trained):
             represents a word.
     """
 
+    only_tokens = True
+
     def __init__(self, pipe: Any, initializers: Mapping[str, str], vectors: int = 1) -> None:
         if getattr(pipe, "unet", None) is None:
             raise InputError(
