@@ -27,7 +27,7 @@ from editing.audits.prompt_groups import (
     prompt_groups,
 )
 from editing.audits.prompt_groups import samples_of as samples
-from editing.audits.report import AuditReport, drift_by_concept
+from editing.audits.report import AuditReport, drift_by_concept, file_name
 from editing.cli.audit import app
 from editing.demo import demo
 from editing.generate import generate
@@ -43,6 +43,7 @@ from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 
 QUICK = Settings(steps=6, guidance=5.0, scheduler="DPMSolverMultistep")
+SKETCH = "a pencil sketch of a rose"
 REQUESTS: list[Request] = [
     Erase("church"),
     Replace("dog", "cat", scale=0.5),
@@ -90,6 +91,29 @@ def test_groups_cover_all_kinds_of_prompts_without_duplicates(pipe: Any) -> None
     others = {c for name, g in groups.items() if name not in MEANT for c in g.concepts}
     others -= set(groups["preserved"].concepts)
     assert not others & {"church", "dog", "cat", "firefighter", "bomb", "man", "woman", "castle"}
+
+
+@pytest.mark.parametrize(
+    ("requests", "prompt", "owner"),
+    [
+        ([Erase("church"), Erase("church in the snow")], "a church in the snow", TARGETS),
+        ([Erase("church"), Preserve(["church at night"])], "a church at night", "preserved"),
+        ([Erase("church"), Preserve([SKETCH])], SKETCH, "preserved"),
+    ],
+)
+def test_a_prompt_is_in_one_group_if_requests_overlap(
+    pipe: Any, requests: list[Request], prompt: str, owner: str
+) -> None:
+    """Pairs are found by prompt and seed, so that an audit with a prompt twice would fail."""
+    groups = prompt_groups(pipe, requests)
+    assert [g.name for g in groups if prompt in g.prompts] == [owner]
+    assert samples(groups, images=2)
+
+
+def test_a_prompt_in_two_groups_is_refused_before_images_are_generated() -> None:
+    groups = [PromptGroup("a", ("x", "y"), ("", "")), PromptGroup("b", ("y",), ("",))]
+    with pytest.raises(InputError, match="each prompt in one group, got 'y' in a and in b"):
+        samples(groups, images=2)
 
 
 def test_changed_concepts_are_not_in_unrelated_groups(pipe: Any) -> None:
@@ -328,6 +352,24 @@ def test_commands_audit_folders_and_compare_audits(
     # The same images give the same measurements.
     assert table[0]["drift, targets"] == table[1]["drift, targets"]
     assert table[0]["side effects"] == table[1]["side effects"]
+
+
+def test_a_dry_run_on_images_measures_nothing(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    file = tmp_path / "images.csv"
+    file.write_text("path,prompt,seed\n1.png,a church,0\n")
+    result = run("--images-a", file, "--images-b", file, "--out", tmp_path / "out", "--dry-run")
+    assert "1 original and 1 edited images" in result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["../../outside", "a/b", "a b", "a-b", "", "x" * 300])
+def test_the_folder_of_a_group_is_in_that_of_the_audit(name: str) -> None:
+    others = {file_name(n) for n in ("a b", "a-b", "a/b", "a  b", "../../outside") if n != name}
+    own = file_name(name)
+    assert own not in others
+    assert own == Path(own).name
+    assert 0 < len(own.encode()) <= 80
 
 
 def run(*arguments: object) -> Result:

@@ -107,6 +107,7 @@ def audit(
         requests=edit.requests,
         about={"method": edit.method, "base": edit.base_model, "digest": edit.digest},
         taught=taught,
+        notes=generated.warnings,
         **how,
     )
 
@@ -124,6 +125,7 @@ def audit_sets(
     progress: bool = True,
     metrics: Sequence[str] = (),
     taught: Mapping[str, Taught] | None = None,
+    notes: Sequence[str] = (),
     **changes: Any,
 ) -> AuditReport:
     """Audits existing images: of two models, or of an edit made by another tool.
@@ -143,6 +145,7 @@ def audit_sets(
         metrics: Additional measures of each group, from `editing.audits.metrics.NAMES`.
         taught: Concept of a request to learn a subject → what is at hand about it, such as its
             references; see `editing.audits.personalized.taught`.
+        notes: Sentences about images that are missing, for the warnings of the report.
         **changes: Changes to the configuration, such as ``seed=1``.
 
     Returns:
@@ -158,7 +161,7 @@ def audit_sets(
     original, edited = check_columns(original, edited)
     first, second, left_out = pair_up(original, edited, ("prompt", "seed"))
     groups = split_groups(first, second, by)
-    warnings = list(dict.fromkeys([*original.notes, *edited.notes]))
+    warnings = list(dict.fromkeys([*notes, *original.notes, *edited.notes]))
     warnings += [f"{left_out} images without a partner were left out."] if left_out else []
     warnings += warn_shared_seeds(groups)
     with Backends.using(config, cache, progress) as models:
