@@ -372,6 +372,35 @@ def test_the_folder_of_a_group_is_in_that_of_the_audit(name: str) -> None:
     assert 0 < len(own.encode()) <= 80
 
 
+def test_what_cannot_be_measured_is_named_and_the_rest_is_audited(tmp_path: Path) -> None:
+    """A damaged file, and a prompt of which a safety checker has made all originals black."""
+    rng = np.random.default_rng(0)
+    sets = []
+    for side in "ab":
+        rows = []
+        for group, prompt in (("targets", "a church"), ("things", "a dog")):
+            for seed in range(3):
+                file = tmp_path / f"{side}-{group}-{seed}.png"
+                pixels = rng.integers(256, size=(16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels * (side == "b" or group == "targets")).save(file)
+                rows.append({"path": file.name, "prompt": prompt, "seed": len(rows),
+                             "group": group, "concept": prompt[2:]})  # fmt: skip
+        (tmp_path / f"{side}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        sets.append(ImageSet.open(tmp_path / f"{side}.jsonl"))
+    damaged = tmp_path / "b-targets-1.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    with Cache(tmp_path / "cache") as cache:
+        report = audit_sets(*sets, requests=[Erase("church")], preset="miniature", cache=cache,
+                            progress=False)  # fmt: skip
+    targets, things = report.groups
+    assert (targets.n, things.n) == (2, 3)
+    assert targets.drift is not None
+    assert things.drift is None
+    assert [o.before.n for o in report.outcomes] == [2]
+    assert any("1 pairs with unreadable images" in w and damaged.name in w for w in report.warnings)
+    assert any("The drift was not measured in things" in w for w in report.warnings)
+
+
 def run(*arguments: object) -> Result:
     result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -381,6 +410,8 @@ def run(*arguments: object) -> Result:
 def test_invalid_options_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
     missing = tmp_path / "none"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "audit.json").write_text("[1]")
     for arguments, words in [
         (["--base", "miniature", "--edit", "e"], "--out DIR"),
         (["--base", "miniature", "--out", tmp_path], "--base with --edit or with --edited"),
@@ -388,6 +419,7 @@ def test_invalid_options_are_refused(tmp_path: Path) -> None:
         (["--base", "miniature", "--edit", missing, "--out", tmp_path], "does not exist"),
         (["--images-a", tmp_path, "--images-b", tmp_path, "--out", tmp_path], "prompt and seed"),
         (["compare", missing], "that visdiff audit wrote"),
+        (["compare", tmp_path / "other"], "got other JSON"),
     ]:
         with pytest.raises(InputError, match=re.escape(words)):
             CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
