@@ -1,7 +1,7 @@
 """The cells of MiniDreamBench: which models are trained for which question."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from subjects import SUBJECTS, Bias, Case
 
@@ -54,7 +54,7 @@ def _priors_large() -> Iterable[Cell]:
     """A second attempt at the claims of `priors`: 400 class images, four times the measurements."""
     untaught = [Cell(s, "untaught", class_images=400, steps=(0,), samples=32) for s in _ALL]
     taught = [
-        Cell(s, prior=p, class_images=400, steps=(300, 600, 1200), samples=32)
+        Cell(s, prior=p, class_images=400, steps=(300, 600), samples=32)
         for s in _ALL
         for p in ("prompt", "structured")
     ]
@@ -81,6 +81,11 @@ def _sid() -> Iterable[Cell]:
         for method in SID_METHODS
         for case in (1, 3)
     ]
+
+
+def _sid_longer() -> Iterable[Cell]:
+    """A second attempt with textual inversion, whose published runs have 3,000 steps."""
+    return [replace(c, steps=(1000,)) for c in _sid() if c.method == "textual-inversion"]
 
 
 def _cases() -> Iterable[Cell]:
@@ -124,6 +129,7 @@ EXPERIMENTS: Mapping[str, tuple[Cell, ...]] = {
         "priors": _priors,
         "priors-large": _priors_large,
         "sid": _sid,
+        "sid-longer": _sid_longer,
         "both": _both,
         "methods": _methods,
         "cases": _cases,

@@ -125,6 +125,9 @@ def _slug(cell: Cell) -> str:
         cell.subject.replace(" ", "-"), cell.method, cell.prior, f"case{cell.case}", cell.bias,
         f"{cell.references}refs", f"{cell.class_images}class", *map(str, cell.steps),
     ]  # fmt: skip
+    if cell.samples != Cell.samples:
+        # Its training stops at other steps, and a checkpoint does not go back.
+        parts.append(f"{cell.samples}samples")
     return "_".join(parts)
 
 

@@ -150,9 +150,19 @@ def _steps(value: float, last: int) -> str:
     return f"over {last}" if np.isinf(value) else f"{value:.0f}"
 
 
-def sid(rows: Rows) -> str:
-    """Returns NSD and SA with plain captions and with SID's, method by method."""
-    cells = [c for c in EXPERIMENTS["sid"] if c.case == 1]
+def caption_table(experiment: str) -> Callable[[Rows], str]:
+    """Returns a function that gives NSD and SA with plain captions and with SID's, by method."""
+
+    def table(rows: Rows) -> str:
+        lines = _plain_against_sid(rows, [c for c in EXPERIMENTS[experiment] if c.case == 1])
+        head = ["method", "bias", "pairs", "NSD plain", "SID − plain", "SA plain", "SID − plain",
+                "TA plain", "SID − plain"]  # fmt: skip
+        return f"{markdown(head, lines)}\n\n{_complete(rows, EXPERIMENTS[experiment])}"
+
+    return table
+
+
+def _plain_against_sid(rows: Rows, cells: Sequence[Cell]) -> list[list[str]]:
     lines = []
     methods = list(dict.fromkeys(c.method for c in cells))
     for method in methods:
@@ -174,9 +184,7 @@ def sid(rows: Rows) -> str:
                 change = [getattr(b, measure) - getattr(a, measure) for a, b in pairs]
                 line += [f"{plain:.2f}", f"{'+' if np.mean(change) >= 0 else ''}{interval(change)}"]
             lines.append(line)
-    head = ["method", "bias", "pairs", "NSD plain", "SID − plain", "SA plain", "SID − plain",
-            "TA plain", "SID − plain"]  # fmt: skip
-    return f"{markdown(head, lines)}\n\n{_complete(rows, EXPERIMENTS['sid'])}"
+    return lines
 
 
 def plain_table(name: str) -> Callable[[Rows], str]:
@@ -209,7 +217,7 @@ def _complete(rows: Rows, cells: Iterable[Cell]) -> str:
 
 TABLES: Mapping[str, Callable[[Rows], str]] = {
     **{name: prior_table(name) for name in ("priors", "priors-large")},
-    "sid": sid,
+    **{name: caption_table(name) for name in ("sid", "sid-longer")},
     **{name: plain_table(name) for name in ("both", "methods", "cases", "sizes", "untaught")},
 }
 """Experiment → its table."""

@@ -28,6 +28,9 @@ from visdiff import miniature
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
 
+_LARGE = 2**18
+"""Bytes from which a tensor is hashed in a thread of its own."""
+
 Space = Literal["tokens", "pooled"]
 """Input of a layer: the state of each token, or the pooled vector of the prompt (SDXL, Flux)."""
 
@@ -224,13 +227,12 @@ def _pooled_width(pipe: Any) -> int:
 
 def _hash(module: torch.nn.Module) -> str:
     values: Mapping[str, Any] = module.state_dict()
-    names = sorted(values)
-    # hashlib releases the GIL on large buffers.
+    # hashlib releases the GIL; a thread costs more than the digest of a small tensor.
+    large = [n for n, v in values.items() if getattr(v, "nbytes", 0) >= _LARGE]
     with ThreadPoolExecutor(4) as pool:
-        digests = list(pool.map(lambda name: _digest(values[name]), names))
-    listed = [
-        [n, list(getattr(values[n], "shape", ())), d] for n, d in zip(names, digests, strict=True)
-    ]
+        digests = dict(zip(large, pool.map(lambda name: _digest(values[name]), large), strict=True))
+    digests |= {name: _digest(v) for name, v in values.items() if name not in digests}
+    listed = [[n, list(getattr(values[n], "shape", ())), digests[n]] for n in sorted(values)]
     return digest_bytes(canonical_json(listed).encode())
 
 
