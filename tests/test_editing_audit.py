@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -323,8 +324,6 @@ def test_the_page_shows_pairs_and_loads_nothing(erased: tuple[AuditReport, Path]
 
 @pytest.mark.slow
 def test_text_from_users_is_escaped(erased: tuple[AuditReport, Path]) -> None:
-    from dataclasses import replace
-
     report, _ = erased
     evil = "<script>alert(1)</script>"
     page = replace(report, about={"method": evil, "base": evil}, warnings=(evil,)).to_html()
@@ -361,6 +360,16 @@ def test_a_dry_run_on_images_measures_nothing(tmp_path: Path) -> None:
     result = run("--images-a", file, "--images-b", file, "--out", tmp_path / "out", "--dry-run")
     assert "1 original and 1 edited images" in result.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_requests_of_a_file_count_for_an_imported_edit(pipe: Any, tmp_path: Path) -> None:
+    """An edit that `visdiff edit import` wrote has no requests, and its audit would have none."""
+    edit = editing.fit(pipe, [Erase("church")], nearest=0)
+    file = replace(edit, requests=(), ledger=None, method="import").save(tmp_path / "e.safetensors")
+    (tmp_path / "requests.toml").write_text(requests_toml([Erase("church")], "uce"))
+    result = run("--base", "miniature", "--edit", file, "--requests", tmp_path / "requests.toml",
+                 "--out", tmp_path / "out", "--dry-run", "--device", "cpu")  # fmt: skip
+    assert "targets 1" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["../../outside", "a/b", "a b", "a-b", "", "x" * 300])
@@ -428,8 +437,6 @@ def test_invalid_options_are_refused(tmp_path: Path) -> None:
 def test_an_edit_for_another_base_is_refused_before_images_are_generated(
     pipe: Any, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
     edit = editing.fit(pipe, [Erase("church")], nearest=0)
     other = replace(edit, base_parts={**edit.base_parts, "unet": "0" * 64})
     with pytest.raises(InputError, match="the base that this edit was fitted to"):

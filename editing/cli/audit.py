@@ -279,7 +279,8 @@ def _read_requests(
         return read, about or {"method": f"import of {', '.join(formats)}", "base": base or "MODEL"}
     found = Edit.load(edit)
     about = {"method": found.method, "base": base or found.base_model, "digest": found.digest}
-    return found.requests, about
+    # An edit that was imported has none of its own.
+    return (found.requests if requests is None else read), about
 
 
 def _read_request_file(requests: Path | None, base: str | None) -> tuple[Any, dict[str, str]]:
