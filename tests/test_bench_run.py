@@ -119,6 +119,10 @@ def test_only_the_top_hypotheses_are_judged(benchmark: Benchmark, tmp_path: Path
     results = run_system(benchmark, tmp_path / "r.jsonl", top=1)
     assert all(len(r["hypotheses"]) <= 1 for r in results.records.values())
     assert results.records["easy/0"]["found"] == 3
+    # Of one judged hypothesis a pair, the best of five is not known.
+    rows = {row["split"]: row for row in table.rows([results])}
+    assert rows["easy"]["acc1"] == pytest.approx(1 / 3)
+    assert rows["easy"]["acc5"] is rows["easy"]["acc5_ci"] is rows["easy"]["acc5_confirmed"] is None
 
 
 def test_the_system_receives_neither_pair_nor_truth(benchmark: Benchmark, tmp_path: Path) -> None:
@@ -433,6 +437,9 @@ def test_another_judge_compares_nothing_again(benchmark: Benchmark, tmp_path: Pa
     second = rejudge(first, tmp_path / "s.jsonl", FixedJudge([1.0, 0.0]), progress=False)
     assert second.header["judge"] == {"judge": "fixed"}
     assert "hard/5" not in second.records
+    scored = bench("score", tmp_path / "r.jsonl", "--judge", "world", "--out", tmp_path / "w.jsonl")
+    assert scored.exit_code == 3
+    assert "failed, so not judged: hard/5" in scored.stderr
     found = agree(first, second)
     assert found.n == len(claims(first)) == sum(map(sum, found.table))
     again = agree(first, first)

@@ -351,3 +351,12 @@ def test_a_misspelt_concept_is_warned_of(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "did you mean 'church'?" in done.stderr
     assert out.is_file()
+
+
+def test_names_cannot_change_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from visdiff.cli.terminal import print_table
+
+    print_table("a\x1b[31m", ["sentence"], [(True, ["b\x1b]0;title\x07"])])
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "b\\x1b]0;title\\x07" in printed

@@ -20,6 +20,7 @@ from visdiff.comparison.null import shuffle_halves, shuffle_labels
 from visdiff.comparison.plan import plan
 from visdiff.comparison.rounds import propose
 from visdiff.comparison.split import Halves, open_pair, split_pair
+from visdiff.comparison.thumbnails import score_table
 from visdiff.errors import CacheMissError, InputError, VisdiffError
 from visdiff.imageset import ImageSet
 from visdiff.llm import Failure
@@ -293,6 +294,46 @@ def test_shuffled_runs_confirm_almost_nothing(planted: tuple[Path, Path], cache:
     assert alone.differences == report.differences
 
 
+def test_sentences_that_are_named_like_columns_replace_none(
+    planted: tuple[Path, Path], cache: Cache
+) -> None:
+    proposer = {"backend": "manual", "hypotheses": ("A: by a brick wall", "A: set", "A: half")}
+    report = visdiff.compare(*planted, **WORDS, proposer=proposer, cache=cache)
+    assert report.scores is not None
+    assert set(report.scores["set"]) == {"A", "B"}
+    assert set(report.scores["half"]) == {"scoring"}
+    assert report.scores["set (score)"].notna().all()
+    assert report.plot_scores(0) is not None
+
+
+def test_a_text_of_both_directions_keeps_the_scores_of_both_halves() -> None:
+    a, b = ImageSet.open(colours(2, 1, 1)), ImageSet.open(colours(2, 1, 2))
+    first = np.array([True, False, True, False])
+    halves = Halves(a, b, a, b, double_dipped=False, first=first)
+    scores = np.array([[1, 2, 3, 4], [1, 2, 3, 4]], np.float32)
+    scores[0, first], scores[1, ~first] = np.nan, np.nan
+    both = [Hypothesis("a dog", "A", "test"), Hypothesis("a dog", "B", "test")]
+    assert score_table(both, scores, halves)["a dog"].tolist() == [1, 2, 3, 4]
+
+
+def test_every_level_of_the_test_is_reported(planted: tuple[Path, Path], cache: Cache) -> None:
+    proposer = {"backend": "manual", "hypotheses": ("A: by a brick wall",)}
+    report = visdiff.compare(
+        *planted, **WORDS, proposer=proposer, cache=cache, statistics__alpha=0.6
+    )
+    assert report.confirmed
+    assert report.minimum_detectable_auroc is None
+
+
+def test_shuffled_pairs_keep_their_prompts() -> None:
+    a, b = ImageSet.open(colours(8, 4, 1)), ImageSet.open(colours(8, 4, 2))
+    prompts, first = np.array([f"p{i}" for i in range(8)]), np.tile([False, True], 8)
+    halves = Halves(a, b, a, b, double_dipped=False, groups=prompts, first=first)
+    mixed, _, order = shuffle_halves(halves, np.random.default_rng(0), paired=True)
+    assert mixed.groups is not None
+    assert mixed.groups.tolist() == [f"p{i % 8}" for i in order[:8]]
+
+
 def test_shuffle_labels_keeps_the_counts() -> None:
     rng = np.random.default_rng(0)
     is_a = np.arange(50) < 20
@@ -540,11 +581,25 @@ def test_failed_requests_are_not_a_finding(cache: Cache, monkeypatch: pytest.Mon
     assert again.confirmed
 
 
+def test_one_half_without_an_answer_keeps_the_hypotheses_of_the_other(cache: Cache) -> None:
+    sets = colours(60, 45, 1), colours(60, 15, 2)
+    # Two directions of the first half.
+    report = visdiff.compare(*sets, **CHAT, cache=cache, llm__max_calls=2)
+    assert report.cross_fitted
+    assert report.confirmed
+    assert len(report.unanswered) == 2
+    assert not report.is_complete
+    assert visdiff.compare(*sets, **CHAT, cache=cache).is_complete
+
+
 def test_a_spent_budget_keeps_the_results_so_far(cache: Cache) -> None:
     sets = colours(60, 45, 1), colours(60, 15, 2)
     settings = {**CHAT, "proposer": {"backend": "manual", "hypotheses": ("A: red",)}}
-    report = visdiff.compare(*sets, **{**settings, "ranker": "vqa"}, cache=cache, llm__max_calls=30)
+    limited = {**settings, "ranker": "vqa", "llm__max_calls": 30, "null_repeats": 1}
+    report = visdiff.compare(*sets, **limited, cache=cache)
     assert fakes.ColourChat.asked == 30
+    # A shuffled run that could not be scored found nothing for that reason.
+    assert any("shuffled runs: " in w and "scores are missing" in w for w in report.warnings)
     assert any("budget is spent" in w for w in report.warnings)
     every = [*report.differences, *report.rejected]
     assert len(every) == 1
@@ -649,6 +704,9 @@ def test_joined_sets(tmp_path: Path) -> None:
     known = [s.digest(i) for s in (c, d) for i in range(2)]
     assert len(set(known)) == 4
     assert [c.joined(d).digest(i) for i in range(4)] == known
+    # What the second image of c is called is free in a part of c, but its digest is not d's.
+    d = ImageSet.open(colours(2, 1, 2))
+    assert [c.subset([0]).joined(d).digest(i) for i in (0, 2)] == [known[0], known[3]]
 
 
 @pytest.mark.parametrize("paired", [False, True])

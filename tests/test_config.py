@@ -1,17 +1,20 @@
 """Tests of configurations: presets, TOML files, single settings and error messages."""
 
 import inspect
+import shlex
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from visdiff import registry
 from visdiff.captioners import Captioner
-from visdiff.cli.options import configuration
+from visdiff.cli.options import command_line, configuration
 from visdiff.config import Config, LlmConfig, preset_names
 from visdiff.config.backends import (
     MODELS,
@@ -28,6 +31,8 @@ from visdiff.config.backends import (
 )
 from visdiff.errors import InputError
 from visdiff.rankers import Ranker
+
+BASE = "Salesforce/blip-image-captioning-base"
 
 # Text that a file can contain: no lone surrogates.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -83,6 +88,49 @@ def test_toml_round_trip(
     )
     assert Config.parse(config.to_toml()) == config
     tomllib.loads(config.to_toml())
+
+
+def test_another_model_drops_the_revision_of_the_old_one() -> None:
+    config = Config.of("laptop").with_set({"captioner.model": "owner/name"})
+    assert config.captioner.arguments()["model"] == "owner/name"
+    assert config.captioner.arguments()["revision"] is None
+    both = Config.of("laptop").with_set(
+        {"captioner.model": "owner/name", "captioner.revision": "x"}
+    )
+    assert both.captioner.arguments()["revision"] == "x"
+    same = Config.of("laptop").with_set({"captioner.model": BASE, "captioner.num_beams": "2"})
+    assert len(same.captioner.arguments()["revision"]) == 40
+
+
+def test_json_has_no_secrets_of_an_address() -> None:
+    url = "https://user:hidden@host:81/v1?key=hidden&api-version=2024-10-21"
+    config = Config.of("laptop").changed(llm__base_url=url)
+    assert config.llm.base_url == url
+    kept = config.model_dump(mode="json")["llm"]["base_url"]
+    assert kept == "https://host:81/v1?api-version=2024-10-21"
+    assert Config.parse(config.to_toml()) == config
+    plain = "http://localhost:8000/v1?api-version=2024-10-21"
+    assert Config().changed(llm__base_url=plain).model_dump(mode="json")["llm"]["base_url"] == plain
+
+
+def test_the_command_of_a_report_has_no_secrets_of_an_address() -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def show(context: typer.Context, set_: Annotated[list[str], typer.Option("--set")]) -> None:
+        typer.echo(command_line(context))
+
+    shown = CliRunner().invoke(
+        app, ["--set", "llm.base_url=https://u:hidden@host/v1", "--set", "a=b"]
+    )
+    assert shown.exit_code == 0
+    assert "hidden" not in shown.stdout
+    assert shlex.split(shown.stdout)[1:] == [
+        "--set",
+        "llm.base_url=https://host/v1",
+        "--set",
+        "a=b",
+    ]
 
 
 def test_a_file_builds_on_the_preset_it_names(tmp_path: Path) -> None:

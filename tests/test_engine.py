@@ -155,6 +155,29 @@ def test_an_image_that_cannot_be_prepared_does_not_affect_others(
     assert "height must be above 0" in applied.failures[4]
 
 
+def test_an_image_that_changes_during_the_run_is_not_cached_as_the_old_one(
+    tmp_path: Path, cache: Cache
+) -> None:
+    folder = folder_of_pictures(tmp_path / "pictures", 4)
+    images = ImageSet.open(folder)
+    last = images.path(3)
+    assert last is not None
+    old = last.read_bytes()
+    model, before = Mean(), run(Mean(), images, Cache(mode="off")).values
+
+    def overwrite(value: float) -> bool:
+        # Another process writes a new image while the first batch is computed.
+        Image.new("RGB", (8, 8), "white").save(last)
+        return False
+
+    model.refuse = overwrite
+    found = run(model, images, cache, batch_size=1, workers=1)
+    assert list(found.failures) == [3]
+    assert "has changed" in found.failures[3]
+    last.write_bytes(old)
+    assert run(Mean(), images, cache).values == before
+
+
 def test_missing_weights_end_the_run(images: ImageSet, cache: Cache) -> None:
     class NotHere(Mean):
         def prepare(self, image: Image.Image) -> float:

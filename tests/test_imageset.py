@@ -453,6 +453,9 @@ def test_image_overwritten_in_place_has_another_digest(tmp_path: Path) -> None:
     before = images.digest(0)
     save(path, 2)
     assert images.digest(0) == hashlib.sha256(path.read_bytes()).hexdigest() != before
+    assert images.image_of(0, images.digest(0)).size == images.image(0).size
+    with pytest.raises(UnreadableImageError, match="has changed during the run"):
+        images.image_of(0, before)
 
 
 def test_pil_digest_is_of_the_decoded_pixels() -> None:

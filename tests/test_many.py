@@ -1,5 +1,6 @@
 """Tests of several comparisons that are corrected together."""
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -310,6 +311,23 @@ def test_user_text_is_escaped(tmp_path: Path, cache: Cache) -> None:
     assert r"\| \*x\*" in text
     folder = many.save(tmp_path / "out")
     assert all(p.name.isascii() and "<" not in p.name for p in folder.rglob("*"))
+
+
+def test_names_that_are_not_utf8_are_saved(tmp_path: Path, cache: Cache) -> None:
+    odd = "caf\udce9"
+    sets = {
+        odd: write_set(tmp_path / "a", place_captions(60, 1, place="by a wall"), seed=1),
+        "b": write_set(tmp_path / "b", place_captions(60, 2, place="on the grass"), seed=2),
+    }
+    many = compare_many(sets, cache=cache, **WORDS)
+    assert set(many.to_frame()["set_a"]) == {odd}
+    report = many.reports[odd, "b"]
+    d = dataclasses.replace(report.differences[0], evidence_a=(f"{odd}.png",))
+    odd_files = dataclasses.replace(report, differences=(d,))
+    folder = dataclasses.replace(many, reports={(odd, "b"): odd_files}).save(tmp_path / "out")
+    assert "caf" in (folder / "differences.csv").read_text("utf-8")
+    with pytest.raises(InputError, match="damaged"):
+        ManyReport.from_json('{"schema_version": 1, "comparisons": []}')
 
 
 def run(*arguments: str) -> Any:

@@ -196,6 +196,11 @@ def test_every_sentence_has_statistics(sets: tuple[Path, Path], tmp_path: Path) 
     assert other["auroc"] == pytest.approx(1 - one["auroc"])
     assert other["ci_low"] == pytest.approx(1 - one["ci_high"])
     assert result["sentences"][0]["confirmed"]
+    # A report that cannot be written loses no result.
+    (tmp_path / "taken" / "report.json").mkdir(parents=True)
+    unsaved = run("rank", *sets, *WORDS, *sentences, "--json", "--out", tmp_path / "taken")
+    assert isinstance(unsaved.exception, InputError)
+    assert json.loads(unsaved.stdout)["sentences"] == result["sentences"]
     # The same statistics as `compare`, and the same files.
     report = visdiff.compare(
         *sets,

@@ -402,7 +402,11 @@ def test_generators_with_seeds_and_without_a_manifest(
     with pytest.raises(InputError, match="Expected a column 'Prompt'"):
         generators(a, b, prompt="Prompt", **settings)
     shutil.copy(a / "000.png", b / "000.png")
+    # A missing file is one image less, as in every comparison.
+    (b / "001.png").unlink()
     same = generators(a, b, **settings)
+    assert same.overall is not None
+    assert same.overall.set_b.n_unreadable + same.heldout["first", "second"].n_unscored == 1
     assert any("1 pairs are the same image" in n for n in same.notes)
 
 
@@ -482,6 +486,11 @@ def test_every_recipe_has_a_command(predicted: Path, tmp_path: Path) -> None:
     ):
         result = run(*arguments)
         assert result.exit_code == 0, result.output
+    (tmp_path / "taken" / "many.json").mkdir(parents=True)
+    arguments = ("memorability", a / "manifest.csv", "score", "--out", tmp_path / "taken")
+    unsaved = run(*arguments)
+    assert isinstance(unsaved.exception, InputError)
+    assert "memorability: " in unsaved.stdout
     rows = [("imagenet-v2", a / "manifest.csv", b / "manifest.csv", "--class-column", "caption")]
     rows += [("generators", a, b, "--name", "x")]
     for arguments in rows:

@@ -93,28 +93,54 @@ def best_aligned(states_: Sequence[Row]) -> float:
     return max(r.measured.clip_likeness for r in states_ if r.measured.alignment >= bar)
 
 
+_MEANS = {
+    "likeness (CLIP)": "clip_likeness", "likeness (DINO's part)": "likeness",
+    "drift (CLIP)": "clip_drift", "drift (DINO's part)": "drift", "alignment": "alignment",
+    "TA": "ta",
+}  # fmt: skip
+
+
+def means(rows: Rows, cells: Iterable[Cell], key: Mapping[str, Callable[[Cell], str]]) -> str:
+    """Returns means over the subjects of states that are alike, with their intervals."""
+    found: dict[tuple[str, ...], list[Measured]] = {}
+    for state in states(cells):
+        if state in rows:
+            found.setdefault(tuple(of(state) for of in key.values()), []).append(
+                rows[state].measured
+            )
+    lines = [
+        [*names, str(len(of)), *(interval([getattr(m, name) for m in of])
+                                 for name in _MEANS.values())]
+        for names, of in found.items()
+    ]  # fmt: skip
+    return markdown([*key, "subjects", *_MEANS], lines)
+
+
+def _prior(cell: Cell) -> str:
+    return cell.method if cell.method == "untaught" else cell.prior
+
+
+def _last(cell: Cell) -> str:
+    return str(cell.steps[-1])
+
+
 def prior_table(experiment: str) -> Callable[[Rows], str]:
     """Returns a function that gives likeness, drift and alignment over steps, and the claims."""
-    measures = ("clip_likeness", "likeness", "clip_drift", "drift", "alignment", "ta")
-    head = ["prior", "steps", "subjects", "likeness (CLIP)", "likeness (DINO's part)",
-            "drift (CLIP)", "drift (DINO's part)", "alignment", "TA"]  # fmt: skip
 
     def table(rows: Rows) -> str:
         cells = EXPERIMENTS[experiment]
-        found: dict[tuple[str, int], list[Measured]] = {}
-        for state in states(cells):
-            key = (state.method if state.method == "untaught" else state.prior, state.steps[0])
-            if state in rows:
-                found.setdefault(key, []).append(rows[state].measured)
-        lines = [
-            [prior, str(n), str(len(of)), *(interval([getattr(m, name) for m in of])
-                                            for name in measures)]
-            for (prior, n), of in found.items()
-        ]  # fmt: skip
+        over_steps = means(rows, cells, {"prior": _prior, "steps": _last})
         claims = _claims(curves(rows, experiment))
-        return f"{markdown(head, lines)}\n\n{claims}\n\n{_complete(rows, cells)}"
+        return f"{over_steps}\n\n{claims}\n\n{_complete(rows, cells)}"
 
     return table
+
+
+def methods(rows: Rows) -> str:
+    """Returns likeness, drift and alignment of each method under each prior."""
+    cells = EXPERIMENTS["methods"]
+    key = {"method": lambda cell: cell.method, "prior": _prior, "steps": _last}
+    return f"{means(rows, cells, key)}\n\n{_complete(rows, cells)}"
 
 
 def _claims(found: Mapping[str, Mapping[str, list[Row]]]) -> str:
@@ -218,7 +244,8 @@ def _complete(rows: Rows, cells: Iterable[Cell]) -> str:
 TABLES: Mapping[str, Callable[[Rows], str]] = {
     **{name: prior_table(name) for name in ("priors", "priors-large")},
     **{name: caption_table(name) for name in ("sid", "sid-longer")},
-    **{name: plain_table(name) for name in ("both", "methods", "cases", "sizes", "untaught")},
+    "methods": methods,
+    **{name: plain_table(name) for name in ("both", "cases", "sizes", "untaught")},
 }
 """Experiment → its table."""
 

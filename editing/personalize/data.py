@@ -6,7 +6,7 @@ interrupted training continues with the same samples, and a batch may be split i
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -36,9 +36,10 @@ class Pictures:
     Args:
         images: n images, 1 or more.
         captions: n captions.
-        phrase: What all images show, "a olis dog".
+        phrase: What all images show, "olis dog".
         masks: n masks of the subject, or None where there is none.
         repeats: How often each image is drawn relative to the others; 1 by default.
+        identifier: The identifier in the phrase; "" for images of the class.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class Pictures:
         phrase: str,
         masks: Sequence[Image.Image | None] = (),
         repeats: Sequence[int] = (),
+        identifier: str = "",
     ) -> None:
-        self.phrase = phrase
+        self.phrase, self.identifier = phrase, identifier
         weights = np.array(repeats or [1] * len(images), np.float64)
         self._shares = weights / weights.sum()
         self._images = images
@@ -103,6 +105,7 @@ class Item:
         noise: ε, shape (c, h, w).
         posterior: Noise of the VAE's posterior, shape (c, h, w).
         source: Pictures and index that the view is of; None if it is of several.
+        pair: Identifiers of the subjects that were pasted into the left and the right half.
     """
 
     view: View
@@ -111,6 +114,7 @@ class Item:
     noise: Tensor
     posterior: Tensor
     source: tuple[Pictures, int] | None = None
+    pair: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,8 +152,9 @@ class Sampler:
         """Draws an item: an image of one of the sets, or of two of them pasted together."""
         rng = rng_of(generator)
         source: tuple[Pictures, int] | None = None
+        pair: tuple[str, str] | None = None
         if len(sets) > 1 and rng.random() < self._mixing.pasted:
-            shown, text = self._pasted(sets, rng)
+            shown, text, pair = self._pasted(sets, rng)
         else:
             pictures = sets[int(rng.integers(len(sets)))]
             index = pictures.draw(rng)
@@ -161,8 +166,8 @@ class Sampler:
                 shown = pictures.view(index, self._framing, rng)
                 source = (pictures, index)
         if rng.random() < self._mixing.empty:
-            text = ""
-        return self._noised(shown, text, source, generator)
+            text, pair = "", None
+        return replace(self._noised(shown, text, source, generator), pair=pair)
 
     def _noised(
         self, shown: View, text: str, source: tuple[Pictures, int] | None, g: torch.Generator
@@ -173,12 +178,16 @@ class Sampler:
         noise = torch.randn(shape, generator=g)
         return Item(shown, text, level, noise, torch.randn(shape, generator=g), source)
 
-    def _pasted(self, sets: Sequence[Pictures], rng: np.random.Generator) -> tuple[View, str]:
+    def _pasted(
+        self, sets: Sequence[Pictures], rng: np.random.Generator
+    ) -> tuple[View, str, tuple[str, str] | None]:
         pair = [sets[int(i)] for i in rng.choice(len(sets), 2, replace=False)]
         height, width = self._framing.size
         half = Framing((height, width // 2), self._framing.crop, self._framing.flip)
         left, right = (p.view(p.draw(rng), half, rng) for p in pair)
-        return side_by_side(left, right), both(pair[0].phrase, pair[1].phrase, rng)
+        text = both(pair[0].phrase, pair[1].phrase, rng)
+        names = (pair[0].identifier, pair[1].identifier)
+        return side_by_side(left, right), text, names if all(names) else None
 
 
 class Latents:

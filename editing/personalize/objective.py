@@ -16,6 +16,7 @@ from editing.personalize.loss import NoiseLevels, squared_errors
 from editing.personalize.settings import PersonalizeConfig
 from editing.personalize.subject import Subject
 from editing.personalize.trained import Trained
+from editing.personalize.unmix import Unmix
 from editing.pipelines.denoiser import Denoiser
 from editing.training import Losses, Tensor, Weights
 
@@ -59,9 +60,10 @@ class Objective:
         self._texts = Texts(denoiser, trained.changes_text, trained.tokens)
         self._base_texts = Texts(denoiser, False, ())
         self._class_of = {s.identifier: s for s in subjects}
+        self._unmix = Unmix(denoiser.pipe) if config.unmix else None
 
     def __call__(self, weights: Weights, generators: Sequence[torch.Generator]) -> Losses:
-        """Returns the losses of one sample a generator; parts "subject" and "prior".
+        """Returns the losses of one sample a generator; parts "subject", "prior" and "unmix".
 
         The weights are not read: the pipeline computes with them already.
         """
@@ -74,15 +76,19 @@ class Objective:
                 else []
             )
             # One forward pass for both halves.
-            errors = self._errors([*own, *more])
+            errors = self._errors([*own, *more], self._unmix)
             parts = {"subject": errors[: len(own)]}
             if more:
                 parts["prior"] = errors[len(own) :]
             elif self._from_teacher:
                 parts["prior"] = self._drift(own)
+            if self._unmix is not None:
+                parts["unmix"] = self._unmix.losses(own)
         total = parts["subject"]
         if "prior" in parts:
             total = total + self._config.prior_weight * parts["prior"]
+        if "unmix" in parts:
+            total = total + self._config.unmix * parts["unmix"]
         return Losses(total, parts)
 
     def subject(self, weights: Weights, generators: Sequence[torch.Generator]) -> Losses:
@@ -92,12 +98,13 @@ class Objective:
             errors = self._errors([self._sampler.draw(self._pictures, g) for g in generators])
         return Losses(errors, {"subject": errors})
 
-    def _errors(self, items: Sequence[Item]) -> Tensor:
+    def _errors(self, items: Sequence[Item], unmix: Unmix | None = None) -> Tensor:
         """Returns the error of each item, shape (n,); items of one size are one forward pass."""
         found: dict[int, Tensor] = {}
         for group in _by_size(items):
             latents, noise, levels = self._tensors(group)
-            predicted = self._predict(group, latents, noise, levels, self._texts)
+            with nullcontext() if unmix is None else unmix.watching(group):
+                predicted = self._predict(group, latents, noise, levels, self._texts)
             target = self._levels.target(latents, noise, levels)
             errors = squared_errors(predicted, target, self._masks(group, latents))
             errors = self._weighted(errors, levels)

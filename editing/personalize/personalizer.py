@@ -22,6 +22,7 @@ from editing.personalize.samples import Samples, grids
 from editing.personalize.settings import COMMON, PersonalizeConfig
 from editing.personalize.subject import Subject
 from editing.personalize.trained import Trained, Weights
+from editing.personalize.unmix import check_unmix
 from editing.pipelines.denoiser import Denoiser
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.substitute import without_gradients
@@ -171,6 +172,8 @@ class Personalizer:
         denoiser = Denoiser(pipe, config.height, config.width)
         if config.min_snr is not None:
             check_min_snr(denoiser.prediction)
+        if config.unmix:
+            check_unmix(len(by_name), config.cut_mix)
         trained = self.trained(pipe, [group[0] for group in by_name], config)
         notes = [note for s in subjects for note in (*s.notes, *_token_notes(pipe, s, config))]
         priors = [
@@ -357,6 +360,7 @@ def _pictures(group: Sequence[Subject], config: PersonalizeConfig) -> Pictures:
         phrase,
         [mask for s in group for mask in s.masks],
         [s.repeats for s in group for _ in range(len(s))],
+        group[0].identifier,
     )
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from editing.personalize.regularization import Kind
 from editing.personalize.trained.spectral import NormMode
@@ -125,6 +125,18 @@ class PersonalizeConfig(MethodConfig):
     cut_mix: float = Field(
         default=0.0, ge=0, le=1, description="Share of images with two subjects."
     )
+    unmix: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of each subject's attention in the other's half of such images.",
+    )
+
+    @model_validator(mode="after")
+    def _check_unmix(self) -> Self:
+        if self.unmix and self.gradient_checkpointing:
+            # Recomputed layers run outside the block in which attention is observed.
+            raise ValueError("unmix does not work with gradient_checkpointing; leave one out")
+        return self
 
     def sampling(self) -> Settings:
         """Returns the settings of class images and sample grids."""
@@ -165,5 +177,6 @@ MINIATURE: Mapping[str, Any] = MappingProxyType({
 COMMON = frozenset(PersonalizeConfig.model_fields) - frozenset({
     "text_encoder", "text_lr", "rank", "alpha", "targets", "dora", "new_token", "token_lr",
     "vectors", "initializer", "projections", "scaled_images", "norm_mode", "norm_lr", "cut_mix",
+    "unmix",
 })  # fmt: skip
 """Settings that every method uses."""

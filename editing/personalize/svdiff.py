@@ -2,7 +2,8 @@
 
 Han et al. (ICCV 2023), arXiv:2303.11305: a rate 1,000 times that of full fine-tuning, 1e-6 for the
 weights of norms. Two subjects that are trained together are pasted into one image in 60 % of the
-samples (Cut-Mix-Unmix, section 3.3).
+samples (Cut-Mix-Unmix, section 3.3); the optional regulariser of their attention is
+`editing.personalize.unmix`.
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ def _groups(config: PersonalizeConfig) -> tuple[Group, ...]:
 SVDIFF = Personalizer(
     "svdiff",
     PersonalizeConfig(steps=500, lr=1e-3, norm_lr=1e-6, cut_mix=0.6),
-    frozenset({"text_encoder", "text_lr", "norm_mode", "norm_lr", "cut_mix"}),
+    frozenset({"text_encoder", "text_lr", "norm_mode", "norm_lr", "cut_mix", "unmix"}),
     _trained,
     _groups,
     variants={

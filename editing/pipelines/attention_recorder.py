@@ -6,8 +6,8 @@ output is the same with and without a recorder.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,49 +40,29 @@ def cross_attention(pipe: Any) -> dict[str, Any]:
     return found
 
 
-class Recorder(TorchFunctionMode):
-    """Adds up the attention of some layers while a network runs.
+class AttentionObserver(TorchFunctionMode):
+    """Passes on the attention of some layers while a network runs.
 
     Args:
         layers: Name → cross-attention layer.
-        images: Number of images.
         length: Number of token positions.
-        size: Height and width of the latents.
-        pipe: The pipeline that runs the network with guidance, so that half of each batch is
-            unconditional; None if the network is called without guidance.
+        take: Receives the name of a layer and its probabilities, (rows, places, length) float32,
+            the mean over heads; with gradients where they are enabled.
     """
 
     def __init__(
-        self,
-        layers: dict[str, Any],
-        images: int,
-        length: int,
-        size: tuple[int, int],
-        pipe: Any = None,
+        self, layers: dict[str, Any], length: int, take: Callable[[str, torch.Tensor], None]
     ) -> None:
         super().__init__()
-        self._pipe = pipe
         self._layers = layers
-        self._images = images
         self._length = length
-        self._size = size
+        self._take = take
         self._current: str | None = None
         self._rows = 0
         self._seen = False
-        self._counts = dict.fromkeys(layers, 0)
-        self._total = torch.zeros(images, length, *size)
-
-    @property
-    def steps(self) -> int:
-        """Number of calls of a layer: one per step, two for schedulers of second order."""
-        return max(self._counts.values())
-
-    def mean(self) -> NDArray[np.float32]:
-        """Returns the mean over layers and steps, (images, length, h, w)."""
-        return (self._total / sum(self._counts.values())).numpy()
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
+    def observing(self) -> Iterator[None]:
         """Observes the layers inside the block; the pipeline is as before afterwards."""
         with ExitStack() as stack:
             for name, layer in self._layers.items():
@@ -96,18 +76,17 @@ class Recorder(TorchFunctionMode):
             yield
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Records the probabilities of the fused attention function before it is called."""
+        """Passes on the probabilities of the fused attention function before it is called."""
         kwargs = kwargs or {}
-        if func is _SDPA and self._current is not None:
+        if func is _SDPA and self._current is not None and not self._seen:
             query, key = args[0], args[1]
             mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
             if key.shape[-2] == self._length:
-                with torch.no_grad():
-                    scale = kwargs.get("scale") or 1 / math.sqrt(query.shape[-1])
-                    scores = query.float() @ key.float().transpose(-1, -2) * scale
-                    if mask is not None:
-                        scores = scores + _additive(mask)
-                    self._add(scores.softmax(dim=-1).mean(dim=1))
+                scale = kwargs.get("scale") or 1 / math.sqrt(query.shape[-1])
+                scores = query.float() @ key.float().transpose(-1, -2) * scale
+                if mask is not None:
+                    scores = scores + _additive(mask)
+                self._pass_on(scores.softmax(dim=-1).mean(dim=1))
         return func(*args, **kwargs)
 
     def _enter(self, name: str) -> Any:
@@ -136,30 +115,72 @@ class Recorder(TorchFunctionMode):
             heads = self._layers[self._current].heads
             # With slicing each call has some of the heads only.
             if found.shape[0] == heads * self._rows:
-                with torch.no_grad():
-                    self._add(found.float().unflatten(0, (-1, heads)).mean(dim=1))
+                self._pass_on(found.float().unflatten(0, (-1, heads)).mean(dim=1))
         return found
 
-    def _add(self, probabilities: torch.Tensor) -> None:
-        """Adds the maps of a call: (rows, places, length) for guided batches, then others."""
+    def _pass_on(self, probabilities: torch.Tensor) -> None:
         # An image prompt of as many tokens follows in a second call of the same layer.
-        if self._seen or self._current is None:
-            return
-        self._seen = True
+        if self._current is not None and not self._seen:
+            self._seen = True
+            self._take(self._current, probabilities)
+
+
+class Recorder:
+    """Adds up the attention of some layers while a network runs.
+
+    Args:
+        layers: Name → cross-attention layer.
+        images: Number of images.
+        length: Number of token positions.
+        size: Height and width of the latents.
+        pipe: The pipeline that runs the network with guidance, so that half of each batch is
+            unconditional; None if the network is called without guidance.
+    """
+
+    def __init__(
+        self,
+        layers: dict[str, Any],
+        images: int,
+        length: int,
+        size: tuple[int, int],
+        pipe: Any = None,
+    ) -> None:
+        self._pipe = pipe
+        self._images = images
+        self._size = size
+        self._counts = dict.fromkeys(layers, 0)
+        self._total = torch.zeros(images, length, *size)
+        self._observer = AttentionObserver(layers, length, self._add)
+
+    @property
+    def steps(self) -> int:
+        """Number of calls of a layer: one per step, two for schedulers of second order."""
+        return max(self._counts.values())
+
+    def mean(self) -> NDArray[np.float32]:
+        """Returns the mean over layers and steps, (images, length, h, w)."""
+        return (self._total / sum(self._counts.values())).numpy()
+
+    def recording(self) -> AbstractContextManager[None]:
+        """Observes the layers inside the block; the pipeline is as before afterwards."""
+        return self._observer.observing()
+
+    def _add(self, name: str, probabilities: torch.Tensor) -> None:
+        """Adds the maps of a call: (rows, places, length) for guided batches, then others."""
+        probabilities = probabilities.detach()
         rows = len(probabilities)
         # diffusers puts the unconditional half of a guided batch first.
         if getattr(self._pipe, "do_classifier_free_guidance", False):
             probabilities = probabilities[rows // 2 :]
         own = probabilities[: self._images].transpose(1, 2)
-        height, width = _grid(own.shape[-1], self._size)
         maps = torch.nn.functional.interpolate(
-            own.unflatten(2, (height, width)), size=self._size, mode="bilinear"
+            own.unflatten(2, grid_of(own.shape[-1], self._size)), size=self._size, mode="bilinear"
         )
         self._total += maps.cpu()
-        self._counts[self._current] += 1
+        self._counts[name] += 1
 
 
-def _grid(places: int, size: tuple[int, int]) -> tuple[int, int]:
+def grid_of(places: int, size: tuple[int, int]) -> tuple[int, int]:
     """Returns height and width of a layer with a number of places, by halving the latents."""
     height, width = size
     while height * width > places:

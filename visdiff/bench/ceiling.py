@@ -2,9 +2,9 @@
 
 The attribute that differs in the pair, known for every image, replaces the ranker's score. The rest
 is the same as in a comparison: the scored images, the number of tested hypotheses, the statistics
-(`visdiff.comparison.findings.test`) and the thresholds. The gap between a result and this ceiling
-is due to captioner, proposer and ranker. The gap between the ceiling and 1 is due to the number of
-images and the purity; no model could close it.
+(`visdiff.comparison.findings.test_hypotheses`) and the thresholds. The gap between a result and
+this ceiling is due to captioner, proposer and ranker. The gap between the ceiling and 1 is due to
+the number of images and the purity; no model could close it.
 """
 
 from collections.abc import Sequence

@@ -85,8 +85,9 @@ def rows(runs: Sequence[Results], seed: int = 0) -> list[Row]:
         hypotheses only), ``unscored`` (pairs without Acc@1 or Acc@5: failed, or with a missing
         verdict), ``failed``, ``missing`` (images), ``confirmed_pairs`` (pairs with a confirmed
         difference), ``purity``, ``directions``, ``benchmark``, ``judge`` and ``published``
-        (published numbers for this row). Accuracies are None if unknown and on null pairs, where
-        ``confirmed_pairs`` is the number of false alarms.
+        (published numbers for this row). Accuracies are None if unknown (Acc@5 of a run that judged
+        fewer than five hypotheses) and on null pairs, where ``confirmed_pairs`` is the number of
+        false alarms.
     """
     found = []
     for results in runs:
@@ -139,6 +140,8 @@ def _row(header: Record, split: str, records: Sequence[Record], seed: int) -> Ro
     ]
     acc_confirmed = {k: accuracy(confirmed, k, np.random.default_rng(seed)) for k in (1, 5)}
     null = split == NULL
+    # Of fewer than five judged hypotheses, the best of the first five is not known.
+    known5 = not null and header.get("top", 5) >= 5
     published = [
         _published(p)
         for p in PUBLISHED
@@ -153,12 +156,12 @@ def _row(header: Record, split: str, records: Sequence[Record], seed: int) -> Ro
         "split": split,
         "n": len(records),
         "acc1": None if null else acc[1].value,
-        "acc5": None if null else acc[5].value,
+        "acc5": acc[5].value if known5 else None,
         "accn": None if null else acc[None].value,
         "acc1_ci": None if null or acc[1].ci is None else list(acc[1].ci),
-        "acc5_ci": None if null or acc[5].ci is None else list(acc[5].ci),
+        "acc5_ci": list(acc[5].ci) if known5 and acc[5].ci is not None else None,
         "acc1_confirmed": None if null else acc_confirmed[1].value,
-        "acc5_confirmed": None if null else acc_confirmed[5].value,
+        "acc5_confirmed": acc_confirmed[5].value if known5 else None,
         "unscored": sum(_is_unscored(v) for v in verdicts),
         "failed": failed,
         "missing": sum(record.get("missing", 0) for record in records),

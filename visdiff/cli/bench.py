@@ -290,6 +290,7 @@ def score(
     from visdiff.judges.make import make_judge
 
     found = Results.read(results)
+    not_judged: Mapping[str, str] = {}
     if write_sheet is not None:
         count = human.write_sheet(claims(found), write_sheet, np.random.default_rng(seed))
         typer.echo(f"{count} claims to rate 2, 1 or 0 in {write_sheet}")
@@ -299,10 +300,12 @@ def score(
             raise InputError("Expected --out with --judge, got none; each judge has its own file.")
         with Cache(mode=cache) as store:
             settings = judge_settings(Config(), judge_llm, judge_set)
+            # A judge's file has no pairs that failed, and neither have its accuracies.
+            not_judged = found.failed
             found = rejudge(
                 found, out, make_judge(judge, settings, store, sheet=sheet, samples=samples)
             )
-    _deliver([found], as_json, seed)
+    _deliver([found], as_json, seed, not_judged=not_judged)
 
 
 @app.command()
@@ -362,7 +365,13 @@ def _load(folder: Path, root: Path | None) -> "Benchmark":
     return visdiffbench.load(folder, root)
 
 
-def _deliver(results: list[Any], as_json: bool, seed: int = 0, published: bool = False) -> None:
+def _deliver(
+    results: list[Any],
+    as_json: bool,
+    seed: int = 0,
+    published: bool = False,
+    not_judged: Mapping[str, str] | None = None,
+) -> None:
     """Prints the scores; reports missing results on stderr and exits with status 3."""
     from visdiff.bench.table import render, rows
 
@@ -371,7 +380,9 @@ def _deliver(results: list[Any], as_json: bool, seed: int = 0, published: bool =
         typer.echo(json.dumps(found, indent=2, allow_nan=False))
     else:
         typer.echo(render(found, published=published))
-    incomplete = False
+    for name, reason in (not_judged or {}).items():
+        typer.echo(f"failed, so not judged: {name}: {reason}", err=True)
+    incomplete = bool(not_judged)
     for one in results:
         for name, reason in one.failed.items():
             typer.echo(f"failed: {name}: {reason}", err=True)

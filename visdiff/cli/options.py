@@ -301,7 +301,12 @@ def with_options(kind: type[Any]) -> Callable[[Callable[..., None]], Callable[..
 
 
 def command_line(context: typer.Context) -> str:
-    """Returns the running command with the options that were given, quoted for a shell."""
+    """Returns the running command with the options that were given, quoted for a shell.
+
+    The address of an endpoint is without its password and keys, as in the configuration of reports.
+    """
+    from visdiff.config.addresses import without_secrets
+
     words: list[str] = []
     level = context
     while level.parent is not None:
@@ -321,6 +326,10 @@ def command_line(context: typer.Context) -> str:
             words += (parameter.opts if value else parameter.secondary_opts)[:1]
         else:
             words += [word for v in values for word in (parameter.opts[0], str(v))]
+    for i, word in enumerate(words):
+        setting, equals, value = word.partition("=")
+        if equals and setting.strip().endswith("base_url"):
+            words[i] = f"{setting}={without_secrets(value.strip())}"
     return shlex.join(words)
 
 

@@ -83,29 +83,32 @@ def rank(
         typer.echo(costs.sentence(), err=True)
         ranking = run(pair, settings, backends)
     report = ranking.report
-    if options.out is not None:
-        report.save(options.out)
-    if options.as_json:
-        typer.echo(json.dumps(ranking.to_dict(), indent=2, allow_nan=False))
-    else:
-        names = {"A": report.set_a.name, "B": report.set_b.name}
-        columns = ["sentence", "claimed of", "AUROC", "interval", "p", "q"]
-        rows = [
-            (
-                s.confirmed,
-                [
-                    s.text,
-                    names[s.direction],
-                    _text(s.auroc, ".2f"),
-                    f"{_text(s.ci_low, '.2f')}–{_text(s.ci_high, '.2f')}",
-                    _text(s.p_value, ".1g"),
-                    _text(s.q_value, ".1g"),
-                ],
-            )
-            for s in ranking.sentences
-        ]
-        print_table(report.verdict, columns, rows)
-        warn(report)
+    try:
+        if options.out is not None:
+            report.save(options.out)
+    finally:
+        # Also when the folder cannot be written to: the result is not lost.
+        if options.as_json:
+            typer.echo(json.dumps(ranking.to_dict(), indent=2, allow_nan=False))
+        else:
+            names = {"A": report.set_a.name, "B": report.set_b.name}
+            columns = ["sentence", "claimed of", "AUROC", "interval", "p", "q"]
+            rows = [
+                (
+                    s.confirmed,
+                    [
+                        s.text,
+                        names[s.direction],
+                        _text(s.auroc, ".2f"),
+                        f"{_text(s.ci_low, '.2f')}–{_text(s.ci_high, '.2f')}",
+                        _text(s.p_value, ".1g"),
+                        _text(s.q_value, ".1g"),
+                    ],
+                )
+                for s in ranking.sentences
+            ]
+            print_table(report.verdict, columns, rows)
+            warn(report)
     finish(report, options.out, options.as_json)
     if any(s.n_unscored for s in ranking.sentences):  # `finish` checks reported differences only
         raise typer.Exit(3)

@@ -328,14 +328,17 @@ def _run(
         check_weights(Backends.of(formed.config, store), [s for pair in formed.pairs for s in pair])
         typer.echo(costs.sentence(), err=True)
         report = run(formed, store)
-    if options.out is not None:
-        report.save(options.out)
-    if options.as_json:
-        typer.echo(report.to_json(indent=2))
-    else:
-        typer.echo(f"{report.recipe}: {summary(report.many)}")
-        for (a, b), one in report.many.reports.items():
-            typer.echo(f"{a} and {b}: {one.verdict}")
+    try:
+        if options.out is not None:
+            report.save(options.out)
+    finally:
+        # Also when the folder cannot be written to: the result is not lost.
+        if options.as_json:
+            typer.echo(report.to_json(indent=2))
+        else:
+            typer.echo(f"{report.recipe}: {summary(report.many)}")
+            for (a, b), one in report.many.reports.items():
+                typer.echo(f"{a} and {b}: {one.verdict}")
     for sentence in report.many.warnings:
         typer.echo(f"note: {sentence}", err=True)
     for (a, b), reason in report.many.failed.items():

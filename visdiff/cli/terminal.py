@@ -1,5 +1,6 @@
 """Terminal output of a report: the table, the warnings and the exit status."""
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,9 @@ from rich.text import Text
 
 from visdiff.report.collect import detectable, second_ranker, verify_text
 from visdiff.results import DifferenceReport
+
+# All but tabs and line breaks.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def deliver(report: DifferenceReport, out: Path | None, as_json: bool, command: str) -> None:
@@ -47,7 +51,7 @@ def finish(report: DifferenceReport, out: Path | None, as_json: bool) -> None:
 def warn(report: DifferenceReport) -> None:
     """Prints the warnings of the report on stderr."""
     for warning in report.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        typer.echo(f"warning: {visible(warning)}", err=True)
 
 
 def print_report(report: DifferenceReport) -> None:
@@ -90,16 +94,24 @@ def print_table(title: str, columns: list[str], rows: list[tuple[bool, list[str]
         rows: For each row, whether it is confirmed, and its cells.
     """
     console = _console()
-    console.print(Text(title, style="bold"))
+    console.print(Text(visible(title), style="bold"))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("", *columns):
         table.add_column(column, justify="right" if column in ("AUROC", "p", "q") else "left")
     for confirmed, cells in rows:
         # Text, not markup: a hypothesis may contain square brackets.
         marked = ("✓" if confirmed else "", *cells)
-        table.add_row(*(Text(cell, style="" if confirmed else "dim") for cell in marked))
+        table.add_row(*(Text(visible(cell), style="" if confirmed else "dim") for cell in marked))
     if rows:
         console.print(table)
+
+
+def visible(text: str) -> str:
+    """Returns a text with escapes for control characters.
+
+    File names and sentences of models could otherwise move the cursor or change the terminal.
+    """
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def _console() -> Console:

@@ -48,7 +48,8 @@ def conclude(
             halves.clusters,
         )
         alpha = settings.alpha / max(1, len(hypotheses) if n_candidates is None else n_candidates)
-        smallest = stats.minimum_detectable_auroc(*halves.n_tested, alpha)
+        # At a level of 0.5 a test confirms anything on the right side of chance.
+        smallest = stats.minimum_detectable_auroc(*halves.n_tested, alpha) if alpha < 0.5 else None
     captions = measured.discovery_captions, measured.scoring_captions
     captioned = any(c is not None for c in captions)
     if backends.verifier is not None and any(d.confirmed for d in differences):

@@ -15,7 +15,7 @@ import numpy as np
 
 from visdiff.comparison.backends import Backends
 from visdiff.comparison.findings import Tests, test_hypotheses, with_p_values
-from visdiff.comparison.rounds import propose, select_captions
+from visdiff.comparison.rounds import check_answered, propose, propose_rounds, select_captions
 from visdiff.comparison.split import Halves
 from visdiff.config import Config, StatisticsConfig
 from visdiff.proposers import Proposals
@@ -43,7 +43,7 @@ def propose_from_halves(
         the first half and from the second; otherwise None.
 
     Raises:
-        VisdiffError: Requests failed and there is no hypothesis.
+        IncompleteError: Requests failed and there is no hypothesis of either half.
     """
     a, b = halves.discovery_a, halves.discovery_b
     if halves.first is None:
@@ -52,7 +52,7 @@ def propose_from_halves(
     for half, part in enumerate((halves.first, ~halves.first)):
         of_a, of_b = a.subset(part[: len(a)]), b.subset(part[len(a) :])
         chosen = select_captions(captions, np.flatnonzero(part))
-        more = propose(backends, of_a, of_b, chosen, config, rng)
+        more = propose_rounds(backends, of_a, of_b, chosen, config, rng)
         new = []
         for h in more.hypotheses:
             key = (h.text.casefold(), h.direction)
@@ -61,6 +61,8 @@ def propose_from_halves(
                 new.append(h)
             proposed[key][half] = True
         found += replace(more, hypotheses=tuple(new))
+    # One half without an answer is reported with the hypotheses of the other.
+    check_answered(found)
     return found, np.array(list(proposed.values()), dtype=bool).reshape(-1, 2)
 
 

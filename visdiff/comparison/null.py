@@ -5,7 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from visdiff.comparison.backends import Backends
-from visdiff.comparison.folds import propose_from_halves, score_on_halves, test_on_halves
+from visdiff.comparison.folds import (
+    propose_from_halves,
+    score_on_halves,
+    test_on_halves,
+    tested_images,
+)
 from visdiff.comparison.rounds import select_captions
 from visdiff.comparison.split import Halves
 from visdiff.config import Config
@@ -36,7 +41,7 @@ def null_run(
     Returns:
         The numbers of confirmed differences, and the distinct warnings.
     """
-    counts, warnings = [], dict[str, None]()
+    counts, warnings, missing, asked = [], dict[str, None](), 0, 0
     for k in range(config.null_repeats):
         rng = np.random.default_rng([config.seed, 1 + k])
         mixed, discovery, scoring = shuffle_halves(halves, rng, paired=bool(config.paired_by))
@@ -50,6 +55,10 @@ def null_run(
             proposals.hypotheses, scores, mixed, proposed, config.statistics, rng
         )
         counts.append(int(tests.confirmed.sum()))
+        tested = tested_images(mixed, proposed, len(proposals.hypotheses))
+        missing, asked = missing + int((np.isnan(scores) & tested).sum()), asked + int(tested.sum())
+    if missing:
+        warnings[f"{missing} of {asked} scores are missing and are ignored."] = None
     return NullRun(len(counts), sum(c > 0 for c in counts), tuple(counts)), list(warnings)
 
 
@@ -75,11 +84,13 @@ def shuffle_halves(
         is_a = np.arange(len(a) + len(b)) < len(a)
         n_first, first_order = _shuffled(is_a, halves.discovery_clusters, None, rng, paired=paired)
         discovery = _reordered(a, b, n_first, first_order)
+    groups = halves.groups
     mixed = Halves(
         *discovery,
         *scoring,
         halves.double_dipped,
-        halves.groups,
+        # Each fold is shuffled by itself, so the pairs are in another order.
+        None if groups is None else groups[order[:n_new] % len(groups)],
         None if halves.clusters is None else halves.clusters[order],
         None if halves.discovery_clusters is None else halves.discovery_clusters[first_order],
         None if halves.first is None else halves.first[order],

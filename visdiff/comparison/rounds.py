@@ -28,7 +28,47 @@ def propose(
     config: Config,
     rng: np.random.Generator,
 ) -> Proposals:
-    """Proposes hypotheses from the discovery half, in one round or several.
+    """Proposes hypotheses from the discovery half, as `propose_rounds` does.
+
+    Args:
+        backends: The models.
+        a: Discovery images of A.
+        b: Discovery images of B.
+        captions: Captions of the discovery images, A's first; None if no backend uses them.
+        config: The configuration.
+        rng: Generator for proposers and samples.
+
+    Raises:
+        IncompleteError: As `check_answered`.
+    """
+    found = propose_rounds(backends, a, b, captions, config, rng)
+    check_answered(found)
+    return found
+
+
+def check_answered(found: Proposals) -> None:
+    """Checks that there is a hypothesis if requests failed.
+
+    Raises:
+        IncompleteError: Requests failed and there is no hypothesis, which is not the same as no
+            difference.
+    """
+    if found.failures and not found.hypotheses:
+        raise IncompleteError(
+            f"Expected hypotheses from the proposer, got no answer ({found.failures[0]}); run "
+            "again, the results so far are in the cache."
+        )
+
+
+def propose_rounds(
+    backends: Backends,
+    a: ImageSet,
+    b: ImageSet,
+    captions: Sequence[str | None] | None,
+    config: Config,
+    rng: np.random.Generator,
+) -> Proposals:
+    """Proposes hypotheses in one round or several.
 
     Later rounds use only the images that the hypotheses so far leave unexplained. A sample of them
     is chosen according to ``proposer.sampling``. Both steps use the discovery half only.
@@ -42,11 +82,7 @@ def propose(
         rng: Generator for proposers and samples.
 
     Returns:
-        The distinct hypotheses of all rounds, and what was refused.
-
-    Raises:
-        IncompleteError: Requests failed and there is no hypothesis, which is not the same as no
-            difference.
+        The distinct hypotheses of all rounds, what was refused, and failed requests.
     """
     is_a = np.arange(len(a) + len(b)) < len(a)
     rounds = MAX_ROUNDS if config.rounds == "auto" else config.rounds
@@ -72,11 +108,6 @@ def propose(
                 if not images - sentences > _LARGE_GAP:
                     break
         unexplained = stats.unexplained(scores.T, is_a, np.random.default_rng(config.seed))
-    if found.failures and not found.hypotheses:
-        raise IncompleteError(
-            f"Expected hypotheses from the proposer, got no answer ({found.failures[0]}); run "
-            "again, the results so far are in the cache."
-        )
     return found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from visdiff.comparison.split import Halves
 from visdiff.errors import UnreadableImageError
 from visdiff.report.images import thumbnail
-from visdiff.results import Difference, Hypothesis
+from visdiff.results import Difference, Hypothesis, score_column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,9 +36,12 @@ def score_table(
 ) -> "pd.DataFrame":
     """Returns the scores as a table: one row per scored image, one column per hypothesis text.
 
+    No column of a hypothesis replaces one that names the image ("set", "id", "half").
+
     Args:
         hypotheses: h candidates.
-        scores: (h, n) scores; NaN where unscored, or where the image was not in the test.
+        scores: (h, n) scores; NaN where unscored, or where the image was not in the test. Rows of
+            one text have the same score where both have one.
         halves: The images.
     """
     import pandas as pd
@@ -50,6 +53,10 @@ def score_table(
         "id": pd.Series([*halves.scoring_a.ids, *halves.scoring_b.ids], dtype=object),
         "half": ["both" if halves.same_images else "scoring"] * (n_a + n_b),
     }
-    # A text that was proposed in both directions has one column.
-    columns |= {h.text: row for h, row in zip(hypotheses, scores, strict=True)}
-    return pd.DataFrame(columns)
+    found: dict[str, np.ndarray] = {}
+    for h, row in zip(hypotheses, scores, strict=True):
+        # A text that was proposed in both directions has one column; with cross-fitting, each
+        # direction may have been tested on another half.
+        known = found.get(h.text, row)
+        found[h.text] = np.where(np.isnan(known), row, known)
+    return pd.DataFrame(columns | {score_column(text): row for text, row in found.items()})

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_serializer
 
+from visdiff.config.addresses import without_secrets
 from visdiff.config.backends import (
     MODELS,
     BlipConfig,
@@ -51,6 +52,11 @@ class LlmConfig(Frozen):
     completion_price: float | None = Field(
         default=None, ge=0, description="US dollars per 1e6 tokens."
     )
+
+    @field_serializer("base_url", when_used="json")
+    def _without_secrets(self, base_url: str | None) -> str | None:
+        # JSON is what reports and results files hold, and those are shown to others.
+        return base_url and without_secrets(base_url)
 
 
 class StatisticsConfig(Frozen):
@@ -210,7 +216,8 @@ class Config(Frozen):
     def updated(self, update: Mapping[str, Any], source: str) -> Self:
         """Returns a validated copy, updated with a nested mapping.
 
-        If the backend of a role changes, its settings start from the new backend's defaults.
+        If the backend of a role changes, its settings start from the new backend's defaults. If its
+        model changes, the old model's revision is dropped.
         """
         data = _merged(self.model_dump(), update)
         return self._validated(data, source)
@@ -252,6 +259,9 @@ def _merged(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any
             backend = current.get("backend")
             if value.get("backend", backend) != backend:
                 current = {k: v for k, v in current.items() if k in _KEPT_SETTINGS}
+            elif value.get("model", current.get("model")) != current.get("model"):
+                # A commit is one of its own model only.
+                current = {k: v for k, v in current.items() if k != "revision"}
             merged[key] = _merged(current, value)
         else:
             merged[key] = value

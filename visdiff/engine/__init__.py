@@ -179,12 +179,15 @@ class LocalEngine:
         batch_size: int,
         workers: int,
     ) -> Generator[list[tuple[str, Any]]]:
-        """Yields the batches in order (see `Engine`)."""
+        """Yields the batches in order (see `Engine`).
+
+        An image whose file has changed since it was listed is refused.
+        """
         with _thread_pool(workers) as pool:
             ready = _map_in_order(
                 pool,
-                lambda index: prepare_or_refuse(model, lambda: images.image(index)),
-                [index for _, index in todo],
+                lambda one: prepare_or_refuse(model, lambda: images.image_of(one[1], one[0])),
+                todo,
                 _prefetch_limit(batch_size, workers),
             )
             pending = zip([digest for digest, _ in todo], ready, strict=True)

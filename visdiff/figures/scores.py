@@ -12,6 +12,7 @@ from visdiff.figures.style import (
     write_title,
 )
 from visdiff.report.figures import histogram
+from visdiff.results import score_column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,9 +92,9 @@ def score_histogram(
 
 
 def _tested(report: "DifferenceReport", text: str) -> "tuple[pd.Series, pd.Series] | None":
-    frame = report.scores
-    if frame is None or text not in frame or text in ("set", "id", "half"):
+    frame, name = report.scores, score_column(text)
+    if frame is None or name not in frame:
         return None
     if "half" in frame and not report.double_dipped:
         frame = frame[frame["half"] != "discovery"]
-    return frame.loc[frame["set"] == "A", text], frame.loc[frame["set"] == "B", text]
+    return frame.loc[frame["set"] == "A", name], frame.loc[frame["set"] == "B", name]

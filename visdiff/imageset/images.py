@@ -164,6 +164,21 @@ class ImageSet:
         """
         return decode.to_rgb(self.raw(index)[1], self._label(index))
 
+    def image_of(self, index: int, digest: str) -> Image.Image:
+        """Decodes an image as `image` does, if its `digest` is still the given one.
+
+        Values are cached by digest: that of a file that was overwritten since it was hashed would
+        otherwise be taken for the value of the old one.
+
+        Raises:
+            UnreadableImageError: As for `image`, or the content has changed.
+        """
+        image = self.image(index)
+        if self.digest(index) != digest:
+            reason = "a file that has changed during the run"
+            raise decode.unreadable_error(self._label(index), reason, "run again")
+        return image
+
     def raw(self, index: int) -> tuple[bytes | None, Image.Image]:
         """Reads an image as it is stored, without conversion.
 
@@ -264,7 +279,9 @@ class ImageSet:
         Args:
             other: The second set; its columns may differ.
         """
-        ids, digests, taken = [*self.ids], dict(self._digests), set(self.ids)
+        ids, taken = [*self.ids], set(self.ids)
+        # Subsets share their digests: those of other images would be taken for those of `other`.
+        digests = {name: self._digests[name] for name in self.ids if name in self._digests}
         for name in other.ids:
             unique, number = name, 1
             while unique in taken:

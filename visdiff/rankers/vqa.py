@@ -188,9 +188,9 @@ class _ChatAnswers:
         return {"model": dict(self.llm.identity), "tile": self.tile}
 
     def for_images(self, images: ImageSet, indices: Sequence[int]) -> Answer:
-        def request(index: int, text: str) -> Request | None:
+        def request(index: int, digest: str, text: str) -> Request | None:
             try:
-                picture = encode_jpeg(images.image(index), self.tile)
+                picture = encode_jpeg(images.image_of(index, digest), self.tile)
             except UnreadableImageError:
                 return None
             return Request(
@@ -204,7 +204,7 @@ class _ChatAnswers:
 
         def answer(text: str, parts: list[dict[str, Any]]) -> tuple[list[float], Counter[str]]:
             questions = (
-                (part, lambda index=index: request(index, text))
+                (part, lambda index=index, digest=part["image"]: request(index, digest, text))
                 for part, index in zip(parts, indices, strict=True)
             )
             with self.runtime.quiet():  # `score` shows one progress bar for all questions
@@ -237,7 +237,8 @@ class _Blip2Answers:
             found = self.runtime.cache.get_many("yes-no", parts)
             values = [float("nan") if value is None else float(value) for value in found]
             missing = [i for i, value in enumerate(found) if value is None]
-            self._encode(images, [indices[i] for i in missing], features)
+            todo = {indices[i]: parts[i]["image"] for i in missing}
+            self._encode(images, todo, features)
             known = [i for i in missing if indices[i] in features]
             for batch in _batches(known, self.batch_size):
                 scores = self._score(text, torch.stack([features[indices[i]] for i in batch]))
@@ -252,14 +253,20 @@ class _Blip2Answers:
         return answer
 
     def _encode(
-        self, images: ImageSet, indices: Sequence[int], features: dict[int, torch.Tensor]
+        self, images: ImageSet, todo: Mapping[int, str], features: dict[int, torch.Tensor]
     ) -> None:
-        """Adds missing images' inputs of the language model to ``features``."""
-        for batch in _batches([i for i in indices if i not in features], self.batch_size):
+        """Adds missing images' inputs of the language model to ``features``.
+
+        Args:
+            images: The set.
+            todo: Index of an image → its digest.
+            features: Index → inputs.
+        """
+        for batch in _batches([i for i in todo if i not in features], self.batch_size):
             pixels: dict[int, torch.Tensor] = {}
             for index in batch:
                 try:
-                    pixels[index] = self.blip.prepare(images.image(index))
+                    pixels[index] = self.blip.prepare(images.image_of(index, todo[index]))
                 except UnreadableImageError as error:
                     logger.debug("%s is unscored: %s", images.ids[index], error)
             if not pixels:

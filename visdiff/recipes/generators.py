@@ -113,7 +113,8 @@ def form(
     a, b, without = pair_up(sets[0], sets[1], (prompt, seed))
     if without:
         notes.append(f"{without} images have no partner of the same prompt and {seed}; left out.")
-    same = sum(a.digest(i) == b.digest(i) for i in range(len(a)))
+    contents = ((a.content(i), b.content(i)) for i in range(len(a)))
+    same = sum(of_a is not None and of_a == of_b for of_a, of_b in contents)
     if same:
         notes.append(f"{same} pairs are the same image, byte for byte; they count as no change.")
     pairs: Pairs = [(a, b)]

@@ -15,7 +15,7 @@ from visdiff import stats
 from visdiff.comparison.backends import Backends
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
-from visdiff.results import DifferenceReport, Hypothesis
+from visdiff.results import DifferenceReport, Hypothesis, score_column
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def check(
     if backends.ranker.needs_captions:
         captions = backends.captions(a, b).values
     scores = backends.score(hypotheses, a, b, captions).astype(np.float64)
-    known = report.scores[[d.text for d in confirmed]].to_numpy(dtype=np.float64).T
+    known = report.scores[[score_column(d.text) for d in confirmed]].to_numpy(dtype=np.float64).T
     votes = _votes(scores, known, (report.scores["set"] == "A").to_numpy())
     is_a = np.arange(len(a) + len(b)) < len(a)
     scored = ~np.isnan(scores).all(axis=0)

@@ -13,7 +13,7 @@ from visdiff.report.images import data_uri, is_pixelated
 from visdiff.report.preflight import preflight_content, worst_confound
 from visdiff.report.settings import command_of, used_settings
 from visdiff.report.text import count_text, finite
-from visdiff.results import Difference, DifferenceReport, Rejected, SetCard
+from visdiff.results import Difference, DifferenceReport, Rejected, SetCard, score_column
 
 MAX_EVIDENCE = 6
 """Maximum number of images shown per difference and set."""
@@ -259,9 +259,10 @@ class _Scores:
 
     def sides(self, text: str) -> tuple[Any, Any] | None:
         """Returns the scores of A's and of B's images, or None when the sentence has no column."""
-        if self.frame is None or text not in self.frame or text in ("set", "id", "half"):
+        name = score_column(text)
+        if self.frame is None or name not in self.frame:
             return None
-        column = self.frame[text]
+        column = self.frame[name]
         return column[self.frame["set"] == "A"], column[self.frame["set"] == "B"]
 
 

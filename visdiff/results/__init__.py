@@ -20,6 +20,7 @@ from visdiff.results.records import (
     Separability,
     SetCard,
     Stage,
+    score_column,
 )
 from visdiff.results.report import DifferenceReport
 
@@ -34,5 +35,6 @@ __all__ = [
     "Separability",
     "SetCard",
     "Stage",
+    "score_column",
     "to_plain",
 ]

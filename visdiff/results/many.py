@@ -71,9 +71,14 @@ class ManyReport:
         parts = []
         for (a, b), report in self.reports.items():
             frame = report.to_frame(full)
-            frame.insert(0, "set_a", a)
-            frame.insert(1, "set_b", b)
-            frame.insert(2, "more_true_of", [a if d == "A" else b for d in frame["direction"]])
+            columns = {
+                "set_a": [a] * len(frame),
+                "set_b": [b] * len(frame),
+                "more_true_of": [a if d == "A" else b for d in frame["direction"]],
+            }
+            for place, (name, values) in enumerate(columns.items()):
+                # Names that are not UTF-8 have lone surrogates, which only objects hold.
+                frame.insert(place, name, pd.Series(values, dtype=object))
             parts.append(frame)
         filled = [frame for frame in parts if len(frame)]
         return pd.concat(filled or parts[:1], ignore_index=True)
@@ -126,17 +131,23 @@ class ManyReport:
                 f"Expected schema_version {SCHEMA_VERSION}, got {data.get('schema_version')!r}; "
                 "read it with the version of visdiff that wrote it."
             )
-        return cls(
-            title=data["title"],
-            names=tuple(data["names"]),
-            reports={
-                (c["a"], c["b"]): DifferenceReport.from_json(json.dumps(c["report"]))
-                for c in data["comparisons"]
-            },
-            failed={(f["a"], f["b"]): f["reason"] for f in data["failed"]},
-            n_candidates=data["n_candidates"],
-            warnings=tuple(data["warnings"]),
-        )
+        try:
+            return cls(
+                title=data["title"],
+                names=tuple(data["names"]),
+                reports={
+                    (c["a"], c["b"]): DifferenceReport.from_json(json.dumps(c["report"]))
+                    for c in data["comparisons"]
+                },
+                failed={(f["a"], f["b"]): f["reason"] for f in data["failed"]},
+                n_candidates=data["n_candidates"],
+                warnings=tuple(data["warnings"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"Expected a complete result of many comparisons, got one without {error}; is the "
+                "file damaged?"
+            ) from error
 
     def to_markdown(self) -> str:
         """Returns the verdict and the confirmed differences of each pair as Markdown."""
@@ -167,13 +178,16 @@ class ManyReport:
         Raises:
             InputError: The folder cannot be written to.
         """
+        import pandas as pd
+
         directory = Path(directory)
         folders = pair_folders(list(self.reports))
         for key, report in self.reports.items():
             report.save(directory / folders[key], figures=())
         frame = self.to_frame(full=True)
         for column in ("synonyms", "evidence_a", "evidence_b"):
-            frame[column] = ["; ".join(items) for items in frame[column]]
+            joined = ["; ".join(items) for items in frame[column]]
+            frame[column] = pd.Series(joined, dtype=object)
         links = {key: f"{folder}/report.html" for key, folder in folders.items()}
         write_texts(
             directory,

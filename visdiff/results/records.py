@@ -248,6 +248,15 @@ class Provenance:
         object.__setattr__(self, "models", to_plain(self.models))
 
 
+#: Columns of `visdiff.results.DifferenceReport.scores` that are no hypotheses.
+IMAGE_COLUMNS = ("set", "id", "half")
+
+
+def score_column(text: str) -> str:
+    """Returns the name of the column of a hypothesis' scores: its text, unless that is taken."""
+    return f"{text} (score)" if text in IMAGE_COLUMNS else text
+
+
 def _check_direction(direction: str) -> None:
     if direction not in ("A", "B"):
         raise InputError(

@@ -67,7 +67,8 @@ class DifferenceReport(ReportViews):
         schema_version: Version of the JSON layout that it was written in.
         scores: One row per image: ``set`` ("A" or "B"), ``id``, ``half`` ("discovery", "scoring",
             or "both" when double-dipped or cross-fitted), then one float column per hypothesis
-            text, NaN where an image was not in its test. Not serialised.
+            text (`visdiff.results.score_column`), NaN where an image was not in its test. Not
+            serialised.
         thumbnails: PNG or JPEG bytes by "A/<id>" or "B/<id>". Not serialised.
         captions: Captions by the same keys. Not serialised.
     """
