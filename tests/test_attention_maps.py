@@ -194,15 +194,17 @@ def test_the_command_writes_maps_and_the_leak_of_a_word(tmp_path: Path) -> None:
     empty.save(tmp_path / "masks" / "1.png")
     out = tmp_path / "out"
     arguments = [
-        "attention", tmp_path / "model", PROMPT, "--out", out, "--word", "dog", "--seeds", "0-1",
-        "--steps", "1", "--masks", tmp_path / "masks", "--device", "cpu", "--json",
+        "attention", tmp_path / "model", f"{PROMPT} on a file", "--out", out, "--word", "dog",
+        "--word", "file", "--seeds", "0-1", "--steps", "1", "--masks", tmp_path / "masks",
+        "--device", "cpu", "--json",
     ]  # fmt: skip
     ran = CliRunner().invoke(app, list(map(str, arguments)))
     assert ran.exit_code == 3, ran.output
-    assert [row["leak"] for row in json.loads(ran.stdout)["rows"]] == [pytest.approx(0), None]
+    rows = json.loads(ran.stdout)["rows"]
+    assert [row["leak"] for row in rows] == [pytest.approx(0), None] * 2
     assert "seed 1" in ran.stderr
     with np.load(out / "maps.npz") as arrays:
-        assert arrays["dog"].shape == (2, 8, 8)
+        assert arrays["dog"].shape == arrays["file"].shape == (2, 8, 8)
     assert {f.name for f in out.iterdir()} == {
         "attention.png", "maps.npz", "0.png", "1.png", "masks",
     }  # fmt: skip

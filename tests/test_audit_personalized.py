@@ -18,7 +18,7 @@ from editing.audits.personalized.advice import Origin, advise
 from editing.audits.personalized.attributes import KINDS, attributes, common
 from editing.audits.personalized.checkpoints import Checkpoint, kept_edits, pareto, recommend
 from editing.audits.personalized.drawn import find_drawn
-from editing.audits.personalized.entanglement import entanglement
+from editing.audits.personalized.entanglement import caption_notes, entanglement
 from editing.audits.personalized.findings import NOTABLE, Candidate, Finding, conclude
 from editing.audits.personalized.leak import attention_leak
 from editing.audits.personalized.measures import (
@@ -189,6 +189,9 @@ def test_nothing_is_silently_left_out(rng: np.random.Generator) -> None:
     assert "no prompt" in missing["background"]
     with pytest.raises(InputError, match="captions of the references"):
         entanglement([None], ["x"], ["x"], ["a dog"], "dog", rng)
+    assert not caption_notes(["a dog"], ["a dog"], ["a dog"])
+    (note,) = caption_notes(["a dog", None], ["", "a dog", None], ["a dog"] * 3)
+    assert "1 of 2 references, 2 of 3 taught" in note
 
 
 # --- findings

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from editing.audits.prompt_groups import (
     prompt_groups,
 )
 from editing.audits.prompt_groups import samples_of as samples
-from editing.audits.report import AuditReport, drift_by_concept
+from editing.audits.report import AuditReport, drift_by_concept, file_name
 from editing.cli.audit import app
 from editing.demo import demo
 from editing.generate import generate
@@ -43,6 +44,7 @@ from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 
 QUICK = Settings(steps=6, guidance=5.0, scheduler="DPMSolverMultistep")
+SKETCH = "a pencil sketch of a rose"
 REQUESTS: list[Request] = [
     Erase("church"),
     Replace("dog", "cat", scale=0.5),
@@ -90,6 +92,29 @@ def test_groups_cover_all_kinds_of_prompts_without_duplicates(pipe: Any) -> None
     others = {c for name, g in groups.items() if name not in MEANT for c in g.concepts}
     others -= set(groups["preserved"].concepts)
     assert not others & {"church", "dog", "cat", "firefighter", "bomb", "man", "woman", "castle"}
+
+
+@pytest.mark.parametrize(
+    ("requests", "prompt", "owner"),
+    [
+        ([Erase("church"), Erase("church in the snow")], "a church in the snow", TARGETS),
+        ([Erase("church"), Preserve(["church at night"])], "a church at night", "preserved"),
+        ([Erase("church"), Preserve([SKETCH])], SKETCH, "preserved"),
+    ],
+)
+def test_a_prompt_is_in_one_group_if_requests_overlap(
+    pipe: Any, requests: list[Request], prompt: str, owner: str
+) -> None:
+    """Pairs are found by prompt and seed, so that an audit with a prompt twice would fail."""
+    groups = prompt_groups(pipe, requests)
+    assert [g.name for g in groups if prompt in g.prompts] == [owner]
+    assert samples(groups, images=2)
+
+
+def test_a_prompt_in_two_groups_is_refused_before_images_are_generated() -> None:
+    groups = [PromptGroup("a", ("x", "y"), ("", "")), PromptGroup("b", ("y",), ("",))]
+    with pytest.raises(InputError, match="each prompt in one group, got 'y' in a and in b"):
+        samples(groups, images=2)
 
 
 def test_changed_concepts_are_not_in_unrelated_groups(pipe: Any) -> None:
@@ -299,8 +324,6 @@ def test_the_page_shows_pairs_and_loads_nothing(erased: tuple[AuditReport, Path]
 
 @pytest.mark.slow
 def test_text_from_users_is_escaped(erased: tuple[AuditReport, Path]) -> None:
-    from dataclasses import replace
-
     report, _ = erased
     evil = "<script>alert(1)</script>"
     page = replace(report, about={"method": evil, "base": evil}, warnings=(evil,)).to_html()
@@ -330,6 +353,63 @@ def test_commands_audit_folders_and_compare_audits(
     assert table[0]["side effects"] == table[1]["side effects"]
 
 
+def test_a_dry_run_on_images_measures_nothing(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    file = tmp_path / "images.csv"
+    file.write_text("path,prompt,seed\n1.png,a church,0\n")
+    result = run("--images-a", file, "--images-b", file, "--out", tmp_path / "out", "--dry-run")
+    assert "1 original and 1 edited images" in result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_requests_of_a_file_count_for_an_imported_edit(pipe: Any, tmp_path: Path) -> None:
+    """An edit that `visdiff edit import` wrote has no requests, and its audit would have none."""
+    edit = editing.fit(pipe, [Erase("church")], nearest=0)
+    file = replace(edit, requests=(), ledger=None, method="import").save(tmp_path / "e.safetensors")
+    (tmp_path / "requests.toml").write_text(requests_toml([Erase("church")], "uce"))
+    result = run("--base", "miniature", "--edit", file, "--requests", tmp_path / "requests.toml",
+                 "--out", tmp_path / "out", "--dry-run", "--device", "cpu")  # fmt: skip
+    assert "targets 1" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["../../outside", "a/b", "a b", "a-b", "", "x" * 300])
+def test_the_folder_of_a_group_is_in_that_of_the_audit(name: str) -> None:
+    others = {file_name(n) for n in ("a b", "a-b", "a/b", "a  b", "../../outside") if n != name}
+    own = file_name(name)
+    assert own not in others
+    assert own == Path(own).name
+    assert 0 < len(own.encode()) <= 80
+
+
+def test_what_cannot_be_measured_is_named_and_the_rest_is_audited(tmp_path: Path) -> None:
+    """A damaged file, and a prompt of which a safety checker has made all originals black."""
+    rng = np.random.default_rng(0)
+    sets = []
+    for side in "ab":
+        rows = []
+        for group, prompt in (("targets", "a church"), ("things", "a dog")):
+            for seed in range(3):
+                file = tmp_path / f"{side}-{group}-{seed}.png"
+                pixels = rng.integers(256, size=(16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels * (side == "b" or group == "targets")).save(file)
+                rows.append({"path": file.name, "prompt": prompt, "seed": len(rows),
+                             "group": group, "concept": prompt[2:]})  # fmt: skip
+        (tmp_path / f"{side}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        sets.append(ImageSet.open(tmp_path / f"{side}.jsonl"))
+    damaged = tmp_path / "b-targets-1.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    with Cache(tmp_path / "cache") as cache:
+        report = audit_sets(*sets, requests=[Erase("church")], preset="miniature", cache=cache,
+                            progress=False)  # fmt: skip
+    targets, things = report.groups
+    assert (targets.n, things.n) == (2, 3)
+    assert targets.drift is not None
+    assert things.drift is None
+    assert [o.before.n for o in report.outcomes] == [2]
+    assert any("1 pairs with unreadable images" in w and damaged.name in w for w in report.warnings)
+    assert any("The drift was not measured in things" in w for w in report.warnings)
+
+
 def run(*arguments: object) -> Result:
     result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -339,6 +419,8 @@ def run(*arguments: object) -> Result:
 def test_invalid_options_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
     missing = tmp_path / "none"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "audit.json").write_text("[1]")
     for arguments, words in [
         (["--base", "miniature", "--edit", "e"], "--out DIR"),
         (["--base", "miniature", "--out", tmp_path], "--base with --edit or with --edited"),
@@ -346,6 +428,7 @@ def test_invalid_options_are_refused(tmp_path: Path) -> None:
         (["--base", "miniature", "--edit", missing, "--out", tmp_path], "does not exist"),
         (["--images-a", tmp_path, "--images-b", tmp_path, "--out", tmp_path], "prompt and seed"),
         (["compare", missing], "that visdiff audit wrote"),
+        (["compare", tmp_path / "other"], "got other JSON"),
     ]:
         with pytest.raises(InputError, match=re.escape(words)):
             CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
@@ -354,8 +437,6 @@ def test_invalid_options_are_refused(tmp_path: Path) -> None:
 def test_an_edit_for_another_base_is_refused_before_images_are_generated(
     pipe: Any, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
     edit = editing.fit(pipe, [Erase("church")], nearest=0)
     other = replace(edit, base_parts={**edit.base_parts, "unet": "0" * 64})
     with pytest.raises(InputError, match="the base that this edit was fitted to"):

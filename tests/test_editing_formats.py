@@ -580,3 +580,39 @@ def test_a_file_is_described_without_its_model(sd1: Any, tmp_path: Path) -> None
     found = describe(tmp_path)
     assert [f["format"] for f in found["files"]] == ["learned-embeds", "kohya"]
     json.dumps(found)
+
+
+def test_a_base_in_half_precision_is_changed_only_where_the_file_edits_it(tmp_path: Path) -> None:
+    pipe = tiny.sd1()
+    state = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    state["conv_in.bias"] = state["conv_in.bias"] + 1
+    save_file(state, tmp_path / "single.safetensors")
+    edit = import_edit(tmp_path / "single.safetensors", pipe.to(torch.float16))
+    assert edit.tensors == ("unet.conv_in.bias",)
+
+
+def test_files_that_a_folder_import_does_not_read_are_named(sd1: Any, tmp_path: Path) -> None:
+    export_edit(lora(sd1), sd1, "diffusers", tmp_path)
+    stem = FORMATS["diffusers"].file.removesuffix(".safetensors")
+    torch.save({}, tmp_path / f"{stem}.bin")  # the same weights in another form
+    assert not import_edit(tmp_path, sd1).warnings
+    torch.save({"<cat>": torch.ones(tiny.WIDTH)}, tmp_path / "learned_embeds.bin")
+    (warning,) = import_edit(tmp_path, sd1).warnings
+    assert "1 others were not read: learned_embeds.bin" in warning
+
+
+def test_magnitudes_of_columns_are_not_taken_for_those_of_rows(sd1: Any, tmp_path: Path) -> None:
+    """A square weight has as many columns as rows."""
+    name = f"{BLOCK}.attn1.to_q"
+    weight = parameter(sd1, f"{name}.weight").detach()
+    assert weight.shape[0] == weight.shape[1]
+    flat = "lora_unet_" + name.removeprefix("unet.").replace(".", "_")
+    tensors = {f"{flat}.lora_up.weight": torch.ones(len(weight), 1),
+               f"{flat}.lora_down.weight": torch.ones(1, len(weight)),
+               f"{flat}.dora_scale": weight.norm(dim=1, keepdim=True)}  # fmt: skip
+    save_file(tensors, tmp_path / "rows.safetensors")
+    assert import_edit(tmp_path / "rows.safetensors", sd1).tensors == (f"{name}.weight",)
+    tensors[f"{flat}.dora_scale"] = weight.norm(dim=0, keepdim=True)
+    save_file(tensors, tmp_path / "columns.safetensors")
+    with pytest.raises(InputError, match="one a row"):
+        import_edit(tmp_path / "columns.safetensors", sd1)

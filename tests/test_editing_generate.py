@@ -323,6 +323,11 @@ def test_pixels_that_are_not_finite_give_no_image(tmp_path: Path) -> None:
     assert found.manifest.read_text() == "", "an incomplete pair has no rows"
     assert not list((tmp_path / EDITED).glob("*.png")) if (tmp_path / EDITED).exists() else True
     assert all("not finite" in reason for reason in found.failed.values())
+    with pytest.raises(InputError, match=r"got none: Images of 2 prompts and seeds .* not finite"):
+        found.images()
+    found = generate_pairs(model, Scaled(1.0), samples(1, 2), tmp_path, settings=QUICK)
+    assert not found.warnings
+    assert len(found.images()) == 2
 
 
 def test_equal_samples_share_an_image_and_have_a_row_each(pipe: Any, tmp_path: Path) -> None:

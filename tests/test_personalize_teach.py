@@ -92,11 +92,11 @@ def test_a_file_of_settings_and_its_overrides(model: Path, source: Path, tmp_pat
     )
     out = tmp_path / "e.safetensors"
     run("textual-inversion", model, source, "--config", tmp_path / "c.toml", "--out", out,
-        "--captions", "none", "--lr", "5e-3")  # fmt: skip
+        "--captions", "none", "--lr", "5e-3", "--noun", "puppy")  # fmt: skip
     edit = Edit.load(out)
-    assert edit.requests[0].concept == "<zwx> dog"
+    assert edit.requests[0].concept == "<zwx> puppy"
     assert (edit.config["lr"], edit.config["vectors"], edit.config["steps"]) == (5e-3, 2, 1)
-    assert edit.config["captions"] == [["a <zwx> dog"] * 3]
+    assert edit.config["captions"] == [["a <zwx> puppy"] * 3]
     (tmp_path / "bad.toml").write_text("steps = [")
     refused("Expected a TOML file of settings", "lora", model, source, "--noun", "dog", "--out",
             out, "--config", tmp_path / "bad.toml")  # fmt: skip

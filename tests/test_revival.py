@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from typer.testing import CliRunner
 import editing
 from editing.audits.report import AuditReport
 from editing.audits.revival import Curve, Point, Revival, RevivalConfig, compare, revive
+from editing.audits.revival.attack import thumbnail_strip
 from editing.cli.audit import app
 from editing.metrics.classifiers import ZeroShotClassifier
 from editing.metrics.proportions import proportion
 from editing.pipelines.sampling import Settings
 from editing.requests import Erase, Preserve
 from visdiff.errors import InputError
+from visdiff.report.images import data_uri
 
 STEPS = (0, 10, 20, 40, 80)
 TINY = RevivalConfig((1, 3), (2,), images=4, sampling=Settings(steps=2, guidance=3.0), batch_size=4)
@@ -169,6 +172,13 @@ def test_an_interrupted_attack_gives_the_same_images(
     images = {p.name: p.read_bytes() for p in folder.glob("*.png")}
     assert {p.name: p.read_bytes() for p in tmp_path.glob("*.png")} == images
     assert len(images) < len(points)  # step 0 of the control is that of the original model
+    # The message on a damaged image says to delete it; its checkpoint is further than it. Before
+    # the images after a step are those of both names and of the start.
+    after_step_1 = sorted(tmp_path.glob("*.png"), key=lambda p: p.stat().st_mtime_ns)[3]
+    after_step_1.unlink()
+    (again,) = revive(pipe, edit, tmp_path, parity, config=TINY)
+    assert again.to_dict() == found.to_dict()
+    assert after_step_1.read_bytes() == images[after_step_1.name]
 
 
 def test_an_unedited_model_revives_at_step_zero_from_the_name(pipe: Any, tmp_path: Path) -> None:
@@ -252,3 +262,18 @@ def test_the_command_checks_its_options_before_it_loads_a_model(tmp_path: Path) 
     assert "erases a concept" in run(*base, "--requests", str(requests))
     requests.write_text('[[erase]]\nconcept = "church"\n')
     assert "separated by commas" in run(*base, "--requests", str(requests), "--revive-steps", "a,b")
+
+
+@pytest.mark.parametrize("side", [8, 512])
+def test_images_of_the_page_are_thumbnails(side: int) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(256, size=(8, side, side, 3), dtype=np.uint8)
+    data = thumbnail_strip(images)
+    with Image.open(BytesIO(data)) as strip:
+        shown = min(side, 256)
+        assert strip.size == (6 * shown, shown)
+        assert strip.format == ("PNG" if side == 8 else "JPEG")
+    uri = data_uri(data)
+    never = Revival("church", {}, (), (), {"a strip": data})
+    assert uri is not None
+    assert uri in AuditReport({}, (), (), (), 0, revivals=(never,)).to_html()

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from editing.audits.effects import same_things
-from editing.audits.grouping import check_columns, split_groups, warn_shared_seeds
+from editing.audits.grouping import (
+    check_columns,
+    readable_pairs,
+    split_groups,
+    warn_shared_seeds,
+)
 from editing.audits.metrics import load_measures
 from editing.audits.outcomes import evaluate_outcomes, subject_outcomes
 from editing.audits.personalized.subject import audit_subjects
@@ -107,6 +112,7 @@ def audit(
         requests=edit.requests,
         about={"method": edit.method, "base": edit.base_model, "digest": edit.digest},
         taught=taught,
+        notes=generated.warnings,
         **how,
     )
 
@@ -124,6 +130,7 @@ def audit_sets(
     progress: bool = True,
     metrics: Sequence[str] = (),
     taught: Mapping[str, Taught] | None = None,
+    notes: Sequence[str] = (),
     **changes: Any,
 ) -> AuditReport:
     """Audits existing images: of two models, or of an edit made by another tool.
@@ -143,13 +150,14 @@ def audit_sets(
         metrics: Additional measures of each group, from `editing.audits.metrics.NAMES`.
         taught: Concept of a request to learn a subject → what is at hand about it, such as its
             references; see `editing.audits.personalized.taught`.
+        notes: Sentences about images that are missing, for the warnings of the report.
         **changes: Changes to the configuration, such as ``seed=1``.
 
     Returns:
         The report; its q-values are corrected over the candidates of all groups.
 
     Raises:
-        InputError: A column is missing, or no image has a partner.
+        InputError: A column is missing, no image has a partner, or no pair can be read.
         MissingBackendError: A model's weights are not available.
     """
     extra_measures = load_measures(metrics)
@@ -157,11 +165,12 @@ def audit_sets(
     config = _without_cross_fitting(_with_own_ngrams(config))
     original, edited = check_columns(original, edited)
     first, second, left_out = pair_up(original, edited, ("prompt", "seed"))
-    groups = split_groups(first, second, by)
-    warnings = list(dict.fromkeys([*original.notes, *edited.notes]))
+    warnings = list(dict.fromkeys([*notes, *original.notes, *edited.notes]))
     warnings += [f"{left_out} images without a partner were left out."] if left_out else []
-    warnings += warn_shared_seeds(groups)
     with Backends.using(config, cache, progress) as models:
+        first, second, unread = readable_pairs(first, second, models)
+        groups = split_groups(first, second, by)
+        warnings += [*unread, *warn_shared_seeds(groups)]
         measured = [group.measure(config, models) for group in groups]
         n = sum(len(m.hypotheses) for m in measured)
         audits = [
@@ -170,6 +179,11 @@ def audit_sets(
         ]
         outcomes = evaluate_outcomes(requests, first, second, by, models)
         subjects = audit_subjects(requests, first, second, taught or {}, models, config)
+    if unmeasured := [a.name for a in audits if a.drift is None]:
+        warnings.append(
+            f"The drift was not measured in {', '.join(unmeasured)}: it needs image features, and "
+            "two different original images of every prompt."
+        )
     if small := [f"{a.name} ({a.n})" for a in audits if a.report.double_dipped]:
         warnings.append(
             f"Too few pairs to confirm anything in {', '.join(small)}: half of a group's pairs are "

@@ -1,6 +1,5 @@
 """The paired images of an audit, split by prompt group, and the audit of each group."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -79,7 +78,7 @@ class PairedGroup:
         distances: np.ndarray | None = None
         if features is not None:
             distances = np.linalg.norm(features[:n] - features[n:], axis=1)
-            if min(Counter(prompts).values()) > 1:
+            if _differ_by_seed(features[:n], prompts):
                 moved = drift(features[:n], features[n:], prompts, rng)
         return GroupAudit(
             name=self.name,
@@ -98,6 +97,38 @@ class PairedGroup:
                 for name, value in measure(self.original, self.edited, features).items()
             },
         )
+
+
+def readable_pairs(
+    original: ImageSet, edited: ImageSet, models: Backends
+) -> tuple[ImageSet, ImageSet, list[str]]:
+    """Returns the pairs whose images can both be read, and a warning on the others.
+
+    Args:
+        original: Images of the unedited model.
+        edited: Images of the edited model, in the same order.
+        models: Models of the comparison; the ranker's encoder reads the images.
+
+    Raises:
+        InputError: No pair can be read.
+    """
+    features = models.features(original, edited)
+    if features is None:
+        return original, edited, []
+    n = len(original)
+    known = np.isfinite(features).all(axis=1)
+    both = known[:n] & known[n:]
+    if both.all():
+        return original, edited, []
+    ids = [*original.ids, *edited.ids]
+    bad = [ids[i] for i in np.flatnonzero(~known)]
+    named = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
+    if not both.any():
+        raise InputError(
+            f"Expected images that can be read, got no such pair ({named}); check the files."
+        )
+    warning = f"{n - int(both.sum())} pairs with unreadable images were left out ({named})."
+    return original.subset(both), edited.subset(both), [warning]
 
 
 def split_groups(original: ImageSet, edited: ImageSet, by: str) -> list[PairedGroup]:
@@ -148,3 +179,14 @@ def check_columns(original: ImageSet, edited: ImageSet) -> tuple[ImageSet, Image
                 "columns path, prompt and seed (or evaluation_seed), as `visdiff generate` does."
             )
     return original, edited
+
+
+def _differ_by_seed(features: np.ndarray, prompts: Sequence[str]) -> bool:
+    """Returns whether every prompt has images that are not all the same, the unit of the drift.
+
+    A safety checker, for one, makes all images of a prompt black.
+    """
+    rows: dict[str, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        rows.setdefault(prompt, []).append(index)
+    return all(bool((features[own] != features[own[0]]).any()) for own in rows.values())

@@ -15,6 +15,7 @@ from editing.generate.prompts import Sample
 from editing.personalize.pictured import names_subject, without_identifier
 from editing.pipelines.text import neighbours
 from editing.requests import Request, changes_of, normal, preserved_of
+from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 
 TARGETS = "targets"
@@ -121,7 +122,7 @@ def prompt_groups(
     count: int = 4,
     elsewhere: Mapping[str, Sequence[tuple[str, str]]] = ELSEWHERE,
 ) -> list[PromptGroup]:
-    """Builds the prompt groups of an edit; empty groups are left out.
+    """Builds the prompt groups of an edit, each prompt in one of them; empty groups are left out.
 
     A subject that was taught is asked for in several contexts, and its class noun in the same ones
     from the same noise: what the noun draws now is the language drift, and what the untaught model
@@ -177,7 +178,7 @@ def prompt_groups(
         ),
         PromptGroup(EMPTY, ("",), ("",)),
     ]
-    return share_noise([group for group in groups if group.prompts], requests)
+    return share_noise([group for group in _once(groups) if group.prompts], requests)
 
 
 def share_noise(groups: Sequence[PromptGroup], requests: Sequence[Request]) -> list[PromptGroup]:
@@ -216,7 +217,19 @@ def samples_of(groups: Sequence[PromptGroup], images: int, seed: int = 0) -> lis
 
     Returns:
         Samples with the columns "group" and "concept".
+
+    Raises:
+        InputError: A prompt is in two groups.
     """
+    owners: dict[str, str] = {}
+    for group in groups:
+        for prompt in group.prompts:
+            if owners.setdefault(prompt, group.name) != group.name:
+                # Both would have the same seeds, and pairs are found by prompt and seed.
+                raise InputError(
+                    f"Expected each prompt in one group, got {prompt!r} in {owners[prompt]} and in "
+                    f"{group.name}; leave it out of one of them."
+                )
     samples = []
     for group in groups:
         count = max(2, math.ceil(images / len(group.prompts)))
@@ -232,6 +245,27 @@ def concepts_of(images: ImageSet) -> list[str]:
     if "concept" not in images.frame.columns:
         return [""] * len(images)
     return [c if isinstance(c, str) else "" for c in images.frame["concept"]]
+
+
+def _once(groups: Sequence[PromptGroup]) -> list[PromptGroup]:
+    """Returns the groups with each prompt in the first one that has it.
+
+    Texts of requests come first: "church at night" may be preserved, and a paraphrase of "church".
+    """
+    owners: dict[str, str] = {}
+    for group in sorted(groups, key=lambda g: g.name not in (TARGETS, PRESERVED)):
+        owners = dict.fromkeys(group.prompts, group.name) | owners
+    return [
+        PromptGroup.of(
+            group.name,
+            (
+                (concept, prompt)
+                for concept, prompt in zip(group.concepts, group.prompts, strict=True)
+                if owners[prompt] == group.name
+            ),
+        )
+        for group in groups
+    ]
 
 
 def _mentions(prompt: str, concepts: Iterable[str]) -> bool:

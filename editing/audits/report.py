@@ -1,6 +1,7 @@
 """The result of an audit, with export to JSON, HTML and a folder."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,8 @@ from editing.metrics.drift import Drift
 from editing.requests import Preserve, Request, preserved_of
 from editing.requests.toml import requests_toml
 from visdiff.figures.files import FORMATS, figure_files
-from visdiff.files import explained, write_texts, write_whole
+from visdiff.files import explained, utf8, write_texts, write_whole
+from visdiff.hashing import digest_bytes
 from visdiff.results import Difference, DifferenceReport, to_plain
 
 SCHEMA = 2
@@ -29,6 +31,9 @@ SCHEMA = 2
 
 NOTABLE = 0.5
 """Smallest drift at which preserving a concept is suggested: half of the seed-noise floor."""
+
+_LONGEST = 60
+"""Longest name of a group that is its file name, in characters."""
 
 Pairs = Mapping[str, tuple[ImagePair, ...]]
 """Sentence or concept → example pairs."""
@@ -68,7 +73,7 @@ class GroupAudit:
     @property
     def folder(self) -> str:
         """Folder of the group's own report, relative to that of the audit."""
-        return f"groups/{self.name.replace(' ', '-')}"
+        return f"groups/{file_name(self.name)}"
 
     @property
     def confirmed(self) -> tuple[Difference, ...]:
@@ -297,6 +302,17 @@ class AuditReport(AuditViews):
         for group in self.groups:
             group.report.save(folder / group.folder, figures=())
         return folder
+
+
+def file_name(group: str) -> str:
+    """Returns the name of a group of prompts in paths and anchors: "class noun" → "class-noun".
+
+    Names from the user may be no file name ("../a", "a/b") or too long; they end in a digest.
+    """
+    if len(group) <= _LONGEST and re.fullmatch(r"\w+( \w+)*", group):
+        return group.replace(" ", "-")
+    words = re.sub(r"\W+", "-", group)[:_LONGEST].strip("-")
+    return f"{words}-{digest_bytes(utf8(group))[:8]}".removeprefix("-")
 
 
 def drift_by_concept(

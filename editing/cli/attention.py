@@ -8,7 +8,7 @@ import json
 import math
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -199,6 +199,7 @@ def _write(
     masks: "list[np.ndarray | None]",
 ) -> None:
     from io import BytesIO
+    from zipfile import ZipFile
 
     import numpy as np
 
@@ -206,8 +207,11 @@ def _write(
     from visdiff.files import explained, write_whole
 
     arrays = BytesIO()
-    named: dict[str, Any] = dict(maps)
-    np.savez(arrays, **named)
+    # Not numpy's savez, which has parameters that a word may be named like ("file").
+    with ZipFile(arrays, "w") as archive:
+        for word, values in maps.items():
+            with archive.open(f"{word}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, values, allow_pickle=False)
     with explained("a folder that can be written to", out):
         write_whole(out / "maps.npz", arrays.getvalue())
         write_whole(out / "attention.png", to_png(attention_figure(found.images, maps, leaks)))

@@ -4,6 +4,7 @@ Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -133,7 +134,7 @@ def audit(
         typer.Option(
             metavar="DIR",
             help="Real images of a subject that the edit teaches; repeat for each.",
-            show_default="those named in the edit",
+            show_default="none",
         ),
     ] = None,
     checkpoints: Annotated[
@@ -193,8 +194,14 @@ def audit(
                 "Expected --images-a and --images-b without a model, got another combination; give "
                 "both and leave out --base, --edit and --edited."
             )
+        notes: list[str] = []
         sets = _open_sets(images_a, images_b, root, path_column)
         taught = known_references(edit_requests, references)
+        if dry_run:
+            typer.echo(
+                f"{len(sets[0])} original and {len(sets[1])} edited images, none to generate"
+            )
+            return
     else:
         if base is None or (edit is None) == (edited is None):
             raise InputError(
@@ -219,18 +226,19 @@ def audit(
                 config_of_attack, out / "revival",
             )  # fmt: skip
             typer.echo(attack.describe(), err=not dry_run)
-        sets = _generate_sets(
+        generated = _generate_sets(
             base, edit, edited, edit_requests, neighbour, prompts, images, scale, sampling, batch,
             device, out / "images", dry_run,
         )  # fmt: skip
-        if sets is None:
+        if generated is None:
             return
+        *sets, notes = generated
         taught = prepare_subjects(
             base, edit, edit_requests, references, checkpoints, segment, scale, sampling, batch,
             device, out / "images",
         )  # fmt: skip
     _audit_sets(
-        sets, edit_requests, about, settings, cache, out, as_json, extra_measures,
+        sets, notes, edit_requests, about, settings, cache, out, as_json, extra_measures,
         taught, attack, command_line(context),
     )  # fmt: skip
 
@@ -271,7 +279,8 @@ def _read_requests(
         return read, about or {"method": f"import of {', '.join(formats)}", "base": base or "MODEL"}
     found = Edit.load(edit)
     about = {"method": found.method, "base": base or found.base_model, "digest": found.digest}
-    return found.requests, about
+    # An edit that was imported has none of its own.
+    return (found.requests if requests is None else read), about
 
 
 def _read_request_file(requests: Path | None, base: str | None) -> tuple[Any, dict[str, str]]:
@@ -308,8 +317,8 @@ def _generate_sets(
     device: str,
     folder: Path,
     dry_run: bool,
-) -> tuple[Any, Any] | None:
-    """Generates the missing images and returns both sets; None after a dry run."""
+) -> tuple[Any, Any, list[str]] | None:
+    """Generates the missing images; returns both sets and what is missing, None after a dry run."""
     from editing.audits.prompt_groups import prompt_groups, samples_of, share_noise
     from editing.cli.edit_files import open_any
     from editing.cli.generate import describe_plan, load_on_device, run_with_progress
@@ -343,7 +352,8 @@ def _generate_sets(
         return None
     generated = [run_with_progress(run) for run in runs]
     # One run holds both variants of an edit; two models have a run each.
-    return generated[0].images(ORIGINAL), generated[-1].images(EDITED)
+    notes = list(dict.fromkeys(warning for made in generated for warning in made.warnings))
+    return generated[0].images(ORIGINAL), generated[-1].images(EDITED), notes
 
 
 def _read_groups(file: Path) -> "list[PromptGroup]":
@@ -358,7 +368,8 @@ def _read_groups(file: Path) -> "list[PromptGroup]":
 
 
 def _audit_sets(
-    sets: tuple[Any, Any],
+    sets: Sequence[Any],
+    notes: list[str],
     requests: Any,
     about: Any,
     config: Any,
@@ -376,7 +387,7 @@ def _audit_sets(
     with Cache(mode=cache) as store:
         report = audit_sets(
             *sets, requests=requests, about=about, config=config, cache=store, metrics=metrics,
-            taught=taught,
+            taught=taught, notes=notes,
         )  # fmt: skip
         report = replace(report, command=command)
         if attack is not None:

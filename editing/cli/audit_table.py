@@ -14,16 +14,21 @@ def read_audit(folder: Path) -> dict[str, Any]:
         folder: Folder that ``visdiff audit`` wrote.
 
     Raises:
-        InputError: It holds no audit.
+        InputError: It holds no audit, or one that is damaged.
     """
     file = folder / "audit.json"
     text = read_text(file, "a folder that visdiff audit wrote")
     try:
-        return load_json(text)
+        found = load_json(text)
     except ValueError as error:
         raise InputError(
             f"Expected JSON in {file}, got a syntax error ({error}); run the audit again."
         ) from error
+    if not isinstance(found, dict) or not {"about", "outcomes", "groups"} <= found.keys():
+        raise InputError(
+            f"Expected an audit in {file}, got other JSON; name a folder that visdiff audit wrote."
+        )
+    return found
 
 
 def table_row(name: str, audit: dict[str, Any]) -> dict[str, Any]:

@@ -178,9 +178,11 @@ def _teach(method: str, model: str, source: str | None, out: Path, options: Teac
 
     check_writable(out.absolute().parent, "the edit")
     file = _read_config(options.config)
-    identifier = options.identifier or file.pop("identifier", None)
-    noun = options.noun or file.pop("noun", None)
-    prior = options.prior or file.pop("prior", None)
+    # Of a value that is given in both, the option counts.
+    own_names = {name: file.pop(name, None) for name in ("identifier", "noun", "prior")}
+    identifier = options.identifier or own_names["identifier"]
+    noun = options.noun or own_names["noun"]
+    prior = options.prior or own_names["prior"]
     data: dict[str, Any] = {}
     if options.dataset_config is not None:
         if source is not None:

@@ -252,7 +252,7 @@ class Edit:
                     f"{values['schema']}; install the version of visdiff that wrote it."
                 )
             return cls._read(values, tensors)
-        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(

@@ -153,9 +153,27 @@ class Generated:
         """Opens the images of one variant; all variants have the same order.
 
         Raises:
-            InputError: The variant does not exist.
+            InputError: The variant does not exist, or all of its images failed.
         """
-        return ImageSet.open(self.manifest, where={"group_name": variant}, name=variant)
+        try:
+            return ImageSet.open(self.manifest, where={"group_name": variant}, name=variant)
+        except InputError as error:
+            if not self.warnings:
+                raise
+            raise InputError(
+                f"Expected images of the {variant} model, got none: {self.warnings[0]}"
+            ) from error
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence on the images that failed; () if there are none."""
+        if not self.failed:
+            return ()
+        label, reason = next(iter(self.failed.items()))
+        return (
+            f"Images of {len(self.failed)} prompts and seeds are left out, of every model (first: "
+            f"{label}): {reason}.",
+        )
 
 
 @dataclass(frozen=True)

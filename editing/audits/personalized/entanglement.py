@@ -73,6 +73,16 @@ def entanglement(
     return candidates, {k: r for k, r in missing.items() if k not in {c.kind for c in candidates}}
 
 
+def caption_notes(
+    references: Sequence[str | None], taught: Sequence[str | None], untaught: Sequence[str | None]
+) -> list[str]:
+    """Returns a sentence on the images without a caption, which `entanglement` leaves out."""
+    sets = {"references": references, "taught": taught, "untaught": untaught}
+    lost = {name: sum(not text for text in texts) for name, texts in sets.items()}
+    named = ", ".join(f"{n} of {len(sets[name])} {name}" for name, n in lost.items() if n)
+    return [f"Images without a caption are left out of the entanglement: {named}."] * bool(named)
+
+
 def _compare(
     attribute: Attribute,
     taught: Sequence[str | None],

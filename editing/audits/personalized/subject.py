@@ -11,7 +11,7 @@ from editing.audits.personalized.advice import advise
 from editing.audits.personalized.attributes import KINDS, attributes
 from editing.audits.personalized.checkpoints import Checkpoint, pareto, recommend
 from editing.audits.personalized.drawn import Drawn, find_drawn
-from editing.audits.personalized.entanglement import entanglement
+from editing.audits.personalized.entanglement import caption_notes, entanglement
 from editing.audits.personalized.findings import Candidate, conclude
 from editing.audits.personalized.measures import (
     Measured,
@@ -124,6 +124,7 @@ class _Draft:
     candidates: list[Candidate] = field(default_factory=list)
     measures: list[Measured] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     shown: Recognised | None = None
     checkpoints: list[Checkpoint] = field(default_factory=list)
 
@@ -159,7 +160,7 @@ class _Draft:
         recommended = recommend(self.checkpoints)
         shown = None if self.shown is None else self.shown.after.value >= 0.5
         confirmed = [f for f in findings if f.confirmed]
-        notes = [self.features.note, "DIV is 1 − cosine, not LPIPS."]
+        notes = [self.features.note, "DIV is 1 − cosine, not LPIPS.", *self.notes]
         if self.taught.leak is not None and self.taught.leak.left_out:
             notes.append(f"No subject was found in {self.taught.leak.left_out} images of the leak.")
         return SubjectAudit(
@@ -215,13 +216,12 @@ class _Draft:
 
     def _entanglement(self, drawn: Drawn, references: ImageSet) -> None:
         read = self.models.captioner.captions
+        real, taught, untaught = (
+            read(images).values for images in (references, drawn.taught, drawn.untaught)
+        )
+        self.notes += caption_notes(real, taught, untaught)
         candidates, missing = entanglement(
-            read(references).values,
-            read(drawn.taught).values,
-            read(drawn.untaught).values,
-            drawn.prompts,
-            self.request.noun,
-            self.rng,
+            real, taught, untaught, drawn.prompts, self.request.noun, self.rng
         )
         self.candidates += candidates
         self.missing |= missing

@@ -42,6 +42,7 @@ from visdiff.errors import InputError
 from visdiff.files import explained, write_whole
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.imageset import ImageSet
+from visdiff.report.images import PIXELATED_UP_TO, SIDE
 
 TOKEN = "<revived>"
 _PROMPT = f"a {TOKEN}"
@@ -51,6 +52,8 @@ _LEVEL = 0.5
 
 _SHOWN = 6
 """Images in a strip of the report."""
+
+_QUALITY = 82
 
 
 def revive(
@@ -171,8 +174,8 @@ class _Attack:
             self._advance(concept, state.name, 0, 0, int(flags[state.name].sum()))
         level = _LEVEL * by_name["original"].value
         strips = {
-            f"{name}, original model": _png(named["original"][:_SHOWN]),
-            f"{name}, edited model": _png(named["edited"][:_SHOWN]),
+            f"{name}, original model": thumbnail_strip(named["original"]),
+            f"{name}, edited model": thumbnail_strip(named["edited"]),
         }
         comparisons: list[Comparison] = []
         if level == 0:
@@ -190,7 +193,7 @@ class _Attack:
             )
             learnt = f"{count_text(count, 'picture')}, {config.steps[-1]} steps"
             for model, label in (("edited", "edited model"), ("unknown", "unknown concept")):
-                strips[f"{label}, learnt from {learnt}"] = _png(curves[model][1][:_SHOWN])
+                strips[f"{label}, learnt from {learnt}"] = thumbnail_strip(curves[model][1])
         return Revival(concept, by_name, tuple(comparisons), tuple(notes), strips)
 
     def _pictures(self, concept: str) -> list[Image.Image]:
@@ -245,13 +248,19 @@ class _Attack:
         yield 0, self._kept(self._file(start), lambda: self._draw_start(state, concept))
         for step in config.steps:
             file = self._file({**about, "step": step})
+            # A checkpoint cannot go back: of an image that was deleted, training starts again.
+            ahead = any(
+                self._file({**about, "step": later}).is_file()
+                for later in config.steps
+                if later > step
+            )
 
-            def measured(step: int = step) -> np.ndarray:
+            def measured(step: int = step, ahead: bool = ahead) -> np.ndarray:
                 with state.applied():
                     edit = TEXTUAL_INVERSION.fit(
                         state.pipe,
                         subject,
-                        checkpoint=checkpoint,
+                        checkpoint=None if ahead else checkpoint,
                         **{"seed": config.seed, "initializer": config.start, **config.training},
                         steps=step,
                     )
@@ -327,6 +336,20 @@ def _subject(pictures: Sequence[Image.Image], noun: str, templates: Sequence[str
     captions = [templates[i % len(templates)] for i in range(len(pictures))]
     subject = Subject.open(list(pictures), TOKEN, noun)
     return subject.with_captions([c.replace("{}", _PROMPT) for c in captions])
+
+
+def thumbnail_strip(images: np.ndarray) -> bytes:
+    """Returns the first images side by side, as small as the other thumbnails of a report."""
+    shown = [Image.fromarray(image) for image in images[:_SHOWN]]
+    for image in shown:
+        image.thumbnail((SIDE, SIDE))
+    joined = Image.fromarray(np.concatenate([np.asarray(image) for image in shown], axis=1))
+    buffer = BytesIO()
+    if max(shown[0].size) <= PIXELATED_UP_TO:
+        joined.save(buffer, "PNG", optimize=True)
+    else:
+        joined.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    return buffer.getvalue()
 
 
 def _png(images: np.ndarray) -> bytes:

@@ -121,7 +121,7 @@ class Revival:
         by_name: "original" and "edited" → share of images of its name that show it.
         comparisons: One for each number of pictures, ascending.
         notes: What was left out or assumed.
-        strips: Caption → PNG of some images, side by side. Not serialised.
+        strips: Caption → thumbnails of some images, side by side, as PNG or JPEG. Not serialised.
     """
 
     concept: str

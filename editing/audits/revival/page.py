@@ -1,10 +1,10 @@
 """The part of an audit's page on revivals, as values for its template."""
 
-import base64
 from collections.abc import Sequence
 from typing import Any
 
 from editing.audits.revival.curves import COMPARABLE, Comparison, Revival, count_text, steps_text
+from visdiff.report.images import data_uri
 
 
 def revival_section(revivals: Sequence[Revival]) -> list[dict[str, Any]]:
@@ -17,7 +17,9 @@ def revival_section(revivals: Sequence[Revival]) -> list[dict[str, Any]]:
             "notes": r.notes,
             "factor": f"{COMPARABLE:.0f}",
             "comparisons": [_comparison(c) for c in r.comparisons],
-            "strips": [{"caption": caption, "uri": _uri(png)} for caption, png in r.strips.items()],
+            "strips": [
+                {"caption": caption, "uri": data_uri(data)} for caption, data in r.strips.items()
+            ],
         }
         for r in revivals
     ]
@@ -44,7 +46,3 @@ def _comparison(c: Comparison) -> dict[str, Any]:
             for key, curve in curves.items()
         ],
     }
-
-
-def _uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

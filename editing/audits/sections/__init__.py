@@ -4,18 +4,15 @@ A section is a function of a `View` that returns a `Section`, or None where it h
 A new one is added to `editing.audits.page.SECTIONS`, at the place where readers need it.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
+from editing.audits.report import AuditReport, file_name
 from visdiff.report.templating import template
-
-if TYPE_CHECKING:
-    from editing.audits.report import AuditReport
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class View:
         max_pairs: Most image pairs per sentence, request or group.
     """
 
-    report: "AuditReport"
+    report: AuditReport
     folder: Path
     max_pairs: int
 
@@ -58,4 +55,4 @@ def render_part(name: str, **values: Any) -> Markup:
 
 def group_anchor(name: str) -> str:
     """Returns the anchor of a prompt group."""
-    return "group-" + re.sub(r"\W+", "-", name)
+    return f"group-{file_name(name)}"

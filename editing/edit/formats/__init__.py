@@ -86,11 +86,13 @@ def import_edit(path: str | Path, pipe: Any) -> Edit:
             nothing.
     """
     path = Path(path)
+    left_out: list[str] = []
     with plain_modules(pipe):
         if folder.is_pipeline(path):
             parts = [(folder.NAME, path, folder.read_folder(path, pipe))]
         else:
             files = [TensorFile(file) for file in _files(path)]
+            left_out = _left_out(path, files)
             parts = [(f.name, t.path, f.read(t, pipe)) for t in files for f in (_find(t),)]
     _check_disjoint(parts)
     changes = tuple(change for *_, part in parts for change in part.changes)
@@ -112,7 +114,7 @@ def import_edit(path: str | Path, pipe: Any) -> Edit:
             ]
         },
         changes=changes,
-        diagnostics=_diagnostics(ignored),
+        diagnostics=_diagnostics(ignored, left_out),
     )
 
 
@@ -221,14 +223,34 @@ def _digest(path: Path) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _diagnostics(ignored: list[str]) -> dict[str, Any]:
-    if not ignored:
-        return {}
-    named = ", ".join(ignored[:5]) + (", …" if len(ignored) > 5 else "")
-    return {
-        "ignored": {"count": len(ignored), "names": ignored[:100]},
-        "warnings": [f"{len(ignored)} tensors of the file were not used: {named}"],
-    }
+def _left_out(path: Path, files: Sequence[TensorFile]) -> list[str]:
+    """Returns the names of files of weights that `_files` left out and no other file replaces."""
+    if not path.is_dir():
+        return []
+    read = {file.path.stem for file in files}
+    return sorted(
+        p.name
+        for p in path.iterdir()
+        if p.is_file() and p.suffix in SUFFIXES[1:] and p.stem not in read
+    )
+
+
+def _diagnostics(ignored: Sequence[str], left_out: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    warnings = []
+    if ignored:
+        found["ignored"] = {"count": len(ignored), "names": ignored[:100]}
+        warnings.append(f"{len(ignored)} tensors of the file were not used: {_some(ignored)}")
+    if left_out:
+        warnings.append(
+            f"Of a folder with safetensors files, {len(left_out)} others were not read: "
+            f"{_some(left_out)}; import them by themselves if they belong to the edit"
+        )
+    return {**found, "warnings": warnings} if warnings else {}
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 __all__ = [

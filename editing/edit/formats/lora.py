@@ -114,6 +114,11 @@ class _Layer:
     parts: dict[str, Tensor] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
 
+    @property
+    def is_lycoris(self) -> bool:
+        """Whether the magnitudes of DoRA have the name that LyCORIS and kohya give them."""
+        return any(name.endswith("dora_scale") for name in self.names)
+
 
 def _is_lora_layer(pipe: Any, name: str) -> bool:
     component, _, path = name.removesuffix(".weight").partition(".")
@@ -182,7 +187,7 @@ def _changes(file: TensorFile, layers: Mapping[str, _Layer], pipe: Any) -> Impor
         factor = scale.of(module, layer, len(down))
         change = LowRank(full, up.contiguous(), down.contiguous(), factor)
         if "magnitude" in layer.parts:
-            changes.append(_dora(change, layer.parts["magnitude"], base, file))
+            changes.append(_dora(change, layer, base, file))
         else:
             changes.append(change)
     return Imported(tuple(changes), tuple(ignored))
@@ -220,15 +225,18 @@ class _Scales:
         return float(alpha) / (math.sqrt(rank) if root else rank)
 
 
-def _dora(change: LowRank, magnitude: Tensor, base: Tensor, file: TensorFile) -> Full:
+def _dora(change: LowRank, layer: _Layer, base: Tensor, file: TensorFile) -> Full:
     """Returns the change of a weight whose rows have lengths of their own (DoRA).
 
     Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation" (ICML 2024), arXiv:2402.09353.
     """
-    if magnitude.numel() != base.shape[0]:
+    magnitude = layer.parts["magnitude"]
+    # Older files of LyCORIS have one a column, (1, in); those of peft have (1, out, 1, 1).
+    by_column = magnitude.ndim > 1 and len(magnitude) == 1 and layer.is_lycoris
+    if by_column or magnitude.numel() != base.shape[0]:
         raise InputError(
             f"Expected {base.shape[0]} magnitudes of {change.name}, one a row, got {file.path} "
-            f"with {magnitude.numel()}; merge it into its base where it was made."
+            f"with shape {tuple(magnitude.shape)}; merge it into its base where it was made."
         )
     weight = base.to(torch.float64)
     moved = (weight + change.delta(change.name, base)).flatten(1)

@@ -117,7 +117,8 @@ def _difference(file: TensorFile, value: Tensor, full: str, pipe: Any) -> Iterat
             f"Expected {full} of shape {tuple(base.shape)}, got {tuple(value.shape)} in "
             f"{file.path}; name the base that it was made from."
         )
-    if torch.equal(value, base.to(value.dtype)):
+    # Rounded to the format of the file, or of the pipeline: whichever is the coarser one.
+    if torch.equal(value, base.to(value.dtype)) or torch.equal(value.to(base.dtype), base):
         return
     delta = value.to(torch.float64) - base.to(torch.float64)
     yield Full(full, delta.to(torch.float32))
