@@ -13,7 +13,7 @@ import numpy as np
 
 from visdiff import stats
 from visdiff.comparison.subjects import one_subject
-from visdiff.results import Difference
+from visdiff.results import Difference, score_column
 from visdiff.words import STOP_WORDS, content_words, is_part, words
 
 if TYPE_CHECKING:
@@ -148,10 +148,9 @@ def _scores(groups: Iterable["GroupAudit"], texts: Sequence[str]) -> np.ndarray:
     for group in groups:
         table = group.report.scores
         if table is not None and texts:
-            # Not the columns that name the images, if a text is "set" or "id".
-            scored = {t: table[t] for t in texts if t in table and table[t].dtype.kind == "f"}
             unscored = np.full(len(table), np.nan)
-            blocks.append(np.array([scored.get(t, unscored) for t in texts], np.float64))
+            rows = [table.get(score_column(text), unscored) for text in texts]
+            blocks.append(np.array(rows, np.float64))
     return np.concatenate(blocks, axis=1)
 
 
