@@ -151,3 +151,25 @@ def test_groups_that_could_not_confirm_anything_are_no_result() -> None:
     assert "nothing else" not in none.verdict
     assert "unknown: too few pairs to confirm anything in things, places" in none.verdict
     assert of(report, groups=(meant,)).verdict.endswith("nothing else was audited")
+
+
+@pytest.mark.parametrize(
+    ("met", "verdict"),
+    [
+        (["yes", "yes"], "The edit does what it was asked; "),
+        (["yes", "no"], "The edit does part of what it was asked; "),
+        (["no"], "The edit does not do what it was asked; "),
+        (["yes", "unknown"], "The edit does what it was asked, as far as the original model"),
+        (["unknown"], "Unknown whether the edit does what it was asked"),
+        ([], "Nothing else was found"),
+    ],
+)
+def test_what_the_original_model_hardly_draws_is_not_called_done(
+    met: list[str], verdict: str
+) -> None:
+    base = sample_audit()
+    (outcome, *_) = base.outcomes
+    outcomes = tuple(dataclasses.replace(outcome, met=word) for word in met)
+    groups = (group("things", []),)
+    report = dataclasses.replace(base, same=(), subjects=(), groups=groups, outcomes=outcomes)
+    assert report.verdict.startswith(verdict)

@@ -28,7 +28,7 @@ class Outcome:
         before: Share of the original model's images that show it.
         after: Share of the edited model's images that show it.
         wanted: "less", "more", or the requested share.
-        met: "yes", "in part" or "no".
+        met: "yes", "in part" or "no"; "unknown" if the original model shows it too rarely.
     """
 
     request: Request
@@ -45,7 +45,9 @@ class Outcome:
         "less" is met if at most a tenth of the share before is left, "more" if at least eight
         tenths of the images show it, and a wanted share within 0.1. "less" and "more" are met in
         part if the intervals of the two shares do not overlap and the change has the wanted
-        direction; a wanted share, if the edit moved closer to it.
+        direction; a wanted share, if the edit moved closer to it. "less" is unknown if even no
+        image after the edit would be within the interval of the share before: what is hardly drawn
+        cannot be seen to go.
         """
         wanted = request.sought[sought]
         if not isinstance(wanted, str):
@@ -56,6 +58,8 @@ class Outcome:
         else:
             reached, partly = after.value >= 0.8, after.low > before.high
         met = "yes" if reached else "in part" if partly else "no"
+        if wanted == "less" and proportion([False] * after.n).high >= before.low:
+            met = "unknown"
         return cls(request, sought, before, after, wanted, met)
 
 

@@ -170,13 +170,20 @@ class AuditReport(AuditViews):
         met = {o.met for o in self.outcomes}
         if not met:
             return f"{rest[:1].upper()}{rest[1:]}"
-        if met == {"yes"}:
+        known = met - {"unknown"}
+        if not known:
+            return (
+                "Unknown whether the edit does what it was asked: the original model hardly shows "
+                f"it; {rest}"
+            )
+        if known == {"yes"}:
             success = "does what it was asked"
-        elif met & {"yes", "in part"}:
+        elif known & {"yes", "in part"}:
             success = "does part of what it was asked"
         else:
             success = "does not do what it was asked"
-        return f"The edit {success}; {rest}"
+        measured = "" if known == met else ", as far as the original model shows it"
+        return f"The edit {success}{measured}; {rest}"
 
     @property
     def _too_small(self) -> list[GroupAudit]:

@@ -48,7 +48,7 @@ def _examples(view: View, concept: str) -> Sequence[Any]:
 
 def _worst(outcomes: Sequence[Outcome]) -> str:
     met = [o.met for o in outcomes]
-    return next((m for m in ("no", "in part", "yes") if m in met), "unknown")
+    return next((m for m in ("no", "in part", "unknown", "yes") if m in met), "unknown")
 
 
 def _outcome(o: Outcome) -> dict[str, Any]:
