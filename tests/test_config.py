@@ -269,6 +269,12 @@ def test_unknown_preset_with_a_suggestion() -> None:
         Config.parse('preset = "Laptpo"', source="run.toml")
 
 
+def test_one_of_several_gpus_can_be_chosen() -> None:
+    assert Config.of("laptop").with_set({"device": "cuda:1"}).device == "cuda:1"
+    with pytest.raises(InputError, match="got 'cuda:x'"):
+        Config.of("laptop").with_set({"device": "cuda:x"})
+
+
 @pytest.mark.parametrize(
     ("update", "message"),
     [

@@ -126,6 +126,17 @@ def test_samples_and_validation_do_not_change_the_result(sd1: Any, tmp_path: Pat
     assert isinstance(events[0], Estimate)
 
 
+def test_damaged_images_are_named_before_anything_is_drawn(sd1: Any, tmp_path: Path) -> None:
+    for i, image in enumerate(subjects.images()):
+        image.save(tmp_path / f"{i}.png")
+    whole = (tmp_path / "1.png").read_bytes()
+    (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
+    taught, classes = Subject.open(tmp_path, "olis", "dog"), tmp_path / "classes"
+    with pytest.raises(InputError, match=r"got 1 that cannot; the first: .*1\.png"):
+        subjects.fit("lora", sd1, taught, prior="prompt", prior_images=2, class_folder=classes)
+    assert not classes.exists()
+
+
 def test_several_subjects_are_taught_together(sd1: Any) -> None:
     pair = [subjects.subject("<x>"), subjects.subject("<y>", "cat", seed=1)]
     edit = subjects.fit("svdiff", sd1, pair, cut_mix=0.9)

@@ -252,6 +252,28 @@ def test_numbered_directories_match_the_sorted_wnids(
         imagenet_v2(colours(tmp_path / "c", {"elephant": ("red", 5)}, 3), b, **settings)
 
 
+@pytest.mark.parametrize(
+    ("own", "known", "matched"),
+    [
+        (("LABEL_0", "LABEL_1"), ["cat", "dog"], True),
+        (("0", "1"), ["cat", "dog"], True),
+        (("tench", "goldfish"), ["n01440764", "n01443537"], True),
+        # Other words for the classes, in an order of their own: a guess would be wrong.
+        (("Hund", "Katze"), ["cat", "dog"], False),
+    ],
+)
+def test_classes_are_matched_by_order_only_if_they_are_numbered(
+    own: tuple[str, ...], known: list[str], matched: bool
+) -> None:
+    from visdiff.recipes.classifiers import _match_names
+
+    if matched:
+        assert _match_names(own, known, {}, "mine") == dict(zip(own, known, strict=True))
+        return
+    with pytest.raises(InputError, match="set class_names"):
+        _match_names(own, known, {}, "mine")
+
+
 def test_classes_in_a_column(tmp_path: Path, settings: dict[str, Any]) -> None:
     def write(name: str, seed: int, place: str, labels: Sequence[str]) -> Path:
         people = itertools.cycle(("a cook", "a nurse", "a judge"))

@@ -172,7 +172,9 @@ class Personalizer:
         denoiser = Denoiser(pipe, config.height, config.width)
         if config.min_snr is not None:
             check_min_snr(denoiser.prediction)
-        # Raises before class images are drawn.
+        # Both raise before class images are drawn.
+        for one in subjects:
+            one.check_images()
         NoiseLevels.of(denoiser.pipe.scheduler, denoiser.prediction)
         if config.unmix:
             check_unmix(len(by_name), config.cut_mix)

@@ -8,6 +8,7 @@ library. Files that are not images are counted and named, never a crash.
 
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from PIL import Image
 
 from editing.personalize.captions import insert_identifier, replace_identifier
 from editing.requests.wording import subject_phrase
-from visdiff.errors import InputError
+from visdiff.errors import InputError, UnreadableImageError
 from visdiff.hashing import canonical_json, digest_bytes
 from visdiff.imageset import ImageSet
 from visdiff.imageset.manifest import SUFFIXES, read_table
@@ -84,6 +85,28 @@ class Subject:
             "repeats": self.repeats,
         }
         return digest_bytes(canonical_json(content).encode())
+
+    def check_images(self) -> None:
+        """Checks that every image can be decoded, before a training that draws them at random.
+
+        Raises:
+            InputError: Some cannot.
+        """
+        with ThreadPoolExecutor(thread_name_prefix="visdiff") as pool:
+            found = list(pool.map(self._failure, range(len(self))))
+        failures = [failure for failure in found if failure]
+        if failures:
+            raise InputError(
+                f"Expected images of {self.phrase!r} that can be read, got {len(failures)} that "
+                f"cannot; the first: {failures[0]}"
+            )
+
+    def _failure(self, index: int) -> str:
+        try:
+            self.images.image(index)
+        except UnreadableImageError as error:
+            return str(error)
+        return ""
 
     @classmethod
     def open(

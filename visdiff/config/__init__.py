@@ -5,13 +5,15 @@ configuration is written into every report, so that the report can be reproduced
 """
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
-from pydantic import BaseModel, Field, ValidationError, field_serializer
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_serializer
+from pydantic_core import PydanticCustomError
 
 from visdiff.config.addresses import without_secrets
 from visdiff.config.backends import (
@@ -92,6 +94,14 @@ class EngineConfig(Frozen):
     workers: int = Field(default=2, ge=1, description="For `ray`: copies of the model.")
 
 
+def _checked_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise PydanticCustomError(
+            "device", "Input should be 'auto', 'cpu', 'cuda:1', 'cuda' or 'mps'"
+        )
+    return name
+
+
 _ROLES = ("captioner", "proposer", "ranker", "verify", "llm", "engine")
 
 
@@ -135,8 +145,8 @@ class Config(Frozen):
         default=0, ge=0, description="Runs with shuffled sets, which estimate false positives."
     )
     seed: int = Field(default=0, ge=0, description="Random seed.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        default="auto", description="Device of the models."
+    device: Annotated[str, AfterValidator(_checked_device)] = Field(
+        default="auto", description="Device of the models: auto, cpu, cuda, cuda:1, …, or mps."
     )
 
     @classmethod

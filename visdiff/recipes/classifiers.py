@@ -6,6 +6,7 @@ the names of the data's classes), or "miniature", the bundled classifier. Each u
 preprocessing of its weights.
 """
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -27,6 +28,9 @@ from visdiff.torchvision_compat import ensure_torchvision
 
 LIBRARIES = ("torchvision", "timm", "transformers", "open_clip")
 TEMPLATE = "a photo of a {}"
+
+_WNID = re.compile(r"n\d{8}")
+_UNNAMED = re.compile(r"(?:label[ _]?)?\d+", re.IGNORECASE)
 
 
 class _Loaded(NamedTuple):
@@ -174,8 +178,9 @@ def predict(
     """Runs a classifier on a set.
 
     A trained classifier's class names are matched with the data's by ``class_names``, or by equal
-    text (ignoring case, "_" and "-"). If no name matches and the numbers of classes are equal, they
-    are matched in the sorted order of the data's names, as ImageNet's wnids are.
+    text (ignoring case, "_" and "-"). If no name matches and the numbers of classes are equal,
+    ImageNet's wnids, and the outputs of a classifier without names ("LABEL_0", "0"), are matched in
+    the sorted order of the data's names, as torchvision's ImageFolder numbers them.
 
     Args:
         spec: The classifier, in the form of the module's docstring.
@@ -220,7 +225,8 @@ def _match_names(
     """Returns a mapping from the classifier's class names to the data's."""
     by_text = {_plain(called.get(name, name)): name for name in known}
     found = {name: by_text[_plain(name)] for name in own if _plain(name) in by_text}
-    if len(found) < len(known) and not called and len(own) == len(known) and not found:
+    numbered = all(map(_WNID.fullmatch, known)) or all(map(_UNNAMED.fullmatch, own))
+    if numbered and not called and not found and len(own) == len(known):
         return dict(zip(own, known, strict=True))
     if len(found) < len(known):
         lacking = sorted(set(known) - set(found.values()))
