@@ -302,7 +302,7 @@ def test_sentences_that_are_named_like_columns_replace_none(
     assert report.scores is not None
     assert set(report.scores["set"]) == {"A", "B"}
     assert set(report.scores["half"]) == {"scoring"}
-    assert report.scores["set (score)"].notna().all()
+    assert not np.isnan(report.scores["set (score)"].to_numpy()).any()
     assert report.plot_scores(0) is not None
 
 

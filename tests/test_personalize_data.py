@@ -206,6 +206,7 @@ def test_scaled_images_are_mirrored_if_asked_for() -> None:
         rng = np.random.default_rng(seed)
         found, _ = own.scaled(0, Framing((32, 32), flip=True), rng)
         assert found.mask is not None
+        assert found.shown is not None
         bright = np.nonzero(found.pixels[0] > 0)[1].mean()
         rights.append(bright > np.nonzero(found.shown)[1].mean())
         assert abs(np.nonzero(found.mask > 0.5)[1].mean() - bright) < 1

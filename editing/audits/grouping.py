@@ -116,7 +116,7 @@ def readable_pairs(
     if features is None:
         return original, edited, []
     n = len(original)
-    known = np.isfinite(features).all(axis=1)
+    known = np.asarray(np.isfinite(features).all(axis=1))
     both = known[:n] & known[n:]
     if both.all():
         return original, edited, []

@@ -57,6 +57,6 @@ def score_table(
     for h, row in zip(hypotheses, scores, strict=True):
         # A text that was proposed in both directions has one column; with cross-fitting, each
         # direction may have been tested on another half.
-        known = found.get(h.text, row)
+        known = np.asarray(found.get(h.text, row))
         found[h.text] = np.where(np.isnan(known), row, known)
     return pd.DataFrame(columns | {score_column(text): row for text, row in found.items()})
