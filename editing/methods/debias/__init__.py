@@ -41,7 +41,7 @@ from editing.methods.debias.result import Debiased
 from editing.metrics.attributes import AttributeScorer, zero_shot_scorer
 from editing.metrics.ratios import delta
 from editing.pipelines.loading import load_pipeline
-from editing.pipelines.sampling import Settings, draw
+from editing.pipelines.sampling import Sampler, Settings, draw
 from editing.pipelines.weights import base_name, weight_hash
 from editing.requests import Request, checked
 from visdiff.errors import InputError
@@ -147,7 +147,8 @@ def debias(
         request_dicts = [r.to_dict() for r in requests]
         dependencies = [
             weight_hash(pipe), request_dicts, method, control_key, asdict(settings),
-            batch_size, seed, about, repr(sorted(options.items())),
+            Sampler(pipe, settings, batch_size).identity, batch_size, seed, about,
+            repr(sorted(options.items())),
         ]  # fmt: skip
         history = History(Path(checkpoint), digest_bytes(canonical_json(dependencies).encode()))
     weights = {c: np.zeros(len(r.ratios)) for c, r in wanted.items()}
