@@ -19,6 +19,9 @@ NOTEBOOKS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
+# Compiling every module of torch and transformers takes longer than their installation. Python keeps
+# what it compiles at the first import, unless this variable is set, as in many containers.
+PIP := $(BIN)/python -m pip install --quiet $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 
 # Only training and the rendered benchmarks and tests need the art; see NOTICE for its licences.
 ART := @iconify-json/noto@1.2.9 @iconify-json/twemoji@1.2.5 @iconify-json/fluent-emoji-flat@1.2.6
@@ -29,13 +32,12 @@ AXE := axe-core@4.14.1
 
 install: $(STAMP)
 
-# Python compiles what it imports; compiling every module of torch and transformers takes longer than
-# their installation. The stamp is written last: an interrupted installation is taken up again.
+# The stamp is written last: an interrupted installation is taken up again.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "visdiff needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
+	$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(STAMP)
@@ -58,7 +60,7 @@ docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(DOCS_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[docs]'
+	$(PIP) -c constraints.txt -e '.[docs]'
 	@touch $@
 
 # Builds dist/ and tries the wheel in an environment of its own.

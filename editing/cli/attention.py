@@ -210,8 +210,9 @@ def _write(
     # Not numpy's savez, which has parameters that a word may be named like ("file").
     with ZipFile(arrays, "w") as archive:
         for word, values in maps.items():
-            with archive.open(f"{word}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, values, allow_pickle=False)
+            array = BytesIO()
+            np.save(array, values, allow_pickle=False)
+            archive.writestr(f"{word}.npy", array.getvalue())
     with explained("a folder that can be written to", out):
         write_whole(out / "maps.npz", arrays.getvalue())
         write_whole(out / "attention.png", to_png(attention_figure(found.images, maps, leaks)))
