@@ -130,8 +130,9 @@ def prior_table(experiment: str) -> Callable[[Rows], str]:
     def table(rows: Rows) -> str:
         cells = EXPERIMENTS[experiment]
         over_steps = means(rows, cells, {"prior": _prior, "steps": _last})
-        claims = _claims(curves(rows, experiment))
-        return f"{over_steps}\n\n{claims}\n\n{_complete(rows, cells)}"
+        found = curves(rows, experiment)
+        parts = [over_steps, _claims(found), _differences(found), _complete(rows, cells)]
+        return "\n\n".join(parts)
 
     return table
 
@@ -163,6 +164,21 @@ def _claims(found: Mapping[str, Mapping[str, list[Row]]]) -> str:
         for subject, of in found.items()
     ]
     return markdown(head, lines)
+
+
+def _differences(found: Mapping[str, Mapping[str, list[Row]]]) -> str:
+    """Returns how structured class images differ from the other priors in the last states."""
+    measures = ("clip_likeness", "clip_drift", "alignment")
+    lines = []
+    for other in next(iter(found.values()), {}):
+        if other != "structured":
+            last = [(of["structured"][-1].measured, of[other][-1].measured)
+                    for of in found.values()]  # fmt: skip
+            lines.append([
+                other, *(interval([getattr(a, m) - getattr(b, m) for a, b in last])
+                         for m in measures),
+            ])  # fmt: skip
+    return markdown(["structured − other prior", "likeness", "drift", "alignment"], lines)
 
 
 def _drifts(own: Sequence[Row], other: Sequence[Row]) -> str:
