@@ -4,7 +4,7 @@ Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -194,6 +194,10 @@ def audit(
                 "Expected --images-a and --images-b without a model, got another combination; give "
                 "both and leave out --base, --edit and --edited."
             )
+        _check_unused({
+            "--prompts": prompts, "--neighbour": neighbour, "--checkpoints": checkpoints,
+            "--segment": segment,
+        })  # fmt: skip
         notes: list[str] = []
         sets = _open_sets(images_a, images_b, root, path_column)
         taught = known_references(edit_requests, references)
@@ -262,6 +266,16 @@ def compare(
 
     options = {"headers": "keys", "disable_numparse": True, "missingval": "–"}
     typer.echo(tabulate(rows, tablefmt="pipe", **options))
+
+
+def _check_unused(options: Mapping[str, Any]) -> None:
+    """Checks that options that need a model were not given with images."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise InputError(
+            f"Expected no {' and no '.join(given)} with --images-a and --images-b, which are "
+            "audited as they are; leave it out."
+        )
 
 
 def _read_requests(
