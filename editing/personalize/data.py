@@ -36,7 +36,7 @@ class Pictures:
     Args:
         images: n images, 1 or more.
         captions: n captions.
-        phrase: What all images show, "olis dog".
+        phrase: What all images show, "a olis dog".
         masks: n masks of the subject, or None where there is none.
         repeats: How often each image is drawn relative to the others; 1 by default.
         identifier: The identifier in the phrase; "" for images of the class.

@@ -296,8 +296,8 @@ def _named(subject: Subject, config: PersonalizeConfig) -> Subject:
     """Returns the subject with a token of its own as identifier, if one is trained."""
     if not config.new_token:
         return subject
-    # CLIP's tokenizers lower their input, so that a caption with "<Olis>" has the token; what looks
-    # for the token in the text (the expansion of several vectors) needs its spelling.
+    # CLIP's tokenizers lower their input, so that a caption with "<Olis>" has the token. The
+    # expansion of several vectors searches the text itself and needs the same spelling.
     name = subject.identifier.lower()
     return subject.renamed(name if name.startswith("<") else f"<{name}>")
 

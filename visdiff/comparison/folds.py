@@ -15,7 +15,7 @@ import numpy as np
 
 from visdiff.comparison.backends import Backends
 from visdiff.comparison.findings import Tests, test_hypotheses, with_p_values
-from visdiff.comparison.rounds import check_answered, propose, propose_rounds, select_captions
+from visdiff.comparison.rounds import check_answered, propose, select_captions
 from visdiff.comparison.split import Halves
 from visdiff.config import Config, StatisticsConfig
 from visdiff.proposers import Proposals
@@ -47,12 +47,14 @@ def propose_from_halves(
     """
     a, b = halves.discovery_a, halves.discovery_b
     if halves.first is None:
-        return propose(backends, a, b, captions, config, rng), None
+        found = propose(backends, a, b, captions, config, rng)
+        check_answered(found)
+        return found, None
     found, proposed = Proposals(), dict[tuple[str, str], list[bool]]()
     for half, part in enumerate((halves.first, ~halves.first)):
         of_a, of_b = a.subset(part[: len(a)]), b.subset(part[len(a) :])
         chosen = select_captions(captions, np.flatnonzero(part))
-        more = propose_rounds(backends, of_a, of_b, chosen, config, rng)
+        more = propose(backends, of_a, of_b, chosen, config, rng)
         new = []
         for h in more.hypotheses:
             key = (h.text.casefold(), h.direction)

@@ -20,32 +20,6 @@ MAX_ROUNDS = 3
 _LARGE_GAP = 0.05
 
 
-def propose(
-    backends: Backends,
-    a: ImageSet,
-    b: ImageSet,
-    captions: Sequence[str | None] | None,
-    config: Config,
-    rng: np.random.Generator,
-) -> Proposals:
-    """Proposes hypotheses from the discovery half, as `propose_rounds` does.
-
-    Args:
-        backends: The models.
-        a: Discovery images of A.
-        b: Discovery images of B.
-        captions: Captions of the discovery images, A's first; None if no backend uses them.
-        config: The configuration.
-        rng: Generator for proposers and samples.
-
-    Raises:
-        IncompleteError: As `check_answered`.
-    """
-    found = propose_rounds(backends, a, b, captions, config, rng)
-    check_answered(found)
-    return found
-
-
 def check_answered(found: Proposals) -> None:
     """Checks that there is a hypothesis if requests failed.
 
@@ -60,7 +34,7 @@ def check_answered(found: Proposals) -> None:
         )
 
 
-def propose_rounds(
+def propose(
     backends: Backends,
     a: ImageSet,
     b: ImageSet,
