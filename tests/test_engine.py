@@ -163,15 +163,17 @@ def test_an_image_that_changes_during_the_run_is_not_cached_as_the_old_one(
     last = images.path(3)
     assert last is not None
     old = last.read_bytes()
-    model, before = Mean(), run(Mean(), images, Cache(mode="off")).values
+    before = run(Mean(), images, Cache(mode="off")).values
 
-    def overwrite(value: float) -> bool:
-        # Another process writes a new image while the first batch is computed.
-        Image.new("RGB", (8, 8), "white").save(last)
-        return False
+    class Overwrites(Mean):
+        def prepare(self, image: Image.Image) -> float:
+            # Another process writes a new image while the first one is prepared. The single worker
+            # reads the last file only after this call.
+            if self.prepared == 0:
+                Image.new("RGB", (8, 8), "white").save(last)
+            return super().prepare(image)
 
-    model.refuse = overwrite
-    found = run(model, images, cache, batch_size=1, workers=1)
+    found = run(Overwrites(), images, cache, batch_size=1, workers=1)
     assert list(found.failures) == [3]
     assert "has changed" in found.failures[3]
     last.write_bytes(old)
