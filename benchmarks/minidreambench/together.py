@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ _RENDERINGS = 24
 _SUBJECT, _ORDINARY, _NOTHING = "subject", "ordinary", "nothing"
 _SIDES = (_SUBJECT, _ORDINARY, _NOTHING)
 
-METHODS = ("untaught", "custom-diffusion merged", "svdiff cut-mix")
+METHODS = ("untaught", "custom-diffusion merged", "svdiff cut-mix", "svdiff cut-mix-unmix")
 
 
 class Pairs:
@@ -111,22 +112,27 @@ def _merged(pipe: Any, known: Sequence[Known], art: Art, out: Path) -> Edit:
     return merge(edits, pipe, texts)
 
 
-def _cut_mix(pipe: Any, known: Sequence[Known], art: Art, out: Path) -> Edit:
-    """Teaches both subjects together by SVDiff, with pasted pairs."""
-    name = "-".join(one.name for one in known)
+def _cut_mix(pipe: Any, known: Sequence[Known], art: Art, out: Path, unmix: float = 0.0) -> Edit:
+    """Teaches both subjects together by SVDiff, with pasted pairs.
+
+    Args:
+        unmix: Weight of the attention regulariser.
+    """
+    name = "-".join([*(one.name for one in known), *(["unmix"] if unmix else [])])
     subjects = [
         references(one, art).subject(3).renamed(token)
         for one, token in zip(known, ("olis", "ulit"), strict=True)
     ]
     return find("svdiff").fit(
         pipe, subjects, prior="structured", class_folder=out / "class-images", steps=800,
-        prior_images=64, checkpoint=out / "together" / f"{name}-svdiff.safetensors",
+        prior_images=64, unmix=unmix, checkpoint=out / "together" / f"{name}-svdiff.safetensors",
     )  # fmt: skip
 
 
 TAUGHT: Mapping[str, Callable[[Any, Sequence[Known], Art, Path], Edit]] = {
     "custom-diffusion merged": _merged,
     "svdiff cut-mix": _cut_mix,
+    "svdiff cut-mix-unmix": partial(_cut_mix, unmix=1.0),
 }
 
 
