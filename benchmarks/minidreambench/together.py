@@ -113,11 +113,7 @@ def _merged(pipe: Any, known: Sequence[Known], art: Art, out: Path) -> Edit:
 
 
 def _cut_mix(pipe: Any, known: Sequence[Known], art: Art, out: Path, unmix: float = 0.0) -> Edit:
-    """Teaches both subjects together by SVDiff, with pasted pairs.
-
-    Args:
-        unmix: Weight of the attention regulariser.
-    """
+    """Teaches both subjects together by SVDiff, with pasted pairs; `unmix` weighs attention."""
     name = "-".join([*(one.name for one in known), *(["unmix"] if unmix else [])])
     subjects = [
         references(one, art).subject(3).renamed(token)
