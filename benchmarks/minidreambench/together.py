@@ -128,7 +128,7 @@ def _cut_mix(pipe: Any, known: Sequence[Known], art: Art, out: Path, unmix: floa
 TAUGHT: Mapping[str, Callable[[Any, Sequence[Known], Art, Path], Edit]] = {
     "custom-diffusion merged": _merged,
     "svdiff cut-mix": _cut_mix,
-    "svdiff cut-mix-unmix": partial(_cut_mix, unmix=1.0),
+    "svdiff cut-mix-unmix": partial(_cut_mix, unmix=100.0),
 }
 
 
