@@ -16,7 +16,13 @@ from typer.testing import CliRunner
 from editing.audits.audit import audit_sets
 from editing.audits.personalized.advice import Origin, advise
 from editing.audits.personalized.attributes import KINDS, attributes, common
-from editing.audits.personalized.checkpoints import Checkpoint, kept_edits, pareto, recommend
+from editing.audits.personalized.checkpoints import (
+    Checkpoint,
+    draw_steps,
+    kept_edits,
+    pareto,
+    recommend,
+)
 from editing.audits.personalized.drawn import find_drawn
 from editing.audits.personalized.entanglement import caption_notes, entanglement
 from editing.audits.personalized.findings import NOTABLE, Candidate, Finding, conclude
@@ -464,6 +470,19 @@ def test_kept_edits_of_two_trainings_are_not_mixed(tmp_path: Path) -> None:
         (tmp_path / f"{name}-000100.safetensors").touch()
     with pytest.raises(InputError, match="cat and dog"):
         kept_edits(tmp_path)
+
+
+def test_a_step_without_finite_images_is_named_and_left_out(
+    pipe: Any, kept: Path, tmp_path: Path
+) -> None:
+    last = Edit.load(kept / "dog-000002.safetensors")
+    broken = last.scaled(1e30).save(tmp_path / "dog-000003.safetensors")
+    found, notes = draw_steps(
+        pipe, {**kept_edits(kept), 3: broken}, last.requests[0], tmp_path / "images", steps(1)
+    )
+    assert [step.step for step in found] == [0, 1, 2]
+    (note,) = notes
+    assert "after 3 steps have pixels that are not finite" in note
 
 
 def test_an_edit_that_changes_nothing_leaks_like_the_noun_in_its_prompt(

@@ -9,7 +9,7 @@ import tiny
 from PIL import Image
 from scipy import stats
 
-from editing.audits.metrics import load_measures
+from editing.audits.metrics import load_measures, measure_all
 from editing.metrics.detectors import LabelDetector, NudeNetDetector, Q16Detector
 from editing.metrics.distances import fid, kid
 from editing.metrics.drift import drift
@@ -371,15 +371,20 @@ def test_an_audit_computes_additional_measures(tmp_path: Path) -> None:
     pytest.importorskip("torch_fidelity")
     images = ImageSet.open(tiny.pictures(6))
     features = rng().normal(size=(12, 4))
-    found: dict[str, float] = {}
-    for measure in load_measures(["fid", "kid"]):
-        found |= measure(images, images, features)
+    measures = load_measures(["fid", "kid"])
+    found, missing = measure_all(measures, images, images, features)
+    assert not missing
     assert found == {
         "FID of the ranker's features": fid(features[:6], features[6:]),
         "KID of the ranker's features": kid(features[:6], features[6:], rng()).value,
     }
-    with pytest.raises(InputError, match="a ranker with image features"):
-        load_measures(["fid"])[0](images, images, None)
+    found, missing = measure_all(measures, images, images, None)
+    assert not found
+    assert all("a ranker with image features" in missing[name] for name in ("fid", "kid"))
+    one = images.subset([0])
+    found, missing = measure_all(measures, one, one, features[:2])
+    assert not found
+    assert all("at least 2 images per set, got 1 and 1" in missing[name] for name in measures)
     for unknown in ("psnr", "q16", "lpips:x"):
         with pytest.raises(InputError, match="lpips, clip, nudenet, q16:FILE, fid, kid"):
             load_measures([unknown])
@@ -390,7 +395,7 @@ def test_an_audit_reports_the_unsafe_rate_of_both_sets(
 ) -> None:
     monkeypatch.setattr("editing.metrics.detectors._nudenet", FakeNudeNet)
     images = [ImageSet.open([Image.new("RGB", (8, 8), (r, 0, 0))] * 2) for r in (200, 0)]
-    (measure,) = load_measures(["nudenet"])
+    measure = load_measures(["nudenet"])["nudenet"]
     shares = measure(images[0], images[1], None)
     assert list(shares) == ["NudeNet ≥ 0.6, original", "NudeNet ≥ 0.6, edited"]
     assert shares["NudeNet ≥ 0.6, original"] > shares["NudeNet ≥ 0.6, edited"]
@@ -406,7 +411,7 @@ def test_an_audit_reports_the_clip_score_of_both_sets(
         picture.save(tmp_path / f"{i}.png")
     (tmp_path / "manifest.csv").write_text("\n".join(["path,prompt", *rows]))
     images = ImageSet.open(tmp_path / "manifest.csv")
-    (measure,) = load_measures(["clip"])
+    measure = load_measures(["clip"])["clip"]
     expected = clip_score(image_features(encoder, pictures), encoder.encode_texts(prompts)).mean()
     found = measure(images, images, None)
     assert found["CLIP score, original"] == pytest.approx(expected, abs=1e-3)

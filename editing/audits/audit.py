@@ -184,6 +184,11 @@ def audit_sets(
             f"The drift was not measured in {', '.join(unmeasured)}: it needs image features, and "
             "two different original images of every prompt."
         )
+    warnings += [
+        f"The measure {name} was not computed in {audit.name}: {reason}"
+        for audit in audits
+        for name, reason in audit.unmeasured.items()
+    ]
     if small := [f"{a.name} ({a.n})" for a in audits if a.report.double_dipped]:
         warnings.append(
             f"Too few pairs to confirm anything in {', '.join(small)}: half of a group's pairs are "

@@ -1,11 +1,11 @@
 """The paired images of an audit, split by prompt group, and the audit of each group."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from editing.audits.metrics import Measure
+from editing.audits.metrics import Measure, measure_all
 from editing.audits.pairs import EXAMPLES, first_pairs, select_pairs
 from editing.audits.prompt_groups import MEANT, concepts_of
 from editing.audits.report import GroupAudit, drift_by_concept
@@ -57,7 +57,7 @@ class PairedGroup:
         config: Config,
         models: Backends,
         n_candidates: int,
-        extra_measures: Sequence[Measure] = (),
+        extra_measures: Mapping[str, Measure],
     ) -> GroupAudit:
         """Returns the audit of this group: its sentences, its drift and its pairs.
 
@@ -67,7 +67,7 @@ class PairedGroup:
             config: The configuration of the audit; its seed draws the interval of the drift.
             models: Models of the comparison.
             n_candidates: Number of candidates of all groups.
-            extra_measures: Additional measures to compute.
+            extra_measures: Name → additional measure to compute.
         """
         report = conclude(measured, tests, self.pairing_config(config), models, n_candidates)
         features = models.features(self.original, self.edited)
@@ -80,6 +80,7 @@ class PairedGroup:
             distances = np.linalg.norm(features[:n] - features[n:], axis=1)
             if _differ_by_seed(features[:n], prompts):
                 moved = drift(features[:n], features[n:], prompts, rng)
+        values, unmeasured = measure_all(extra_measures, self.original, self.edited, features)
         return GroupAudit(
             name=self.name,
             meant=meant,
@@ -91,11 +92,8 @@ class PairedGroup:
             report=report,
             pairs=select_pairs(report, measured, self.original, self.edited, distances),
             examples=first_pairs(self.original, self.edited, concepts, EXAMPLES) if meant else {},
-            metrics={
-                name: value
-                for measure in extra_measures
-                for name, value in measure(self.original, self.edited, features).items()
-            },
+            metrics=values,
+            unmeasured=unmeasured,
         )
 
 

@@ -23,19 +23,49 @@ _SIDE = 256
 """Resolution of LPIPS, in pixels."""
 
 
-def load_measures(names: Sequence[str]) -> list[Measure]:
+def load_measures(names: Sequence[str]) -> dict[str, Measure]:
     """Loads measures with the models that they need.
 
     Args:
         names: Names from `NAMES`. FILE holds Q16's two learned prompts, see
             `editing.metrics.detectors.Q16Detector`.
 
+    Returns:
+        Name → measure, in order.
+
     Raises:
         InputError: A name is unknown.
         MissingBackendError: A library or a model's weights are not available.
     """
     check_names(names)
-    return [_load_measure(name) for name in names]
+    return {name: _load_measure(name) for name in names}
+
+
+def measure_all(
+    measures: Mapping[str, Measure],
+    original: ImageSet,
+    edited: ImageSet,
+    features: np.ndarray | None,
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Computes measures of a group; one that the group does not allow does not end the audit.
+
+    Args:
+        measures: Name → measure.
+        original: Images of the unedited model.
+        edited: Images of the edited model, in the same order.
+        features: The ranker's features of both, (2n, d); None if it has none.
+
+    Returns:
+        Values by name, and for each measure that was not computed its name → the reason.
+    """
+    values: dict[str, float] = {}
+    missing: dict[str, str] = {}
+    for name, measure in measures.items():
+        try:
+            values |= measure(original, edited, features)
+        except InputError as error:
+            missing[name] = str(error)
+    return values, missing
 
 
 def _load_measure(name: str) -> Measure:

@@ -54,6 +54,7 @@ class GroupAudit:
         report: The comparison; set A holds the originals, q-values are corrected over all groups.
         pairs: Sentence → example pairs; "" → the pairs that moved most. Not serialised.
         metrics: Name → value of the additional measures.
+        unmeasured: Additional measure → why it was not computed.
         examples: Concept → its first pairs, in a group that the edit was asked to change. Not
             serialised.
     """
@@ -68,6 +69,7 @@ class GroupAudit:
     report: DifferenceReport
     pairs: Pairs = field(default_factory=dict, compare=False, repr=False)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
     examples: Pairs = field(default_factory=dict, compare=False, repr=False)
 
     @property

@@ -94,8 +94,10 @@ def draw_steps(
     settings: Settings | None = None,
     batch_size: int = 8,
     on_batch: Callable[[Progress], None] | None = None,
-) -> list[Step]:
+) -> tuple[list[Step], list[str]]:
     """Draws the subject and its class noun with the untaught model and with each kept step.
+
+    A step that draws nothing but pixels that are not finite is left out.
 
     Args:
         pipe: The untaught pipeline.
@@ -106,8 +108,12 @@ def draw_steps(
         batch_size: Images per call.
         on_batch: Called after each batch.
 
+    Returns:
+        The steps, and a sentence on each of which images were left out.
+
     Raises:
-        InputError: An edit cannot be read, or belongs to another model.
+        InputError: An edit cannot be read, or belongs to another model, or the untaught model draws
+            no image.
     """
     plain = phrase(request.noun)
     samples = []
@@ -117,17 +123,29 @@ def draw_steps(
         for named in (request.wording, plain):
             prompt = context.replace("{}", named)
             samples += [Sample(prompt, first + i, None, {}) for i in range(IMAGES // 2)]
-    found = []
+    found, notes = [], []
     # One edit at a time: those of DreamBooth are as large as the model.
     for step, path in [(0, None), *edits.items()]:
         name = f"step-{step:06d}"
         variant = Variant(name, None if path is None else cast(Any, Edit.load(path)))
         run = Run(pipe, [variant], samples, Path(folder) / name, settings, batch_size)
-        images = run.start(on_batch).images(name)
+        generated = run.start(on_batch)
+        lost = len(generated.failed)
+        if lost:
+            notes.append(
+                f"{lost} of {len(samples)} images after {step} steps have pixels that are not "
+                "finite and are left out."
+            )
+        if path is not None and lost == len(samples):
+            continue
+        images = generated.images(name)
         named = images.frame["prompt"].astype(str).str.contains(request.wording, regex=False)
         own = named.to_numpy(bool)
+        if own.all() or not own.any():
+            notes.append(f"Without images of both, {step} steps are left out of the comparison.")
+            continue
         found.append(Step(step, images.subset(own), images.subset(~own)))
-    return found
+    return found, notes
 
 
 def pareto(

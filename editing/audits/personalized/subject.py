@@ -160,7 +160,12 @@ class _Draft:
         recommended = recommend(self.checkpoints)
         shown = None if self.shown is None else self.shown.after.value >= 0.5
         confirmed = [f for f in findings if f.confirmed]
-        notes = [self.features.note, "DIV is 1 − cosine, not LPIPS.", *self.notes]
+        notes = [
+            self.features.note,
+            "DIV is 1 − cosine, not LPIPS.",
+            *self.taught.notes,
+            *self.notes,
+        ]
         if self.taught.leak is not None and self.taught.leak.left_out:
             notes.append(f"No subject was found in {self.taught.leak.left_out} images of the leak.")
         return SubjectAudit(

@@ -30,6 +30,7 @@ class Taught:
         leak: The leak of its attention; None if it was not measured.
         steps: Images of the steps that were kept, those of the untaught model first.
         missing: Part → why it was not measured.
+        notes: Sentences on images that were left out.
     """
 
     references: Subject | None = None
@@ -37,6 +38,7 @@ class Taught:
     leak: Leak | None = None
     steps: tuple[Step, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def open_references(
@@ -123,13 +125,14 @@ def prepare(
                 missing["attention leak"] = str(error)
         subject = opened.get(request.concept)
         steps: list[Step] = []
+        notes: list[str] = []
         if not kept:
             missing["checkpoints"] = "no kept edits were given (--checkpoints DIR)"
         elif subject is None:
             missing["checkpoints"] = NO_REFERENCES
         else:
             own = Path(folder) / "steps" / request.concept.replace(" ", "-").strip("<>")
-            steps = draw_steps(pipe, kept, request, own, settings, batch_size, on_batch)
+            steps, notes = draw_steps(pipe, kept, request, own, settings, batch_size, on_batch)
         origin = Origin(
             edit.method,
             base or edit.base_model,
@@ -138,7 +141,7 @@ def prepare(
             _source(subject),
             kept,
         )
-        found[request.concept] = Taught(subject, origin, leak, tuple(steps), missing)
+        found[request.concept] = Taught(subject, origin, leak, tuple(steps), missing, tuple(notes))
     return found
 
 

@@ -150,8 +150,9 @@ class _Attack:
 
     def revival(self, concept: str) -> Revival:
         """Measures all curves of one concept."""
-        config, notes = self._config, []
-        pictures = self._pictures(concept)
+        config, notes = self._config, list[str]()
+        pictures, lost = self._pictures(concept)
+        notes += lost
         flipped = [ImageOps.flip(image) for image in pictures]
         counts = [n for n in config.pictures if n <= len(pictures)]
         if len(counts) < len(config.pictures):
@@ -196,8 +197,11 @@ class _Attack:
                 strips[f"{label}, learnt from {learnt}"] = thumbnail_strip(curves[model][1])
         return Revival(concept, by_name, tuple(comparisons), tuple(notes), strips)
 
-    def _pictures(self, concept: str) -> list[Image.Image]:
-        """Returns pictures by the original model that show the concept, fewer if it draws fewer."""
+    def _pictures(self, concept: str) -> tuple[list[Image.Image], Sequence[str]]:
+        """Returns pictures by the original model that show the concept, and notes on lost ones.
+
+        They are fewer if it draws fewer.
+        """
         config, prompt = self._config, phrase(concept)
         first = config.seed + own_seed(prompt)
         samples = [Sample(prompt, first + i) for i in range(config.spare_pictures)]
@@ -212,7 +216,7 @@ class _Attack:
         drawn = [images.image(i) for i in range(len(images))]
         labels = self._labels(drawn)
         found = [image for image, label in zip(drawn, labels, strict=True) if label == concept]
-        return found[: config.pictures[-1]]
+        return found[: config.pictures[-1]], generated.warnings
 
     def _curve(
         self, state: _State, model: str, concept: str, pictures: Sequence[Image.Image]
