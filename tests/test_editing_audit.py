@@ -409,7 +409,18 @@ def test_what_cannot_be_measured_is_named_and_the_rest_is_audited(tmp_path: Path
     assert targets.drift is not None
     assert things.drift is None
     assert [o.before.n for o in report.outcomes] == [2]
-    assert any("1 pairs with unreadable images" in w and damaged.name in w for w in report.warnings)
+    (failure,) = report.failures
+    assert "1 pairs with unreadable images" in failure
+    assert damaged.name in failure
+    assert failure in report.warnings
+    assert not report.is_complete
+    given = ["--images-a", tmp_path / "a.jsonl", "--images-b", tmp_path / "b.jsonl"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "next.toml").write_text("of an earlier audit")
+    arguments = [*given, "--preset", "miniature", "--out", tmp_path / "out", "--metrics", "fid"]
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 3
+    assert "next.toml" not in {path.name for path in (tmp_path / "out").iterdir()}
     assert any("The drift was not measured in things" in w for w in report.warnings)
 
 

@@ -165,12 +165,14 @@ def audit_sets(
     config = _without_cross_fitting(_with_own_ngrams(config))
     original, edited = check_columns(original, edited)
     first, second, left_out = pair_up(original, edited, ("prompt", "seed"))
-    warnings = list(dict.fromkeys([*notes, *original.notes, *edited.notes]))
+    warnings = list(dict.fromkeys([*original.notes, *edited.notes]))
+    failures = list(notes)
     warnings += [f"{left_out} images without a partner were left out."] if left_out else []
     with Backends.using(config, cache, progress) as models:
         first, second, unread = readable_pairs(first, second, models)
         groups = split_groups(first, second, by)
-        warnings += [*unread, *warn_shared_seeds(groups)]
+        failures += unread
+        warnings += warn_shared_seeds(groups)
         measured = [group.measure(config, models) for group in groups]
         n = sum(len(m.hypotheses) for m in measured)
         audits = [
@@ -184,7 +186,7 @@ def audit_sets(
             f"The drift was not measured in {', '.join(unmeasured)}: it needs image features, and "
             "two different original images of every prompt."
         )
-    warnings += [
+    failures += [
         f"The measure {name} was not computed in {audit.name}: {reason}"
         for audit in audits
         for name, reason in audit.unmeasured.items()
@@ -201,9 +203,10 @@ def audit_sets(
         groups=tuple(audits),
         n_candidates=n,
         config=config.model_dump(mode="json"),
-        warnings=tuple(warnings),
+        warnings=(*failures, *warnings),
         subjects=subjects,
         same=same_things(audits, config.statistics.redundant),
+        failures=tuple(failures),
     )
 
 

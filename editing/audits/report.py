@@ -100,6 +100,7 @@ class AuditReport(AuditViews):
         revivals: Whether erased concepts can be learnt anew; empty if that was not tested.
         same: Confirmed differences (group, sentence, direction) that name one thing, from
             `editing.audits.effects.same_things`.
+        failures: The warnings on what was asked for and could not be computed.
     """
 
     about: Mapping[str, str]
@@ -113,6 +114,12 @@ class AuditReport(AuditViews):
     subjects: tuple[SubjectAudit, ...] = ()
     revivals: tuple[Revival, ...] = ()
     same: tuple[tuple[Key, ...], ...] = ()
+    failures: tuple[str, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all images, measures and scores that were asked for are there."""
+        return not self.failures and all(g.report.is_complete for g in self.groups)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -303,7 +310,7 @@ class AuditReport(AuditViews):
         if self.next_command(folder) and not self.subjects:
             files["next.toml"] = self.next_requests()
         with explained("a folder that can be written to", folder):
-            for name in {f"drift.{suffix}" for suffix in FORMATS} - set(drawn):
+            for name in {"next.toml", *(f"drift.{s}" for s in FORMATS)} - {*files, *drawn}:
                 (folder / name).unlink(missing_ok=True)  # of an earlier audit
             for name, content in drawn.items():
                 write_whole(folder / name, content)

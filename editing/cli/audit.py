@@ -1,6 +1,7 @@
 """``visdiff audit``: audits an edit, and compares several audits in one table.
 
-Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input.
+Data goes to stdout, progress to stderr. Exit status: 0 success, 2 invalid input, 3 a
+part of the audit could not be computed.
 """
 
 import json

@@ -10,7 +10,11 @@ if TYPE_CHECKING:
 
 
 def print_audit(report: "AuditReport", out: Path, as_json: bool) -> None:
-    """Prints an audit, the command of the next edit, and the path of the report."""
+    """Prints an audit, the command of the next edit, and the path of the report.
+
+    Raises:
+        typer.Exit: With status 3, if a part of the audit could not be computed.
+    """
     if as_json:
         typer.echo(report.to_json(indent=2))
     else:
@@ -18,7 +22,7 @@ def print_audit(report: "AuditReport", out: Path, as_json: bool) -> None:
         if command := report.next_command(out):
             typer.echo(f"next: {command}")
     typer.echo(f"report: {out / 'audit.html'}", err=as_json)
-    if any(group.report.failed_stages for group in report.groups):
+    if not report.is_complete:
         raise typer.Exit(3)
 
 
