@@ -160,6 +160,8 @@ def test_apply_writes_the_edited_model_or_a_lora(model: Path, tmp_path: Path) ->
     with Edit.load(out).applied(pipe):
         expected = weight_hash(pipe)
     assert weight_hash(load_pipeline(tmp_path / "edited")) == expected
+    with pytest.raises(InputError, match="got that of the unedited one"):
+        run("apply", model, out, "--out", model)
     run("apply", model, out, "--as", "lora", "--out", tmp_path / "lora.safetensors")
     assert (tmp_path / "lora.safetensors").stat().st_size > 0
 

@@ -541,14 +541,20 @@ def test_what_is_no_file_of_weights_is_an_error(sd1: Any, tmp_path: Path) -> Non
         import_edit(tmp_path / "same.safetensors", sd1)
     with pytest.raises(InputError, match="Expected a format, got 'onnx'; use one of custom"):
         export_edit(lora(sd1), sd1, "onnx", tmp_path)
-    metadata = {"lora_adapter_metadata": "{"}
     tensors = {
         "unet.conv_in.lora_A.weight": torch.ones(2, 4, 3, 3),
         "unet.conv_in.lora_B.weight": torch.ones(8, 2, 1, 1),
     }
-    save_file(tensors, tmp_path / "json.safetensors", metadata)
-    with pytest.raises(InputError, match="configuration of a LoRA as JSON"):
-        import_edit(tmp_path / "json.safetensors", sd1)
+    for text, where in [
+        ("{", "its metadata: Invalid JSON"),
+        ("[1]", "its metadata: Input should be an object"),
+        ('{"unet.lora_alpha": "high"}', "lora_alpha: Input should be a valid number"),
+        ('{"alpha_pattern": {"to_k(": 2}}', "'to_k\\(' is no regular expression"),
+    ]:
+        metadata = {"lora_adapter_metadata": text}
+        save_file(tensors, tmp_path / "json.safetensors", metadata)
+        with pytest.raises(InputError, match=f"configuration of a LoRA as JSON.*{where}"):
+            import_edit(tmp_path / "json.safetensors", sd1)
 
 
 @pytest.fixture

@@ -355,6 +355,6 @@ def merge(
 
     texts = [prompt.text for prompt in read_prompts(class_captions)]
     edit = merged([Edit.load(path) for path in edits], load_pipeline(base), texts)
-    edit.save(out)
+    save_or_keep(edit, out)
     names = " and ".join(repr(r.concept) for r in edit.requests)
     typer.echo(f"merged {names}: {out}")

@@ -35,8 +35,14 @@ def write_folder(edit: Edit, pipe: Any, out: Path, force: bool = False) -> tuple
         force: Whether to write another base with the edit too.
 
     Raises:
-        InputError: The base differs, or the folder cannot be written to.
+        InputError: The base differs, the folder cannot be written to, or it is that of the base.
     """
+    base = getattr(pipe.config, "_name_or_path", "") or ""
+    if base and out.is_dir() and Path(base).is_dir() and out.samefile(base):
+        raise InputError(
+            f"Expected a folder for the edited pipeline, got that of the unedited one, {out}; "
+            "choose another --out."
+        )
     with (
         plain_modules(pipe),
         edit.applied(pipe, force=force),

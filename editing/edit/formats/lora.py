@@ -5,7 +5,6 @@ then toggle, scale and mix it, on quantised bases too. The up-factors depend on 
 base, so the export needs the base.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
 
 from editing.edit import Edit
 from editing.edit.deltas import Delta, Full, LowRank
@@ -193,36 +193,74 @@ def _changes(file: TensorFile, layers: Mapping[str, _Layer], pipe: Any) -> Impor
     return Imported(tuple(changes), tuple(ignored))
 
 
+class _Alpha(BaseModel):
+    """The fields of peft's configuration that scale up · down."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    lora_alpha: float | None = None
+    alpha_pattern: dict[str, float] | None = None
+    use_rslora: bool = False
+
+    @field_validator("alpha_pattern")
+    @classmethod
+    def _check_patterns(cls, patterns: dict[str, float] | None) -> dict[str, float] | None:
+        for pattern in patterns or {}:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression ({error})") from error
+        return patterns
+
+    def of(self, module: str, rank: int) -> float:
+        """Returns the factor of a layer."""
+        if self.lora_alpha is None:
+            return 1.0
+        own = (
+            alpha
+            for pattern, alpha in (self.alpha_pattern or {}).items()
+            if re.fullmatch(rf"(.*\.)?({pattern})", module)
+        )
+        return next(own, self.lora_alpha) / (math.sqrt(rank) if self.use_rslora else rank)
+
+
 class _Scales:
     """The factor on up · down of each layer: alpha / rank, from wherever a file holds alpha."""
 
     def __init__(self, file: TensorFile) -> None:
         text = file.metadata.get(METADATA)
-        beside = file.path.with_name("adapter_config.json")
-        if text is None and file.path.stem == "adapter_model" and beside.is_file():
-            text = beside.read_text(encoding="utf-8")
+        adjacent = file.path.with_name("adapter_config.json")
+        if text is None and file.path.stem == "adapter_model" and adjacent.is_file():
+            text = adjacent.read_text(encoding="utf-8")
         try:
-            self._values: dict[str, Any] = json.loads(text) if text else {}
-        except ValueError as error:
+            values = TypeAdapter(dict[str, Any]).validate_json(text or "{}")
+            # diffusers writes one configuration of all components, with prefixes.
+            prefixes = {n.partition(".")[0] for n in values if n.endswith(".lora_alpha")}
+            self._by_component = {
+                prefix: _Alpha.model_validate(
+                    {
+                        name.removeprefix(f"{prefix}."): value
+                        for name, value in values.items()
+                        if name.startswith(f"{prefix}.")
+                    }
+                )
+                for prefix in prefixes
+            }
+            self._whole = _Alpha.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "its metadata"
             raise InputError(
-                f"Expected the configuration of a LoRA as JSON, got {file.path} ({error}); save it "
-                "again where it was made."
+                f"Expected the configuration of a LoRA as JSON, got {file.path} with {where}: "
+                f"{first['msg']}; save it again where it was made."
             ) from error
 
     def of(self, module: str, layer: _Layer, rank: int) -> float:
         if "alpha" in layer.parts:
             return float(layer.parts["alpha"]) / rank
         component, _, path = module.partition(".")
-        prefix = f"{component}." if f"{component}.lora_alpha" in self._values else ""
-        alpha = self._values.get(f"{prefix}lora_alpha")
-        if alpha is None:
-            return 1.0
-        for pattern, value in (self._values.get(f"{prefix}alpha_pattern") or {}).items():
-            if re.fullmatch(rf"(.*\.)?({pattern})", path if prefix else module):
-                alpha = value
-                break
-        root = bool(self._values.get(f"{prefix}use_rslora"))
-        return float(alpha) / (math.sqrt(rank) if root else rank)
+        own = self._by_component.get(component)
+        return self._whole.of(module, rank) if own is None else own.of(path, rank)
 
 
 def _dora(change: LowRank, layer: _Layer, base: Tensor, file: TensorFile) -> Full:
