@@ -598,7 +598,7 @@ def test_a_spent_budget_keeps_the_results_so_far(cache: Cache) -> None:
     limited = {**settings, "ranker": "vqa", "llm__max_calls": 30, "null_repeats": 1}
     report = visdiff.compare(*sets, **limited, cache=cache)
     assert fakes.ColourChat.asked == 30
-    # A shuffled run that could not be scored found nothing for that reason.
+    # A shuffled run that was scored in part.
     assert any("shuffled runs: " in w and "scores are missing" in w for w in report.warnings)
     assert any("budget is spent" in w for w in report.warnings)
     every = [*report.differences, *report.rejected]
@@ -608,6 +608,25 @@ def test_a_spent_budget_keeps_the_results_so_far(cache: Cache) -> None:
     assert again.confirmed
     assert again.differences[0].n_unscored == 0
     assert fakes.ColourChat.asked == again.set_a.n_scored + again.set_b.n_scored
+
+
+def test_a_shuffled_run_without_scores_is_not_counted(cache: Cache) -> None:
+    sets = colours(60, 45, 1), colours(60, 15, 2)
+    settings = {**CHAT, "proposer": {"backend": "manual", "hypotheses": ("A: red",)}}
+    limited = {**settings, "ranker": "vqa", "llm__max_calls": 20, "null_repeats": 1}
+    report = visdiff.compare(*sets, **limited, cache=cache)
+    assert report.null is None
+    assert any("1 of 1 runs are not counted (first: 2" in w for w in report.warnings)
+
+
+def test_a_shuffled_run_without_an_answer_keeps_the_findings(cache: Cache) -> None:
+    sets = colours(60, 45, 1), colours(60, 15, 2)
+    # Two directions of two halves are the real run; the next two the first shuffled one.
+    report = visdiff.compare(*sets, **CHAT, cache=cache, llm__max_calls=6, null_repeats=2)
+    assert report.confirmed
+    assert report.null is not None
+    assert report.null.repeats == 1
+    assert any("1 of 2 runs are not counted (first: Expected" in w for w in report.warnings)
 
 
 def test_invalid_settings_are_reported_before_any_computation(cache: Cache) -> None:

@@ -166,7 +166,7 @@ def test_inconsistent_evidence_is_an_error() -> None:
 
 
 def test_proposals_add_up_and_summarize_problems() -> None:
-    one = Proposals(refused=(("Here are:", "a preface"),), failures=("timed out",))
+    one = Proposals(refused=(("Here are:", "a preface"),), failures=("timed out",), asked=1)
     both = one + Proposals(refused=(("x" * 200, "a preface"), ("5", "no words")))
     refused, failed = both.warnings()
     assert "3 lines" in refused

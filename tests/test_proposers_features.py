@@ -126,7 +126,7 @@ def test_set_without_a_readable_image_is_a_failure(blip2: Path, tmp_path: Path) 
     (tmp_path / "bad.png").write_text("no image")
     bad, good = ImageSet.open(tmp_path), ImageSet.open(pictures(2))
     found = propose(Blip2FeaturesProposer(str(blip2), device="cpu"), good, bad)
-    assert found == Proposals(failures=("a set has no image that can be read",))
+    assert found == Proposals(failures=("a set has no image that can be read",), asked=1)
 
 
 def test_captioner_of_the_run_is_shared(blip2: Path) -> None:

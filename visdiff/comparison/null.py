@@ -13,7 +13,9 @@ from visdiff.comparison.folds import (
 )
 from visdiff.comparison.rounds import select_captions
 from visdiff.comparison.split import Halves
+from visdiff.comparison.stages import proposals_stage, scores_stage
 from visdiff.config import Config
+from visdiff.errors import IncompleteError
 from visdiff.imageset import ImageSet
 from visdiff.results import NullRun
 
@@ -24,7 +26,7 @@ def null_run(
     discovery_captions: Sequence[str | None] | None,
     scoring_captions: Sequence[str | None] | None,
     config: Config,
-) -> tuple[NullRun, list[str]]:
+) -> tuple[NullRun | None, list[str]]:
     """Repeats proposing and testing with shuffled set membership (within pairs if paired).
 
     Every confirmed difference of such a run is a false positive. Their number estimates how far
@@ -39,26 +41,43 @@ def null_run(
         config: The configuration; ``null_repeats`` is the number of runs.
 
     Returns:
-        The numbers of confirmed differences, and the distinct warnings.
+        The numbers of confirmed differences; None if no run is counted. And the distinct warnings.
+        A run without an answer of the proposer, or without most of its scores, is not counted.
     """
     counts, warnings, missing, asked = [], dict[str, None](), 0, 0
+    unanswered: list[str] = []
     for k in range(config.null_repeats):
         rng = np.random.default_rng([config.seed, 1 + k])
         mixed, discovery, scoring = shuffle_halves(halves, rng, paired=bool(config.paired_by))
         captions = select_captions(discovery_captions, discovery)
         with backends.runtime.quiet():
-            proposals, proposed = propose_from_halves(backends, mixed, captions, config, rng)
+            try:
+                proposals, proposed = propose_from_halves(backends, mixed, captions, config, rng)
+            except IncompleteError as error:
+                unanswered.append(str(error))
+                continue
             warnings |= dict.fromkeys(proposals.warnings())
+            if (stage := proposals_stage(proposals)).failed:
+                unanswered.append(f"{stage.sentence}.")
+                continue
             captions = select_captions(scoring_captions, scoring)
             scores = score_on_halves(backends, proposals.hypotheses, mixed, proposed, captions)
+        tested = tested_images(mixed, proposed, len(proposals.hypotheses))
+        missing, asked = missing + int((np.isnan(scores) & tested).sum()), asked + int(tested.sum())
+        if (stage := scores_stage(scores, tested, "")).failed:
+            unanswered.append(f"{stage.sentence}.")
+            continue
         tests = test_on_halves(
             proposals.hypotheses, scores, mixed, proposed, config.statistics, rng
         )
         counts.append(int(tests.confirmed.sum()))
-        tested = tested_images(mixed, proposed, len(proposals.hypotheses))
-        missing, asked = missing + int((np.isnan(scores) & tested).sum()), asked + int(tested.sum())
     if missing:
         warnings[f"{missing} of {asked} scores are missing and are ignored."] = None
+    if unanswered:
+        count = f"{len(unanswered)} of {config.null_repeats} runs are not counted"
+        warnings[f"{count} (first: {unanswered[0]})"] = None
+    if not counts:
+        return None, list(warnings)
     return NullRun(len(counts), sum(c > 0 for c in counts), tuple(counts)), list(warnings)
 
 

@@ -24,20 +24,17 @@ def captions_stage(captioned: Sequence[Applied]) -> Stage:
 
 
 def proposals_stage(proposals: Proposals) -> Stage:
-    """Returns the numbers of answers of the proposer; one that asks no model has none.
-
-    An answer counts if it has a hypothesis, or says that there is none. If every line of all of
-    them was refused, as an apology is, there is no answer.
-    """
-    answered = {(h.direction, h.round) for h in proposals.hypotheses}
+    """Returns the numbers of answers of the proposer; one that asks no model has none."""
     reasons = Counter(proposals.failures)
-    if proposals.refused and not proposals.hypotheses:
+    if not reasons:
         reasons.update(reason for text, reason in proposals.refused if not is_none(text))
-    missing = len(proposals.failures) or int(bool(reasons))
-    if not missing:
-        return Stage("answers of the proposer", 0, 0)
-    asked = missing + len(answered)
-    return Stage("answers of the proposer", asked, len(answered), _most_common(reasons))
+    missing = proposals.answered < proposals.asked
+    return Stage(
+        "answers of the proposer",
+        proposals.asked,
+        proposals.answered,
+        _most_common(reasons) if missing else "",
+    )
 
 
 def scores_stage(scores: np.ndarray, tested: np.ndarray, reason: str) -> Stage:

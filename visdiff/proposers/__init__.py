@@ -73,11 +73,16 @@ class Proposals:
             there is nothing to propose.
         refused: Texts of a model that are not hypotheses, each with the reason.
         failures: The reason for each question that was not answered.
+        asked: Number of questions to a model; 0 for a proposer that asks none.
+        answered: How many of them have a hypothesis, or the answer that there is none. A reply of
+            which every line was refused, as an apology is, does not count.
     """
 
     hypotheses: tuple[Hypothesis, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
     failures: tuple[str, ...] = ()
+    asked: int = 0
+    answered: int = 0
 
     def __add__(self, other: "Proposals") -> "Proposals":
         """Returns the proposals of both, concatenated."""
@@ -85,6 +90,8 @@ class Proposals:
             self.hypotheses + other.hypotheses,
             self.refused + other.refused,
             self.failures + other.failures,
+            self.asked + other.asked,
+            self.answered + other.answered,
         )
 
     def warnings(self) -> list[str]:

@@ -15,7 +15,7 @@ from visdiff.engine import Runtime
 from visdiff.errors import InputError
 from visdiff.llm import ChatModel, Failure, Message, Picture, Request
 from visdiff.proposers import Evidence, Proposals, Proposer
-from visdiff.proposers.replies import parse_reply
+from visdiff.proposers.replies import is_none, parse_reply
 from visdiff.results import Direction, Hypothesis
 
 Part = str | Picture
@@ -135,13 +135,15 @@ class AskingProposer(Proposer, ABC):
         replies = self.llm.answer(requests, self.runtime.progress)
         for direction, reply in zip(directions, replies, strict=True):
             if isinstance(reply, Failure):
-                found += Proposals(failures=(reply.reason,))
+                found += Proposals(failures=(reply.reason,), asked=1)
                 continue
             texts, refused = parse_reply(reply.text, reply.data)
             refused += [(text, "more than were asked for") for text in texts[self.ask :]]
             found += Proposals(
                 tuple(Hypothesis(t, direction, self.name, round) for t in texts[: self.ask]),
                 tuple(refused),
+                asked=1,
+                answered=int(bool(texts) or any(is_none(text) for text, _ in refused)),
             )
         return found
 

@@ -105,7 +105,7 @@ class Blip2FeaturesProposer(Proposer):
         seed = int(rng.integers(2**63))
         means = [self._mean(images) for images in (evidence.images_a, evidence.images_b)]
         if means[0] is None or means[1] is None:
-            return Proposals(failures=("a set has no image that can be read",))
+            return Proposals(failures=("a set has no image that can be read",), asked=1)
         found = Proposals()
         if np.array_equal(means[0], means[1]):
             return found
@@ -118,6 +118,8 @@ class Blip2FeaturesProposer(Proposer):
             found += Proposals(
                 tuple(Hypothesis(text, direction, self.name, round) for text in texts[: self.ask]),
                 tuple(refused),
+                asked=1,
+                answered=int(bool(texts)),
             )
         return found
 

@@ -128,12 +128,12 @@ class ConceptsProposer(Proposer):
         """
         images_a, images_b = self._vectors(evidence.images_a), self._vectors(evidence.images_b)
         if not len(images_a) or not len(images_b):
-            return Proposals(failures=("a set has no image that can be read",))
+            return Proposals(failures=("a set has no image that can be read",), asked=1)
         if self._encoded is None:
             self._encoded = self._phrase_vectors()
         phrases, vectors, refused = self._encoded
         if not phrases:
-            return Proposals(refused=tuple(refused))
+            return Proposals(refused=tuple(refused), asked=1)
         t = welch_t(vectors, images_a, images_b)
         both = np.concatenate([images_a, images_b])
         spread = vectors @ np.cov(both, rowvar=False, bias=True).reshape(2 * [both.shape[1]])

@@ -84,7 +84,7 @@ class ImagesVlmProposer(AskingProposer):
         try:
             return super().propose(evidence, rng=rng, round=round)
         except UnreadableImageError as error:
-            return Proposals(failures=(str(error),))
+            return Proposals(failures=(str(error),), asked=1)
 
     def _questions(
         self, evidence: Evidence, rng: np.random.Generator

@@ -1,6 +1,7 @@
 """Several proposers as one: their hypotheses are tested together, with one correction."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,4 +49,4 @@ class SeveralProposers(Proposer):
         for h in found.hypotheses:
             if not any(h.direction == k.direction and same_words(h.text, k.text) for k in kept):
                 kept.append(h)
-        return Proposals(tuple(kept), found.refused, found.failures)
+        return replace(found, hypotheses=tuple(kept))
