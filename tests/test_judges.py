@@ -203,13 +203,23 @@ def fill(path: Path, ratings: Mapping[str, str], delimiter: str = ",") -> None:
 def test_ratings_of_a_filled_in_sheet_are_read(tmp_path: Path, delimiter: str) -> None:
     sheet = tmp_path / "sheet.csv"
     assert write_sheet(CLAIMS, sheet, np.random.default_rng(0)) == 4
-    fill(sheet, {"on the grass": "2", "in the snow": "1.0", "=1+1": "0"}, delimiter)
+    fill(sheet, {"on the grass": "2", "in the snow": "1.0", "'=1+1": "0"}, delimiter)
     judge = HumanJudge(sheet)
     verdicts = judge.judge([*CLAIMS, Claim("on the grass", "B", GRASS, SNOW)])
     assert [v.score for v in verdicts] == [1.0, 0.5, None, 0.0, 1.0, None]
     assert verdicts[2].reason == "not rated"
     assert verdicts[5].reason == "not in the sheet"
     json.dumps(judge.identity)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+2", "-2", "@x", "'=1", "''=1", "'quoted'", "plain"])
+def test_no_claim_is_a_formula_and_all_are_read_back(tmp_path: Path, text: str) -> None:
+    claim, sheet = Claim(text, "A", GRASS, SNOW), tmp_path / "sheet.csv"
+    write_sheet([claim], sheet, np.random.default_rng(0))
+    with sheet.open(newline="", encoding="utf-8-sig") as file:
+        (row,) = csv.DictReader(file)
+    assert row["claim"][0] not in "=+-@"
+    assert list(read_sheet(sheet)) == [item(claim)]
 
 
 def test_a_sheet_is_blind(tmp_path: Path) -> None:

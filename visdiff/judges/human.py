@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from visdiff.files import explained, read_text, utf8, write_whole
 from visdiff.judges import Claim, Verdict
 
 COLUMNS = ("item", "first_set", "second_set", "claim", "rating", "comment")
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 RATINGS: Mapping[str, float] = {"0": 0.0, "1": 0.5, "2": 1.0}
 
 
@@ -65,7 +67,8 @@ def write_sheet(
     writer.writerow(COLUMNS)
     for index in rng.permutation(len(rows)):
         claim = rows[index]
-        writer.writerow([item(claim), claim.own, claim.other, claim.text, "", ""])
+        texts = map(_cell, (claim.own, claim.other, claim.text))
+        writer.writerow([item(claim), *texts, "", ""])
     with explained("a writable path for the sheet", path, "choose another"):
         write_whole(path, codecs.BOM_UTF8 + utf8(sheet.getvalue()))
     return len(rows)
@@ -81,7 +84,8 @@ def read_sheet(path: str | os.PathLike[str]) -> dict[str, Verdict]:
     verdicts: dict[str, Verdict] = {}
     for number, row in _rows(Path(path)):
         name = (row["item"] or "").strip()
-        if name != _item(row["first_set"], row["second_set"], row["claim"]):
+        texts = [_text(row[column]) for column in ("first_set", "second_set", "claim")]
+        if name != _item(*texts):
             raise InputError(
                 f"Expected row {number} of {path} as it was written, got one whose texts do not "
                 f"fit its item {name!r}; restore the row, and fill in only rating and comment."
@@ -141,6 +145,19 @@ class HumanJudge:
         """Looks up every claim (see `visdiff.judges.Judge.judge`)."""
         missing = Verdict(None, "not in the sheet")
         return [self._verdicts.get(item(claim), missing) for claim in claims]
+
+
+def _cell(text: str) -> str:
+    """Returns a text as a cell that no spreadsheet runs as a formula.
+
+    https://owasp.org/www-community/attacks/CSV_Injection: claims are written by a language model.
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _text(cell: str) -> str:
+    """Returns the text of a cell that `_cell` wrote."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _item(own: str, other: str, text: str) -> str:
