@@ -92,6 +92,16 @@ def test_a_subject_scores_1_against_itself_and_its_class_images_are_kept_apart(
     assert "2 or more different references" in found.missing["copies"]
 
 
+def test_unreadable_class_images_leave_the_other_measures(tools: Tools, tmp_path: Path) -> None:
+    real = subject(tmp_path / "real", [0])
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "0.png").write_bytes(b"no image")
+    bad = Pictured(ImageSet.open(tmp_path / "bad"), ("a dog",))
+    found = scored(pictured([0], ["a olis dog"]), real, tools, class_images=bad)
+    assert "cannot be read" in found.missing["pres"]
+    assert found.measures["dino"].value == pytest.approx(1, abs=1e-5)
+
+
 def test_copies_are_found_and_named(tools: Tools, tmp_path: Path) -> None:
     real = subject(tmp_path / "real", [0, 1, 2, 3])
     found = scored(pictured([2, 40], ["a olis dog", "a olis dog"]), real, tools)

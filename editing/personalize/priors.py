@@ -116,11 +116,15 @@ def own_images(source: str | Path, noun: str) -> ClassImages:
         source: Folder with captions in text files, or a manifest.
         noun: The class noun; an image without caption is captioned "a [noun]".
     """
-    images, texts, _, left_out = open_images(source)
+    images, texts, masks, left_out = open_images(source)
     captions = [texts.get(name, with_article(noun)) for name in images.ids]
     found = captioned_images([(images, captions, 1)], noun)
-    notes = [f"{len(left_out)} files of {source} are no images and were left out."]
-    return replace(found, notes=tuple(notes[: len(left_out)]))
+    notes = []
+    if left_out:
+        notes.append(f"{len(left_out)} files of {source} are no images and were left out.")
+    if masks:
+        notes.append(f"{len(masks)} masks of {source} are not used: a class has no subject to cut.")
+    return replace(found, notes=tuple(notes))
 
 
 def captioned_images(sets: Sequence[tuple[ImageSet, Sequence[str], int]], noun: str) -> ClassImages:

@@ -266,7 +266,11 @@ class _Book:
                 "(--class-images)"
             )
             return
-        found = encode_images(of_class.images, {"dino": self._tools.encoders.present["dino"]})
+        try:
+            found = encode_images(of_class.images, {"dino": self._tools.encoders.present["dino"]})
+        except InputError as error:
+            self._missing["pres"] = str(error)
+            return
         self._unreadable |= found.unreadable
         values = likeness(found.features["dino"], self._real.features["dino"])
         clusters = [of_class.prompts[i] or "" for i in found.rows]
