@@ -22,7 +22,7 @@ ART = ROOT / ".art"
 needs_art = pytest.mark.skipif(
     not (ART / "node_modules").is_dir(), reason="the art packages are not here: make art"
 )
-MODULES = ("subjects", "measures", "experiments", "run", "tables", "together")
+MODULES = ("subjects", "measures", "slots", "experiments", "run", "tables", "together")
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,21 @@ def test_no_reference_or_class_image_shows_what_the_prompts_ask_for(bench: dict[
         assert prompt.place not in subjects.REFERENCE_PLACES
         assert not prompt.place or not any(w in words for w in PLACES[prompt.place])
         assert not prompt.style or prompt.style not in words
+
+
+@needs_art
+def test_a_slot_that_is_left_out_is_in_no_prompt(bench: dict[str, Any], art: Any) -> None:
+    slots, subjects = bench["slots"], bench["subjects"]
+    subject = subjects.references(subjects.BY_NAME["fox"], art).subject(3)
+    found = {slot: slots.prompts_without(slot, subject, 64) for slot in get_args(slots.Slot)}
+    assert all(len(prompts) == 64 for prompts in found.values())
+    parts = {slot: {p.part for p in prompts} for slot, prompts in found.items()}
+    assert parts[""] == {"against", "photo", "styled"}
+    assert parts["style"] == {"against", "photo"}
+    assert {p.style for p in found["style"]} == {"picture"}
+    assert {p.setting for p in found["setting"]} == {""}
+    assert parts["setting"] == parts["against"] == {"photo", "styled"}
+    assert all(p.setting for p in found["against"])
 
 
 def test_every_cell_is_distinct_and_the_first_run_is_the_longest_wait(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from slots import Slot
 from subjects import SUBJECTS, Bias, Case
 
 PRIORS = ("none", "prompt", "structured", "teacher")
@@ -29,6 +30,7 @@ class Cell:
         class_images: Number of class images.
         steps: Training steps at which the model is measured, ascending.
         samples: Images measured of the identifier and of the noun; a prompt gets an eighth.
+        without: Slot left out of the prompts of structured class images.
     """
 
     subject: str
@@ -40,6 +42,7 @@ class Cell:
     class_images: int = 64
     steps: tuple[int, ...] = CURVE
     samples: int = 8
+    without: Slot = ""
 
 
 def _untaught() -> Iterable[Cell]:
@@ -122,6 +125,16 @@ def _sizes() -> Iterable[Cell]:
     ]
 
 
+def _slots() -> Iterable[Cell]:
+    """Structured class images with all slots, as in `priors`, and with each left out."""
+    slots: tuple[Slot, ...] = ("style", "setting", "against")
+    whole = [Cell(s, prior="structured") for s in _THREE]
+    left_out = [
+        Cell(s, prior="structured", steps=(300, 600), without=w) for s in _THREE for w in slots
+    ]
+    return [*whole, *left_out]
+
+
 EXPERIMENTS: Mapping[str, tuple[Cell, ...]] = {
     name: tuple(cells())
     for name, cells in {
@@ -134,6 +147,7 @@ EXPERIMENTS: Mapping[str, tuple[Cell, ...]] = {
         "methods": _methods,
         "cases": _cases,
         "sizes": _sizes,
+        "slots": _slots,
     }.items()
 }
 """Experiment → its cells, in the order in which they are run."""

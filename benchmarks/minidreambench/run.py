@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from experiments import EXPERIMENTS, Cell
 from measures import Measure, Measured
 from rowfiles import append_row, read_rows
+from slots import images_without
 from subjects import BY_NAME, load_art, references, truth
 
 from editing.generate.phrases import with_article
@@ -96,11 +97,17 @@ class Runner:
 
     def taught(self, state: Cell, subject: Any) -> Any:
         """Trains up to the state's steps, from where the state before it stopped."""
-        run = replace(state, steps=())
+        run, prior = replace(state, steps=()), state.prior
+        if state.without:
+            config = find(state.method).configure(self.pipe, {})
+            folder = self._out / "class-images"
+            prior = images_without(
+                state.without, self.pipe, subject, config, folder, state.class_images
+            )
         return find(state.method).fit(
             self.pipe,
             subject,
-            prior=state.prior,
+            prior=prior,
             class_folder=self._out / "class-images",
             steps=state.steps[0],
             prior_images=state.class_images,
@@ -128,6 +135,8 @@ def _slug(cell: Cell) -> str:
     if cell.samples != Cell.samples:
         # Its training stops at other steps, and a checkpoint does not go back.
         parts.append(f"{cell.samples}samples")
+    if cell.without:
+        parts.append(f"without-{cell.without}")
     return "_".join(parts)
 
 

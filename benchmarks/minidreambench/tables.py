@@ -250,6 +250,26 @@ def plain_table(name: str) -> Callable[[Rows], str]:
     return table
 
 
+def slots(rows: Rows) -> str:
+    """Returns the measurements with each slot left out, at the steps that all have."""
+    lines = []
+    cells = [c for c in states(EXPERIMENTS["slots"]) if c.steps[0] in (300, 600)]
+    for without, steps in dict.fromkeys((c.without, c.steps[0]) for c in cells):
+        own = [
+            rows[c].measured
+            for c in cells
+            if (c.without, c.steps[0]) == (without, steps) and c in rows
+        ]
+        values = [
+            interval([getattr(m, name) for m in own])
+            for name in ("clip_likeness", "clip_drift", "alignment", "place", "style")
+        ]
+        lines.append([without or "nothing", str(steps), str(len(own)), *values])
+    head = ["left out", "steps", "subjects", "likeness (CLIP)", "drift (CLIP)", "alignment",
+            "place", "style"]  # fmt: skip
+    return f"{markdown(head, lines)}\n\n{_complete(rows, EXPERIMENTS['slots'])}"
+
+
 def _complete(rows: Rows, cells: Iterable[Cell]) -> str:
     wanted = list(states(cells))
     found = sum(c in rows for c in wanted)
@@ -261,6 +281,7 @@ TABLES: Mapping[str, Callable[[Rows], str]] = {
     **{name: prior_table(name) for name in ("priors", "priors-large")},
     **{name: caption_table(name) for name in ("sid", "sid-longer")},
     "methods": methods,
+    "slots": slots,
     **{name: plain_table(name) for name in ("both", "cases", "sizes", "untaught")},
 }
 """Experiment → its table."""
