@@ -1,5 +1,6 @@
 """The contract of the encoder, on a real open_clip model with tiny random weights."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,25 @@ def test_identity_of_a_tag_has_tag_and_library_version() -> None:
     assert identity["pretrained"] == "laion2b_s34b_b79k"
     assert identity["open_clip"]
     assert identity != OpenClipEncoder("ViT-B-32", "openai").identity
+
+
+def test_identity_of_a_hub_model_is_the_commit_that_is_loaded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(MissingBackendError, match="hf-hub:someone/clip"):
+        _ = OpenClipEncoder("hf-hub:someone/clip", None, "cpu").identity
+    repository = tmp_path / "models--someone--clip"
+    (repository / "refs").mkdir(parents=True)
+    found = []
+    for commit in ("abc", "def"):
+        shutil.copytree(folder, repository / "snapshots" / commit)
+        (repository / "refs" / "main").write_text(commit)
+        found.append(OpenClipEncoder("hf-hub:someone/clip", None, "cpu").identity)
+    assert [identity["revision"] for identity in found] == ["abc", "def"]
+    assert found[0] != found[1]
 
 
 def test_the_repositories_of_the_presets_are_those_of_open_clip() -> None:

@@ -124,11 +124,17 @@ def hub_offline() -> Iterator[None]:
                 constants.HF_HUB_OFFLINE = _before
 
 
-def cached_commit(repo: str, revision: str | None) -> str | None:
-    """Returns the commit of a model in the hub's cache on disk, or None if it is not cached."""
+def cached_commit(repo: str, revision: str | None, file: str = "config.json") -> str | None:
+    """Returns the commit of a model in the hub's cache on disk, or None if it is not cached.
+
+    Args:
+        repo: The model's id.
+        revision: Commit, tag or branch; None for the default branch.
+        file: A file that the model has.
+    """
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repo, "config.json", revision=revision)
+    found = try_to_load_from_cache(repo, file, revision=revision)
     if not isinstance(found, str):
         return None
     parts = found.replace(os.sep, "/").split("/")

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from visdiff import miniature
-from visdiff.encoders.hub import check_download, is_cached, load_weights
+from visdiff.encoders.hub import cached_commit, check_download, is_cached, load_weights
 from visdiff.engine import Refused, resolve_device
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.hashing import weights_digest
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _LOCAL = "local-dir:"
 _TEXTS_AT_ONCE = 64
 # Weights in the repositories of open_clip's models.
+_HUB_CONFIG = "open_clip_config.json"
 _HUB_FILES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
@@ -88,10 +89,11 @@ class OpenClipEncoder:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Backend and weights: the content of a folder, or the tag and the version of open_clip.
+        """Backend and weights: the content of a folder, a commit of the hub, or open_clip's tag.
 
         Raises:
             InputError: The folder does not exist, or an architecture has no weights.
+            MissingWeightsError: A hub model is not on disk, and the hub does not respond.
         """
         if self._identity is None:
             self._identity = self._identify()
@@ -107,7 +109,7 @@ class OpenClipEncoder:
             "open_clip": metadata.version("open_clip_torch"),
         }
         if self.model.startswith("hf-hub:"):
-            return identity
+            return {**identity, "revision": self._commit(self.model.removeprefix("hf-hub:"))}
         if not self.pretrained:
             raise InputError(
                 f"Expected the tag of pretrained weights for open_clip model {self.model!r}, got "
@@ -117,6 +119,15 @@ class OpenClipEncoder:
         if file.is_file():
             return {**identity, "weights": weights_digest(file)}
         return {**identity, "pretrained": self.pretrained}
+
+    def _commit(self, repo: str) -> str | None:
+        """Returns the commit of a hub model that is loaded; downloads its configuration first."""
+        from huggingface_hub import hf_hub_download
+
+        if found := cached_commit(repo, None, _HUB_CONFIG):
+            return found
+        load_weights(lambda: hf_hub_download(repo, _HUB_CONFIG), self._description)
+        return cached_commit(repo, None, _HUB_CONFIG)
 
     @property
     def context_length(self) -> int:
@@ -187,7 +198,7 @@ class OpenClipEncoder:
         local = self.model.startswith(_LOCAL)
         path = Path(self.model.removeprefix(_LOCAL)).expanduser()
         if path.is_dir():
-            if not (path / "open_clip_config.json").is_file():
+            if not (path / _HUB_CONFIG).is_file():
                 raise InputError(
                     f"Expected open_clip_config.json and open_clip_model.safetensors in {path}, "
                     "got a folder without open_clip_config.json."
