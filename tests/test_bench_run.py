@@ -735,7 +735,7 @@ def test_a_killed_process_loses_no_complete_line(tmp_path: Path) -> None:
     out, once = tmp_path / "r.jsonl", tmp_path / "once.jsonl"
     code = (
         "import sys; from pathlib import Path; import test_bench_run as t; "
-        "t.run_slowly(Path(sys.argv[1]), Path(sys.argv[2]), 0.15)"
+        "t.run_slowly(Path(sys.argv[1]), Path(sys.argv[2]), 0.5)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path), str(out)], cwd=Path(__file__).parent

@@ -292,7 +292,7 @@ def test_a_silent_hub_is_found_before_the_plan(folder: Path) -> None:
             assert said.startswith("visdiff: Expected the weights of captioner Salesforce/blip")
             assert ("does not respond" in said) is (offline == "0")
     # Relative to the same command without a hub, since other processes slow both down.
-    assert waits[1] - waits[0] < 4
+    assert waits[1] - waits[0] < 8
 
 
 def test_missing_weights_of_the_ranker_are_found_without_torch(

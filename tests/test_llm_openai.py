@@ -140,10 +140,10 @@ def test_permanent_errors_are_failures(answer: Answer, kind: str, tries: int) ->
 
 def test_timeouts_and_resets_are_failures_after_all_retries() -> None:
     def behave(call: Call) -> Answer:
-        return Answer(reset=True) if "reset" in call.text else Answer(wait=2.0)
+        return Answer(reset=True) if "reset" in call.text else Answer(wait=4.0)
 
     with ChatServer(behave) as server:
-        model = chat(server, timeout=0.2, max_retries=0)
+        model = chat(server, timeout=1.5, max_retries=0)
         results = model.answer([ask("reset"), ask("silence")])
     assert [result.kind for result in results if isinstance(result, Failure)] == [
         "connection",
