@@ -344,6 +344,24 @@ def test_invalid_classifiers_are_rejected(predicted: Path, settings: dict[str, A
         )
 
 
+@pytest.mark.parametrize("spec", ["transformers:someone/net", "timm:hf-hub:someone/net"])
+def test_the_identity_of_a_hub_classifier_has_its_commit(
+    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    from visdiff.recipes.classifiers import Classifier
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--someone--net"
+    (repository / "refs").mkdir(parents=True)
+    for commit in ("abc", "def"):
+        (repository / "snapshots" / commit).mkdir(parents=True)
+        (repository / "snapshots" / commit / "config.json").write_text("{}")
+        (repository / "refs" / "main").write_text(commit)
+        assert Classifier(spec).identity["revision"] == commit
+
+
 # classifier-failures --------------------------------------------------------------------------
 
 

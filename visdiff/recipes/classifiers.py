@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from visdiff import miniature
-from visdiff.encoders.hub import load_weights
+from visdiff.encoders.hub import cached_commit, load_weights
 from visdiff.encoders.open_clip import OpenClipEncoder
 from visdiff.encoders.zero_shot import nearest_text
 from visdiff.engine import Refused, Runtime, apply, resolve_device
@@ -30,6 +30,7 @@ LIBRARIES = ("torchvision", "timm", "transformers", "open_clip")
 TEMPLATE = "a photo of a {}"
 
 _WNID = re.compile(r"n\d{8}")
+_TIMM_HUB = re.compile(r"^hf[-_]hub:")
 _UNNAMED = re.compile(r"(?:label[ _]?)?\d+", re.IGNORECASE)
 
 
@@ -60,12 +61,21 @@ class Classifier:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The library, its version, and the model or the digest of its local weights."""
+        """The library, its version, and the model or the digest of its local weights.
+
+        A model of the hub has its commit; it is loaded first if it is not on disk.
+        """
         version = metadata.version(self.library)
         identity: dict[str, Any] = {"library": self.library, "version": version}
         if self.library == "transformers" and Path(self.model).is_dir():
             return {**identity, "weights": weights_digest(Path(self.model))}
-        return {**identity, "model": self.model}
+        identity["model"] = self.model
+        if self.library == "transformers" or _TIMM_HUB.match(self.model):
+            repo = _TIMM_HUB.sub("", self.model)
+            if cached_commit(repo, None) is None:
+                self._load()
+            identity["revision"] = cached_commit(repo, None)
+        return identity
 
     @property
     def names(self) -> tuple[str, ...]:
