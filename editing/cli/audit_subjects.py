@@ -6,6 +6,8 @@ from typing import Any
 
 import typer
 
+from editing.cli.scoring_options import clipseg
+
 
 def known_references(requests: Any, references: list[str] | None) -> dict[str, Any]:
     """Returns what is known of taught subjects when there is no model to draw with."""
@@ -55,15 +57,17 @@ def prepare_subjects(
         return known_references(requests, references)
     from editing.audits.personalized.taught import prepare
     from editing.cli.edit_files import open_any
-    from editing.cli.generate import generation_progress, load_on_device
+    from editing.cli.generate import choose_device, generation_progress, load_on_device
     from editing.metrics.masks import ClipSegmenter
 
     pipe = load_on_device(device, base)
-    model = "CIDAS/clipseg-rd64-refined" if segment == "clipseg" else segment
+    segmenter = None
+    if segment is not None:
+        segmenter = ClipSegmenter(clipseg(segment), device=choose_device(device))
     with generation_progress() as on_batch:
         return prepare(
             pipe, replace(open_any(edit, pipe), requests=requests), folder,
             references=references or [], checkpoints=checkpoints,
-            segmenter=None if model is None else ClipSegmenter(model),
-            base=base, scale=scale, settings=settings, batch_size=batch, on_batch=on_batch,
+            segmenter=segmenter, base=base, scale=scale, settings=settings, batch_size=batch,
+            on_batch=on_batch,
         )  # fmt: skip
