@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from visdiff.cache import Cache
-from visdiff.comparison.preflight import MAX_Q, MIN_EFFECT, Confound, Preflight, measure, preflight
+from visdiff.comparison.image_properties import measure
+from visdiff.comparison.preflight import MAX_Q, MIN_EFFECT, Confound, Preflight, preflight
 from visdiff.imageset import ImageSet
 
 N = 30
