@@ -6,55 +6,25 @@ Quinn, "Fightin' Words" (2008), Political Analysis 16(4). The trials are caption
 the same caption does not count.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 
 from visdiff.errors import InputError
 from visdiff.proposers import Evidence, Proposals, Proposer
+from visdiff.proposers.units import Unit, text_of, units_of, with_singulars
 from visdiff.proposers.whole_phrases import MIN_CONTAINMENT, parts_of, whole_phrases
 from visdiff.results import Direction, Hypothesis
-from visdiff.words import ARTICLES, STOP_WORDS, base_forms, singulars
+from visdiff.words import ARTICLES, STOP_WORDS, base_forms
 
 # Phrases with a common word and at least this Jaccard index of their captions are duplicates.
 _MIN_JACCARD = 0.9
 
 _SEP = "\x1f"
-_COMPOUND_TEXT = (
-    "in front of|on top of|at the top of|in the middle of|in the center of|in the centre of|"
-    "on the side of|at the edge of|next to|close to|out of|covered in|covered with|surrounded by|"
-    "made of|filled with"
-)
-# First word → compound prepositions, the longest first.
-_COMPOUND: dict[str, list[tuple[str, ...]]] = {}
-for _phrase in sorted(_COMPOUND_TEXT.split("|"), key=len, reverse=True):
-    _COMPOUND.setdefault(_phrase.split()[0], []).append(tuple(_phrase.split()))
-_SIMPLE_TEXT = """
-above across against along among around at behind below beneath beside between beyond by during from
-in inside into near off on onto outside over through to toward towards under underneath upon with
-within without
-"""
-_PREPOSITIONS = frozenset(_SIMPLE_TEXT.split()) | frozenset(_COMPOUND_TEXT.split("|"))
-# Words that join two parts of a phrase, but cannot begin one.
-_LINKS = frozenset({"of", "and", "or", "for", "as"})
-_EDGE = re.compile(r"^[\"'“”‘’(\[]+|[\"'“”‘’)\].,;:!?…]+$")
-_STOPS = re.compile(r"[.,;:!?…)\]]$")
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """A word or a compound preposition, with the article before it."""
-
-    text: str  # as written
-    key: str  # lower case, singular if the captions have the singular too
-    article: str  # as written, "" if there is none
-    role: Literal["content", "preposition", "link"]
-    first: bool  # first word of a sentence, whose capital letter is not informative
 
 
 @dataclass
@@ -162,11 +132,11 @@ class NgramProposer(Proposer):
         First come set A's phrases in descending order of z, then set B's. The order of the captions
         does not matter.
         """
-        parsed_a = [_units(text) for text in captions_a if text]
-        parsed_b = [_units(text) for text in captions_b if text]
+        parsed_a = [units_of(text) for text in captions_a if text]
+        parsed_b = [units_of(text) for text in captions_b if text]
         if not any(parsed_a) or not any(parsed_b):
             return []
-        captions = _singular(parsed_a + parsed_b)
+        captions = with_singulars(parsed_a + parsed_b)
         sizes = (len(parsed_a), len(parsed_b))
         candidates = self._candidates(captions, len(parsed_a))
         found: list[Hypothesis] = []
@@ -182,10 +152,10 @@ class NgramProposer(Proposer):
             found += [Hypothesis(p.text, direction, self.name, round) for p in kept]
         return found
 
-    def _candidates(self, captions: list[list[list[_Unit]]], n_a: int) -> list[_Phrase]:
+    def _candidates(self, captions: list[list[list[Unit]]], n_a: int) -> list[_Phrase]:
         """Returns all well-formed phrases of the captions with their counts and z-scores."""
 
-        def analyse(caption: list[list[_Unit]]) -> list[str]:
+        def analyse(caption: list[list[Unit]]) -> list[str]:
             return [_SEP.join(keys) for keys, _, _ in _phrases(caption, self.max_words)]
 
         try:
@@ -296,59 +266,9 @@ def log_odds_z(in_a: int, n_a: int, in_b: int, n_b: int, prior: float) -> float:
     return float(difference / np.sqrt(1 / with_a + 1 / without_a + 1 / with_b + 1 / without_b))
 
 
-def _units(caption: str) -> list[list[_Unit]]:
-    """Returns the segments of a caption; a phrase lies within one segment."""
-    segments: list[list[_Unit]] = [[]]
-    tokens = caption.split()
-    lower = [token.lower() for token in tokens]
-    article, first, i = "", True, 0
-    while i < len(tokens):
-        compounds = _COMPOUND.get(lower[i], ())
-        size = next((len(c) for c in compounds if tuple(lower[i : i + len(c)]) == c), 1)
-        raw = " ".join(tokens[i : i + size])
-        word = _EDGE.sub("", raw)
-        key = word.lower()
-        i += size
-        if key in ARTICLES:
-            article = word
-        elif key in _PREPOSITIONS or key in _LINKS or (key and key not in STOP_WORDS):
-            role: Literal["content", "preposition", "link"] = (
-                "preposition" if key in _PREPOSITIONS else "link" if key in _LINKS else "content"
-            )
-            segments[-1].append(_Unit(word, key, article, role, first))
-            article, first = "", False
-        else:
-            # A verb like "is", a pronoun or punctuation separates phrases.
-            segments.append([])
-            article, first = "", False
-        if _STOPS.search(raw):
-            segments.append([])
-            article, first = "", raw[-1] in ".!?"
-    return [segment for segment in segments if segment]
-
-
-def _singular(captions: list[list[list[_Unit]]]) -> list[list[list[_Unit]]]:
-    """Returns the captions with the key of a plural replaced by its singular.
-
-    The singular has to occur in the captions: without a dictionary, "glasses" and "tennis" could
-    be plurals.
-    """
-    units = [u for caption in captions for segment in caption for u in segment]
-    found = Counter(u.key for u in units if u.role == "content")
-    keys = {
-        key: min(known, key=lambda s: (-found[s], s))
-        for key in found
-        if (known := [s for s in singulars(key) if s in found])
-    }
-    return [
-        [[replace(u, key=keys.get(u.key, u.key)) for u in segment] for segment in caption]
-        for caption in captions
-    ]
-
-
 def _phrases(
-    caption: list[list[_Unit]], max_words: int
-) -> Iterator[tuple[tuple[str, ...], list[_Unit], tuple[_Unit | None, _Unit | None]]]:
+    caption: list[list[Unit]], max_words: int
+) -> Iterator[tuple[tuple[str, ...], list[Unit], tuple[Unit | None, Unit | None]]]:
     """Yields each well-formed phrase of a caption: keys, units, and the units next to it."""
     for segment in caption:
         for start, head in enumerate(segment):
@@ -364,7 +284,7 @@ def _phrases(
 
 
 def _choose_texts(
-    phrases: dict[tuple[str, ...], _Phrase], captions: list[list[list[_Unit]]]
+    phrases: dict[tuple[str, ...], _Phrase], captions: list[list[list[Unit]]]
 ) -> None:
     """Sets the most frequent text and the completeness of each phrase.
 
@@ -379,7 +299,7 @@ def _choose_texts(
         for keys, units, (before, after) in _phrases(captions[row], longest):
             if keys not in phrases:
                 continue
-            texts[keys, after is None or after.role != "content"][_text(units)] += 1
+            texts[keys, after is None or after.role != "content"][text_of(units)] += 1
             mixed[keys] = any(unit.role != "content" for unit in units)
             begins[keys] += bool(
                 before is None
@@ -402,17 +322,6 @@ def _choose_texts(
 def _most_common(texts: Counter[str]) -> str:
     """Returns the most common text; ties are broken alphabetically."""
     return min(texts.items(), key=lambda item: (-item[1], item[0]))[0]
-
-
-def _text(units: list[_Unit]) -> str:
-    """Returns a phrase as written, without a capital letter at the start of a sentence."""
-    out: list[str] = []
-    for index, unit in enumerate(units):
-        if unit.article:
-            out.append(unit.article.lower())
-        plain = unit.text[:1].isupper() and unit.text[1:] == unit.text[1:].lower()
-        out.append(unit.text.lower() if plain and unit.first and not index else unit.text)
-    return " ".join(out)
 
 
 def _explains(longer: _Phrase, part: _Phrase) -> bool:
