@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from editing.metrics.dreambench import Nouns, subjects
+from editing.personalize.reference_images import open_images
 from editing.personalize.regularization import evaluation_phrases
-from editing.personalize.subject import open_images
 from visdiff.errors import InputError
 
 FILE = "prompts_and_classes.txt"
@@ -164,6 +164,6 @@ def _read_file(
 def _count(folder: Path) -> int:
     """Returns the number of images in a folder; 0 if it does not exist or has none."""
     try:
-        return len(open_images(folder)[0]) if folder.is_dir() else 0
+        return len(open_images(folder).images) if folder.is_dir() else 0
     except InputError:
         return 0

@@ -9,8 +9,8 @@ from editing.metrics.dreambench import Published, published
 from editing.metrics.subject import Estimate, estimate, real_likeness
 from editing.personalize.dreambench import DreamBench
 from editing.personalize.encoders import Encoders, encode_images
+from editing.personalize.reference_images import open_images
 from editing.personalize.scoring import TITLES
-from editing.personalize.subject import open_images
 from visdiff.errors import InputError
 
 COLUMNS = ("dino", "clip_i", "clip_t_vague", "clip_t_specific")
@@ -32,7 +32,7 @@ def calibrate(
     """
     values: dict[str, list[float]] = {}
     for item in bench.subjects:
-        found = encode_images(open_images(item.folder)[0], encoders.present)
+        found = encode_images(open_images(item.folder).images, encoders.present)
         for role, features in found.features.items():
             if len(features) > 1:
                 values.setdefault(role, []).append(real_likeness(features))

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from editing.personalize.subject import Subject, open_images, read_caption
+from editing.personalize.reference_images import open_images, read_caption
+from editing.personalize.subject import Subject
 from visdiff.errors import InputError
 from visdiff.files import explained
 from visdiff.imageset import ImageSet
@@ -213,7 +214,7 @@ class _Subset:
 
     def images(self) -> RegularizationImages:
         """The regularisation images with their captions."""
-        images = open_images(self.folder, (self.suffix,))[0]
+        images = open_images(self.folder, (self.suffix,)).images
         captions, found = self._captions(images, self.tokens)
         if not self.tokens and found < len(images):
             raise InputError(

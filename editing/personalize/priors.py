@@ -26,9 +26,10 @@ from editing.generate.phrases import own_seed, with_article
 from editing.generate.prompts import Sample
 from editing.personalize.captions import has_identifier
 from editing.personalize.data import Caption, Pictures, fixed_caption
+from editing.personalize.reference_images import open_images
 from editing.personalize.regularization import ClassPrompt, Pools, background_of, class_prompts
 from editing.personalize.settings import PersonalizeConfig
-from editing.personalize.subject import Subject, open_images
+from editing.personalize.subject import Subject
 from editing.pipelines.weights import weight_hash
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
