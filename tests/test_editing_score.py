@@ -11,12 +11,13 @@ import torch
 
 from editing.edit import Edit
 from editing.edit.deltas import Full
-from editing.methods.score import Objective, ScoreMethod, trained_names
+from editing.methods.score import ScoreMethod, trained_names
 from editing.methods.score.all_but_one import ALL_BUT_ONE
 from editing.methods.score.concept_ablation import CONCEPT_ABLATION
 from editing.methods.score.esd import ESD_U, ESD_X, ESD_X_STRICT
 from editing.methods.score.objective import Scores, guidance_goal, paper_eta
 from editing.methods.score.points import Task, draw_point
+from editing.methods.score.sampled_objective import Objective
 from editing.methods.score.settings import ScoreConfig
 from editing.methods.score.trajectories import Drawn, ddim, draw
 from editing.pipelines.denoiser import Denoiser
