@@ -16,25 +16,17 @@ from editing.edit import Edit
 from editing.edit.deltas import Full
 from editing.edit.fits import on_plain_modules
 from editing.methods import check_kinds
-from editing.methods.score.objective import (
-    Scores,
-    drift,
-    guidance_goal,
-    paper_eta,
-    select_reference,
-    surgical_loss,
-)
-from editing.methods.score.points import Point, Task, draw_point, random_below
+from editing.methods.score.points import Task
 from editing.methods.score.sampled_objective import Objective
 from editing.methods.score.settings import Group, ScoreConfig, ScoreRun
-from editing.methods.score.trajectories import Trajectories, ddim, load_or_draw
+from editing.methods.score.trajectories import load_or_draw
 from editing.methods.score.trajectories import evaluations as drawing_evaluations
-from editing.pipelines.denoiser import Conditions, Denoiser
+from editing.pipelines.denoiser import Denoiser
 from editing.pipelines.loading import load_pipeline
-from editing.pipelines.text import Phrase, lay_out
+from editing.pipelines.text import lay_out
 from editing.pipelines.weights import base_name, parameter
 from editing.requests import Request, changes_of, checked
-from editing.training import Cost, Loss, Losses, OnEvent, Tensor, Weights, mean_losses, train
+from editing.training import Cost, OnEvent, mean_losses, train
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
 
