@@ -11,7 +11,8 @@ from PIL import Image
 from tiny import folder_of_pictures, pictures
 
 from visdiff.cache import Cache
-from visdiff.engine import Applied, Refused, Runtime, apply, resolve_device
+from visdiff.engine import Applied, Refused, Runtime, apply
+from visdiff.engine.device import resolve_device
 from visdiff.errors import CacheMissError, InputError, MissingBackendError
 from visdiff.imageset import ImageSet
 

@@ -20,7 +20,8 @@ from PIL import Image
 from visdiff import miniature
 from visdiff.captioners import Captioner
 from visdiff.encoders.hub import cached_commit, check_download, load_weights
-from visdiff.engine import Applied, ImageModel, Refused, Runtime, apply, resolve_device
+from visdiff.engine import Applied, ImageModel, Refused, Runtime, apply
+from visdiff.engine.device import resolve_device
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.hashing import weights_digest
 from visdiff.imageset import ImageSet

@@ -80,7 +80,7 @@ def diagnose() -> Diagnosis:
     from visdiff.cache import Cache
     from visdiff.comparison.provenance import versions
     from visdiff.config import preset_names
-    from visdiff.engine import resolve_device
+    from visdiff.engine.device import resolve_device
     from visdiff.torchvision_compat import ensure_torchvision
 
     declared = ensure_torchvision()

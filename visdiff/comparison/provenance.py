@@ -59,7 +59,7 @@ def _device(name: str) -> str:
     # Importing torch takes two seconds. If it was not imported, no local model has run.
     if "torch" not in sys.modules:
         return "none"
-    from visdiff.engine import resolve_device
+    from visdiff.engine.device import resolve_device
 
     return resolve_device(name)
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from visdiff import miniature
 from visdiff.encoders.hub import cached_commit, check_download, is_cached, load_weights
-from visdiff.engine import Refused, resolve_device
+from visdiff.engine import Refused
+from visdiff.engine.device import resolve_device
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.hashing import weights_digest
 from visdiff.torchvision_compat import ensure_torchvision

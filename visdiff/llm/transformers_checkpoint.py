@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from visdiff.encoders.hub import cached_commit, load_weights
-from visdiff.engine import resolve_device
+from visdiff.engine.device import resolve_device
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.hashing import weights_digest
 from visdiff.llm import Message, Picture

@@ -20,7 +20,8 @@ from visdiff import miniature
 from visdiff.encoders.hub import cached_commit, load_weights
 from visdiff.encoders.open_clip import OpenClipEncoder
 from visdiff.encoders.zero_shot import nearest_text
-from visdiff.engine import Refused, Runtime, apply, resolve_device
+from visdiff.engine import Refused, Runtime, apply
+from visdiff.engine.device import resolve_device
 from visdiff.errors import InputError, MissingBackendError
 from visdiff.hashing import weights_digest
 from visdiff.imageset import ImageSet, manifest

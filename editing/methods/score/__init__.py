@@ -19,8 +19,8 @@ from editing.methods import check_kinds
 from editing.methods.score.points import Task
 from editing.methods.score.sampled_objective import Objective
 from editing.methods.score.settings import Group, ScoreConfig, ScoreRun
-from editing.methods.score.trajectories import load_or_draw
 from editing.methods.score.trajectories import evaluations as drawing_evaluations
+from editing.methods.score.trajectories import load_or_draw
 from editing.pipelines.denoiser import Denoiser
 from editing.pipelines.loading import load_pipeline
 from editing.pipelines.text import lay_out
