@@ -15,11 +15,11 @@ from editing.personalize.data import Bounded, Item, Mixing, Pictures, Sampler, f
 from editing.personalize.framing import Framing, view
 from editing.personalize.loss import NoiseLevels
 from editing.personalize.objective import Objective
-from editing.personalize.personalizer import _pictures
 from editing.personalize.priors import _with_dropout
 from editing.personalize.regularization import Pools, class_prompts
 from editing.personalize.settings import PersonalizeConfig
 from editing.personalize.trained import Whole
+from editing.personalize.training_subjects import pictures_of
 from editing.pipelines.denoiser import Denoiser
 from editing.training import generator
 from visdiff.errors import InputError
@@ -272,7 +272,7 @@ def test_captions_of_the_class_lose_words_at_each_step() -> None:
 def test_templates_are_for_images_without_a_caption() -> None:
     taught = subjects.subject("<x>").with_captions(["a <x> dog", "a <x> dog on grass", "a <x> dog"])
     config = PersonalizeConfig(templates=("a photo of {}", "{} here"))
-    found = _pictures([taught], config)
+    found = pictures_of([taught], config)
     rng = np.random.default_rng(0)
     assert {found.caption(0, rng) for _ in range(20)} == {"a photo of a <x> dog", "a <x> dog here"}
     assert {found.caption(1, rng) for _ in range(20)} == {"a <x> dog on grass"}
@@ -282,7 +282,7 @@ def test_folders_of_one_subject_are_drawn_by_their_repeats() -> None:
     from dataclasses import replace
 
     many = replace(subjects.subject(seed=1), repeats=3)
-    found = _pictures([subjects.subject(), many], PersonalizeConfig())
+    found = pictures_of([subjects.subject(), many], PersonalizeConfig())
     assert len(found) == 6
     rng = np.random.default_rng(0)
     drawn = [found.draw(rng) for _ in range(400)]

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +11,6 @@ import torch
 from editing.edit import Edit
 from editing.edit.fits import on_plain_modules
 from editing.generate.phrases import with_article
-from editing.personalize.data import Caption, Pictures, fixed_caption
 from editing.personalize.framing import Framing
 from editing.personalize.kept import Keeping, keeper
 from editing.personalize.loss import NoiseLevels, check_min_snr
@@ -22,6 +20,12 @@ from editing.personalize.samples import Samples, grids
 from editing.personalize.settings import COMMON, PersonalizeConfig
 from editing.personalize.subject import Subject
 from editing.personalize.trained import Trained, Weights
+from editing.personalize.training_subjects import (
+    by_identifier,
+    named_by_token,
+    pictures_of,
+    token_notes,
+)
 from editing.personalize.unmix import check_unmix
 from editing.pipelines.denoiser import Denoiser
 from editing.pipelines.loading import load_pipeline
@@ -40,7 +44,6 @@ from editing.training import (
 )
 from visdiff.errors import InputError
 from visdiff.hashing import canonical_json, digest_bytes
-from visdiff.imageset import ImageSet
 
 _HELD_OUT = 8
 """Samples of the validation loss."""
@@ -167,8 +170,8 @@ class Personalizer:
         config = self.configure(pipe, settings)
         report: OnEvent = on_event or (lambda event: None)
         subjects = [subject] if isinstance(subject, Subject) else list(subject)
-        subjects = [_named(s, config) for s in subjects]
-        by_name = _by_identifier(subjects)
+        subjects = [named_by_token(s, config) for s in subjects]
+        by_name = by_identifier(subjects)
         denoiser = Denoiser(pipe, config.height, config.width)
         if config.min_snr is not None:
             check_min_snr(denoiser.prediction)
@@ -179,7 +182,7 @@ class Personalizer:
         if config.unmix:
             check_unmix(len(by_name), config.cut_mix)
         trained = self.trained(pipe, [group[0] for group in by_name], config)
-        notes = [note for s in subjects for note in (*s.notes, *_token_notes(pipe, s, config))]
+        notes = [note for s in subjects for note in (*s.notes, *token_notes(pipe, s, config))]
         priors = [
             class_images(pipe, group[0], prior or self.prior, config, Path(class_folder), report)
             for group in by_name
@@ -292,54 +295,6 @@ def _step_of(empty: Edit, trained: Trained, weights: Weights, step: int) -> Edit
     return replace(empty, changes=trained.deltas(weights), config=config)
 
 
-def _named(subject: Subject, config: PersonalizeConfig) -> Subject:
-    """Returns the subject with a token of its own as identifier, if one is trained."""
-    if not config.new_token:
-        return subject
-    # CLIP's tokenizers lower their input, so that a caption with "<Olis>" has the token. The
-    # expansion of several vectors searches the text itself and needs the same spelling.
-    name = subject.identifier.lower()
-    return subject.renamed(name if name.startswith("<") else f"<{name}>")
-
-
-def _by_identifier(subjects: Sequence[Subject]) -> list[list[Subject]]:
-    """Returns the subjects in groups of one identifier: folders of the same subject."""
-    groups: dict[str, list[Subject]] = {}
-    for subject in subjects:
-        groups.setdefault(subject.identifier, []).append(subject)
-    if not groups:
-        raise InputError("Expected at least one subject, got none; open one with Subject.open.")
-    for identifier, group in groups.items():
-        nouns = sorted({s.noun for s in group})
-        if len(nouns) > 1:
-            raise InputError(
-                f"Expected one class noun for {identifier!r}, got {' and '.join(nouns)}; give each "
-                "subject an identifier of its own."
-            )
-    return list(groups.values())
-
-
-def _token_notes(pipe: Any, subject: Subject, config: PersonalizeConfig) -> list[str]:
-    notes = []
-    if config.new_token:
-        notes.append(f"The subject is {subject.phrase!r} in prompts: the token is new.")
-    else:
-        pieces = pipe.tokenizer.tokenize(subject.identifier)
-        if len(pieces) > 1:
-            notes.append(
-                f"The identifier {subject.identifier!r} is {len(pieces)} tokens "
-                f"({' '.join(pieces)}), which prompts with these pieces share; a single rare token "
-                "is better (visdiff personalize identifier)."
-            )
-    pieces = pipe.tokenizer.tokenize(subject.noun)
-    if len(pieces) > 2 * len(subject.noun.split()):
-        notes.append(
-            f"The noun {subject.noun!r} is {len(pieces)} pieces for the model, which may not know "
-            "it; name a more common class."
-        )
-    return notes
-
-
 def _objective(
     denoiser: Denoiser,
     trained: Trained,
@@ -360,31 +315,12 @@ def _objective(
         denoiser,
         trained,
         [group[0] for group in groups],
-        [_pictures(group, config) for group in groups],
+        [pictures_of(group, config) for group in groups],
         [p.pictures for p in priors if p.pictures is not None],
         any(p.from_teacher for p in priors),
         config,
         Framing(denoiser.size, crop, config.flip, sizes),
     )
-
-
-def _pictures(group: Sequence[Subject], config: PersonalizeConfig) -> Pictures:
-    """Returns the images of all folders of one subject."""
-    phrase = group[0].phrase
-    return Pictures(
-        reduce(ImageSet.joined, [s.images for s in group]),
-        [_caption(text, phrase, config.templates) for s in group for text in s.captions],
-        phrase,
-        [mask for s in group for mask in s.masks],
-        [s.repeats for s in group for _ in range(len(s))],
-        group[0].identifier,
-    )
-
-
-def _caption(text: str, phrase: str, templates: Sequence[str]) -> Caption:
-    if text != phrase:
-        return fixed_caption(text)
-    return lambda rng: templates[int(rng.integers(len(templates)))].replace("{}", text)
 
 
 def _prompts(samples: Samples, subjects: Sequence[Subject]) -> tuple[str, ...]:
