@@ -47,7 +47,13 @@ _RENDERINGS = 24
 _SUBJECT, _ORDINARY, _NOTHING = "subject", "ordinary", "nothing"
 _SIDES = (_SUBJECT, _ORDINARY, _NOTHING)
 
-METHODS = ("untaught", "custom-diffusion merged", "svdiff cut-mix", "svdiff cut-mix-unmix")
+METHODS = (
+    "untaught",
+    "custom-diffusion merged",
+    "svdiff cut-mix",
+    "svdiff unmix 10",
+    "svdiff unmix 100",
+)
 
 
 class Pairs:
@@ -114,7 +120,7 @@ def _merged(pipe: Any, known: Sequence[Known], art: Art, out: Path) -> Edit:
 
 def _cut_mix(pipe: Any, known: Sequence[Known], art: Art, out: Path, unmix: float = 0.0) -> Edit:
     """Teaches both subjects together by SVDiff, with pasted pairs; `unmix` weighs attention."""
-    name = "-".join([*(one.name for one in known), *(["unmix"] if unmix else [])])
+    name = "-".join([*(one.name for one in known), *([f"unmix-{unmix:g}"] if unmix else [])])
     subjects = [
         references(one, art).subject(3).renamed(token)
         for one, token in zip(known, ("olis", "ulit"), strict=True)
@@ -128,7 +134,8 @@ def _cut_mix(pipe: Any, known: Sequence[Known], art: Art, out: Path, unmix: floa
 TAUGHT: Mapping[str, Callable[[Any, Sequence[Known], Art, Path], Edit]] = {
     "custom-diffusion merged": _merged,
     "svdiff cut-mix": _cut_mix,
-    "svdiff cut-mix-unmix": partial(_cut_mix, unmix=100.0),
+    "svdiff unmix 10": partial(_cut_mix, unmix=10.0),
+    "svdiff unmix 100": partial(_cut_mix, unmix=100.0),
 }
 
 
