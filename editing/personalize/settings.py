@@ -128,8 +128,8 @@ class PersonalizeConfig(MethodConfig):
     unmix: float = Field(
         default=0.0,
         ge=0,
-        description="Weight of each subject's attention in the other's half of such images. Its mean "
-        "square is about 0.001, so that weights of 10 to 100 have an effect.",
+        description="Weight of each subject's attention in the other's half of such images. Its "
+        "mean square is about 0.001, so that weights of 10 to 100 have an effect.",
     )
 
     @model_validator(mode="after")
