@@ -16,19 +16,15 @@ from visdiff import registry
 from visdiff.captioners import Captioner
 from visdiff.cli.options import command_line, configuration
 from visdiff.config import Config, LlmConfig, preset_names
-from visdiff.config.backends import (
-    MODELS,
-    Blip2Config,
-    BlipConfig,
-    CaptionsLexicalConfig,
+from visdiff.config.backends import MODELS, SeveralConfig
+from visdiff.config.captioners import Blip2Config, BlipConfig, ManifestCaptionerConfig
+from visdiff.config.proposers import (
     CaptionsLlmConfig,
-    ClipConfig,
     ConceptsConfig,
-    ManifestCaptionerConfig,
     ManualConfig,
     NgramsConfig,
-    SeveralConfig,
 )
+from visdiff.config.rankers import CaptionsLexicalConfig, ClipConfig
 from visdiff.errors import InputError
 from visdiff.rankers import Ranker
 

@@ -8,7 +8,7 @@ import pytest
 from tiny import CONTEXT, folder_of_pictures, pictures, save_open_clip
 
 from visdiff.config import Config, preset_names
-from visdiff.config.backends import ClipConfig
+from visdiff.config.rankers import ClipConfig
 from visdiff.encoders import hub
 from visdiff.encoders.open_clip import REPOSITORIES, OpenClipEncoder
 from visdiff.engine import Runtime, apply

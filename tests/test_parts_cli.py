@@ -18,7 +18,7 @@ from visdiff.comparison.backends import Backends
 from visdiff.comparison.ranking import rank, with_hypotheses
 from visdiff.comparison.split import split_pair
 from visdiff.config import Config
-from visdiff.config.backends import ManualConfig
+from visdiff.config.proposers import ManualConfig
 from visdiff.errors import InputError, MissingBackendError, VisdiffError
 from visdiff.imageset import ImageSet
 from visdiff.llm import Failure

@@ -18,7 +18,7 @@ from visdiff.comparison.many import compare_many
 from visdiff.comparison.plan import plan
 from visdiff.comparison.split import open_pair, split_pair
 from visdiff.config import Config
-from visdiff.config.backends import VqaConfig
+from visdiff.config.rankers import VqaConfig
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet
 from visdiff.rankers import Ranker

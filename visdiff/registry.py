@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from visdiff.config.backends import BackendConfig
+from visdiff.config.fields import BackendConfig
 from visdiff.errors import InputError, MissingBackendError
 
 _BUILT_IN: dict[str, dict[str, str]] = {

@@ -35,7 +35,7 @@ from visdiff.comparison.backends import Backends
 from visdiff.comparison.many import corrected
 from visdiff.comparison.split import pair_up
 from visdiff.config import Config
-from visdiff.config.backends import NgramsConfig
+from visdiff.config.proposers import NgramsConfig
 from visdiff.imageset import ImageSet
 
 IMAGES = 64

@@ -65,7 +65,7 @@ def rank(
     from visdiff.comparison.ranking import with_hypotheses
     from visdiff.comparison.readiness import check_weights
     from visdiff.comparison.split import open_pair, split_pair
-    from visdiff.config.backends import ManualConfig
+    from visdiff.config.proposers import ManualConfig
 
     if isinstance(settings.proposer, ManualConfig):
         hypotheses = [*settings.proposer.hypotheses, *hypotheses]

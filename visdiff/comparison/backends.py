@@ -12,7 +12,8 @@ from visdiff import registry
 from visdiff.cache import Cache
 from visdiff.captioners import Captioner
 from visdiff.config import Config
-from visdiff.config.backends import ConceptsConfig, SeveralConfig
+from visdiff.config.backends import SeveralConfig
+from visdiff.config.proposers import ConceptsConfig
 from visdiff.engine import Applied, Backend, Runtime
 from visdiff.errors import InputError
 from visdiff.imageset import ImageSet

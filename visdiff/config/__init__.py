@@ -18,16 +18,15 @@ from pydantic_core import PydanticCustomError
 from visdiff.config.addresses import without_secrets
 from visdiff.config.backends import (
     MODELS,
-    BlipConfig,
     CaptionerConfig,
-    ClipConfig,
-    Frozen,
-    NgramsConfig,
     ProposerConfig,
     RankerConfig,
-    Revision,
     backends_with,
 )
+from visdiff.config.captioners import BlipConfig
+from visdiff.config.fields import Frozen, Revision
+from visdiff.config.proposers import NgramsConfig
+from visdiff.config.rankers import ClipConfig
 from visdiff.errors import InputError
 from visdiff.files import load_toml, read_text
 
