@@ -11,8 +11,8 @@ from typing import Any
 import typer
 
 from visdiff.cli.app import app
+from visdiff.cli.configuration import configuration
 from visdiff.cli.groups import MAIN
-from visdiff.cli.options import configuration
 
 ROOT = Path(__file__).parents[1]
 TREE: Any = typer.main.get_command(app)

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from visdiff import registry
 from visdiff.captioners import Captioner
-from visdiff.cli.options import command_line, configuration
+from visdiff.cli.configuration import configuration
+from visdiff.cli.options import command_line
 from visdiff.config import Config, LlmConfig, preset_names
 from visdiff.config.backends import MODELS, SeveralConfig
 from visdiff.config.captioners import Blip2Config, BlipConfig, ManifestCaptionerConfig

@@ -21,6 +21,7 @@ from editing.cli.checks import check_edit, check_source
 from editing.cli.options import Batch, Device, EditOption, Guidance, Scale, Steps
 from editing.cli.revive import Attack, checked_concepts, parse_numbers
 from editing.cli.scoring_options import Segment
+from visdiff.cli.configuration import configuration
 from visdiff.cli.groups import App
 from visdiff.cli.options import (
     CacheOption,
@@ -32,7 +33,6 @@ from visdiff.cli.options import (
     Root,
     Seed,
     command_line,
-    configuration,
 )
 from visdiff.cli.options import Settings as Set
 from visdiff.errors import InputError

@@ -15,8 +15,9 @@ from editing.cli.fit import fit_arguments, fit_edit, parse_settings, warn_of_mis
 from editing.cli.options import Checkpoint, Guidance, MethodSettings, Model, OutEdit, Steps
 from editing.methods import check_name
 from editing.requests.toml import read_lines, read_requests, read_texts
+from visdiff.cli.configuration import assignments
 from visdiff.cli.groups import App
-from visdiff.cli.options import Json, assignments
+from visdiff.cli.options import Json
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from editing.methods import find
-from visdiff.cli.options import assignments
+from visdiff.cli.configuration import assignments
 from visdiff.errors import InputError
 from visdiff.files import load_toml
 from visdiff.progress import is_hidden

@@ -19,7 +19,8 @@ from editing.cli.scoring_options import (
     one_format,
     print_measures,
 )
-from visdiff.cli.options import Json, Where, assignments, with_options
+from visdiff.cli.configuration import assignments
+from visdiff.cli.options import Json, Where, with_options
 from visdiff.files import check_present
 
 if TYPE_CHECKING:

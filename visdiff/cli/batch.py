@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from visdiff.cli.configuration import configuration, judge_settings
 from visdiff.cli.options import (
     CaptionerName,
     ConfigFile,
@@ -24,8 +25,6 @@ from visdiff.cli.options import (
     MaxCost,
     Preset,
     Settings,
-    configuration,
-    judge_settings,
 )
 from visdiff.errors import InputError
 

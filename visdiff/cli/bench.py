@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from visdiff.cli import batch
+from visdiff.cli.configuration import configuration, judge_settings
 from visdiff.cli.groups import App
 from visdiff.cli.options import (
     CacheOption,
@@ -31,8 +32,6 @@ from visdiff.cli.options import (
     Root,
     Seed,
     Settings,
-    configuration,
-    judge_settings,
 )
 from visdiff.errors import InputError
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from visdiff.cli import batch
+from visdiff.cli.configuration import assignments
 from visdiff.cli.groups import command_group, main_command
 from visdiff.cli.options import (
     CaptionerName,
@@ -21,7 +22,6 @@ from visdiff.cli.options import (
     Root,
     RunOptions,
     Where,
-    assignments,
     with_options,
 )
 from visdiff.files import check_present

@@ -10,6 +10,7 @@ import typer
 
 from visdiff.cli import many, recipes
 from visdiff.cli.checks import check_distinct, warn_of_few
+from visdiff.cli.configuration import assignments
 from visdiff.cli.groups import command_group, main_command
 from visdiff.cli.options import (
     BackendOptions,
@@ -20,7 +21,6 @@ from visdiff.cli.options import (
     ProposerName,
     Root,
     Where,
-    assignments,
     command_line,
     with_options,
 )

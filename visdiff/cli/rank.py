@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from visdiff.cli.checks import check_distinct, warn_of_few
+from visdiff.cli.configuration import assignments
 from visdiff.cli.options import (
     BackendOptions,
     GroupBy,
@@ -18,7 +19,6 @@ from visdiff.cli.options import (
     PathColumn,
     Root,
     Where,
-    assignments,
     with_options,
 )
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from visdiff.cli.options import Name, ReportOptions, assignments, with_options
+from visdiff.cli.configuration import assignments
+from visdiff.cli.options import Name, ReportOptions, with_options
 from visdiff.errors import InputError
 
 if TYPE_CHECKING:
