@@ -40,6 +40,17 @@ class Pictured:
         """Returns some of the images with their prompts."""
         return Pictured(self.images.subset(list(rows)), tuple(self.prompts[i] for i in rows))
 
+    def split(self, identifier: str) -> tuple["Pictured", "Pictured | None"]:
+        """Returns the images of the subject, and those of the class noun if there are any."""
+        named = [prompt is None or names_subject(prompt, identifier) for prompt in self.prompts]
+        if all(named) or not any(named):
+            return self, None
+        rows = range(len(named))
+        return (
+            self.subset([i for i in rows if named[i]]),
+            self.subset([i for i in rows if not named[i]]),
+        )
+
 
 def open_pictured(
     source: str | Path,

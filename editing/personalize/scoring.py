@@ -25,7 +25,7 @@ from editing.metrics.subject import (
     text_alignment,
 )
 from editing.personalize.encoders import Encoded, Encoders, encode_images
-from editing.personalize.pictured import Pictured, names_subject, with_noun, without_identifier
+from editing.personalize.pictured import Pictured, with_noun, without_identifier
 from editing.personalize.sid_scores import NAMES, SidScores, sid_scores
 from editing.personalize.subject import Subject
 from visdiff.errors import InputError, MissingBackendError
@@ -158,7 +158,7 @@ def score(
     Raises:
         InputError: No image can be read.
     """
-    own, of_class = _by_identifier(generated, subject)
+    own, of_class = generated.split(subject.identifier)
     if of_class is not None and generated_masks is not None:
         kept = set(own.images.ids)
         generated_masks = [
@@ -380,20 +380,6 @@ class _Book:
         clusters = [c for c, keep in zip(self._clusters, known, strict=True) if keep]
         self._columns[name] = values
         self._measures[name] = estimate(values[known], clusters, self._rng)
-
-
-def _by_identifier(generated: Pictured, subject: Subject) -> tuple[Pictured, Pictured | None]:
-    """Returns the images of the subject, and those of the class noun if there are any."""
-    named = [
-        prompt is None or names_subject(prompt, subject.identifier) for prompt in generated.prompts
-    ]
-    if all(named) or not any(named):
-        return generated, None
-    rows = range(len(named))
-    return (
-        generated.subset([i for i in rows if named[i]]),
-        generated.subset([i for i in rows if not named[i]]),
-    )
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from visdiff.report import figures
 from visdiff.report.images import data_uri, is_pixelated
 from visdiff.report.preflight import preflight_content, worst_confound
-from visdiff.report.settings import command_of, used_settings
+from visdiff.report.settings import command_of, flatten, used_settings
 from visdiff.report.text import count_text, finite
 from visdiff.results import Difference, DifferenceReport, Rejected, SetCard, score_column
 
@@ -73,20 +73,6 @@ def collect(
         "provenance": _provenance(report),
         "created": report.provenance.created,
     }
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Returns nested settings as (dotted name, text) pairs, in order."""
-    rows: list[tuple[str, str]] = []
-    for name, item in value.items():
-        dotted = f"{prefix}{name}"
-        if isinstance(item, Mapping):
-            rows.extend(flatten(item, f"{dotted}."))
-        elif isinstance(item, list | tuple):
-            rows.append((dotted, ", ".join(str(i) for i in item) or "–"))
-        else:
-            rows.append((dotted, "–" if item is None else str(item)))
-    return rows
 
 
 def _sentence_case(text: str) -> str:

@@ -88,3 +88,17 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Returns nested settings as (dotted name, text) pairs, in order."""
+    rows: list[tuple[str, str]] = []
+    for name, item in value.items():
+        dotted = f"{prefix}{name}"
+        if isinstance(item, Mapping):
+            rows.extend(flatten(item, f"{dotted}."))
+        elif isinstance(item, list | tuple):
+            rows.append((dotted, ", ".join(str(i) for i in item) or "–"))
+        else:
+            rows.append((dotted, "–" if item is None else str(item)))
+    return rows
