@@ -295,7 +295,7 @@ def test_at_zero_loss_every_guidance_scale_predicts_the_alternative(pipe: Any) -
     )
     found = objective(pipe, [Replace("a dog", "a firefighter on grass")], config)
     first = {n: v.detach() for n, v in start(pipe, "all").items()}
-    weights = train(first, found.loss(), Plan(steps=500, lr=4e-3, schedule="cosine"))
+    weights = train(first, found.loss(), Plan(steps=300, lr=1e-3, schedule="cosine"))
     denoiser = Denoiser(pipe)
     x, t = found._runs.inputs[0, 0], found._runs.timesteps[0]
     texts = denoiser.encode(["a dog", "a firefighter on grass", ""])
