@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,23 @@ from visdiff.errors import MissingBackendError
 
 
 class Means:
-    """Mean colours; refuses the dark, says who computed what, and can be killed once."""
+    """Mean colours; refuses the dark, says who computed what, and can be killed once.
+
+    With `processes`, a call ends only after as many processes have begun one: on a busy machine the
+    first process would compute everything before the second one is ready.
+    """
 
     kind = "test-means"
     device = "cpu"
 
-    def __init__(self, log: Path, dies: bool = False, weights: bool = True) -> None:
+    def __init__(
+        self, log: Path, dies: bool = False, weights: bool = True, processes: int = 1
+    ) -> None:
         self.identity = {"model": "means"}
         self.log = log
         self.dies = dies
         self.weights = weights
+        self.processes = processes
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         if not self.weights:
@@ -33,6 +41,10 @@ class Means:
     def __call__(self, batch: list[np.ndarray]) -> Sequence[Any]:
         with self.log.open("a") as file:
             file.write(f"{os.getpid()} {len(batch)}\n")
+        end = time.monotonic() + 60
+        while len({process for process, _ in self.calls()}) < self.processes:
+            assert time.monotonic() < end, "the other processes have computed nothing"
+            time.sleep(0.01)
         died = self.log.with_suffix(".died")
         if self.dies and not died.exists():
             died.touch()

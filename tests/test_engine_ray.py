@@ -62,7 +62,7 @@ def test_two_processes_return_the_local_values(
     engine: RayEngine, images: ImageSet, tmp_path: Path
 ) -> None:
     off = Cache(mode="off")
-    here, there = Means(tmp_path / "here.log"), Means(tmp_path / "there.log")
+    here, there = Means(tmp_path / "here.log"), Means(tmp_path / "there.log", processes=2)
     local, remote = run(here, images, off), run(there, images, off, engine)
     assert equal(local, remote)
     assert "too dark" in local.failures.values()
