@@ -10,6 +10,7 @@ import pytest
 from tiny import pictures, save_blip2, save_open_clip
 
 from visdiff import registry
+from visdiff.comparison.stages import proposals_stage
 from visdiff.config import Config, preset_names
 from visdiff.config.backends import MODELS
 from visdiff.errors import InputError
@@ -18,6 +19,7 @@ from visdiff.imageset import ImageSet
 from visdiff.llm import Request
 from visdiff.llm.scripted import ScriptedChat
 from visdiff.proposers import Evidence, Proposals, Proposer
+from visdiff.results import Hypothesis
 
 NAMES = (
     "blip2-features",
@@ -174,6 +176,23 @@ def test_proposals_add_up_and_summarize_problems() -> None:
     assert "'Here are:'" in refused
     assert failed == "1 question of the proposer had no answer (first: timed out)."
     assert Proposals().warnings() == []
+
+
+def test_answers_are_counted_and_apologies_are_none() -> None:
+    dog, apology = Hypothesis("a dog", "A", "x", 1), ("I cannot help.", "an apology")
+    for proposals, asked, answered in [
+        (Proposals(), 0, 0),
+        (Proposals((dog,)), 0, 0),
+        (Proposals(asked=2, answered=2), 2, 2),
+        (Proposals((dog,), (apology,), asked=2, answered=1), 2, 1),
+        # Proposers of other distributions may not count.
+        (Proposals((dog,), failures=("timed out",)), 1, 0),
+        (Proposals(refused=(apology,)), 1, 0),
+        (Proposals(refused=(("None", "an apology"),)), 0, 0),
+    ]:
+        stage = proposals_stage(proposals)
+        assert (stage.asked, stage.got) == (asked, answered), proposals
+        assert bool(stage.reason) == (answered < asked)
 
 
 def test_presets_have_no_settings_of_a_user() -> None:

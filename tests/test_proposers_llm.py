@@ -160,8 +160,11 @@ def test_failure_of_one_direction_keeps_the_other() -> None:
 def test_apology_is_refused() -> None:
     sorry = Reply(text="I'm sorry, but I cannot help with that.\nNone")
     _, found = run(evidence(["a"], ["b"]), (sorry, NOTHING), structured=False)
+    _, empty = run(evidence(["a"], ["b"]), (NOTHING, NOTHING))
+    assert (empty.asked, empty.answered) == (2, 2)
     assert not found.hypotheses
     assert [reason for _, reason in found.refused] == ["a refusal to answer"] * 2
+    assert (found.asked, found.answered) == (2, 1)
 
 
 @pytest.mark.parametrize("settings", [{"sample_size": 0}, {"ask": 0}])

@@ -28,13 +28,12 @@ def proposals_stage(proposals: Proposals) -> Stage:
     reasons = Counter(proposals.failures)
     if not reasons:
         reasons.update(reason for text, reason in proposals.refused if not is_none(text))
-    missing = proposals.answered < proposals.asked
-    return Stage(
-        "answers of the proposer",
-        proposals.asked,
-        proposals.answered,
-        _most_common(reasons) if missing else "",
-    )
+    # A proposer of another distribution may not count its questions.
+    asked = max(proposals.asked, proposals.answered + len(proposals.failures))
+    if reasons and not proposals.hypotheses:
+        asked = max(asked, 1)
+    reason = _most_common(reasons) if proposals.answered < asked else ""
+    return Stage("answers of the proposer", asked, proposals.answered, reason)
 
 
 def scores_stage(scores: np.ndarray, tested: np.ndarray, reason: str) -> Stage:

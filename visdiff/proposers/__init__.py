@@ -74,8 +74,7 @@ class Proposals:
         refused: Texts of a model that are not hypotheses, each with the reason.
         failures: The reason for each question that was not answered.
         asked: Number of questions to a model; 0 for a proposer that asks none.
-        answered: How many of them have a hypothesis, or the answer that there is none. A reply of
-            which every line was refused, as an apology is, does not count.
+        answered: How many of them have a hypothesis, or nothing but the answer that there is none.
     """
 
     hypotheses: tuple[Hypothesis, ...] = ()

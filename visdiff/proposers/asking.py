@@ -143,7 +143,8 @@ class AskingProposer(Proposer, ABC):
                 tuple(Hypothesis(t, direction, self.name, round) for t in texts[: self.ask]),
                 tuple(refused),
                 asked=1,
-                answered=int(bool(texts) or any(is_none(text) for text, _ in refused)),
+                # An empty list is an answer too; an apology with "none" is not.
+                answered=int(bool(texts) or all(is_none(text) for text, _ in refused)),
             )
         return found
 

@@ -119,7 +119,7 @@ class Blip2FeaturesProposer(Proposer):
                 tuple(Hypothesis(text, direction, self.name, round) for text in texts[: self.ask]),
                 tuple(refused),
                 asked=1,
-                answered=int(bool(texts)),
+                answered=int(bool(texts) or not refused),
             )
         return found
 
