@@ -16,11 +16,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from experiments import EXPERIMENTS, Cell
 from measures import Measure, Measured
 from rowfiles import append_row, read_rows
-from slots import images_without
+from slots import prompts_without
 from subjects import BY_NAME, load_art, references, truth
 
 from editing.generate.phrases import with_article
 from editing.personalize import find
+from editing.personalize.priors import drawn_from
 from editing.pipelines.loading import load_pipeline
 from visdiff.miniature.evaluate import Recognizer
 from visdiff.miniature.render import Art
@@ -100,10 +101,8 @@ class Runner:
         run, prior = replace(state, steps=()), state.prior
         if state.without:
             config = find(state.method).configure(self.pipe, {})
-            folder = self._out / "class-images"
-            prior = images_without(
-                state.without, self.pipe, subject, config, folder, state.class_images
-            )
+            prompts = prompts_without(state.without, subject, state.class_images)
+            prior = drawn_from(prompts, self.pipe, subject, config, self._out / "class-images")
         return find(state.method).fit(
             self.pipe,
             subject,

@@ -89,21 +89,32 @@ def structured(
     pipe: Any, subject: Subject, config: PersonalizeConfig, folder: Path, on_batch: Any
 ) -> ClassImages:
     """Returns images of the structured prompts, whose captions lose words at each step."""
-    seed = own_seed(subject.noun)
-    backgrounds = list(
-        dict.fromkeys(
-            b
-            for c in subject.captions
-            if (b := background_of(c, subject.noun)) and not has_identifier(b, subject.identifier)
-        )
-    )
     prompts = class_prompts(
         subject.noun,
         Pools.of(config.kind),
         config.prior_images,
-        np.random.default_rng(seed),
-        backgrounds,
+        np.random.default_rng(own_seed(subject.noun)),
+        backgrounds_of(subject),
     )
+    return drawn_from(prompts, pipe, subject, config, folder, on_batch)
+
+
+def backgrounds_of(subject: Subject) -> list[str]:
+    """Returns the distinct backgrounds that the subject's captions name."""
+    found = (background_of(caption, subject.noun) for caption in subject.captions)
+    return list(dict.fromkeys(b for b in found if b and not has_identifier(b, subject.identifier)))
+
+
+def drawn_from(
+    prompts: Sequence[ClassPrompt],
+    pipe: Any,
+    subject: Subject,
+    config: PersonalizeConfig,
+    folder: Path,
+    on_batch: Callable[[Progress], None] | None = None,
+) -> ClassImages:
+    """Draws the images of structured prompts, whose captions lose words at each step."""
+    seed = own_seed(subject.noun)
     samples = [Sample(p.text, seed + i, columns=p.columns()) for i, p in enumerate(prompts)]
     captions = [_with_dropout(p, config.word_dropout) for p in prompts]
     found = _drawn(pipe, subject.noun, samples, captions, config, folder, on_batch)

@@ -39,7 +39,7 @@ def by_identifier(subjects: Sequence[Subject]) -> list[list[Subject]]:
 
 
 def token_notes(pipe: Any, subject: Subject, config: PersonalizeConfig) -> list[str]:
-    """Returns what to tell the user of the identifier and the noun as tokens."""
+    """Returns notes on the identifier and the noun as tokens."""
     notes = []
     if config.new_token:
         notes.append(f"The subject is {subject.phrase!r} in prompts: the token is new.")
